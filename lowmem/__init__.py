@@ -1,0 +1,72 @@
+"""lowmem: train deep multilayer perceptrons inside a RAM budget that it keeps.
+
+Names are imported when they are first used: planning needs no NumPy, and nothing draws Matplotlib in but a figure.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lowmem.architecture import Architecture
+    from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, ScheduleError
+    from lowmem.executor import Backprop
+    from lowmem.nn.mlp import MLP
+    from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
+    from lowmem.planning import Plan, plan
+    from lowmem.questions import compare, largest_batch, minimum_budget
+    from lowmem.report import Report
+    from lowmem.trainer import Epoch, Trainer
+
+_HOMES = {
+    "lowmem.architecture": ("Architecture",),
+    "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "ScheduleError"),
+    "lowmem.executor": ("Backprop",),
+    "lowmem.nn.mlp": ("MLP",),
+    "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
+    "lowmem.planning": ("Plan", "plan"),
+    "lowmem.questions": ("compare", "largest_batch", "minimum_budget"),
+    "lowmem.report": ("Report",),
+    "lowmem.trainer": ("Epoch", "Trainer"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "MLP",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Architecture",
+    "Backprop",
+    "BudgetError",
+    "Epoch",
+    "InputError",
+    "LowmemError",
+    "NonFiniteError",
+    "Plan",
+    "Report",
+    "ScheduleError",
+    "Trainer",
+    "compare",
+    "largest_batch",
+    "make_optimizer",
+    "minimum_budget",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name
+    """Import a public name from its home at its first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lowmem")
+    if name not in _HOME:
+        raise AttributeError(f"module 'lowmem' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return [*__all__, "__version__"]

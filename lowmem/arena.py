@@ -1,0 +1,65 @@
+"""One buffer for everything that a step makes, and typed views into it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.chain import ALIGNMENT, aligned, tile_rows
+
+Array = NDArray[np.floating[Any]]
+
+
+class Arena:
+    """A block of memory that begins at a multiple of `ALIGNMENT`, and matrices that lie in it.
+
+    size: bytes. item: the dtype of the matrices. The memory is touched at once, so that a machine that cannot give it
+    says so here and not in the middle of a run. Equal views are made once.
+    """
+
+    def __init__(self, size: int, item: np.dtype[Any]) -> None:
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        self.buffer = raw[start : start + size]
+        self.buffer.fill(0)
+        self.item = item
+        self._views: dict[tuple[int, int, int], Array] = {}
+
+    @property
+    def flat(self) -> Array:
+        """The whole arena as one flat array."""
+        count = self.buffer.size // self.item.itemsize
+        return self.buffer[: count * self.item.itemsize].view(self.item)
+
+    def matrix(self, offset: int, rows: int, width: int) -> Array:
+        """Return the (rows, width) matrix at byte `offset`."""
+        key = (offset, rows, width)
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = np.ndarray((rows, width), self.item, self.buffer, offset)
+        return view
+
+    def tiles(self, offset: int, rows: int, width: int) -> tuple[Array, ...]:
+        """Return the row tiles of the (rows, width) matrix at byte `offset`."""
+        bytes_per_row = width * self.item.itemsize
+        return tuple(
+            self.matrix(offset + start * bytes_per_row, stop - start, width) for start, stop in tile_bounds(rows)
+        )
+
+    def scratch(self, offset: int, rows: int, width: int, count: int) -> tuple[tuple[Array, ...], ...]:
+        """Return, for each row tile, `count` working matrices of its shape; all tiles use the same memory."""
+        size = aligned(tile_rows(rows) * width * self.item.itemsize)
+        return tuple(
+            tuple(self.matrix(offset + n * size, stop - start, width) for n in range(count))
+            for start, stop in tile_bounds(rows)
+        )
+
+    def forget_views(self) -> None:
+        """Drop the table of views made so far; those in use live on."""
+        self._views.clear()
+
+
+def tile_bounds(rows: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of the row tiles of a batch of `rows` samples."""
+    tile = tile_rows(rows)
+    return [(start, min(start + tile, rows)) for start in range(0, rows, tile)]

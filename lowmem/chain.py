@@ -1,0 +1,214 @@
+"""The chain that planners see: named values with sizes, stages with costs. No NumPy, no network.
+
+Reversing a chain of stages with bounded memory is the classical problem of Griewank and Walther (Algorithm 799,
+ACM TOMS 26(1), 2000). What is particular to a multilayer perceptron: the backward of layer l needs δ^(l) and the
+*state* entering the layer and nothing that the layer itself made, so no layer is run again just to be reversed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Literal
+
+from lowmem.architecture import Architecture
+from lowmem.errors import InputError
+
+ALIGNMENT = 64
+"""Bytes; every array of the arena begins at a multiple of this (a cache line, and the widest vector register)."""
+
+TILE_ROWS = 512
+"""Kernels walk a batch in row tiles of this size, so that elementwise passes find the tile in cache and a layer
+can overwrite its own input. Fixed, whatever the budget: a product's bits depend on the shape it is computed in."""
+
+INDEX_BYTES = 8
+"""Bytes of an index into an array (intp)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Value:
+    """One array of a step: x^(l), s^(l), δ^(l) or the gradient g^(l) of layer l's weights and biases."""
+
+    kind: Literal["x", "s", "δ", "g"]
+    layer: int
+
+    def __str__(self) -> str:
+        """Write the value as in the formulas: "x^(3)"."""
+        return f"{self.kind}^({self.layer})"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Layer l as planners see it: what it costs and what it holds.
+
+    forward, backward: cost of making state l from state l-1, and of reversing it (FLOPs for a network).
+    state_bytes, delta_bytes: bytes of state l, and of δ^(l), which takes the place of state l.
+    forward_scratch: bytes of working memory to make state l beside state l-1.
+    advance_scratch: bytes of working memory to make state l in the place of state l-1.
+    backward_scratch: bytes of working memory to reverse the layer.
+    kind: whether state l is x^(l) or s^(l).
+    """
+
+    forward: float
+    backward: float
+    state_bytes: int
+    delta_bytes: int = 0
+    forward_scratch: int = 0
+    advance_scratch: int = 0
+    backward_scratch: int = 0
+    kind: Literal["x", "s"] = "x"
+
+
+class RangeMaximum:
+    """Maximum of any range of a fixed sequence in constant time (a sparse table)."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._rows = [list(numbers)]
+        # Where all are equal, as in a network of one width, one row answers everything.
+        self._flat = not numbers or min(numbers) == max(numbers)
+        width = 1
+        while not self._flat and 2 * width <= len(numbers):
+            row = self._rows[-1]
+            self._rows.append([max(pair) for pair in zip(row, row[width:], strict=False)])
+            width *= 2
+
+    def __call__(self, first: int, stop: int) -> int:
+        """Return max(numbers[first:stop]), 0 for an empty range."""
+        if first >= stop:
+            return 0
+        if self._flat:
+            return self._rows[0][first]
+        level = (stop - first).bit_length() - 1
+        row = self._rows[level]
+        return max(row[first], row[stop - (1 << level)])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages 1..L and the loss behind them.
+
+    stages[l-1] is layer l. State 0 is the batch x^(0), which belongs to the caller and costs nothing here.
+    loss, loss_scratch: cost and working bytes of turning state L into δ^(L).
+    updates: the parameters of layer l are updated right after its backward, by an op of its own.
+    in_hand_free: the abstract model, in which the operands of the op that runs cost nothing and only checkpoints
+        count; otherwise every live byte counts.
+    """
+
+    stages: tuple[Stage, ...]
+    loss: float = 0
+    loss_scratch: int = 0
+    updates: bool = False
+    in_hand_free: bool = False
+
+    @property
+    def length(self) -> int:
+        """L, the number of stages."""
+        return len(self.stages)
+
+    def state(self, layer: int) -> Value:
+        """Return the name of state `layer`, 0..L."""
+        return Value("x" if layer == 0 else self.stages[layer - 1].kind, layer)
+
+    def state_bytes(self, layer: int) -> int:
+        """Return the bytes of state `layer`; the batch itself (0) is the caller's."""
+        return self.stages[layer - 1].state_bytes if layer else 0
+
+    def forward_cost(self, first: int, last: int) -> float:
+        """Return the cost of running layers first..last forward once."""
+        return self._forward_sums[last] - self._forward_sums[first - 1]
+
+    def travelling_bytes(self, first: int, last: int) -> int:
+        """Return the bytes that one place needs to carry a state through layers first..last."""
+        return self._state_maximum(first - 1, last)
+
+    def forward_scratch(self, first: int, last: int) -> int:
+        """Return the working bytes of layers first..last; only the first has its input in another place."""
+        return max(self.stages[first - 1].forward_scratch, self._advance_maximum(first, last))
+
+    @cached_property
+    def _forward_sums(self) -> list[float]:
+        return list(accumulate((stage.forward for stage in self.stages), initial=0))
+
+    @cached_property
+    def _state_maximum(self) -> RangeMaximum:
+        return RangeMaximum([stage.state_bytes for stage in self.stages])
+
+    @cached_property
+    def _advance_maximum(self) -> RangeMaximum:
+        return RangeMaximum([stage.advance_scratch for stage in self.stages])
+
+    @classmethod
+    def abstract(cls, *, forward: Sequence[float], backward: Sequence[float], state_bytes: Sequence[int]) -> "Chain":
+        """Describe any chain of L steps, for those who want the planners alone.
+
+        forward, backward: L costs each. state_bytes: L+1 sizes; the first is state 0, which is given and free.
+        In this model the operands of the running op cost nothing: only checkpoints other than state 0 count.
+        Every layer's forward runs at least once, the last one too (it makes the loss), so a trace's cost is that of
+        the recurrence C(0, L, m) of Griewank and Walther plus forward[L-1].
+
+        Raises `InputError` if the lengths do not match or a number is negative.
+        """
+        if not forward or len(backward) != len(forward) or len(state_bytes) != len(forward) + 1:
+            raise InputError(
+                "an abstract chain of L >= 1 steps needs L forward costs, L backward costs and L+1 state sizes; "
+                f"got {len(forward)}, {len(backward)} and {len(state_bytes)}."
+            )
+        for name, numbers in (("forward", forward), ("backward", backward), ("state_bytes", state_bytes)):
+            bad = next((n for n in numbers if not n >= 0 or n == float("inf")), None)
+            if bad is not None:
+                raise InputError(f"{name} needs finite numbers that are not negative; got {bad!r}.")
+        stages = map(Stage, forward, backward, state_bytes[1:])
+        return cls(stages=tuple(stages), in_hand_free=True)
+
+    @classmethod
+    def of(cls, architecture: Architecture, rows: int, *, updates: bool = False) -> "Chain":
+        """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs."""
+        last = architecture.layers
+        stages = tuple(_stage(architecture, layer, rows, tile_rows(rows)) for layer in range(1, last + 1))
+        facts = architecture.loss_facts
+        tile = aligned(tile_rows(rows) * architecture.widths[-1] * architecture.item_bytes)
+        vector = aligned(tile_rows(rows) * architecture.item_bytes)
+        index = aligned(tile_rows(rows) * INDEX_BYTES) if facts.labels else 0
+        scratch = facts.scratch * tile + facts.row_scratch * vector + index
+        return cls(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates)
+
+
+def aligned(size: int) -> int:
+    """Round `size` bytes up to the arena's alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def tile_rows(rows: int) -> int:
+    """Return how many rows a tile of a batch of `rows` samples has; the last tile may be shorter.
+
+    Never falls as the batch grows, so the working memory of a batch is enough for every smaller one.
+    """
+    return min(rows, TILE_ROWS)
+
+
+def _stage(architecture: Architecture, layer: int, rows: int, tile: int) -> Stage:
+    """Cost and size of one layer, by the kernels of `lowmem.nn.kernels`."""
+    facts = architecture.activation_facts
+    is_last, item = layer == architecture.layers, architecture.item_bytes
+    entering, leaving = architecture.widths[layer - 1], architecture.widths[layer]
+    tile_in, tile_out = aligned(tile * entering * item), aligned(tile * leaving * item)
+    if facts.state == "x":
+        # σ is applied to the tile just computed; in place, that tile is computed beside its input first.
+        forward = 0 if is_last else facts.value_scratch * tile_out
+        advance = forward + tile_out
+        backward = (1 + facts.slope_scratch) * tile_in
+    else:
+        # x^(l-1) = σ(s^(l-1)) is made again, a tile at a time for the forward, whole for the weight gradient.
+        forward = advance = (1 + facts.value_scratch) * tile_in if layer > 1 else 0
+        backward = aligned(rows * entering * item) + max(facts.value_scratch, facts.slope_scratch) * tile_in
+    state = aligned(rows * leaving * item)
+    return Stage(
+        forward=architecture.forward_flops(layer, rows),
+        backward=architecture.backward_flops(layer, rows),
+        state_bytes=state,
+        delta_bytes=state,
+        forward_scratch=forward,
+        advance_scratch=advance,
+        backward_scratch=backward if layer > 1 else 0,
+        kind="s" if is_last else facts.state,
+    )

@@ -1,0 +1,203 @@
+"""`Backprop`: carries out a plan on a network, step after step, in memory that is all there from the start."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.architecture import CHUNK
+from lowmem.arena import Arena, Array, tile_bounds
+from lowmem.binding import Binder, Call, Feed, Training, loss_scratch
+from lowmem.chain import tile_rows
+from lowmem.errors import InputError, NonFiniteError
+from lowmem.nn.losses import KERNELS as LOSSES
+from lowmem.nn.losses import check_targets, loss_scale
+from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning import Plan
+
+BROADCAST_BUFFER = 2048
+"""Numbers in the buffer through which NumPy broadcasts a bias. Its usual 8192 take 66 KiB in float64, which would be
+more than a promise leaves room for; at 2048 the passes are as fast."""
+
+
+Pass = tuple[list[Call], list[tuple[int, int]], int, int]
+"""The calls of one pass, the bounds of its tiles, and its first row and the row behind its last in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """∂ℓ/∂w and ∂ℓ/∂b: weights[l-1] of shape (n_l, n_{l-1}), biases[l-1] of shape (n_l,).
+
+    These are the executor's own buffers: the next step overwrites them. Both are empty where a plan fuses the
+    update into the backward pass, as then no gradient outlives its layer.
+    """
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+
+
+class Backprop:
+    """Loss and gradients (or an update) of a network by a plan.
+
+    mlp: the network; its parameters are used where they are.
+    plan: made by `lowmem.plan` for the same architecture.
+    optimizer: needed, and of the kind named in the plan, if the plan has one.
+
+    Everything is allocated here; a call allocates no array. Raises `InputError` if the three do not fit together.
+    """
+
+    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None) -> None:
+        _check_fit(mlp, plan, optimizer)
+        self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
+        architecture, rows = mlp.architecture, plan.micro_batch
+        item = np.dtype(architecture.dtype)
+        whole = architecture.parameters
+        largest = max(architecture.layer_parameters(layer) for layer in range(1, architecture.layers + 1))
+        several = plan.micro_batches > 1
+        gathers = LayerViews(architecture, np.zeros(whole, item)) if optimizer is None or several else None
+        shared = SharedViews(architecture, np.zeros(largest, item)) if gathers is None or several else None
+        spent = gathers if gathers is not None else shared  # what the optimizer reads
+        written = shared if shared is not None else gathers
+        assert spent is not None
+        assert written is not None
+        self.gradients = Gradients((), ())
+        if optimizer is None:
+            self.gradients = Gradients(tuple(spent.weights), tuple(spent.biases))
+        self.optimizer_state: tuple[Array, ...] = ()
+        updates: list[list[tuple[Any, ...]]] = []
+        if optimizer is not None:
+            self.optimizer_state = tuple(np.zeros(whole, item) for _ in range(optimizer.states))
+            states = [LayerViews(architecture, array) for array in self.optimizer_state]
+            working = np.zeros(plan.optimizer_scratch, item)
+            for layer in range(architecture.layers):
+                blocks = (mlp.blocks[layer], spent.blocks[layer], *(state.blocks[layer] for state in states))
+                updates.append(_chunks(blocks, working))
+        self._training = Training(
+            mlp=mlp,
+            arena=Arena(plan.arena_bytes, item),
+            feed=Feed(),
+            ones=np.ones(rows, item),
+            starts=np.arange(tile_rows(rows) if architecture.loss_facts.labels else 0) * architecture.widths[-1],
+            gradients=written,
+            totals=gathers if several else None,
+            optimizer=optimizer,
+            updates=updates,
+        )
+        self._passes: dict[int, list[Pass]] = {}
+        self._bind(plan.batch_size)
+
+    def __call__(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, Gradients]:
+        """Run one step on a batch.
+
+        x: (B, n_0) in the network's dtype, C-contiguous, B at most the plan's batch size. y: labels of shape (B,) or
+        targets of shape (B, n_L), by the loss. Both are read where they are.
+
+        Returns the loss (the mean over the batch) and the gradients. With an optimizer in the plan the parameters
+        have been updated and the gradients are empty. Raises `InputError` for a batch that does not fit or holds
+        NaN or infinity, `NonFiniteError` if the loss overflows; the parameters are then as before.
+        """
+        self._check_batch(x, y)
+        rows = len(x)
+        passes = self._passes.get(rows) or self._bind(rows)
+        feed, optimizer = self._training.feed, self.optimizer
+        feed.scale, feed.loss = loss_scale(self.mlp.architecture.loss, rows, self.mlp.architecture.widths[-1]), 0.0
+        if optimizer is not None:
+            optimizer.begin_step()
+        buffer = np.setbufsize(BROADCAST_BUFFER)
+        try:
+            for calls, bounds, start, stop in passes:
+                feed.fill(x[start:stop], y[start:stop], bounds)
+                for function, arguments in calls:
+                    function(*arguments)
+        except NonFiniteError:
+            if optimizer is not None:
+                optimizer.step_count -= 1
+            raise
+        finally:
+            np.setbufsize(buffer)
+            feed.clear()
+        return feed.loss * feed.scale, self.gradients
+
+    def forward(self, x: Array, out: Array) -> None:
+        """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
+        workspace = self._training.arena.flat
+        chunk = min(max(1, len(workspace) // self.mlp.workspace_per_row), PREDICT_ROWS)
+        for start in range(0, len(x), chunk):
+            self.mlp.forward_into(x[start : start + chunk], out[start : start + chunk], workspace)
+
+    def loss(self, outputs: Array, y: NDArray[Any]) -> float:
+        """Return the mean loss of outputs s^(L), which are spent, with the memory of the training step."""
+        architecture = self.mlp.architecture
+        check_targets(architecture.loss, y, len(outputs), architecture.widths[-1], architecture.dtype)
+        scale = loss_scale(architecture.loss, len(outputs), architecture.widths[-1])
+        fold, total = LOSSES[architecture.loss].fold, 0.0
+        scratches = loss_scratch(self._training, 0, len(outputs))
+        for (start, stop), scratch in zip(tile_bounds(len(outputs)), scratches, strict=True):
+            total += fold(outputs[start:stop], y[start:stop], scale, scratch)
+        return total * scale
+
+    def _bind(self, batch: int) -> list[Pass]:
+        """Bind the passes of a batch of that many rows; of other sizes than the plan's only the last is kept."""
+        self._passes = {rows: passes for rows, passes in self._passes.items() if rows == self.plan.batch_size}
+        size = self.plan.micro_batch
+        starts = range(0, batch, size)
+        binders: dict[int, Binder] = {}
+        passes: list[Pass] = []
+        for start in starts:
+            stop = min(start + size, batch)
+            binder = binders.setdefault(stop - start, Binder(self._training, stop - start))
+            first, last = start == 0, stop == batch
+            if not first and not last and len(passes) > 1:
+                calls = passes[-1][0]  # all passes between the first and the last are alike
+            else:
+                calls = binder.bind(self.plan.program, first=first, last=last)
+            passes.append((calls, tile_bounds(stop - start), start, stop))
+        self._training.arena.forget_views()
+        self._passes[batch] = passes
+        return passes
+
+    def _check_batch(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        """Refuse a batch that does not fit, before anything is computed."""
+        architecture = self.mlp.architecture
+        expected = f"x must be a C-contiguous {architecture.dtype} array of shape (rows, {architecture.widths[0]})"
+        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+            raise InputError(f"x and y must be NumPy arrays; got {type(x).__name__} and {type(y).__name__}.")
+        if x.ndim != 2 or x.shape[1] != architecture.widths[0]:
+            raise InputError(f"{expected}; got shape {x.shape}.")
+        if x.dtype != architecture.dtype:
+            raise InputError(f"{expected}; got {x.dtype}. Convert it once with x.astype(np.{architecture.dtype}).")
+        if not x.flags.c_contiguous:
+            raise InputError(f"{expected}; these rows are strided. Copy them once with np.ascontiguousarray(x).")
+        if not 1 <= len(x) <= self.plan.batch_size:
+            raise InputError(f"this plan is for 1 to {self.plan.batch_size} samples at a time; got {len(x)}.")
+        if not (np.isfinite(x.min()) and np.isfinite(x.max())):
+            raise InputError("x contains NaN or infinity; clean or impute it first. Nothing was computed.")
+        check_targets(architecture.loss, y, len(x), architecture.widths[-1], architecture.dtype)
+
+
+def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
+    """Refuse a network, plan and optimizer that do not belong together."""
+    if mlp.architecture != plan.architecture:
+        raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
+    given = None if optimizer is None else optimizer.name
+    if given != plan.optimizer:
+        raise InputError(
+            f"the plan counts optimizer={plan.optimizer!r}; got {given!r}. Make the plan with optimizer={given!r}"
+            + (
+                f" or pass such an optimizer, e.g. lowmem.make_optimizer({plan.optimizer!r})."
+                if plan.optimizer
+                else "."
+            )
+        )
+
+
+def _chunks(blocks: tuple[Array, ...], working: Array) -> list[tuple[Any, ...]]:
+    """Cut a layer's flat blocks (w, g, states) in chunks that an optimizer updates one at a time."""
+    chunks = []
+    for start in range(0, len(blocks[0]), CHUNK):
+        w, g, *states = (block[start : start + CHUNK] for block in blocks)
+        scratch = (working[: len(w)],) if len(working) else ()
+        chunks.append((w, g, tuple(states), scratch))
+    return chunks

@@ -1,0 +1,219 @@
+"""The losses, as kernels that turn a tile of the last layer's outputs into its δ in place and allocate nothing.
+
+The last layer's σ belongs to its loss: softmax with cross_entropy, the sigmoid with bce, the identity with mse and
+huber. `check_targets` is the one place that refuses bad targets; the kernels trust it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.architecture import LOSSES, lookup
+from lowmem.errors import InputError
+
+Tile: TypeAlias = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class LossScratch:
+    """Working arrays for a tile of `rows` rows and n_L columns; only cross_entropy needs more than `tiles`.
+
+    tiles: at least `LOSSES[name].scratch` arrays (rows, n_L) of the network's dtype.
+    rows: at least `LOSSES[name].row_scratch` vectors (rows,) of that dtype.
+    index: (rows,), where each row's labelled element will be found in the flat tile.
+    starts: (rows,), arange(rows)·n_L, where each row starts in the flat tile; never written to.
+    """
+
+    tiles: tuple[Tile, ...]
+    rows: tuple[Tile, ...]
+    index: NDArray[np.intp]
+    starts: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One loss.
+
+    fold: `fold(s, y, scale, scratch)` overwrites s, a C-contiguous tile (rows, n_L) of the last layer's outputs
+        s^(L), with δ^(L) = scale·∂(sum of the losses)/∂s and returns that sum, unscaled. With `scale` from
+        `loss_scale` δ is the gradient of the mean loss over the batch, and the mean is sum·scale. y holds integer
+        labels (rows,) for cross_entropy, else targets of the shape and dtype of s.
+    """
+
+    name: str
+    fold: Callable[[Tile, NDArray[Any], float, LossScratch], float]
+
+
+def loss_scale(loss: str, batch: int, outputs: int) -> float:
+    """Return what turns a sum of losses over `batch` samples into their mean: 1/B for labels, else 1/(B·n_L)."""
+    return 1.0 / (batch if lookup("loss", loss, LOSSES).labels else batch * outputs)
+
+
+def _sum(values: Tile) -> float:
+    """Add up a contiguous array; NumPy adds pairwise, so that float32 does."""
+    return float(np.add.reduce(values, axis=None))
+
+
+def _mse(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+    """ℓ = (s - y)², δ = 2·(s - y)."""
+    square = scratch.tiles[0]
+    np.subtract(s, y, out=s)
+    np.multiply(s, s, out=square)
+    np.multiply(s, 2.0 * scale, out=s)
+    return _sum(square)
+
+
+def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+    """ℓ = ln(Σ_j e^(s_j)) - s_y, δ = softmax(s) - onehot(y), with the row's maximum taken off s first.
+
+    The two broadcasts use NumPy's iteration buffer, 8192 numbers whatever the tile.
+    """
+    index, flat = scratch.index, s.reshape(-1)
+    total, labelled = scratch.rows[:2]
+    np.copyto(index, y, casting="unsafe")  # labels are in range, so that any integer dtype fits
+    np.add(index, scratch.starts, out=index)
+
+    np.maximum.reduce(s, axis=1, out=total)
+    np.subtract(s, total[:, None], out=s)
+    np.take(flat, index, out=labelled, mode="clip")  # the other modes copy `out`
+    picked = _sum(labelled)  # neither sum changes sign, so taking one from the other below cancels nothing
+    np.exp(s, out=s)
+    np.add.reduce(s, axis=1, out=total)
+    np.log(total, out=labelled)
+    loss = _sum(labelled) - picked
+
+    np.divide(scale, total, out=total)
+    np.multiply(s, total[:, None], out=s)
+    np.take(flat, index, out=labelled, mode="clip")
+    np.subtract(labelled, scale, out=labelled)
+    np.put(flat, index, labelled, mode="clip")
+    return loss
+
+
+def _bce(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+    """ℓ = max(s, 0) - s·y + ln(1 + e^(-|s|)), δ = sigmoid(s) - y, with sigmoid(s) = ½ + ½·tanh(s/2)."""
+    loss, work = scratch.tiles[:2]
+    np.clip(s, 0.0, np.inf, out=loss)
+    np.multiply(s, y, out=work)
+    np.subtract(loss, work, out=loss)
+    np.absolute(s, out=work)
+    np.negative(work, out=work)
+    np.exp(work, out=work)
+    np.log1p(work, out=work)
+    np.add(loss, work, out=loss)
+
+    np.multiply(s, 0.5, out=s)
+    np.tanh(s, out=s)
+    np.multiply(s, 0.5, out=s)
+    np.add(s, 0.5, out=s)
+    np.subtract(s, y, out=s)
+    np.multiply(s, scale, out=s)
+    return _sum(loss)
+
+
+def _huber(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+    """With r = s - y and c = r clipped to [-1, 1]: ℓ = c·(r - c/2), δ = c (Huber 1964, threshold 1)."""
+    c = scratch.tiles[0]
+    np.subtract(s, y, out=s)
+    np.clip(s, -1.0, 1.0, out=c)
+    np.multiply(c, -0.5, out=c)  # halving and doubling are exact
+    np.add(s, c, out=s)
+    np.multiply(c, -2.0, out=c)
+    np.multiply(s, c, out=s)
+    loss = _sum(s)
+    np.multiply(c, scale, out=s)
+    return loss
+
+
+KERNELS: Mapping[str, Loss] = MappingProxyType(
+    {
+        loss.name: loss
+        for loss in (
+            Loss("mse", _mse),
+            Loss("cross_entropy", _cross_entropy),
+            Loss("bce", _bce),
+            Loss("huber", _huber),
+        )
+    }
+)
+
+
+def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> None:
+    """Refuse targets that the loss cannot use; good ones cost two reductions and no array.
+
+    Arguments:
+        loss: a key of `architecture.LOSSES`.
+        y: the targets of `rows` samples.
+        rows: how many samples there are.
+        outputs: n_L, the network's outputs per sample.
+        dtype: the network's dtype, "float32" or "float64".
+
+    Raises:
+        InputError: for a wrong type, shape or dtype, labels outside 0..n_L-1, targets that are NaN or infinite,
+            or bce targets outside [0, 1]; it names the first offending value and its row.
+    """
+    labels = lookup("loss", loss, LOSSES).labels
+    need = f"{loss} needs " + (
+        f"integer labels of shape ({rows},)" if labels else f"{dtype} targets of shape ({rows}, {outputs})"
+    )
+    if not isinstance(y, np.ndarray):
+        raise InputError(f"{need} in a NumPy array; y is a {type(y).__name__}. Pass np.asarray(y).")
+    if y.shape != ((rows,) if labels else (rows, outputs)):
+        raise InputError(f"{need}; y has shape {y.shape}. {_shape_advice(y, rows, outputs, labels)}")
+    if labels:
+        _check_labels(y, need, outputs)
+    else:
+        _check_floats(y, need, dtype, (0.0, 1.0) if loss == "bce" else None)
+
+
+def _shape_advice(y: NDArray[Any], rows: int, outputs: int, labels: bool) -> str:
+    """Say what to do about a wrong shape."""
+    if y.shape[:1] != (rows,):
+        return f"Pass one row of y for each of the {rows} rows of x."
+    if labels and y.shape == (rows, 1):
+        return "Pass y[:, 0]."
+    if labels and y.shape == (rows, outputs):
+        return "If these are one-hot rows, pass y.argmax(axis=1)."
+    if not labels and outputs == 1 and y.shape == (rows,):
+        return "Pass y[:, None]."
+    return "Give y that shape, or change the last width of the network."
+
+
+def _check_labels(y: NDArray[Any], need: str, outputs: int) -> None:
+    """Refuse labels that are not integers 0..outputs-1."""
+    if y.dtype.kind not in "iu":
+        raise InputError(f"{need}; y has dtype {y.dtype}. If these are class numbers, pass y.astype(np.int64).")
+    if y.size and (y.min() < 0 or y.max() >= outputs):
+        row = int(np.argmax((y < 0) | (y >= outputs)))
+        raise InputError(
+            f"{need}, each from 0 to {outputs - 1}; y[{row}] is {y[row]}. "
+            f"Number the classes from 0, or make the last width of the network larger than every label."
+        )
+
+
+def _check_floats(y: NDArray[Any], need: str, dtype: str, limits: tuple[float, float] | None) -> None:
+    """Refuse targets of another dtype, NaN, infinity, and what lies outside `limits`."""
+    if y.dtype != np.dtype(dtype):
+        raise InputError(f"{need}; y has dtype {y.dtype}. Pass y.astype(np.{dtype}).")
+    if not y.size:
+        return
+    low, high = y.min(), y.max()  # either is NaN if any element is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        row, column = _first(~np.isfinite(y))
+        raise InputError(f"{need}, all finite; y[{row}, {column}] is {y[row, column]}. Remove or mend that row.")
+    if limits and not (limits[0] <= low and high <= limits[1]):
+        row, column = _first((y < limits[0]) | (y > limits[1]))
+        raise InputError(
+            f"{need}, each from 0 to 1; y[{row}, {column}] is {y[row, column]}. "
+            f"Scale the targets to [0, 1], or use the loss mse."
+        )
+
+
+def _first(bad: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return row and column of the first True."""
+    row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
+    return int(row), int(column)

@@ -1,0 +1,176 @@
+"""Optimizers that update parameters in place, chunk by chunk, and allocate nothing in a step.
+
+An optimizer works on flat chunks of at most `CHUNK` numbers, so that its several passes find the chunk in cache. It
+may use the gradient as working memory: after the update the gradient is spent.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.architecture import OPTIMIZERS, lookup
+from lowmem.errors import InputError
+
+Array = NDArray[np.floating[Any]]
+
+
+class Optimizer(ABC):
+    """Base of all optimizers: a learning rate, a step count, and an update rule for one chunk.
+
+    lr: learning rate; may be changed between steps.
+    weight_decay: λ; how it enters is said by each optimizer.
+    """
+
+    def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
+        self.lr = _number("lr", lr, lower=0.0)
+        self.weight_decay = _number("weight_decay", weight_decay, lower=0.0)
+        self.step_count = 0
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The optimizer's name in the tables of `lowmem.architecture`."""
+
+    @property
+    def states(self) -> int:
+        """How many arrays shaped like the parameters it keeps."""
+        return OPTIMIZERS[self.name].states
+
+    def begin_step(self) -> None:
+        """Count a step; called once before the updates of all layers."""
+        self.step_count += 1
+
+    @abstractmethod
+    def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+        """Update the flat chunk `w` with its gradient `g`, which is spent; all arrays have the same shape."""
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum v ← μ v + g and w ← w - η v; Nesterov: w ← w - η (g + μ v).
+
+    Weight decay is added to the gradient as λ w. Matches `torch.optim.SGD`.
+    """
+
+    def __init__(
+        self, lr: float = 0.01, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self.momentum = _number("momentum", momentum, lower=0.0, upper=1.0)
+        self.nesterov = nesterov
+        if nesterov and not momentum:
+            raise InputError("nesterov needs a momentum above 0; got momentum=0. Try momentum=0.9.")
+
+    @property
+    def name(self) -> str:
+        """The optimizer's name: "sgd", "momentum" or "nesterov"."""
+        return "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
+
+    def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+        """Update one chunk; see `Optimizer.update`."""
+        if self.weight_decay:
+            # g + λ w without a working array: (g / λ + w) λ.
+            np.divide(g, self.weight_decay, out=g)
+            np.add(g, w, out=g)
+            np.multiply(g, self.weight_decay, out=g)
+        if self.momentum:
+            (v,) = states
+            np.multiply(v, self.momentum, out=v)
+            np.add(v, g, out=v)
+            if self.nesterov:
+                np.divide(g, self.momentum, out=g)
+                np.add(g, v, out=g)
+                np.multiply(g, self.momentum, out=g)
+            else:
+                np.copyto(g, v)
+        np.multiply(g, self.lr, out=g)
+        np.subtract(w, g, out=w)
+
+
+class Adam(Optimizer):
+    """Adam: m and v are running means of g and g², w ← w - η m̂ / (sqrt(v̂) + ε).
+
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980 (2015). Weight decay is added
+    to the gradient as λ w. Matches `torch.optim.Adam`.
+    """
+
+    decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self.beta1 = _number("beta1", beta1, lower=0.0, upper=1.0)
+        self.beta2 = _number("beta2", beta2, lower=0.0, upper=1.0)
+        self.eps = _number("eps", eps, lower=0.0)
+
+    @property
+    def name(self) -> str:
+        """The optimizer's name: "adam" or "adamw"."""
+        return "adamw" if self.decoupled else "adam"
+
+    def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+        """Update one chunk; see `Optimizer.update`."""
+        m, v = states
+        (t,) = scratch
+        if self.weight_decay:
+            if self.decoupled:
+                np.multiply(w, 1.0 - self.lr * self.weight_decay, out=w)
+            else:
+                np.multiply(w, self.weight_decay, out=t)
+                np.add(g, t, out=g)
+        np.multiply(g, g, out=t)
+        np.multiply(t, 1.0 - self.beta2, out=t)
+        np.multiply(v, self.beta2, out=v)
+        np.add(v, t, out=v)
+        np.multiply(g, 1.0 - self.beta1, out=g)
+        np.multiply(m, self.beta1, out=m)
+        np.add(m, g, out=m)
+        # The bias corrections are scalars: m̂ / (sqrt(v̂) + ε) = m c / (sqrt(v) + ε sqrt(1 - β2^t)).
+        root = (1.0 - self.beta2**self.step_count) ** 0.5
+        np.sqrt(v, out=t)
+        np.add(t, self.eps * root, out=t)
+        np.divide(m, t, out=t)
+        np.multiply(t, self.lr * root / (1.0 - self.beta1**self.step_count), out=t)
+        np.subtract(w, t, out=w)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w shrinks by η λ w beside the step.
+
+    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101 (2019). Matches
+    `torch.optim.AdamW` with the same weight_decay (0 here unless given).
+    """
+
+    decoupled = True
+
+
+def make_optimizer(name: str, *, lr: float | None = None, weight_decay: float = 0.0) -> Optimizer:
+    """Return the optimizer `name` ("sgd", "momentum", "nesterov", "adam", "adamw") with usual settings.
+
+    Raises `UnknownNameError` for other names.
+    """
+    lookup("optimizer", name, OPTIMIZERS)
+    if name in ("adam", "adamw"):
+        return (AdamW if name == "adamw" else Adam)(1e-3 if lr is None else lr, weight_decay=weight_decay)
+    momentum = 0.0 if name == "sgd" else 0.9
+    return SGD(0.01 if lr is None else lr, momentum=momentum, nesterov=name == "nesterov", weight_decay=weight_decay)
+
+
+def _number(name: str, value: float, *, lower: float, upper: float = float("inf")) -> float:
+    """Return `value` as a float in [lower, upper), or raise `InputError`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not lower <= number < upper:
+        limit = "" if upper == float("inf") else f" and below {upper:g}"
+        raise InputError(f"{name} must be a number of at least {lower:g}{limit}; got {value!r}.")
+    return number

@@ -1,0 +1,129 @@
+"""The questions people ask of the planner: what would each strategy take, how little is enough, how much fits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowmem.architecture import Architecture
+from lowmem.errors import BudgetError, InputError
+from lowmem.planning import Named, Plan, Workbench, optimizer_name, plan
+from lowmem.tables import Table
+from lowmem.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row of a comparison: what was asked, and the plan, or the least budget where none fits."""
+
+    asked: str
+    plan: Plan | None
+    minimum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Strategies and budgets side by side for one network and batch size."""
+
+    architecture: Architecture
+    batch_size: int
+    answers: tuple[Answer, ...]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the rows for JSON."""
+        return [
+            {"asked": answer.asked, "fits": answer.plan is not None, "minimum_budget": answer.minimum}
+            | ({"plan": answer.plan.to_dict()} if answer.plan else {})
+            for answer in self.answers
+        ]
+
+    def table(self) -> Table:
+        """Return one row for each strategy and budget."""
+        columns = ["", "strategy", "peak", "activations", "of storing all", "layer forwards", "FLOP factor"]
+        return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, [_cells(a) for a in self.answers])
+
+    def __str__(self) -> str:
+        """Show the comparison as a table."""
+        return str(self.table())
+
+
+def _cells(answer: Answer) -> list[str]:
+    """Write one row of the table."""
+    made = answer.plan
+    if made is None:
+        return [answer.asked, "does not fit", f"needs {format_bytes(answer.minimum)}", "", "", "", ""]
+    return [
+        answer.asked,
+        made.strategy,
+        format_bytes(made.peak_bytes),
+        format_bytes(made.arena_bytes),
+        f"{made.arena_bytes / made.store_all_bytes:.1%}",
+        f"{made.forward_runs:,}",
+        f"{made.flop_factor:.3f}",
+    ]
+
+
+def compare(
+    architecture: Architecture,
+    batch_size: int,
+    budgets: Sequence[int | str] = (),
+    optimizer: str | Named | None = None,
+    *,
+    micro_batch: int | None = None,
+) -> Comparison:
+    """Compare the fixed strategies, and the cheapest plan for each budget.
+
+    budgets, optimizer, micro_batch: as in `lowmem.plan`. A budget that does not fit is a row that says so.
+    """
+    answers = []
+    for strategy in ("store_all", "sqrt", "recompute_all"):
+        made = plan(architecture, batch_size, None, optimizer, strategy, micro_batch=micro_batch)
+        answers.append(Answer(strategy, made, made.peak_bytes))
+    for budget in budgets:
+        asked = budget if isinstance(budget, str) else format_bytes(budget)
+        try:
+            made = plan(architecture, batch_size, budget, optimizer, micro_batch=micro_batch)
+            answers.append(Answer(f"budget {asked}", made, made.peak_bytes))
+        except BudgetError as error:
+            answers.append(Answer(f"budget {asked}", None, error.minimum))
+    return Comparison(architecture, batch_size, tuple(answers))
+
+
+def minimum_budget(
+    architecture: Architecture,
+    batch_size: int,
+    optimizer: str | Named | None = None,
+    *,
+    micro_batch: int | None = None,
+) -> int:
+    """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan."""
+    bench = Workbench(architecture, batch_size, optimizer_name(optimizer), micro_batch)
+    return min(made.peak_bytes for made in bench.candidates("auto", 1))
+
+
+def largest_batch(architecture: Architecture, budget: int | str, optimizer: str | Named | None = None) -> int:
+    """Return the largest batch size, run in one pass, that fits the budget.
+
+    Raises `BudgetError` if not even one sample does, `InputError` for a budget in percent, whose meaning would
+    change with the batch.
+    """
+    if isinstance(budget, str) and "%" in budget:
+        raise InputError(f'a share such as "{budget}" depends on the batch; give the budget in bytes.')
+    limit = Workbench(architecture, 1).read_budget(budget)
+
+    def fits(batch: int) -> bool:
+        return minimum_budget(architecture, batch, optimizer) <= limit
+
+    if not fits(1):
+        plan(architecture, 1, limit, optimizer)  # raises with the account
+    return _largest(fits)
+
+
+def _largest(fits: Callable[[int], bool]) -> int:
+    """Return the largest number for which `fits` holds; it holds for 1, and fails for ever from somewhere on."""
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

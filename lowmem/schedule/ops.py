@@ -1,0 +1,147 @@
+"""The ops that reverse a chain, and the schedule: a list of them as pure data.
+
+Every op makes or ends named values, so memory is a fold over the list and no rule is implicit:
+
+| op                   | needs               | ends                    | makes                                        |
+|----------------------|---------------------|-------------------------|----------------------------------------------|
+| Forward(first, last) | state first-1       |                         | state last (the states between pass through) |
+| Loss()               | state L             | state L                 | δ^(L), in its place                          |
+| Backward(l)          | δ^(l), state l-1    | δ^(l), state l-1        | g^(l); δ^(l-1) in the place of state l-1     |
+| Update(l)            | g^(l)               | g^(l)                   |                                              |
+| Free(value)          | value               | value                   |                                              |
+
+`Forward` carries one state through a run of layers in a single place, each layer overwriting its input. So a
+schedule has about 3 L ops whatever it recomputes, and one for 10,000 layers stays small. State 0 is the caller's
+batch: it is always there and nothing ends it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from lowmem.chain import Value
+from lowmem.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Run layers first..last from state first-1, which stays; only state `last` is kept of what they make."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Forward({self.first}..{self.last})" if self.last > self.first else f"Forward({self.first})"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Turn the last layer's output into the loss and δ^(L)."""
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return "Loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """Reverse one layer: its gradients, and δ^(l-1) in the place of the state that entered it."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Backward({self.layer})"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Update the parameters of one layer with its gradient, which ends."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Update({self.layer})"
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Give a value's memory back before its natural end."""
+
+    value: Value
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Free({self.value})"
+
+
+Op = Forward | Loss | Backward | Update | Free
+_BY_NAME = {op.__name__.lower(): op for op in get_args(Op)}
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The ops of one step in order, and the planner that made them.
+
+    Hashable, comparable, iterable as often as wanted; knows neither sizes nor costs (see `simulate`).
+    """
+
+    planner: str
+    ops: tuple[Op, ...]
+
+    def __iter__(self) -> Iterator[Op]:
+        """Iterate over the ops."""
+        return iter(self.ops)
+
+    def __len__(self) -> int:
+        """Return the number of ops."""
+        return len(self.ops)
+
+    def to_json(self) -> str:
+        """Write the schedule as JSON: {"planner": ..., "ops": [["forward", 1, 3], ["loss"], ...]}."""
+        return json.dumps({"planner": self.planner, "ops": [_to_list(op) for op in self.ops]})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Schedule":
+        """Read what `to_json` wrote. Raises `InputError` for anything else."""
+        try:
+            data = json.loads(text)
+            return cls(str(data["planner"]), tuple(_from_list(item) for item in data["ops"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"this text is not a schedule that lowmem wrote: {error}.") from None
+
+
+def _to_list(op: Op) -> list[Any]:
+    """Write one op as a JSON list."""
+    name = type(op).__name__.lower()
+    match op:
+        case Forward(first, last):
+            return [name, first, last]
+        case Free(value):
+            return [name, value.kind, value.layer]
+        case Backward(layer) | Update(layer):
+            return [name, layer]
+        case Loss():
+            return [name]
+
+
+def _from_list(item: list[Any]) -> Op:
+    """Read one op from its JSON list."""
+    name, *numbers = item
+    if name == "free":
+        kind, layer = numbers
+        if kind not in ("x", "s", "δ", "g"):
+            raise ValueError(f"unknown value {kind!r}")
+        return Free(Value(kind, _layer(layer)))
+    op: Op = _BY_NAME[name](*map(_layer, numbers))
+    return op
+
+
+def _layer(number: object) -> int:
+    """Return a layer number as it must be: a plain int."""
+    if type(number) is not int:
+        raise TypeError(f"{number!r} is not a layer")
+    return number

@@ -1,0 +1,48 @@
+"""Segments: keep the state at each segment's start, recompute a segment as a whole when its backward comes.
+
+T. Chen, B. Xu, C. Zhang, C. Guestrin, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174 (2016):
+with about sqrt(L) segments both the kept boundaries and one segment's states number sqrt(L), for at most one more
+forward. Here the recomputation of a segment leaves out its last layer, whose output no backward needs, and the last
+segment is not recomputed at all.
+"""
+
+from bisect import bisect_right
+from math import isqrt
+
+from lowmem.chain import Chain
+from lowmem.errors import InputError
+from lowmem.schedule.ops import Schedule
+from lowmem.schedule.tree import reverse
+
+
+def sqrt(chain: Chain) -> Schedule:
+    """Cut the chain in round(sqrt(L)) segments, as even as can be, the longer ones first."""
+    length = chain.length
+    count = isqrt(4 * length - 3) + 1 >> 1  # round(sqrt(L)) in whole numbers
+    short, longer = divmod(length, count)
+    starts = [n * short + min(n, longer) for n in range(count)]
+    return _keep(chain, "sqrt", starts)
+
+
+def segments(chain: Chain, *, segments: int) -> Schedule:
+    """Keep every `segments`-th state: ceil(L / segments) segments of that many layers.
+
+    Raises `InputError` unless 1 <= segments.
+    """
+    if segments < 1:
+        raise InputError(f"segments must be at least 1 (keep every state); got {segments}.")
+    return _keep(chain, "segments", list(range(0, chain.length, segments)))
+
+
+def _keep(chain: Chain, planner: str, starts: list[int]) -> Schedule:
+    """Keep the states `starts` (0 first), and every state within the segment that is being reversed."""
+    known = set(starts)
+
+    def split(i: int, j: int, free: int) -> int:
+        if i in known:
+            following = bisect_right(starts, i)
+            if following < len(starts) and starts[following] < j:
+                return starts[following]
+        return i + 1
+
+    return reverse(chain, planner, split)

@@ -1,0 +1,55 @@
+"""Tables as data, and as text for people. Commands, plans and reports all print through here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, column heads, rows of cells, and a note below. Every column but the first is set flush right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def without_title(self) -> "Table":
+        """Return the same table without its title, for where it has been said already."""
+        return replace(self, title="")
+
+    def __str__(self) -> str:
+        """Render the table as plain text, without colour or trailing blanks, as wide as it needs to be."""
+        # rich adds 3.4 MiB to a process: only those that print a table pay for it.
+        from io import StringIO
+
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        drawn = RichTable(
+            box=SIMPLE_HEAD,
+            title=Text(self.title) if self.title else None,
+            title_justify="left",
+            title_style="",
+            pad_edge=False,
+        )
+        for position, column in enumerate(self.columns):
+            drawn.add_column(Text(column), justify="left" if position == 0 else "right", no_wrap=True)
+        for row in self.rows:
+            drawn.add_row(*map(Text, row))
+        console = Console(file=StringIO(), width=500, color_system=None, legacy_windows=False)
+        with console.capture() as captured:
+            console.print(drawn)
+            if self.note:
+                console.print(Text(self.note), soft_wrap=True)
+        return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+
+    def markdown(self) -> str:
+        """Render the table for a README: title and note as paragraphs."""
+        head = f"| {' | '.join(self.columns)} |"
+        rule = f"|{'|'.join([':--', *['--:'] * (len(self.columns) - 1)])}|"
+        body = [f"| {' | '.join(row)} |" for row in self.rows]
+        return "\n".join(
+            [*([self.title, ""] if self.title else []), head, rule, *body, *(["", self.note] if self.note else [])]
+        )

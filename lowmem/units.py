@@ -1,0 +1,61 @@
+"""Byte sizes and counts, between text for people and whole numbers for machines."""
+
+import re
+
+from lowmem.errors import InputError
+
+_FACTORS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _FACTORS[f"{_letter}b"] = _FACTORS[_letter] = 1000**_power
+    _FACTORS[f"{_letter}ib"] = 1024**_power
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_EXAMPLES = 'such as 25165824, "24MiB" (1024-based) or "24MB" (1000-based)'
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a byte size: a whole number, or text such as "24MiB", "24MB" or "1.5 GiB".
+
+    Returns the size in bytes, rounded down. Raises `InputError` for anything else.
+    """
+    if isinstance(size, bool) or not isinstance(size, int | str):
+        raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {size!r}.")
+    if isinstance(size, int):
+        number = size
+    else:
+        match = _SIZE.fullmatch(size)
+        if match is None or match[2].lower() not in _FACTORS:
+            raise InputError(f"cannot read {size!r} as a size in bytes. Write one {_EXAMPLES}.")
+        number = int(float(match[1]) * _FACTORS[match[2].lower()])
+    if number <= 0:
+        raise InputError(f"a size in bytes must be positive, {_EXAMPLES}; got {size!r}.")
+    return number
+
+
+def format_bytes(size: float) -> str:
+    """Write a byte size for people, in binary units with three or four digits: "18.4 MiB"."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def ceil_bytes(size: int) -> str:
+    """Write a size so that reading it back gives at least `size`: for budgets people will type."""
+    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if size >= 10 * factor or (unit == "KiB" and size >= factor):
+            tenths = -(-size * 10 // factor)
+            return f"{tenths / 10:.1f}{unit}"
+    return f"{size}B"
+
+
+def format_count(number: float) -> str:
+    """Write a large count with an SI prefix: "6.53 M", "1.20 G"."""
+    value, prefix = float(number), ""
+    for larger in ("k", "M", "G", "T", "P"):
+        if abs(value) < 1000:
+            break
+        value, prefix = value / 1000, larger
+    return f"{value:.0f}" if not prefix else f"{value:.3g} {prefix}"

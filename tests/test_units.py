@@ -1,0 +1,102 @@
+"""Byte sizes: what people write is read, and what is written can be read back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowmem.errors import InputError
+from lowmem.units import ceil_bytes, format_bytes, format_count, parse_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("24MiB", 24 * 1024**2),
+        ("24MB", 24_000_000),
+        ("1.5 GiB", 3 * 2**29),
+        (" .5kib ", 512),
+        ("2.KB", 2000),
+        ("1TiB", 2**40),
+        ("1 tb", 10**12),
+        ("100", 100),
+        ("100B", 100),
+        ("1.9B", 1),
+        (12345, 12345),
+    ],
+)
+def test_sizes_are_read(text: int | str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "12 parsecs", "12Mi", "-3MiB", "1e3", "1,000", "24MiB of activations"])
+def test_text_that_is_no_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match=r'cannot read .* as a size in bytes\. Write one such as 25165824, "24MiB"'):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("size", [True, None, 1.5, b"24MiB"])
+def test_other_types_are_refused(size: object) -> None:
+    with pytest.raises(InputError, match=r"a size in bytes was expected, such as .*; got "):
+        parse_bytes(size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, "0", "0.0MiB", "0.4B"])
+def test_sizes_below_one_byte_are_refused(size: int | str) -> None:
+    with pytest.raises(InputError, match=r"must be positive, .*; got "):
+        parse_bytes(size)
+
+
+@given(st.integers(1, 2**50))
+def test_a_rounded_up_size_reads_back_as_enough(size: int) -> None:
+    read = parse_bytes(ceil_bytes(size))
+    # One decimal: within 1 % from 10 KiB on, a tenth of a KiB below, and exact below 1 KiB.
+    slack = size // 100 + 1 if size >= 10 * 1024 else 103 if size >= 1024 else 0
+    assert size <= read <= size + slack
+
+
+@given(st.integers(1, 2**50))
+def test_whole_numbers_read_back_unchanged(size: int) -> None:
+    assert parse_bytes(size) == parse_bytes(f"{size}") == parse_bytes(f"{size} B") == size
+
+
+@given(st.integers(1024, 2**50))
+def test_a_formatted_size_is_close(size: int) -> None:
+    assert parse_bytes(format_bytes(size).replace(",", "")) == pytest.approx(size, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1024, "1.0 KiB"),
+        (18.4 * 2**20, "18.4 MiB"),
+        (-(2**20), "-1.0 MiB"),
+        (3 * 2**30, "3.0 GiB"),
+        (5000 * 2**40, "5,000.0 TiB"),
+    ],
+)
+def test_sizes_are_written_in_binary_units(size: float, text: str) -> None:
+    assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1023, "1023B"),
+        (1024, "1.0KiB"),
+        (10 * 1024**2, "10.0MiB"),
+        (2**30, "1024.0MiB"),
+        (10 * 2**30 + 1, "10.1GiB"),
+    ],
+)
+def test_budgets_to_type_are_rounded_up(size: int, text: str) -> None:
+    assert ceil_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1500, "1.5 k"), (6_531_000, "6.53 M"), (1.2e9, "1.2 G"), (2e15, "2 P")],
+)
+def test_counts_are_written_with_a_prefix(number: float, text: str) -> None:
+    assert format_count(number) == text

@@ -9,7 +9,7 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
-.PHONY: demo test lint test-peers clean
+.PHONY: demo test lint test-peers figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
@@ -25,6 +25,12 @@ lint: $(VENV)/.test
 
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
+
+# From docs/data/*.json, which scripts/profile_memory.py and scripts/compare_peers.py measured.
+figures: $(VENV)/.base
+	$(BIN)/python -m analysis.compute_versus_memory
+	$(BIN)/python -m analysis.memory_versus_depth
+	$(BIN)/python -m analysis.peers
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

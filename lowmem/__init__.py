@@ -8,23 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lowmem.architecture import Architecture
+    from lowmem.calibration import calibrated
+    from lowmem.costs import CostModel
     from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, ScheduleError
     from lowmem.executor import Backprop
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
-    from lowmem.planning import Plan, plan
-    from lowmem.questions import compare, largest_batch, minimum_budget
+    from lowmem.planning import plan
+    from lowmem.plans import Plan
+    from lowmem.questions import compare, deepest, largest_batch, minimum_budget
     from lowmem.report import Report
     from lowmem.trainer import Epoch, Trainer
 
 _HOMES = {
     "lowmem.architecture": ("Architecture",),
+    "lowmem.calibration": ("calibrated",),
+    "lowmem.costs": ("CostModel",),
     "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "ScheduleError"),
     "lowmem.executor": ("Backprop",),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
-    "lowmem.planning": ("Plan", "plan"),
-    "lowmem.questions": ("compare", "largest_batch", "minimum_budget"),
+    "lowmem.planning": ("plan",),
+    "lowmem.plans": ("Plan",),
+    "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
     "lowmem.report": ("Report",),
     "lowmem.trainer": ("Epoch", "Trainer"),
 }
@@ -38,6 +44,7 @@ __all__ = [
     "Architecture",
     "Backprop",
     "BudgetError",
+    "CostModel",
     "Epoch",
     "InputError",
     "LowmemError",
@@ -46,7 +53,9 @@ __all__ = [
     "Report",
     "ScheduleError",
     "Trainer",
+    "calibrated",
     "compare",
+    "deepest",
     "largest_batch",
     "make_optimizer",
     "minimum_budget",
@@ -57,9 +66,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name
     """Import a public name from its home at its first use."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("lowmem")
+        try:
+            return version("lowmem")
+        except PackageNotFoundError:
+            return "unknown (not installed)"
     if name not in _HOME:
         raise AttributeError(f"module 'lowmem' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

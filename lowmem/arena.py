@@ -18,7 +18,10 @@ class Arena:
     """
 
     def __init__(self, size: int, item: np.dtype[Any]) -> None:
-        raw = np.empty(size + ALIGNMENT, np.uint8)
+        try:
+            raw = np.empty(size + ALIGNMENT, np.uint8)
+        except ValueError:  # NumPy's word for more bytes than an address can count
+            raise MemoryError(f"an arena of {size:,} bytes") from None
         start = -raw.ctypes.data % ALIGNMENT
         self.buffer = raw[start : start + size]
         self.buffer.fill(0)

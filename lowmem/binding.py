@@ -91,7 +91,7 @@ class Binder:
                 case Forward(start, stop):
                     calls.append(self._once(("first", step), partial(self._first_layer, step)))
                     if stop > start:
-                        calls.append((_sweep, (self._ladder(step, start + 1, stop), start + 1, stop + 1)))
+                        calls.append((sweep, (self._ladder(step, start + 1, stop), start + 1, stop + 1)))
                 case Loss():
                     calls.append(self._once(("loss",), partial(self._loss, step)))
                 case Backward(layer):
@@ -157,7 +157,7 @@ class Binder:
         """Bind the loss: the last layer's outputs become δ^(L)."""
         fold = losses.KERNELS[self.architecture.loss].fold
         scratch = loss_scratch(self.training, step.scratch, self.rows)
-        return _loss, (self._tiles(step.source, self.architecture.layers), self.training.feed, fold, scratch)
+        return fold_loss, (self._tiles(step.source, self.architecture.layers), self.training.feed, fold, scratch)
 
     def _backward(self, step: Step, layer: int, first: bool) -> list[Call]:
         """Bind one layer's backward: its gradients, δ^(l-1), and the sum over micro-batches."""
@@ -169,7 +169,7 @@ class Binder:
         ones = t.ones[: self.rows]
         calls: list[Call] = []
         if step.target == BATCH:
-            calls.append((_gradients_of_batch, (delta, t.feed.x, ones, *outputs)))
+            calls.append((gradients_of_batch, (delta, t.feed.x, ones, *outputs)))
         else:
             deltas = self._tiles(step.source, layer)
             states = self._tiles(step.target, layer - 1)
@@ -220,13 +220,18 @@ def loss_scratch(training: Training, offset: int, rows: int) -> list[losses.Loss
     return made
 
 
-def _sweep(ladder: list[Call], first: int, stop: int) -> None:
-    """Carry a state through layers first..stop-1."""
-    for function, arguments in ladder[first:stop]:
+def run_calls(calls: Sequence[Call]) -> None:
+    """Carry out bound calls one after the other."""
+    for function, arguments in calls:
         function(*arguments)
 
 
-def _loss(tiles: Sequence[Array], feed: Feed, fold: Callable[..., float], scratch: Sequence[Any]) -> None:
+def sweep(ladder: list[Call], first: int, stop: int) -> None:
+    """Carry a state through layers first..stop-1."""
+    run_calls(ladder[first:stop])
+
+
+def fold_loss(tiles: Sequence[Array], feed: Feed, fold: Callable[..., float], scratch: Sequence[Any]) -> None:
     """Fold the loss over the tiles; stop before any parameter changes if it is not finite."""
     total = 0.0
     for s, y, tmp in zip(tiles, feed.y_tiles, scratch, strict=True):
@@ -239,7 +244,7 @@ def _loss(tiles: Sequence[Array], feed: Feed, fold: Callable[..., float], scratc
     feed.loss += total
 
 
-def _gradients_of_batch(delta: Array, x: list[Array], ones: Array, g_w: Array, g_b: Array) -> None:
+def gradients_of_batch(delta: Array, x: list[Array], ones: Array, g_w: Array, g_b: Array) -> None:
     """Compute the gradients of layer 1, whose input is the caller's batch."""
     kernels.gradients(delta, x[0], ones, g_w, g_b)
 

@@ -5,22 +5,24 @@ kind were fitted on traced allocations of CPython 3.11 by `scripts/fit_bookkeepi
 """
 
 from lowmem.architecture import CHUNK, Architecture
-from lowmem.chain import tile_rows
-from lowmem.program import Program
+from lowmem.chain import aligned, tile_rows
+from lowmem.program import Program, Step
 from lowmem.schedule.ops import Backward, Forward
 
 BYTES = {
-    "constant": 5920,
-    "layers": 1733,
-    "forwards": 411,
-    "rungs": 651,
+    "constant": 12837,
+    "layers": 1005,
+    "forwards": 488,
+    "rungs": 452,
     "ladders": 8,
-    "views": 159,
-    "backwards": 425,
-    "remade": 558,
-    "calls": 107,
-    "chunks": 596,
-    "states": 258,
+    "matrices": 0,
+    "views": 330,
+    "backwards": 914,
+    "remade": 322,
+    "tiled": 184,
+    "calls": 0,
+    "chunks": 1455,
+    "states": 283,
 }
 
 
@@ -33,49 +35,91 @@ def counts(
     passes: kinds of passes; the calls of each are listed, those that write gradients made anew. states: arrays of the
     optimizer, None without one.
     """
-    widths, layers = architecture.widths, architecture.layers
-    places: set[tuple[int, int]] = set()  # (offset, width): a matrix and its tiles
+    widths, layers, facts = architecture.widths, architecture.layers, architecture.activation_facts
+    keeps_x = facts.state == "x"
+    places = _Places(rows, architecture.item_bytes)
     ladders: dict[tuple[int, int], bytearray] = {}  # (place, scratch) -> a mark for each layer run in place there
-    forwards = backwards = calls = 0
+    forwards: set[Step] = set()  # equal ones are bound once
+    backwards = calls = 0
     for step in program.steps:
         match step.op:
             case Forward(first, last):
-                forwards += 1
                 calls += 1 + (last > first)
-                places.add((step.target, widths[first]))
-                places.add((step.scratch, widths[first]))
+                if step not in forwards:
+                    forwards.add(step)
+                    places.matrices.add((step.target, widths[first]))
+                    if not keeps_x and first > 1:
+                        places.work(step.scratch, widths[first - 1], 1 + facts.value_scratch)
+                    elif keeps_x and first < layers:
+                        places.work(step.scratch, widths[first], facts.value_scratch)
                 if last > first:
                     marks = ladders.setdefault((step.target, step.scratch), bytearray(layers + 1))
                     marks[first + 1 : last + 1] = b"\1" * (last - first)
             case Backward(layer):
                 backwards += 1
                 calls += 2
-                places.add((step.source, widths[layer]))
-                places.add((step.scratch, widths[layer - 1]))
+                places.matrices.add((step.source, widths[layer]))
+                if keeps_x:
+                    places.work(step.scratch, widths[layer - 1], 1 + facts.slope_scratch)
+                elif layer > 1:
+                    places.matrices.add((step.scratch, widths[layer - 1]))
+                    behind = step.scratch + aligned(rows * widths[layer - 1] * architecture.item_bytes)
+                    places.work(behind, widths[layer - 1], max(facts.value_scratch, facts.slope_scratch))
             case _:
                 calls += 1
     for (place, scratch), marks in ladders.items():
-        for width in {widths[layer] for layer in range(layers + 1) if marks[layer]}:
-            places |= {(place, width), (scratch, width)}
+        for width in {widths[layer + shift] for layer in range(layers + 1) if marks[layer] for shift in (-1, 0)}:
+            places.matrices.add((place, width))
+            places.work(scratch, width, 1 + facts.value_scratch)
     tiles = -(-rows // tile_rows(rows))
+    rungs = sum(map(sum, ladders.values()))
     chunks = 0
     if states is not None:
         chunks = sum(-(-architecture.layer_parameters(layer) // CHUNK) for layer in range(1, layers + 1))
     return {
         "constant": 1,
         "layers": layers,
-        "forwards": forwards * sizes,
-        "rungs": sum(map(sum, ladders.values())) * sizes,
+        "forwards": len(forwards) * sizes,
+        "rungs": rungs * sizes,
         "ladders": len(ladders) * (layers + 1) * sizes,
-        "views": len(places) * (tiles + (tiles > 1)) * sizes,
+        "matrices": len(places.matrices) * sizes,
+        "views": places.views() * sizes,
         "backwards": backwards * passes,
-        "remade": backwards * passes if architecture.activation_facts.state == "s" else 0,
+        "remade": 0 if keeps_x else backwards * passes,
+        "tiled": ((len(forwards) + rungs) * sizes + backwards * passes * (1 if keeps_x else 2)) * (tiles - 1),
         "calls": calls * passes,
         "chunks": chunks,
         "states": chunks * (states or 0),
     }
 
 
+class _Places:
+    """The (offset, width) of every matrix that a program works on: states, deltas, and working memory of a tile."""
+
+    def __init__(self, rows: int, item_bytes: int) -> None:
+        self.rows, self.tile, self.item_bytes = rows, tile_rows(rows), item_bytes
+        self.matrices: set[tuple[int, int]] = set()
+        self.working: set[tuple[int, int]] = set()
+
+    def work(self, offset: int, width: int, count: int) -> None:
+        """Add `count` working matrices, one behind the other."""
+        size = aligned(self.tile * width * self.item_bytes)
+        for n in range(count):
+            self.working.add((offset + n * size, width))
+
+    def views(self) -> int:
+        """Return how many views that makes: of a matrix its tiles and the whole; all tiles work in one place."""
+        tiles = -(-self.rows // self.tile)
+        shapes = 2 if tiles > 1 and self.rows % self.tile else 1
+        return len(self.matrices) * (tiles + (tiles > 1)) + len(self.working) * shapes
+
+
 def bookkeeping_bytes(numbers: dict[str, int]) -> int:
     """Return the bytes that so many objects of each kind take."""
     return sum(BYTES[kind] * number for kind, number in numbers.items())
+
+
+def least_bookkeeping(architecture: Architecture, *, rows: int, sizes: int, passes: int, states: int | None) -> int:
+    """Return what any program of a network takes at least, whatever its schedule; arguments as for `counts`."""
+    empty = counts(architecture, Program((), 0), rows=rows, sizes=sizes, passes=passes, states=states)
+    return bookkeeping_bytes(empty | {"backwards": architecture.layers * passes})

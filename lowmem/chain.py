@@ -6,12 +6,13 @@ ACM TOMS 26(1), 2000). What is particular to a multilayer perceptron: the backwa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
 from lowmem.architecture import Architecture
+from lowmem.costs import CostModel
 from lowmem.errors import InputError
 
 ALIGNMENT = 64
@@ -148,15 +149,15 @@ class Chain:
 
         Raises `InputError` if the lengths do not match or a number is negative.
         """
-        if not forward or len(backward) != len(forward) or len(state_bytes) != len(forward) + 1:
+        if len(forward) == 0 or len(backward) != len(forward) or len(state_bytes) != len(forward) + 1:
             raise InputError(
                 "an abstract chain of L >= 1 steps needs L forward costs, L backward costs and L+1 state sizes; "
                 f"got {len(forward)}, {len(backward)} and {len(state_bytes)}."
             )
         for name, numbers in (("forward", forward), ("backward", backward), ("state_bytes", state_bytes)):
-            bad = next((n for n in numbers if not n >= 0 or n == float("inf")), None)
-            if bad is not None:
-                raise InputError(f"{name} needs finite numbers that are not negative; got {bad!r}.")
+            bad = [n for n in numbers if not _is_amount(n)]
+            if bad:
+                raise InputError(f"{name} needs finite numbers that are not negative; got {bad[0]!r}.")
         stages = map(Stage, forward, backward, state_bytes[1:])
         return cls(stages=tuple(stages), in_hand_free=True)
 
@@ -171,6 +172,26 @@ class Chain:
         index = aligned(tile_rows(rows) * INDEX_BYTES) if facts.labels else 0
         scratch = facts.scratch * tile + facts.row_scratch * vector + index
         return cls(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates)
+
+    def timed(self, architecture: Architecture, rows: int, costs: CostModel) -> "Chain":
+        """Return the chain of a network with costs in seconds."""
+        stages = tuple(
+            replace(
+                stage,
+                forward=costs.forward(architecture, layer, rows),
+                backward=costs.backward(architecture, layer, rows),
+            )
+            for layer, stage in enumerate(self.stages, start=1)
+        )
+        return replace(self, stages=stages, loss=0)
+
+
+def _is_amount(number: object) -> bool:
+    """Whether `number` is a finite number from 0."""
+    try:
+        return 0 <= number < float("inf")  # type: ignore[operator]
+    except (TypeError, ValueError):
+        return False
 
 
 def aligned(size: int) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from lowmem.architecture import ITEM_BYTES, lookup
 from lowmem.data_files import NUMBER_KINDS, PARTS, existing, idx_images, idx_labels, kind_of, read_array, read_pair
 from lowmem.errors import InputError
+from lowmem.nn.initialisers import generator
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
 LABEL_DTYPE = np.dtype(np.int64)
@@ -156,7 +157,7 @@ def split(dataset: Dataset, held_out: float, seed: int) -> tuple[NDArray[np.int6
             f"held_out={held_out!r} of {samples} samples leaves none on one side. Give a fraction between 0 and 1 "
             "of at least two samples, such as 0.2."
         )
-    order = _generator(seed).permutation(samples)
+    order = generator(seed).permutation(samples)
     if dataset.labels:
         order = order[np.argsort(dataset.y[order], kind="stable")]
     # Evenly spaced along samples sorted by class: each class gives its share, rounded up or down.
@@ -225,7 +226,7 @@ class Batcher:
         if not labels:
             _check_range(self._y, work, 1.0, "y")
         if seed is not None:
-            _generator(seed)
+            generator(seed)
         self.rows = rows
         self._scale = float(scale)
         self._seed = seed
@@ -317,12 +318,6 @@ def _order(samples: int, indices: NDArray[np.integer[Any]] | None) -> NDArray[An
             "Use indices made for this data set."
         )
     return given.astype(_order_dtype(samples))
-
-
-def _generator(seed: int) -> np.random.Generator:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed={seed!r}; a whole number from 0 is needed, such as seed=0.")
-    return np.random.default_rng(int(seed))
 
 
 def _check_batch(x: NDArray[Any], y: NDArray[Any], rows: int, labels: bool) -> None:

@@ -59,8 +59,9 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
     siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
     if path.name in siblings:
         raise InputError(f"{path} is neither a file nor a directory that can be read. Check the path.")
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    if names and path.name == str(source) and not path.suffix and not near:
+    known = names if path.name == str(source) and not path.suffix else ()
+    near = difflib.get_close_matches(path.name, [*known, *siblings], n=1)
+    if known and (not near or near[0] in known):
         raise UnknownNameError("data set or file", str(source), names)
     hint = f"Did you mean {str(path.with_name(near[0]))!r}?" if near else "Check the path."
     raise InputError(f"there is no file or directory {str(path)!r}. {hint}")

@@ -1,5 +1,6 @@
 """`Backprop`: carries out a plan on a network, step after step, in memory that is all there from the start."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +9,14 @@ from numpy.typing import NDArray
 
 from lowmem.architecture import CHUNK
 from lowmem.arena import Arena, Array, tile_bounds
-from lowmem.binding import Binder, Call, Feed, Training, loss_scratch
+from lowmem.binding import Binder, Call, Feed, Training, loss_scratch, run_calls
 from lowmem.chain import tile_rows
 from lowmem.errors import InputError, NonFiniteError
 from lowmem.nn.losses import KERNELS as LOSSES
 from lowmem.nn.losses import check_targets, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning import Plan
+from lowmem.plans import Plan
 
 BROADCAST_BUFFER = 2048
 """Numbers in the buffer through which NumPy broadcasts a bias. Its usual 8192 take 66 KiB in float64, which would be
@@ -98,6 +99,10 @@ class Backprop:
         have been updated and the gradients are empty. Raises `InputError` for a batch that does not fit or holds
         NaN or infinity, `NonFiniteError` if the loss overflows; the parameters are then as before.
         """
+        return self.step(x, y, run_calls)
+
+    def step(self, x: NDArray[Any], y: NDArray[Any], run: Callable[[Sequence[Call]], None]) -> tuple[float, Gradients]:
+        """Run one step as a call does, the calls of each pass carried out by `run`: for those who measure."""
         self._check_batch(x, y)
         rows = len(x)
         passes = self._passes.get(rows) or self._bind(rows)
@@ -107,10 +112,11 @@ class Backprop:
             optimizer.begin_step()
         buffer = np.setbufsize(BROADCAST_BUFFER)
         try:
-            for calls, bounds, start, stop in passes:
-                feed.fill(x[start:stop], y[start:stop], bounds)
-                for function, arguments in calls:
-                    function(*arguments)
+            # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
+            with np.errstate(over="ignore", invalid="ignore"):
+                for calls, bounds, start, stop in passes:
+                    feed.fill(x[start:stop], y[start:stop], bounds)
+                    run(calls)
         except NonFiniteError:
             if optimizer is not None:
                 optimizer.step_count -= 1
@@ -119,6 +125,11 @@ class Backprop:
             np.setbufsize(buffer)
             feed.clear()
         return feed.loss * feed.scale, self.gradients
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena that was made."""
+        return int(self._training.arena.buffer.nbytes)
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
@@ -170,6 +181,8 @@ class Backprop:
             raise InputError(f"{expected}; got {x.dtype}. Convert it once with x.astype(np.{architecture.dtype}).")
         if not x.flags.c_contiguous:
             raise InputError(f"{expected}; these rows are strided. Copy them once with np.ascontiguousarray(x).")
+        if not x.flags.aligned:
+            raise InputError(f"{expected}; this one is not aligned in memory. Copy it once with x.copy().")
         if not 1 <= len(x) <= self.plan.batch_size:
             raise InputError(f"this plan is for 1 to {self.plan.batch_size} samples at a time; got {len(x)}.")
         if not (np.isfinite(x.min()) and np.isfinite(x.max())):
@@ -181,6 +194,10 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
     """Refuse a network, plan and optimizer that do not belong together."""
     if mlp.architecture != plan.architecture:
         raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"{optimizer!r} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
+        )
     given = None if optimizer is None else optimizer.name
     if given != plan.optimizer:
         raise InputError(

@@ -1,14 +1,17 @@
 """The questions people ask of the planner: what would each strategy take, how little is enough, how much fits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lowmem.architecture import Architecture
+from lowmem.costs import CostModel
 from lowmem.errors import BudgetError, InputError
-from lowmem.planning import Named, Plan, Workbench, optimizer_name, plan
+from lowmem.planning import Named, optimizer_name, plan
+from lowmem.plans import Plan
 from lowmem.tables import Table
 from lowmem.units import format_bytes
+from lowmem.workbench import Workbench
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,17 @@ class Comparison:
 
     def table(self) -> Table:
         """Return one row for each strategy and budget."""
-        columns = ["", "strategy", "peak", "activations", "of storing all", "layer forwards", "FLOP factor"]
+        columns = [
+            "",
+            "strategy",
+            "pass",
+            "peak",
+            "activations",
+            "of storing all",
+            "layer forwards",
+            "FLOP factor",
+            "time",
+        ]
         return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, [_cells(a) for a in self.answers])
 
     def __str__(self) -> str:
@@ -50,15 +63,17 @@ def _cells(answer: Answer) -> list[str]:
     """Write one row of the table."""
     made = answer.plan
     if made is None:
-        return [answer.asked, "does not fit", f"needs {format_bytes(answer.minimum)}", "", "", "", ""]
+        return [answer.asked, "does not fit", "", f"needs {format_bytes(answer.minimum)}", "", "", "", "", ""]
     return [
         answer.asked,
         made.strategy,
+        f"{made.micro_batch}",
         format_bytes(made.peak_bytes),
         format_bytes(made.arena_bytes),
         f"{made.arena_bytes / made.store_all_bytes:.1%}",
         f"{made.forward_runs:,}",
         f"{made.flop_factor:.3f}",
+        "" if made.seconds is None else f"{made.seconds * 1e3:.3g} ms",
     ]
 
 
@@ -69,19 +84,20 @@ def compare(
     optimizer: str | Named | None = None,
     *,
     micro_batch: int | None = None,
+    costs: CostModel | None = None,
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
-    budgets, optimizer, micro_batch: as in `lowmem.plan`. A budget that does not fit is a row that says so.
+    budgets, optimizer, micro_batch, costs: as in `lowmem.plan`. A budget that does not fit is a row that says so.
     """
     answers = []
     for strategy in ("store_all", "sqrt", "recompute_all"):
-        made = plan(architecture, batch_size, None, optimizer, strategy, micro_batch=micro_batch)
+        made = plan(architecture, batch_size, None, optimizer, strategy, micro_batch=micro_batch, costs=costs)
         answers.append(Answer(strategy, made, made.peak_bytes))
     for budget in budgets:
         asked = budget if isinstance(budget, str) else format_bytes(budget)
         try:
-            made = plan(architecture, batch_size, budget, optimizer, micro_batch=micro_batch)
+            made = plan(architecture, batch_size, budget, optimizer, micro_batch=micro_batch, costs=costs)
             answers.append(Answer(f"budget {asked}", made, made.peak_bytes))
         except BudgetError as error:
             answers.append(Answer(f"budget {asked}", None, error.minimum))
@@ -96,8 +112,7 @@ def minimum_budget(
     micro_batch: int | None = None,
 ) -> int:
     """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan."""
-    bench = Workbench(architecture, batch_size, optimizer_name(optimizer), micro_batch)
-    return min(made.peak_bytes for made in bench.candidates("auto", 1))
+    return Workbench(architecture, batch_size, optimizer_name(optimizer), micro_batch).least.peak_bytes
 
 
 def largest_batch(architecture: Architecture, budget: int | str, optimizer: str | Named | None = None) -> int:
@@ -115,6 +130,32 @@ def largest_batch(architecture: Architecture, budget: int | str, optimizer: str 
 
     if not fits(1):
         plan(architecture, 1, limit, optimizer)  # raises with the account
+    return _largest(fits)
+
+
+def deepest(
+    architecture: Architecture, batch_size: int, budget: int | str, optimizer: str | Named | None = None
+) -> int:
+    """Return how many hidden layers fit the budget, of the width that all hidden layers of `architecture` have.
+
+    A batch is run in one pass. Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
+    differ or the budget is in percent, whose meaning would change with the depth.
+    """
+    inputs, *hidden, outputs = architecture.widths
+    if len(set(hidden)) != 1:
+        raise InputError(f"deepest needs hidden layers of one width, to add more of them; got {hidden}.")
+    if isinstance(budget, str) and "%" in budget:
+        raise InputError(f'a share such as "{budget}" depends on the depth; give the budget in bytes.')
+    limit = Workbench(architecture, batch_size).read_budget(budget)
+
+    def network(layers: int) -> Architecture:
+        return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
+
+    def fits(layers: int) -> bool:
+        return minimum_budget(network(layers), batch_size, optimizer) <= limit
+
+    if not fits(1):
+        plan(network(1), batch_size, limit, optimizer)  # raises with the account
     return _largest(fits)
 
 

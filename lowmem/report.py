@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lowmem.planning import Plan
+from lowmem.plans import Plan
 from lowmem.tables import Table
 from lowmem.units import format_bytes
 

@@ -27,23 +27,19 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        drawn = RichTable(
-            box=SIMPLE_HEAD,
-            title=Text(self.title) if self.title else None,
-            title_justify="left",
-            title_style="",
-            pad_edge=False,
-        )
+        drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
         for position, column in enumerate(self.columns):
             drawn.add_column(Text(column), justify="left" if position == 0 else "right", no_wrap=True)
         for row in self.rows:
             drawn.add_row(*map(Text, row))
         console = Console(file=StringIO(), width=500, color_system=None, legacy_windows=False)
         with console.capture() as captured:
+            if self.title:
+                console.print(Text(self.title), soft_wrap=True)  # rich would wrap it at the table's width
             console.print(drawn)
             if self.note:
                 console.print(Text(self.note), soft_wrap=True)
-        return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+        return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
 
     def markdown(self) -> str:
         """Render the table for a README: title and note as paragraphs."""

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.costs import CostModel
 from lowmem.data import Batcher, Dataset, buffer_bytes, from_arrays
 from lowmem.errors import InputError
 from lowmem.executor import Backprop
 from lowmem.meter import resident_peak
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Adam, Optimizer
-from lowmem.planning import Plan, plan
+from lowmem.planning import plan
+from lowmem.plans import Plan
 from lowmem.report import Report
+from lowmem.workbench import positive
 
 Data = Dataset | tuple[NDArray[Any], NDArray[Any]]
 
@@ -51,7 +54,7 @@ class Trainer:
     batch_size: samples per step; the last batch of an epoch may have fewer.
     budget: for everything that training allocates, as in `lowmem.plan`: parameters, gradients, optimizer, arena,
         batch buffers. The data set itself is the caller's.
-    strategy, micro_batch, segments, slots: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, costs: as in `lowmem.plan`.
     seed: of the order of the samples.
 
     Raises `BudgetError` if no plan fits.
@@ -68,12 +71,19 @@ class Trainer:
         micro_batch: int | None = None,
         segments: int | None = None,
         slots: int | None = None,
+        costs: CostModel | None = None,
         seed: int = 0,
     ) -> None:
         self.mlp = mlp
         self.optimizer = Adam() if optimizer is None else optimizer
         self.batch_size, self.budget, self.seed = batch_size, budget, seed
-        self._options = {"strategy": strategy, "micro_batch": micro_batch, "segments": segments, "slots": slots}
+        self._options = {
+            "strategy": strategy,
+            "micro_batch": micro_batch,
+            "segments": segments,
+            "slots": slots,
+            "costs": costs,
+        }
         self._buffers = 0
         self._odd = False
         self.plan: Plan = self._plan(0, odd=False)
@@ -97,8 +107,7 @@ class Trainer:
         Everything is checked and planned at the call, before the first epoch is asked for. Raises `InputError` for
         data that do not fit the network, `BudgetError` if their buffers do not fit the budget.
         """
-        if count < 1:
-            raise InputError(f"epochs must be at least 1; got {count}.")
+        count = positive("epochs", count)
         train = self._checked(data, "the data")
         held_out = None if validation is None else self._checked(validation, "the validation data")
         self._attach(train, held_out)
@@ -123,7 +132,15 @@ class Trainer:
             yield self._last
 
     def evaluate(self, data: Data) -> tuple[float, float | None]:
-        """Return the mean loss and, where targets are labels, the accuracy on `data`. Changes nothing."""
+        """Return the mean loss and, where targets are labels, the accuracy on `data`. Changes nothing.
+
+        Raises `InputError` for data that do not fit the network, or before `epochs` has been called.
+        """
+        if self._backprop is None:
+            raise InputError(
+                "evaluate works in the memory of the training step, which trainer.epochs(...) makes: call that first. "
+                "For the outputs alone, mlp.predict(x) needs no trainer."
+            )
         dataset = self._checked(data, "the data")
         return self._evaluate(self._batcher(dataset, self._evaluation_rows, None))
 
@@ -178,7 +195,8 @@ class Trainer:
 
     @property
     def _evaluation_rows(self) -> int:
-        return min(EVALUATION_ROWS, self.batch_size)
+        # No more than a pass has, as evaluation works in the memory of one.
+        return min(EVALUATION_ROWS, self.plan.micro_batch)
 
     def _buffer_bytes(self, dataset: Dataset, rows: int) -> int:
         architecture = self.mlp.architecture
@@ -200,6 +218,8 @@ class Trainer:
 
     def _checked(self, data: Data, what: str) -> Dataset:
         """Return `data` as a data set that fits the network."""
+        if not isinstance(data, Dataset | tuple | list) or (not isinstance(data, Dataset) and len(data) != 2):
+            raise InputError(f"{what} must be a pair (x, y) of arrays or a Dataset; got {type(data).__name__}.")
         dataset = data if isinstance(data, Dataset) else from_arrays(*data, name=what)
         architecture = self.mlp.architecture
         if dataset.features != architecture.widths[0]:
@@ -212,9 +232,23 @@ class Trainer:
                 f"{what} has labels up to {dataset.classes - 1} and the network {architecture.widths[-1]} outputs; "
                 f"make the network with widths[-1]={dataset.classes}."
             )
-        if not architecture.loss_facts.labels and not dataset.labels and dataset.classes != architecture.widths[-1]:
-            raise InputError(
-                f"{what} has {dataset.classes} target columns and the network {architecture.widths[-1]} outputs; "
-                f"make the network with widths[-1]={dataset.classes}."
-            )
+        if not architecture.loss_facts.labels:
+            _check_targets(dataset, architecture.loss, architecture.widths[-1], what)
         return dataset
+
+
+def _check_targets(dataset: Dataset, loss: str, outputs: int, what: str) -> None:
+    """Refuse targets of a loss that compares them with the outputs, before the first epoch."""
+    columns = 1 if dataset.y.ndim == 1 else dataset.y.shape[1]
+    if columns != outputs:
+        advice = f"make the network with widths[-1]={columns}"
+        if dataset.labels:
+            advice = "these are labels: use the loss cross_entropy, or one-hot rows as targets"
+        raise InputError(
+            f"{what} has {columns} target column{'s' * (columns > 1)} and the network {outputs} outputs; {advice}."
+        )
+    if loss == "bce" and not (dataset.y.min() >= 0 and dataset.y.max() <= 1):
+        raise InputError(
+            f"{what} has targets from {dataset.y.min():g} to {dataset.y.max():g}, and bce needs them from 0 to 1. "
+            "Scale the targets to [0, 1], or use the loss mse."
+        )

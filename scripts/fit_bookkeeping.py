@@ -13,8 +13,9 @@ import numpy as np
 from scipy.optimize import linprog
 
 import lowmem as lm
+from lowmem.architecture import ACTIVATIONS
 from lowmem.bookkeeping import counts
-from lowmem.planning import Workbench
+from lowmem.workbench import Workbench
 
 
 def main() -> None:
@@ -37,12 +38,17 @@ def main() -> None:
 
 def one(rng: random.Random) -> tuple[dict[str, int], int]:
     """Bind one random network and plan; return the counts, and the traced bytes beyond those of arrays."""
-    layers = int(np.exp(rng.uniform(0, np.log(600))))
-    ragged = rng.random() < 0.5
-    width = rng.choice([1, 8, 32])
-    hidden = [rng.randint(1, width) if ragged else width for _ in range(layers)]
-    architecture = lm.Architecture((8, *hidden, 5), rng.choice(["tanh", "sigmoid", "softplus", "gelu"]))
-    batch = rng.choice([3, 64, 512, 700, 2048])
+    layers = int(np.exp(rng.uniform(0, np.log(1000))))
+    width = rng.choice([1, 8, 32, 64])
+    # Of one width, ragged with few or many different widths, or in turns: each fills the tables of views otherwise.
+    kinds = rng.sample(range(1, width + 1), min(width, rng.choice([1, 2, 6, 64])))
+    hidden = [rng.choice(kinds) for _ in range(layers)]
+    architecture = lm.Architecture(
+        (8, *hidden, 5),
+        rng.choice(sorted(ACTIVATIONS)),
+        dtype=rng.choice(["float32", "float64"]),
+    )
+    batch = rng.choice([3, 64, 512, 700, 2048, *([20_000] if layers < 100 else [])])
     optimizer = rng.choice([None, "sgd", "adam"])
     micro = rng.choice([None, None, max(1, batch // 3)])
     strategy = rng.choice(["store_all", "sqrt", "recompute_all", "revolve", "segments"])
@@ -50,19 +56,20 @@ def one(rng: random.Random) -> tuple[dict[str, int], int]:
         "revolve": {"slots": rng.randint(0, 9)},
         "segments": {"segments": rng.randint(1, 9)},
     }
-    x, y = np.zeros((batch, 8), np.float32), np.zeros(batch, int)
+    x, y = np.zeros((batch, 8), architecture.dtype), np.zeros(batch, int)
     made = None if optimizer is None else lm.make_optimizer(optimizer)
     gc.collect()
     tracemalloc.start()
     plan = lm.plan(architecture, batch, None, optimizer, strategy, micro_batch=micro, **options.get(strategy, {}))
     mlp = lm.MLP(architecture)
     backprop = lm.Backprop(mlp, plan, made)
+    bound = tracemalloc.get_traced_memory()[1]  # binding itself needs tables that are dropped afterwards
     backprop(x, y)
     gc.collect()
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     arrays = plan.peak_bytes - plan.bookkeeping_bytes
-    return counts_of(plan), held - arrays
+    return counts_of(plan), max(bound, held) - arrays
 
 
 def counts_of(plan: lm.Plan) -> dict[str, int]:

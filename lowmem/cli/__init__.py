@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from lowmem.cli import plan, train
+from lowmem.cli import calibrate, compare, plan, profile, train
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
-COMMANDS = (plan, train)
+COMMANDS = (plan, train, compare, profile, calibrate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +38,9 @@ def _run(parser: Parser, argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command they name."""
     arguments = parser.parse_args(argv)
     if arguments.version:
-        from importlib.metadata import version
+        from lowmem import __version__
 
-        print(f"lowmem {version('lowmem')}")
+        print(f"lowmem {__version__}")
         return 0
     for command in COMMANDS:
         if command.__name__.rpartition(".")[2] == arguments.command:

@@ -3,28 +3,44 @@
 import argparse
 import json
 
-from lowmem.cli.options import add_json, add_network, add_planning, architecture, given
+from lowmem.architecture import Architecture
+from lowmem.cli.options import (
+    add_calibration,
+    add_inputs,
+    add_json,
+    add_network,
+    add_planning,
+    cost_model,
+    network_of,
+)
 from lowmem.errors import InputError
-from lowmem.planning import Plan, plan
-from lowmem.questions import compare
+from lowmem.planning import plan
+from lowmem.questions import compare, deepest, largest_batch
 
 HELP = "Show where every byte of training would go, and what fitting a budget costs."
+
+SHARES = tuple(f"{share}% of activations" for share in (50, 25, 12, 6))
+"""Budgets that are worth comparing with the one asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("--inputs", type=int, metavar="N", help="width of the input (default 64, as the digits)")
-    parser.add_argument("--outputs", type=int, metavar="N", help="width of the output (default 10)")
+    add_inputs(parser)
     add_network(parser)
     add_planning(parser, optimizer=None)
+    questions = parser.add_argument_group("questions answered in place of a plan")
+    questions.add_argument("--largest-batch", action="store_true", help="the largest batch that fits --budget")
+    questions.add_argument("--deepest", action="store_true", help="the most hidden layers that fit --budget")
+    add_calibration(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plan, and print the plan."""
-    if arguments.widths is not None and (arguments.inputs or arguments.outputs):
-        raise InputError("--inputs and --outputs do not go with --widths, which names every layer; leave them out.")
-    network = architecture(arguments, given(arguments.inputs, 64), given(arguments.outputs, 10), "cross_entropy")
+    """Plan, and print the plan; or answer a question."""
+    network = network_of(arguments)
+    if arguments.largest_batch or arguments.deepest:
+        return _answer(arguments, network)
+    costs = cost_model(arguments, network.dtype)
     made = plan(
         network,
         arguments.batch,
@@ -34,17 +50,28 @@ def run(arguments: argparse.Namespace) -> int:
         micro_batch=arguments.micro_batch,
         segments=arguments.segments,
         slots=arguments.slots,
+        costs=costs,
     )
-    others = compare(network, arguments.batch, _budgets(made), arguments.optimizer, micro_batch=arguments.micro_batch)
+    options = {"micro_batch": arguments.micro_batch, "costs": costs}
+    others = compare(network, arguments.batch, SHARES, arguments.optimizer, **options)
     if arguments.json:
         print(json.dumps({"plan": made.to_dict(), "compared": others.to_dict()}))
         return 0
-    print(made)
-    print()
-    print(others.table().without_title())
+    print(f"{made}\n\n{others.table().without_title()}")
     return 0
 
 
-def _budgets(made: Plan) -> list[str]:
-    """Return budgets worth comparing beside the one asked for: shares of the activations of storing everything."""
-    return [f"{share}% of activations" for share in (50, 25, 12, 6)]
+def _answer(arguments: argparse.Namespace, network: Architecture) -> int:
+    """Answer --largest-batch or --deepest."""
+    if arguments.budget is None:
+        raise InputError("--largest-batch and --deepest need a --budget to fit, such as --budget 64MiB.")
+    if arguments.largest_batch and arguments.deepest:
+        raise InputError("--largest-batch and --deepest are two questions; ask one at a time.")
+    if arguments.largest_batch:
+        name, number = "largest_batch", largest_batch(network, arguments.budget, arguments.optimizer)
+        text = f"batches of up to {number:,} samples fit in {arguments.budget}"
+    else:
+        number = deepest(network, arguments.batch, arguments.budget, arguments.optimizer)
+        name, text = "deepest", f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}"
+    print(json.dumps({name: number}) if arguments.json else text)
+    return 0

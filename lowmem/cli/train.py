@@ -8,11 +8,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from lowmem.cli.options import add_json, add_network, add_planning, architecture
+from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
+    from lowmem.architecture import Architecture
+    from lowmem.costs import CostModel
     from lowmem.data import Dataset
+    from lowmem.meter import TracedPeak
     from lowmem.trainer import Epoch
 
 HELP = "Train a network on a data set inside a memory budget."
@@ -31,24 +34,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (default 0)")
     add_network(parser)
     add_planning(parser, optimizer="adam")
+    add_calibration(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print the report."""
     # NumPy comes in only here: `lowmem --help` and `lowmem plan` do without.
+    import lowmem.trainer  # noqa: F401 - what importing and printing load is not training's
     from lowmem.meter import TracedPeak
-    from lowmem.nn.mlp import MLP
-    from lowmem.nn.optimizers import make_optimizer
     from lowmem.tables import Table
-    from lowmem.trainer import Trainer
 
     train, held_out = _data(arguments)
     network = architecture(arguments, train.features, train.classes, "cross_entropy" if train.labels else "mse")
-    optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
-    say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
-    str(Table("", [""], []))  # what printing imports is not training's
+    costs = cost_model(arguments, network.dtype)
+    str(Table("", [""], []))
     traced = TracedPeak()
+    try:
+        return _train(arguments, network, train, held_out, costs, traced)
+    finally:
+        traced.stop()
+
+
+def _train(
+    arguments: argparse.Namespace,
+    network: "Architecture",
+    train: "Dataset",
+    held_out: "Dataset",
+    costs: "CostModel | None",
+    traced: "TracedPeak",
+) -> int:
+    """Train inside the budget, under a trace of the first epoch's allocations."""
+    from lowmem.nn.mlp import MLP
+    from lowmem.nn.optimizers import make_optimizer
+    from lowmem.trainer import Trainer
+
+    say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
+    optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
     mlp = MLP(network, arguments.seed, initialiser=arguments.init)
     trainer = Trainer(
         mlp,
@@ -59,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         micro_batch=arguments.micro_batch,
         segments=arguments.segments,
         slots=arguments.slots,
+        costs=costs,
         seed=arguments.seed,
     )
     epochs = trainer.epochs(train, arguments.epochs, held_out)

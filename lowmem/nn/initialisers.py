@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import ACTIVATIONS, lookup
+from lowmem.errors import InputError
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
@@ -54,6 +55,13 @@ _ORTHOGONAL_GAINS: Mapping[str, float] = MappingProxyType(
         "mish": math.sqrt(2.0),
     }
 )
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Return NumPy's generator for a seed. Raises `InputError` unless it is a whole number from 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed={seed!r}; a whole number from 0 is needed, such as seed=0.")
+    return np.random.default_rng(int(seed))
 
 
 def initialise(

@@ -9,7 +9,7 @@ from lowmem.architecture import Architecture
 from lowmem.errors import InputError
 from lowmem.nn import kernels
 from lowmem.nn.activations import KERNELS
-from lowmem.nn.initialisers import DEFAULT_SCHEMES, initialise
+from lowmem.nn.initialisers import DEFAULT_SCHEMES, generator, initialise
 
 Array = NDArray[np.floating[Any]]
 
@@ -62,12 +62,12 @@ class MLP:
     """
 
     def __init__(self, architecture: Architecture, seed: int = 0, *, initialiser: str | None = None) -> None:
+        rng = generator(seed)
         self.architecture = architecture
         self.parameters: Array = np.empty(architecture.parameters, architecture.dtype)
         views = LayerViews(architecture, self.parameters)
         self.blocks, self.weights, self.biases = views.blocks, views.weights, views.biases
         scheme = initialiser or DEFAULT_SCHEMES[architecture.activation]
-        rng = np.random.default_rng(seed)
         initialise(self.weights, self.biases, architecture.activation, rng, scheme)
 
     def predict(self, x: NDArray[Any]) -> Array:

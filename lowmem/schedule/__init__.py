@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
+from lowmem.schedule.optimal import optimal
 from lowmem.schedule.recompute_all import recompute_all
 from lowmem.schedule.revolve import revolve
 from lowmem.schedule.segments import segments, sqrt
@@ -16,10 +17,11 @@ PLANNERS: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
         "sqrt": sqrt,
         "segments": segments,
         "revolve": revolve,
+        "optimal": optimal,
         "recompute_all": recompute_all,
     }
 )
-"""Planner by name: a function of a `Chain` and its own keywords (`segments=`, `slots=`), returning a `Schedule`."""
+"""Planner by name: a function of a `Chain` and its own keywords (`segments=`, `slots=`, `budget=`)."""
 
 __all__ = [
     "PLANNERS",
@@ -32,6 +34,7 @@ __all__ = [
     "Schedule",
     "Trace",
     "Update",
+    "optimal",
     "recompute_all",
     "revolve",
     "segments",

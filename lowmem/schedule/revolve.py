@@ -23,10 +23,10 @@ from lowmem.schedule.tree import reverse
 def revolve(chain: Chain, *, slots: int) -> Schedule:
     """Reverse the chain with at most `slots` kept states besides x^(0).
 
-    Raises `InputError` if `slots` is negative.
+    Raises `InputError` unless `slots` is a whole number from 0.
     """
-    if slots < 0:
-        raise InputError(f"slots must be 0 (keep nothing but the batch) or more; got {slots}.")
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 0:
+        raise InputError(f"slots must be a whole number, 0 (keep nothing but the batch) or more; got {slots!r}.")
     slots = min(slots, max(chain.length - 2, 0))  # more would never be filled
 
     def split(i: int, j: int, free: int) -> int:

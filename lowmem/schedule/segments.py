@@ -27,10 +27,10 @@ def sqrt(chain: Chain) -> Schedule:
 def segments(chain: Chain, *, segments: int) -> Schedule:
     """Keep every `segments`-th state: ceil(L / segments) segments of that many layers.
 
-    Raises `InputError` unless 1 <= segments.
+    Raises `InputError` unless `segments` is a whole number from 1.
     """
-    if segments < 1:
-        raise InputError(f"segments must be at least 1 (keep every state); got {segments}.")
+    if isinstance(segments, bool) or not isinstance(segments, int) or segments < 1:
+        raise InputError(f"segments must be a whole number, 1 (keep every state) or more; got {segments!r}.")
     return _keep(chain, "segments", list(range(0, chain.length, segments)))
 
 

@@ -1,0 +1,109 @@
+"""Draw compute against memory for the profiled shapes: what plans predict, and what was measured.
+
+Reads docs/data/profile_memory.json, writes docs/figures/compute_versus_memory_*.{svg,png} and
+docs/tables/compute_versus_memory.md. Run: python -m analysis.compute_versus_memory
+"""
+
+from itertools import groupby
+
+import lowmem as lm
+from analysis.drawing import Record, caption, load, save, save_tables
+from lowmem.plots import Point, frontier
+from lowmem.tables import Table
+from lowmem.units import format_bytes
+
+CURVE = 40
+"""Budgets that make up the curve of a shape, in equal ratios."""
+
+FIXED = ("store_all", "sqrt", "recompute_all")
+
+
+def main() -> None:
+    """Draw one figure for each shape, and one table for all."""
+    data = load("profile_memory")
+    budgets = [record for record in data["records"] if record["family"] == "budgets"]
+    tables = []
+    for (hidden, width, batch, activation), group in groupby(budgets, key=shape_of):
+        records = list(group)
+        title = f"{hidden} hidden layers of {width}, {activation}, batch {batch}, SGD"
+        figure = frontier(
+            [*predicted(records[0]), *measured(records)],
+            title=title,
+            whole=records[0]["store_all_arena_bytes"],
+        )
+        note = "Lines, filled markers: planned. Open markers: processor time and traced memory, measured."
+        save(figure, f"compute_versus_memory_{hidden}x{width}_{activation}", f"{note}\n{caption(data)}")
+        tables.append(table(title, records))
+    note = (
+        "Traced: every allocation of Python and NumPy. Resident: VmHWM of the process, interpreter and libraries "
+        f"included. Time: processor time of a step.\n{caption(data)}"
+    )
+    save_tables(tables, "compute_versus_memory", note)
+
+
+def shape_of(record: Record) -> tuple[int, int, int, str]:
+    """Return what names a shape."""
+    return record["hidden"], record["width"], record["batch"], record["activation"]
+
+
+def predicted(record: Record) -> list[Point]:
+    """Return the plans of the fixed strategies, and of the cheapest schedules over all budgets, for one shape."""
+    hidden, width, batch, activation = shape_of(record)
+    architecture = lm.Architecture((64, *[width] * hidden, 10), activation)
+    points = [Point.of(lm.plan(architecture, batch, None, "sgd", strategy)) for strategy in FIXED]
+    most = lm.plan(architecture, batch, None, "sgd").peak_bytes
+    least = lm.minimum_budget(architecture, batch, "sgd")
+    fixed = most - record["store_all_arena_bytes"]
+    for n in range(CURVE + 1):
+        # In equal ratios of the activations, from the least that works to all of them.
+        share = ((least - fixed) / (most - fixed)) ** (1 - n / CURVE)
+        budget = max(least, fixed + int(share * (most - fixed)))
+        made = lm.plan(architecture, batch, budget, "sgd", micro_batch=batch)
+        points.append(Point("optimal", made.arena_bytes / made.store_all_bytes, made.flop_factor))
+    return points
+
+
+def measured(records: list[Record]) -> list[Point]:
+    """Return the measured activations and times of one shape, relative to storing everything."""
+    whole = records[0]
+    return [
+        Point(
+            "optimal",
+            arena(record) / whole["store_all_arena_bytes"],
+            record["cpu_seconds"] / whole["cpu_seconds"],
+            measured=True,
+        )
+        for record in records
+    ]
+
+
+def arena(record: Record) -> int:
+    """Return the measured bytes of the arena: what was traced, less all else that was promised."""
+    beside: int = record["promised_peak_bytes"] - record["promised_arena_bytes"]
+    return int(record["traced_peak_bytes"]) - beside
+
+
+def table(title: str, records: list[Record]) -> Table:
+    """Return promise and measurement of one shape."""
+    columns = ["budget", "promised", "traced", "", "process, promised", "resident", "", "FLOPs", "time"]
+    rows = []
+    for record in records:
+        promised, floor = record["promised_peak_bytes"], record["floor_bytes"]
+        rows.append(
+            [
+                record["budget"],
+                format_bytes(promised),
+                format_bytes(record["traced_peak_bytes"]),
+                f"{record['traced_peak_bytes'] / promised - 1:+.2%}",
+                format_bytes(floor + promised),
+                format_bytes(record["resident_peak_bytes"]),
+                f"{record['resident_peak_bytes'] / (floor + promised) - 1:+.2%}",
+                f"{record['flop_factor']:.3f} ×",
+                f"{record['cpu_seconds'] / records[0]['cpu_seconds']:.2f} ×",
+            ]
+        )
+    return Table(f"**{title}**", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

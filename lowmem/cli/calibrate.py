@@ -1,0 +1,36 @@
+"""`lowmem calibrate`: measure this machine anew."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from lowmem.architecture import ITEM_BYTES
+from lowmem.cli.options import add_json
+from lowmem.costs import ROWS, WIDTHS
+from lowmem.tables import Table
+
+HELP = "Measure how long the pieces of a step take here, for plans that minimise time."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("--dtype", default="float32", metavar="NAME", help=f"one of {', '.join(ITEM_BYTES)}")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, keep, and print."""
+    from lowmem.calibration import cache_path, calibrated
+
+    model = calibrated(arguments.dtype, again=True)
+    if arguments.json:
+        print(json.dumps(asdict(model)))
+        return 0
+    grid = zip(ROWS, model.products, strict=True)
+    rates = [[f"{rows} rows", *(f"{1e-9 / rate:.0f}" for rate in row)] for rows, row in grid]
+    columns = ["", *(f"width {width}" for width in WIDTHS)]
+    print(Table(f"{model.machine}\nmatrix products, {model.dtype}, GFLOP/s", columns, rates))
+    numbers = [[name, f"{model.value[name] * 1e9:.2f}", f"{model.slope[name] * 1e9:.2f}"] for name in model.value]
+    note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; kept in {cache_path(model.dtype)}"
+    print(Table("activations, ns per number", ["", "value", "slope"], numbers, note))
+    return 0

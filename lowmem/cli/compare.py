@@ -1,0 +1,49 @@
+"""`lowmem compare`: all strategies and the frontier over budgets, side by side."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lowmem.cli.options import (
+    add_calibration,
+    add_inputs,
+    add_json,
+    add_network,
+    add_planning,
+    check_folder,
+    cost_model,
+    network_of,
+    save,
+)
+from lowmem.questions import compare
+
+HELP = "Compare strategies, and the cheapest plans over a range of budgets."
+
+FRONTIER = tuple(f"{share}% of activations" for share in (100, 75, 50, 35, 25, 18, 12, 9, 6, 4, 3))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    add_inputs(parser)
+    add_network(parser)
+    add_planning(parser, optimizer=None, budgets=True)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the frontier as a figure: .svg, .png")
+    add_calibration(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, and print the table."""
+    network = network_of(arguments)
+    check_folder(arguments.plot)
+    budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER
+    costs = cost_model(arguments, network.dtype)
+    made = compare(
+        network, arguments.batch, budgets, arguments.optimizer, micro_batch=arguments.micro_batch, costs=costs
+    )
+    if arguments.plot is not None:
+        from lowmem.plots import frontier
+
+        save(frontier(made), arguments.plot)
+    print(json.dumps(made.to_dict()) if arguments.json else made)
+    return 0

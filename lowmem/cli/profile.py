@@ -1,0 +1,164 @@
+"""`lowmem profile`: strategies and budgets, each run in a fresh process, promise beside measurement."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowmem.architecture import Architecture
+from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_folder, network_of, save
+from lowmem.errors import BudgetError, InputError
+from lowmem.planning import plan
+from lowmem.tables import Table
+from lowmem.units import format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lowmem.measurement import Measurement
+    from lowmem.plots import Point
+
+HELP = "Run strategies and budgets, each in a fresh process, and show what was promised and what was measured."
+
+SHARES = tuple(f"{share}% of activations" for share in (50, 25, 12, 6))
+
+Row = tuple[str, "Measurement"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    add_inputs(parser)
+    add_network(parser)
+    add_planning(parser, optimizer="sgd", budgets=True)
+    parser.add_argument(
+        "--strategies",
+        default="store_all,sqrt",
+        metavar="A,B",
+        help="fixed strategies to run beside the budgets (default store_all,sqrt)",
+    )
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help="steps that are timed (default 3)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the frontier as a figure: .svg, .png")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with figures, in one file")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, and print the table."""
+    network = network_of(arguments)
+    for path in (arguments.plot, arguments.html):
+        check_folder(path)
+    if arguments.steps < 1:
+        raise InputError(f"--steps must be at least 1; got {arguments.steps}.")
+    rows = list(_measure(arguments, network))
+    if not rows:
+        raise InputError("nothing is left to measure: every budget is too small. Give larger ones, or --strategies.")
+    table = _table(network, arguments.batch, rows)
+    if arguments.plot is not None:
+        save(_frontier(rows), arguments.plot)
+    if arguments.html is not None:
+        text = _html(network, arguments.batch, rows, table, arguments.optimizer)
+        arguments.html.write_text(text, encoding="utf-8")
+    print(json.dumps([{"asked": name, **asdict(measured)} for name, measured in rows]) if arguments.json else table)
+    return 0
+
+
+def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[Row]:
+    """Yield what was asked for and the measurement; budgets that do not fit are left out with a word.
+
+    All are planned before the first is run: what is wrong is said at once, and nothing measured is lost.
+    """
+    from lowmem.measurement import measure_apart
+
+    common: dict[str, Any] = {
+        "widths": network.widths,
+        "activation": network.activation,
+        "loss": network.loss,
+        "dtype": network.dtype,
+        "batch_size": arguments.batch,
+        "micro_batch": arguments.micro_batch,
+        "optimizer": arguments.optimizer,
+        "steps": arguments.steps,
+    }
+    budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else SHARES
+    requests = [(name.strip(), {"strategy": name.strip()}) for name in arguments.strategies.split(",") if name.strip()]
+    requests += [(f"budget {budget}", {"budget": budget}) for budget in budgets]
+    fitting = []
+    for name, request in requests:
+        options: dict[str, Any] = request | {"micro_batch": arguments.micro_batch}
+        try:
+            plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
+            fitting.append((name, request))
+        except BudgetError as error:
+            print(f"lowmem: {name} is left out: it needs {format_bytes(error.minimum)}", file=sys.stderr)
+    for name, request in fitting:
+        yield name, measure_apart(common | request)
+
+
+def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
+    """Return promised and measured side by side, one row for each run."""
+    base = rows[0][1].step_seconds if rows else 1.0
+    cells = [
+        [
+            name,
+            m.strategy,
+            format_bytes(m.promised_peak),
+            f"{format_bytes(m.traced_peak)} ({m.traced_peak / m.promised_peak - 1:+.2%})",
+            format_bytes(m.resident_above_floor),
+            f"{m.promised_arena / m.store_all_arena:.1%}",
+            f"{m.flop_factor:.3f}",
+            f"{m.step_seconds * 1e3:.1f} ms",
+            f"{m.step_seconds / base:.2f}",
+            f"{m.profile['backward_over_forward']['seconds']:.2f}",
+        ]
+        for name, m in rows
+    ]
+    columns = ["", "strategy", "promised", "traced", "resident", "activations", "FLOPs", "step", "time", "back/forw"]
+    note = (
+        "promised, traced: peak of all that training allocates. resident: peak above the process before the plan. "
+        "activations, FLOPs: relative to storing everything. time: relative to the first row. back/forw: backward "
+        "over forward in time; the rule of thumb is 2."
+    )
+    return Table(f"{network}\nbatch {batch}", columns, cells, note)
+
+
+def _points(rows: Sequence[Row]) -> list["Point"]:
+    """Return what was planned, in FLOPs, and what was measured, in time, both relative to storing everything."""
+    from lowmem.plots import Point
+
+    base = next((m.step_seconds for _, m in rows if m.strategy == "store_all"), rows[0][1].step_seconds)
+    points = []
+    for _, m in rows:
+        memory = m.promised_arena / m.store_all_arena
+        points.append(Point(m.strategy, memory, m.flop_factor))
+        points.append(Point(m.strategy, m.arena / m.store_all_arena, m.step_seconds / base, measured=True))
+    return points
+
+
+def _frontier(rows: Sequence[Row]) -> "Figure":
+    """Draw compute versus memory, as planned and as measured."""
+    from lowmem.plots import frontier
+
+    label = "relative to storing everything: FLOPs planned, time measured"
+    return frontier(_points(rows), compute_label=label, whole=rows[0][1].store_all_arena)
+
+
+def _html(network: Architecture, batch: int, rows: Sequence[Row], table: Table, optimizer: str | None) -> str:
+    """Return the report: the table, the frontier, and one step of the tightest plan, in one page."""
+    from lowmem.pages import page
+    from lowmem.plots import memory_timeline, schedule_diagram
+
+    name, tightest = min(rows, key=lambda row: row[1].promised_peak)
+    made = plan(network, batch, tightest.promised_peak, optimizer, micro_batch=tightest.micro_batch)
+    return page(
+        "lowmem profile",
+        [
+            ("Promised and measured", table),
+            ("Compute versus memory", _frontier(rows)),
+            (f"Where the bytes go: {name}", made.table().without_title()),
+            ("Memory over one step", memory_timeline(made)),
+            ("The schedule", schedule_diagram(made)),
+        ],
+    )

@@ -1,0 +1,23 @@
+"""Figures: compute versus memory, one step over time, the schedule, and growth with depth. All in one style.
+
+Every function takes what the rest of lowmem gives and returns a `matplotlib.figure.Figure`, which belongs to no window
+and needs no display: `figure.savefig("memory.svg")`. Matplotlib is imported when the first figure is made.
+"""
+
+from lowmem.plots.diagram import schedule_diagram
+from lowmem.plots.frontier import Point, frontier
+from lowmem.plots.scaling import Depth, scaling
+from lowmem.plots.style import house_style
+from lowmem.plots.timeline import Moment, memory_timeline, occupancy
+
+__all__ = [
+    "Depth",
+    "Moment",
+    "Point",
+    "frontier",
+    "house_style",
+    "memory_timeline",
+    "occupancy",
+    "scaling",
+    "schedule_diagram",
+]

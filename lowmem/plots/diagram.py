@@ -1,0 +1,87 @@
+"""The picture of the literature: layer against time, what is run, what is run again, and what is kept meanwhile."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lowmem.chain import Chain
+from lowmem.plans import Plan
+from lowmem.plots.style import BLUE, GREEN, GREY, LEGEND_TEXT, VERMILION, house_style, legend_above, new_figure
+from lowmem.plots.timeline import chain_of, occupancy, op_edges, pass_of
+from lowmem.report import Report
+from lowmem.schedule import Backward, Forward, Schedule, simulate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = {
+    "kept": ("state kept", GREY, 1.0),
+    "forward": ("forward", BLUE, 2.4),
+    "again": ("forward again", VERMILION, 2.4),
+    "backward": ("backward", GREEN, 2.4),
+}
+"""Label, colour and line width, in the order in which they are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stroke:
+    """A line of the diagram: from layer `low` at time `start` to layer `high` at time `end`."""
+
+    kind: Literal["kept", "forward", "again", "backward"]
+    start: float
+    end: float
+    low: int
+    high: int
+
+
+def schedule_diagram(source: Plan | Report, *, over: Literal["flops", "ops"] = "flops") -> "Figure":
+    """Draw a schedule: rising lines are forwards, falling ones backwards, level ones are states that are kept.
+
+    source: a plan, or a report with one. over: the horizontal axis, FLOPs done or the number of the op. Of several
+    passes over a batch one is shown.
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.ticker import MaxNLocator
+
+    plan = source.plan if isinstance(source, Report) else source
+    chain = chain_of(plan)
+    edges, label = op_edges([moment.flops for moment in occupancy(chain, plan.schedule)], over)
+    strokes = list(strokes_of(chain, plan.schedule, edges))
+    with house_style():
+        figure, (axis,) = new_figure()
+        for kind, (name, colour, width) in KINDS.items():
+            lines = [((s.start, s.low), (s.end, s.high)) for s in strokes if s.kind == kind]
+            if lines:
+                axis.add_collection(LineCollection(lines, colors=colour, linewidths=width, label=name))
+        axis.set_xlim(0, edges[-1])
+        axis.set_ylim(0, 1.02 * chain.length)
+        axis.grid(visible=False)
+        axis.set_xlabel(label)
+        axis.set_ylabel("layer")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_above(figure, columns=4)
+        axis.set_title(f"{pass_of(plan)}, {plan.flop_factor:.2f} × the FLOPs", fontsize=LEGEND_TEXT)
+    return figure
+
+
+def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator[Stroke]:
+    """Yield the lines of the diagram; edges[n] is when op n begins."""
+    reached = 0  # layers up to here have been run once
+    for index, op in enumerate(schedule.ops):
+        start, end = edges[index], edges[index + 1]
+        match op:
+            case Forward(first, last):
+                # Of a sweep beyond what has been reached the first part is run again and the rest for the first time.
+                turn = min(max(reached, first - 1), last)
+                share = chain.forward_cost(first, turn) / (chain.forward_cost(first, last) or 1)
+                middle = start + share * (end - start)
+                if turn >= first:
+                    yield Stroke("again", start, middle, first - 1, turn)
+                if last > turn:
+                    yield Stroke("forward", middle, end, turn, last)
+                reached = max(reached, last)
+            case Backward(layer):
+                yield Stroke("backward", start, end, layer, layer - 1)
+    for life in simulate(chain, schedule).lifetimes:
+        if life.value.kind in ("x", "s"):
+            yield Stroke("kept", edges[life.start + 1], edges[life.end], life.value.layer, life.value.layer)

@@ -1,0 +1,224 @@
+"""The cheapest schedule for a byte budget, by dynamic programming, with a proof of how good it is.
+
+Let E(i, j, m) be the least cost of forward runs for reversing layers i+1..j from state i, with m bytes beside it:
+
+    E(i, i+1, m) = 0                      if the backward of layer i+1 fits in m,
+    E(i, j, m)   = min over i < k < j of  f_{i+1} + ... + f_k + E(k, j, m - a_k) + E(i, k, m)
+
+where the sweep from i to k must fit in m as well. This is the recurrence of Griewank and Walther (2000) for layers of
+any cost and size, as rotor has it for heterogeneous chains (Beaumont, Eyraud-Dubois, Herrmann, Joly, Shilova, "Optimal
+checkpointing for heterogeneous chains", arXiv:1911.13214, 2019), but op by op on the memory of this library's kernels.
+It is optimal among *persistent* schedules, in which a checkpoint stays until its segment is done. Dropping one early
+can win where sizes differ; such gains are taken when the schedule is written out, so what is returned costs at most
+the persistent optimum.
+
+Bytes are counted in levels. Where all sizes are multiples of a quantum that gives few enough levels, they are exact.
+Elsewhere a table that rounds every size up gives schedules, and one that rounds down a lower bound. What rounding up
+wastes is won back: levels above the budget are tried too, and the simulator says which schedules really fit.
+
+For long chains the table holds inner segments of up to `window` layers. Suffixes (k, L) are then computed twice: from
+above with splits inside the window, and from below, where longer segments are bounded by superadditivity,
+E(i, k, m) >= E(i, t, m) + E(t, k, m). Equal bounds prove the optimum; else the window grows until its share of work
+is spent, and the gap is stated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd, inf
+
+from lowmem.chain import Chain
+from lowmem.errors import BudgetError
+from lowmem.schedule.early_drops import LONGEST, EarlyDrops
+from lowmem.schedule.least import least_memory
+from lowmem.schedule.ops import Forward, Loss, Schedule
+from lowmem.schedule.revolve import revolve, revolve_forwards
+from lowmem.schedule.simulate import simulate
+from lowmem.schedule.table import Limits, Table
+
+EXACT_LEVELS_PER_STATE = 32
+"""Levels for a state of mean size up to which a common quantum is used as it is."""
+
+EXACT_LEVELS = 1024
+"""Levels in a budget up to which it is, too."""
+
+SHORT = 300
+"""Layers up to which levels may be fine; in longer chains wide windows are the better use of memory."""
+
+MANY_LAYERS = 128
+"""From here on an uneven first layer does not keep the closed form from being used."""
+
+FOR_BOUNDS = Limits(work=4e9, bytes=160 << 20)
+FOR_SCHEDULES = Limits(work=3e9, bytes=100 << 20)
+"""What tables may take. Schedules get no better by wide windows, bounds do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """A schedule with its cost (all forwards and backwards), and a lower bound of what any persistent one costs."""
+
+    schedule: Schedule
+    cost: float
+    lower_bound: float
+
+    @property
+    def gap(self) -> float:
+        """How far the cost may be above the persistent optimum, relative to the cost. Never below 0."""
+        return max(0.0, (self.cost - self.lower_bound) / self.cost) if self.cost else 0.0
+
+
+def optimal(chain: Chain, *, budget: int) -> Schedule:
+    """Return the cheapest schedule found whose peak, as `simulate` counts it, is at most `budget` bytes.
+
+    Raises `BudgetError` if none fits.
+    """
+    return Planner(chain, budget).best(budget).schedule
+
+
+class Planner:
+    """The tables for one chain and all budgets up to `budget` (bytes, as `simulate` counts them)."""
+
+    def __init__(self, chain: Chain, budget: int) -> None:
+        self.chain = chain
+        self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
+        self._drops: EarlyDrops | None = None
+        self.uniform = _is_uniform(chain)
+        self._table: Table | None = None
+        self._lower = 0.0
+        if not self.uniform:
+            self._fill(budget)
+
+    def _fill(self, budget: int) -> None:
+        """Make the table that schedules are read from, and the lower bound."""
+        chain = self.chain
+        quantum, exact = _quantum(chain, budget)
+        if not exact:
+            below = Table(chain, budget, quantum, down=True, limits=FOR_BOUNDS)
+            below.grow()
+            self._lower = below.lower(below.top)
+            del below  # its memory is wanted for the other
+            # Levels above the budget are tried to win back what rounding up wastes: half a level a state, and some.
+            headroom = budget + _states_in(chain, budget) * quantum
+            self._table = Table(chain, headroom, quantum, down=False, limits=FOR_SCHEDULES)
+            self._table.grow()
+            return
+        self._table = Table(chain, budget, quantum, down=False, limits=FOR_BOUNDS, exact=True)
+        self._table.grow()
+        self._lower = self._table.lower(self._table.top)
+
+    def best(self, budget: int, taken: Callable[[Schedule], int] | None = None) -> Optimum:
+        """Return the best schedule that takes at most `budget` bytes, which is at most the budget of the tables.
+
+        taken: says what a schedule takes, the simulated peak if None; another measure must not be below that.
+        Raises `BudgetError` if none fits.
+        """
+        measure = taken or (lambda schedule: simulate(self.chain, schedule).peak_bytes)
+        found = self._closed_form(budget, measure) if self.uniform else self._from_table(budget, measure)
+        if found is None:
+            least = simulate(self.chain, least_memory(self.chain)).peak_bytes
+            raise BudgetError(
+                f"no schedule of this chain was found for {budget:,} bytes; the least that works is {least:,}.",
+                budget=budget,
+                minimum=least,
+            )
+        schedule, lower = found
+        cost = simulate(self.chain, schedule).cost
+        return Optimum(schedule, cost, lower + self.fixed_cost)
+
+    def _from_table(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
+        """Try levels from the top until a schedule fits; where the window is too short for that, the formula's."""
+        table = self._table
+        assert table is not None
+        level = table.top
+        while level >= 0 and table.upper(level) < inf:
+            schedule = self._write(level)
+            excess = taken(schedule) - budget
+            if excess <= 0:
+                return schedule, self._lower
+            level -= -(-excess // table.quantum)
+        smallest = least_memory(self.chain)
+        found = most_slots(self.chain, budget, taken) or (smallest if taken(smallest) <= budget else None)
+        return None if found is None else (found, self._lower)
+
+    def _write(self, level: int) -> Schedule:
+        """Write out the schedule of a level."""
+        assert self._table is not None
+        if self.chain.length > LONGEST:
+            return self._table.write(level)
+        if self._drops is None:
+            self._drops = EarlyDrops(self.chain, self._table)
+        return self._drops.write(level)
+
+    def _closed_form(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
+        """All states of one size and all layers but the ends of one cost: Griewank and Walther's formula."""
+        found = most_slots(self.chain, budget, taken)
+        if found is None:
+            return None
+        slots = sum(isinstance(op, Forward) for op in found.ops[: found.ops.index(Loss())]) - 2
+        return found, self._uniform_bound(max(slots, 0))
+
+    def _uniform_bound(self, slots: int) -> float:
+        """Return a lower bound of the cost of forward runs with so many slots."""
+        stages, length = self.chain.stages, self.chain.length
+        first, inner = stages[0].forward, stages[min(1, length - 2)].forward
+        if first == inner:
+            return inner * (revolve_forwards(length, slots) - 1)
+        # Layers 2..L from state 1 take what the formula says; layer 1 runs at least once.
+        return first + inner * (revolve_forwards(length - 1, slots) - 1)
+
+
+def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> Schedule | None:
+    """Return the revolve schedule with the most slots that takes at most `budget` bytes, None if none does.
+
+    Steps by what is left over or missing, in states of the largest size: exact at once where all have that size.
+    """
+    best = revolve(chain, slots=0)
+    left = budget - taken(best)
+    if left < 0:
+        return None
+    sizes = [stage.state_bytes for stage in chain.stages[:-1]] or [0]
+    largest = max(*sizes, 1)
+    low, high = 0, max(chain.length - 2, 0)
+    middle = left // largest
+    while low < high and (middle > low or min(sizes) < largest):
+        middle = min(max(middle, low + 1), high)
+        made = revolve(chain, slots=middle)
+        left = budget - taken(made)
+        if left >= 0:
+            best, low = made, middle
+        else:
+            high = middle - 1
+        middle += left // largest
+    return Schedule("optimal", best.ops)
+
+
+def _is_uniform(chain: Chain) -> bool:
+    """Say whether the formula holds: states of one size, layers of one cost.
+
+    The last layer never counts, and where there are many layers the first may cost something else: then the formula
+    is so close to the optimum that a table would not be worth its time.
+    """
+    inner = chain.stages[:-1]
+    sizes = {(s.state_bytes, s.delta_bytes, s.forward_scratch, s.advance_scratch) for s in inner}
+    costs = {s.forward for s in (inner if chain.length <= MANY_LAYERS else inner[1:])}
+    return chain.length > 1 and len(sizes) == 1 and len(costs) == 1
+
+
+def _states_in(chain: Chain, budget: int) -> int:
+    """Return about how many states fit in a budget at once."""
+    sizes = [stage.state_bytes for stage in chain.stages[:-1]]
+    return min(len(sizes), budget * len(sizes) // max(sum(sizes), 1) + 1)
+
+
+def _quantum(chain: Chain, budget: int) -> tuple[int, bool]:
+    """Return the bytes of a level, and whether all states are exact in it."""
+    sizes = [stage.state_bytes for stage in chain.stages[:-1] if stage.state_bytes]
+    if not sizes:
+        return max(budget, 1), True
+    common, mean = gcd(*sizes), sum(sizes) // len(sizes)
+    if mean <= EXACT_LEVELS_PER_STATE * common or budget // common <= EXACT_LEVELS:
+        return common, True
+    # Few states in the budget are cut finely, many coarsely, in powers of two.
+    fine, most = (64, 4096) if chain.length <= SHORT else (16, 2048)
+    while fine > 8 and fine * _states_in(chain, budget) > most:
+        fine //= 2
+    return max(mean // fine, 1), False

@@ -1,0 +1,339 @@
+"""The table behind `optimal`: costs of segments by memory level, and bounds for whole suffixes.
+
+NumPy is imported when a table is made: planning a network of one width needs none.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from lowmem.chain import Chain
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CALL = 4000
+"""Additions that take as long as the calls for one segment."""
+
+AT_ONCE = 1e8
+"""Additions up to which the whole chain is done without looking at bounds on the way."""
+
+GOOD_ENOUGH = 1e-4
+"""Difference of the bounds, relative to the cost of all forwards, at which a window does not grow any more."""
+
+FIRST_WINDOW = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a table may take: additions, counted and not timed so that plans are repeatable, and bytes."""
+
+    work: float
+    bytes: int
+
+
+class Table:
+    """E(i, j, level) for segments inside a window, and bounds of E(i, L, level) for every suffix.
+
+    budget: bytes, of which the table has `top` levels of `quantum` bytes. What is left of the budget is lost where
+    sizes are rounded, and kept for the working memory of ops where they are exact.
+    down: round sizes down (a lower bound of the cost) instead of up (a schedule that fits).
+
+    Costs are stored by the memory that state i and the segment take together: `kept[i, n, level]` is E(i, i+n) with
+    the level beside what lies before state i. As the right part of a split that is what is wanted, and as the left
+    part it is one shift for all splits of a segment. The costs of layers 1..i are added, so that the sweep between the
+    two parts needs no addition of its own. Short segments need few levels: from a cap on everything is
+    kept, and E does not change.
+    """
+
+    def __init__(
+        self, chain: Chain, budget: int, quantum: int, *, down: bool, limits: Limits, exact: bool = False
+    ) -> None:
+        import numpy as np
+
+        self.limits = limits
+
+        self.np, self.chain, self.quantum, self.down = np, chain, quantum, down
+        self.length, self.top = chain.length, budget // quantum
+        self.rest = budget % quantum if exact else 0
+        self.sizes = np.array([chain.state_bytes(layer) for layer in range(self.length + 1)], np.int64)
+        self.deltas = np.array([0, *(stage.delta_bytes for stage in chain.stages[:-1]), 0], np.int64)
+        self.shifts = self._round(self.sizes)
+        self.sums = np.array(list(accumulate((stage.forward for stage in chain.stages), initial=0)), np.float64)
+        self._leaves = self._leaf_needs()
+        self.window, self._cap, self._spent = 0, 0, 0.0
+        full = self._room(self.length, 8) <= self.limits.bytes
+        self.dtype: Any = np.float64 if full else np.float32
+        self.kept: NDArray[Any] = np.empty((self.length, 1, 1), self.dtype)
+        self._sweep_rows: list[NDArray[Any]] = []
+        self.upper_kept: NDArray[Any] = np.empty((0, 0))
+        self.lower_kept: NDArray[Any] = np.empty((0, 0))
+
+    # levels -------------------------------------------------------------------------------------------------------
+
+    def _round(self, sizes: "NDArray[Any]") -> "NDArray[Any]":
+        """Return the levels that checkpoints of so many bytes occupy."""
+        return sizes // self.quantum if self.down else -(-sizes // self.quantum)
+
+    def working_levels(self, sizes: "NDArray[Any]") -> "NDArray[Any]":
+        """Return the level from which ops have so many bytes to work in."""
+        return self.np.maximum(self._round(sizes - self.rest), 0)
+
+    def _leaf_needs(self) -> "NDArray[Any]":
+        """Return the bytes beside state i that the backward of layer i+1 takes; of the last layer its output too."""
+        needs = self.np.zeros(self.length, self.np.int64)
+        if not self.chain.in_hand_free:
+            for layer, stage in enumerate(self.chain.stages, start=1):
+                needs[layer - 1] = stage.delta_bytes + stage.backward_scratch
+            last = self.chain.stages[-1]
+            needs[-1] = max(needs[-1], last.state_bytes + max(last.forward_scratch, self.chain.loss_scratch))
+        return needs
+
+    def sweep_needs(self, i: int, count: int) -> "NDArray[Any]":
+        """Return the bytes beside state i, without δ, of the sweeps from i to i+1, ..., i+count."""
+        np, stages = self.np, self.chain.stages
+        if self.chain.in_hand_free:
+            return np.zeros(count, np.int64)
+        scratch = [stages[i].forward_scratch, *(stage.advance_scratch for stage in stages[i + 1 : i + count])]
+        widest = np.maximum.accumulate(self.sizes[i + 1 : i + count + 1])
+        return widest + np.maximum.accumulate(np.array(scratch, np.int64))
+
+    def _cap_of(self, window: int) -> int:
+        """Return the level from which on segments of up to `window` layers keep everything."""
+        np, width = self.np, min(window + 1, self.length + 1)
+        sums = np.concatenate([[0], np.cumsum(self.shifts)])
+        kept = int((sums[width:] - sums[:-width]).max())
+        working = int(self._leaves.max())
+        if not self.chain.in_hand_free:
+            scratch = max(max(stage.forward_scratch, stage.advance_scratch) for stage in self.chain.stages)
+            working = max(working, int(self.sizes.max() + self.deltas.max()) + scratch)
+        return min(self.top, kept + working // self.quantum + 1)
+
+    def _room(self, window: int, item: int) -> int:
+        """Return the bytes of the segments of a window."""
+        return self.length * (window + 1) * (self._cap_of(window) + 1) * item
+
+    # segments -----------------------------------------------------------------------------------------------------
+
+    def grow(self) -> None:
+        """Widen the window until the bounds meet, or the limits are reached."""
+        while self.widen():
+            upper, lower = self.upper(self.top), self.lower(self.top)
+            if upper < inf and upper - lower <= GOOD_ENOUGH * self.sums[-1]:
+                break
+
+    def widen(self) -> bool:
+        """Add longer segments, twice as many as there are; False once all are there, or work or memory is spent."""
+        target = min(self.length, max(FIRST_WINDOW, 2 * self.window))
+        if self._work(self.length) <= AT_ONCE and self._affordable(self.length):
+            target = self.length
+        while self.window and target > self.window and not self._affordable(target):
+            target = (target + self.window) // 2
+        if target <= self.window or (self.window and target < self.window * 5 // 4 and target < self.length):
+            return False
+        self._spent += self._work(target)
+        self._make_room(target)
+        for n in range(max(self.window, 1), target + 1):
+            for i in range(self.length - n + 1):
+                if n == 1:
+                    self._leaf(i)
+                elif n > self.window:
+                    self._segment(i, n)
+        self.window = target
+        self._suffixes()
+        return True
+
+    def _affordable(self, window: int) -> bool:
+        """Say whether a window stays within the work and memory of a table."""
+        room = self._room(window, self.np.dtype(self.dtype).itemsize)
+        return self._spent + self._work(window) <= self.limits.work and room <= self.limits.bytes
+
+    def _work(self, window: int) -> float:
+        """Return the additions that segments of up to `window` layers take, calls included."""
+        per_level = self.length * window**2 / 2 - window**3 / 3
+        return per_level * (self._cap_of(window) + 1) + CALL * self.length * window
+
+    def _make_room(self, window: int) -> None:
+        """Make a larger table and copy the present one in: beyond its cap nothing changes."""
+        np, old = self.np, self.kept
+        self._cap = self._cap_of(window)
+        self._sweep_rows = [self.sweep_needs(i, min(window, self.length - i)) for i in range(self.length)]
+        self.kept = np.full((self.length, window + 1, self._cap + 1), np.inf, self.dtype)
+        if self.window:
+            width = old.shape[2]
+            self.kept[:, 1 : self.window + 1, :width] = old[:, 1:]
+            self.kept[:, 1 : self.window + 1, width:] = old[:, 1:, -1:]
+
+    def _leaf(self, i: int) -> None:
+        """Fill in a segment of one layer: nothing to run, if the backward fits."""
+        if self.chain.in_hand_free:
+            self.kept[i, 1] = self.sums[i]  # the state in hand costs nothing, whatever is kept
+        else:
+            self.kept[i, 1, self.shifts[i] + int(self.working_levels(self._leaves[i])) :] = self.sums[i]
+
+    def _segment(self, i: int, n: int) -> None:
+        """Fill in E(i, i+n): all its splits at once, one row each."""
+        np, kept = self.np, self.kept
+        shift, width = int(self.shifts[i]), kept.shape[2]
+        if shift >= width:
+            return
+        # right[s-1] is kept[i+s, n-s]: a diagonal of the table, seen without a copy.
+        by_start, by_length, by_level = kept.strides
+        right = np.lib.stride_tricks.as_strided(
+            kept[i + 1, n - 1], (n - 1, width - shift), (by_start - by_length, by_level), writeable=False
+        )
+        costs = kept[i, 1:n, shift:] + right
+        self._forbid(costs, self.working_levels(self._sweeps(i)[: n - 1] + self.deltas[i + n]))
+        best = costs.min(axis=0, out=kept[i, n, shift:])
+        best -= self.dtype(self.sums[i])
+
+    def _sweeps(self, i: int) -> "NDArray[Any]":
+        """Return `sweep_needs` of all sweeps from i inside the window, remembered."""
+        return self._sweep_rows[i]
+
+    def _forbid(self, costs: "NDArray[Any]", needed: "NDArray[Any]") -> None:
+        """Rule out, split by split, the levels below those that the sweep itself needs."""
+        np = self.np
+        if self.chain.in_hand_free:
+            return
+        last = np.minimum(needed, costs.shape[1]) - 1
+        for row in np.flatnonzero((last >= 0) & np.isfinite(costs[np.arange(len(costs)), last])):
+            costs[row, : needed[row]] = np.inf
+
+    # suffixes -----------------------------------------------------------------------------------------------------
+
+    def _suffixes(self) -> None:
+        """Bound E(i, L, .) for every i from above and below, in the form of `kept` with the costs up to i added."""
+        np, length, window = self.np, self.length, self.window
+        upper = np.full((length, self.top + 1), np.inf, self.dtype)
+        lower = upper if window == length else upper.copy()
+        # The best split outside the window, with what a mark to the right of i bounds of the segment left of it.
+        beyond = np.full(self.top + 1, np.inf)
+        mark = length
+        proven = True
+        for i in range(length - 1, -1, -1):
+            if length - i <= window:
+                whole = self.row(i, length)
+                self._store(upper, i, whole)
+                self._store(lower, i, whole)
+                continue
+            best = self._best_split(upper, i)
+            self._store(upper, i, best)
+            # Marks are the multiples of the window: a far segment costs at least the sum of its pieces between marks.
+            if -(-i // window) * window < mark:
+                mark = -(-i // window) * window
+                if mark + window <= length:
+                    beyond = beyond + self.row(mark, mark + window)
+            outside = i + window + 1
+            if outside < length:
+                middle = min(mark + window, outside)
+                piece = self.row(mark, middle) + self.row(middle, outside)
+                beyond = np.minimum(beyond, lower[outside] + piece)
+            far = beyond + self.row(i, mark) - self.sums[i]
+            # As long as the bounds have met in all that lies behind, inside the window they are the same.
+            least = np.minimum(best if proven else self._best_split(lower, i), far)
+            proven = proven and bool((least == best).all())
+            self._store(lower, i, least)
+        self.upper_kept, self.lower_kept = upper, lower
+
+    def _store(self, bound: "NDArray[Any]", i: int, costs: "NDArray[Any]") -> None:
+        """Write a suffix's costs to its bound."""
+        shift = int(self.shifts[i])
+        if self.chain.in_hand_free and i == self.length - 1:
+            shift = 0
+        if shift <= self.top:
+            bound[i, shift:] = costs[: self.top + 1 - shift] + self.sums[i]
+
+    def row(self, i: int, k: int) -> "NDArray[Any]":
+        """Return E(i, k) by the level beside state i; zeros for an empty segment."""
+        np = self.np
+        if k == i or (self.chain.in_hand_free and k == i + 1):
+            return np.zeros(self.top + 1)
+        row = self.kept[i, k - i, self.shifts[i] :].astype(np.float64) - self.sums[i]
+        if not len(row):
+            return np.full(self.top + 1, np.inf)
+        return np.pad(row, (0, self.top + 1 - len(row)), mode="edge")
+
+    def _best_split(self, bound: "NDArray[Any]", i: int) -> "NDArray[Any]":
+        """Return the least cost of suffix (i, L) over the splits inside the window."""
+        shift, width = int(self.shifts[i]), self._cap + 1 - int(self.shifts[i])
+        costs = bound[i + 1 : i + self.window + 1].copy()
+        if width <= 0:
+            return self.np.full(self.top + 1, self.np.inf)
+        left = self.kept[i, 1 : self.window + 1, shift:]
+        costs[:, :width] += left
+        costs[:, width:] += left[:, -1:]
+        self._forbid(costs, self.working_levels(self._sweeps(i)[: self.window]))
+        return costs.min(axis=0).astype(self.np.float64) - 2 * self.sums[i]
+
+    def upper(self, level: int) -> float:
+        """Return the cost of forward runs that `write` achieves or betters."""
+        return float(self.upper_kept[0, level])
+
+    def lower(self, level: int) -> float:
+        """Return a lower bound of the cost of forward runs. In float32 it is lowered by the worst rounding error."""
+        bound = float(self.lower_kept[0, level])
+        return bound if self.dtype == self.np.float64 else bound * (1 - 1e-5)
+
+    # schedules ----------------------------------------------------------------------------------------------------
+
+    def segment(self, i: int, j: int, level: int) -> float:
+        """Return E(i, j) at a level beside state i, or infinity where the table does not have it."""
+        if level < 0:
+            return inf
+        if j == self.length:
+            if self.chain.in_hand_free and i == j - 1:
+                return 0.0
+            at = min(level + int(self.shifts[i]), self.top)
+            return float(self.upper_kept[i, at] - self.sums[i])
+        if j - i > self.window:
+            return inf
+        return float(self.kept[i, j - i, min(level + int(self.shifts[i]), self._cap)] - self.sums[i])
+
+    def _split(self, i: int, j: int, level: int) -> int:
+        """Return the best split of segment (i, j) at this level."""
+        best, at = inf, -1
+        needed = self.working_levels(self._sweeps(i) + self.deltas[j])
+        for k in range(i + 1, min(j, i + self.window + 1)):
+            if not self.chain.in_hand_free and needed[k - i - 1] > level:
+                continue
+            right = self.segment(k, j, self.below(k, j, level))
+            cost = float(self.sums[k]) + right + self.segment(i, k, level)
+            if cost < best:
+                best, at = cost, k
+        return at
+
+    def below(self, k: int, j: int, level: int) -> int:
+        """Return the level that is left for segment (k, j) when state k is kept."""
+        return level if self.chain.in_hand_free and j == k + 1 else level - int(self.shifts[k])
+
+    def write(self, level: int) -> Schedule:
+        """Write out the best schedule for a level, dropping a checkpoint early where that is cheaper."""
+        chain = self.chain
+        ops: list[Op] = []
+        todo = [(0, self.length, level)]
+        while todo:
+            i, j, at = todo.pop()
+            while todo and i and self._drop_pays(todo[-1], (i, j, at)):
+                # The checkpoint i would serve this segment only: its bytes are worth more than its shorter way.
+                ops.append(Free(chain.state(i)))
+                i, _, at = todo.pop()
+            if j > i + 1:
+                k = self._split(i, j, at)
+                ops.append(Forward(i + 1, k))
+                todo += ((i, k, at), (k, j, self.below(k, j, at)))
+                continue
+            if j == self.length:
+                ops += (Forward(j, j), Loss())
+            ops.append(Backward(j))
+            if chain.updates:
+                ops.append(Update(j))
+        return Schedule("optimal", tuple(ops))
+
+    def _drop_pays(self, outer: tuple[int, int, int], inner: tuple[int, int, int]) -> bool:
+        """Say whether reversing both segments from the outer one's start costs less than with the checkpoint."""
+        i, k, level = outer
+        _, j, left = inner
+        return self.segment(i, j, level) < self.segment(k, j, left) + self.segment(i, k, level)

@@ -1,0 +1,237 @@
+"""The same training step in lowmem and its peers: time and memory of the process, measured alike, in one run.
+
+Same weights, data, loss and plain SGD; a fresh process for each measurement; rounds interleaved (A B C, A B C), of
+which the medians count. Memory is resident: the peak during the steps (a warm-up included) above the floor, which is
+taken after the imports, the data, and a step of a tiny network, as libraries load parts of themselves at their first
+use. So parameters are in it, in every library the same. The losses are kept, to see that all did the same work.
+
+PyTorch's figures depend on the C library: by default glibc keeps freed blocks of some MiB for itself, and the process
+does not shrink but grows over the first steps, differently in each run. With MALLOC_MMAP_THRESHOLD_=1048576 it gives every larger block back at once, at the price of page
+faults. Both are measured. "hook" updates each parameter as soon as its gradient is there, as lowmem does.
+
+Needs the peers (`pip install -e ".[peers]"`). Run from the repository's root:
+python -m scripts.compare_peers [--quick]
+"""
+
+import gc
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil  # noqa: F401 - `lowmem.meter` needs it: here, so that it is part of the floor
+from numpy.typing import NDArray
+
+from lowmem.meter import reset_resident_peak, resident, resident_peak
+from scripts.measuring import Case, Timer, in_fresh_process, note, run_script
+
+Array = NDArray[Any]
+Step = Callable[[], float]
+"""Runs one training step and returns the loss before its update."""
+
+RATE, ROUNDS, STEPS = 1e-4, 2, 1
+MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes")
+
+IMPORTS = {
+    "lowmem": ("lowmem.executor", "lowmem.planning", "lowmem.nn.optimizers"),
+    "torch": ("torch", "torch.utils.checkpoint"),
+    "sklearn": ("sklearn.neural_network",),
+    "numpy": ("numpy",),
+}
+TINY = {"widths": [32] * 50 + [10], "batch": 32, "budget": None}
+"""The step that is run before the floor is taken: with layers for every number of segments."""
+MMAP = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
+
+
+def weights(widths: list[int]) -> Iterator[Array]:
+    """Yield the weights of each layer, (n_l, n_{l-1}): normal, variance 2 / n_{l-1}; biases are 0 everywhere."""
+    rng = np.random.default_rng(0)
+    for entering, leaving in pairwise(widths):
+        w = rng.standard_normal((leaving, entering), np.float32)
+        w *= (2 / entering) ** 0.5
+        yield w
+
+
+def batch(case: Case) -> tuple[Array, Array]:
+    """Return the data of every step: x (B, n_0) and labels (B,)."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((case["batch"], case["widths"][0]), np.float32)
+    return x, rng.integers(0, case["widths"][-1], case["batch"])
+
+
+def lowmem_step(case: Case, x: Array, y: Array) -> Step:
+    """Return lowmem's step, the update fused into the backward pass."""
+    import lowmem as lm
+
+    architecture = lm.Architecture(tuple(case["widths"]), "relu")
+    plan = lm.plan(architecture, len(x), case["budget"], "sgd")
+    mlp = lm.MLP(architecture)
+    for mine, w in zip(mlp.weights, weights(case["widths"]), strict=True):
+        mine[:] = w
+    backprop = lm.Backprop(mlp, plan, lm.SGD(RATE))
+    return lambda: backprop(x, y)[0]
+
+
+def torch_step(case: Case, x: Array, y: Array) -> Step:
+    """Return PyTorch's step; `segments` is for checkpoint_sequential, None stores everything."""
+    import torch
+    from torch.utils.checkpoint import checkpoint_sequential
+
+    layers = []
+    for w in weights(case["widths"]):
+        linear = torch.nn.utils.skip_init(torch.nn.Linear, w.shape[1], w.shape[0])
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(w))
+            linear.bias.zero_()
+        # In place: of each layer one array is kept, as in lowmem.
+        layers.append(torch.nn.Sequential(linear, torch.nn.ReLU(inplace=True)))
+    model = torch.nn.Sequential(*layers[:-1], layers[-1][0])
+    inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def update(parameter: Any) -> None:  # noqa: ANN401 - a tensor
+        with torch.no_grad():
+            parameter.add_(parameter.grad, alpha=-RATE)
+        parameter.grad = None
+
+    if case["hook"]:
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(update)
+
+    def step() -> float:
+        if case["segments"] is None:
+            outputs = model(inputs)
+        else:
+            outputs = checkpoint_sequential(model, case["segments"], inputs, use_reentrant=False)
+        loss = torch.nn.functional.cross_entropy(outputs, labels)
+        loss.backward()
+        if not case["hook"]:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def sklearn_step(case: Case, x: Array, y: Array) -> Step:
+    """Return scikit-learn's step: `partial_fit` on one batch, without penalty and momentum."""
+    import warnings
+
+    from sklearn.neural_network import MLPClassifier
+
+    warnings.simplefilter("ignore")  # the batch that makes the network is smaller than batch_size
+    model = MLPClassifier(
+        tuple(case["widths"][1:-1]),
+        solver="sgd",
+        alpha=0,
+        batch_size=len(x),
+        learning_rate_init=RATE,
+        momentum=0,
+        nesterovs_momentum=False,
+        random_state=0,
+    )
+    model.partial_fit(x[:16], y[:16], classes=np.arange(case["widths"][-1]))
+    for mine, b, w in zip(model.coefs_, model.intercepts_, weights(case["widths"]), strict=True):
+        mine[:], b[:] = w.T, 0
+    return lambda: float(model.partial_fit(x, y).loss_)
+
+
+def numpy_step(case: Case, x: Array, y: Array) -> Step:
+    """Return the step that one writes first: store every layer's output, allocate freely."""
+    parameters = [(w, np.zeros(len(w), np.float32)) for w in weights(case["widths"])]
+    rows = np.arange(len(x))
+
+    def step() -> float:
+        states = [x]
+        for w, b in parameters[:-1]:
+            states.append(np.maximum(states[-1] @ w.T + b, 0))
+        w, b = parameters[-1]
+        s = states[-1] @ w.T + b
+        s -= s.max(axis=1, keepdims=True)
+        p = np.exp(s) / np.exp(s).sum(axis=1, keepdims=True)
+        loss = -float(np.log(p[rows, y]).mean())
+        delta = p
+        delta[rows, y] -= 1
+        delta /= np.float32(len(x))
+        for layer in range(len(parameters), 0, -1):
+            (w, b), state = parameters[layer - 1], states.pop()
+            g_w, g_b = delta.T @ state, delta.sum(axis=0)
+            if layer > 1:
+                delta = (delta @ w) * (state > 0)
+            w -= RATE * g_w
+            b -= RATE * g_b
+        return loss
+
+    return step
+
+
+STEP_MAKERS = {"lowmem": lowmem_step, "torch": torch_step, "sklearn": sklearn_step, "numpy": numpy_step}
+
+
+def measure(case: Case) -> Case:
+    """Measure one case in this process."""
+    for module in IMPORTS[case["library"]]:
+        importlib.import_module(module)
+    make_step = STEP_MAKERS[case["library"]]
+    tiny = case | TINY
+    make_step(tiny, *batch(tiny))()
+    x, y = batch(case)
+    gc.collect()
+    floor = resident()
+    step = make_step(case, x, y)
+    reset_resident_peak()
+    timer, losses = Timer(), []
+    for _ in range(1 + STEPS):
+        with timer:
+            losses.append(step())
+    return {"above_floor_bytes": resident_peak() - floor, "losses": losses} | timer.medians()
+
+
+def cases(quick: bool) -> list[Case]:
+    """List what is compared."""
+    layers, width, rows = (20, 64, 512) if quick else (200, 256, 2048)
+    shape: Case = {"widths": [width] * layers + [10], "batch": rows}
+    budgets = [f"{share}% of activations" for share in ((50, 25) if quick else (50, 25, 12, 6, 3))]
+    listed: list[Case] = [{"library": "lowmem", "name": "lowmem", "budget": budget} for budget in [None, *budgets]]
+    segment_counts = [2, 5] if quick else [5, 10, 20, 40]
+    for allocator, variables in (("", {}), (", mmap", MMAP)):
+        torch: Case = {"library": "torch", "hook": False, "environment": variables}
+        listed.append(torch | {"name": f"PyTorch{allocator}", "segments": None})
+        listed += [torch | {"name": f"PyTorch checkpoint{allocator}", "segments": n} for n in segment_counts]
+    hooked: Case = {"library": "torch", "hook": True, "environment": MMAP, "name": "PyTorch checkpoint, mmap, hook"}
+    listed += [hooked | {"segments": n} for n in segment_counts[1:3]]
+    listed += [{"library": "sklearn", "name": "scikit-learn"}, {"library": "numpy", "name": "naive NumPy"}]
+    return [shape | case for case in listed]
+
+
+def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
+    """Run all rounds and return one record for each case: medians, and the loss of every step."""
+    listed = cases(quick)
+    found: list[list[Case]] = [[] for _ in listed]
+    for number in range(1 if quick else ROUNDS):
+        for case, results in zip(listed, found, strict=True):
+            result = in_fresh_process("scripts.compare_peers", case, environment | case.get("environment", {}))
+            results.append(result)
+            seconds, memory = result["cpu_seconds"], result["above_floor_bytes"] / 2**20
+            label = f"{case['name']} {case.get('budget') or case.get('segments') or ''}"
+            note(f"round {number + 1}, {label}: {seconds:.2f} s, {memory:.1f} MiB, losses {result['losses']}")
+    return [case | _summary(results) for case, results in zip(listed, found, strict=True)]
+
+
+def _summary(results: list[Case]) -> Case:
+    """Return medians over the rounds, with every round's time and memory, and the losses, the same in each."""
+    medians = {name: median(result[name] for result in results) for name in MEDIANS}
+    of_rounds = {f"{name}_of_rounds": [result[name] for result in results] for name in MEDIANS}
+    return medians | of_rounds | {"losses": results[0]["losses"]}
+
+
+if __name__ == "__main__":
+    run_script(
+        "Compare lowmem with its peers on the same step.",
+        "compare_peers",
+        measure,
+        everything,
+        ("numpy", "psutil", "torch", "scikit-learn"),
+    )

@@ -1,0 +1,134 @@
+"""What the measuring scripts share: a fresh process for each measurement, the machine's description, the JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "docs" / "data"
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What BLAS libraries and PyTorch read."""
+
+Case = dict[str, Any]
+
+
+def in_fresh_process(module: str, case: Case, environment: Mapping[str, str]) -> Case:
+    """Return what `python -m module --case JSON` prints; it sees no state of this process or of earlier cases."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--case", json.dumps(case)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{case} failed:\n{done.stderr}")
+    result: Case = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+class Timer:
+    """Times steps, each inside `with timer:`; the first is a warm-up and does not count.
+
+    Processor time beside elapsed time: with one thread it is what a step takes on a machine that nobody else uses.
+    """
+
+    def __init__(self) -> None:
+        self._elapsed: list[float] = []
+        self._processor: list[float] = []
+
+    def __enter__(self) -> None:
+        """Begin a step."""
+        self._begin = perf_counter(), process_time()
+
+    def __exit__(self, *error: object) -> None:
+        """End a step."""
+        self._elapsed.append(perf_counter() - self._begin[0])
+        self._processor.append(process_time() - self._begin[1])
+
+    def medians(self) -> dict[str, float]:
+        """Return the median step, elapsed and in processor time."""
+        return {"step_seconds": median(self._elapsed[1:]), "cpu_seconds": median(self._processor[1:])}
+
+
+def run_script(
+    description: str,
+    name: str,
+    one: Callable[[Case], Case],
+    everything: Callable[[bool, Mapping[str, str]], list[Case]],
+    packages: tuple[str, ...],
+) -> None:
+    """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.
+
+    one: measures a case, in this process. everything: measures all cases, or a few small ones, each in a process of
+    its own with the variables given, and returns the records.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
+    parser.add_argument("--output", type=Path, help=f"the JSON file (default docs/data/{name}.json)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of matrix products (default: all cores)")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case is not None:
+        print(json.dumps(one(arguments.case)))
+        return
+    records = everything(arguments.quick, dict.fromkeys(THREADS, str(arguments.threads)))
+    found = {
+        "command": f"python -m scripts.{name} --threads {arguments.threads}",
+        "date": date.today().isoformat(),
+        "machine": machine() | {"threads": arguments.threads},
+        "versions": versions(packages),
+        "records": records,
+    }
+    text = json.dumps(found, indent=1)
+    output = arguments.output or (None if arguments.quick else DATA / f"{name}.json")
+    if output is None:
+        print(text)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine: processor, cores, memory, system."""
+    import psutil
+
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        named = [line for line in information.read_text().splitlines() if line.startswith("model name")]
+        processor = named[0].partition(":")[2].strip() if named else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def note(text: str) -> None:
+    """Say how far the script is; the records alone go to standard output."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,121 @@
+"""The cost model: predictions are positive, grow with the work, and a damaged cache is measured anew."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+import lowmem as lm
+from lowmem import calibration
+from lowmem.architecture import ACTIVATIONS
+from lowmem.costs import ROWS, WIDTHS, CostModel
+
+
+def model(rate: float = 1e-11, *, accumulate: float = 1e-10, dtype: str = "float32") -> CostModel:
+    """A machine of one speed."""
+    grid = tuple(tuple(rate for _ in WIDTHS) for _ in ROWS)
+    each = dict.fromkeys(ACTIVATIONS, 1e-9)
+    return CostModel("test", dtype, grid, grid, each, each, 1e-10, accumulate)
+
+
+def test_a_machine_of_one_speed_takes_time_by_flops() -> None:
+    architecture = lm.Architecture((30, 50, 70, 10))
+    costs = model()
+    products = 2 * 100 * 50 * 70
+    assert costs.forward(architecture, 2, 100) == pytest.approx(products * 1e-11 + 100 * 70 * (1e-10 + 1e-9))
+    assert costs.backward(architecture, 2, 100) == pytest.approx(2 * products * 1e-11 + 100 * 50 * 1e-9)
+    assert costs.backward(architecture, 1, 100) == pytest.approx(2 * 100 * 30 * 50 * 1e-11)
+
+
+def test_an_s_type_activation_is_made_again_in_every_forward_and_backward() -> None:
+    architecture = lm.Architecture((30, 50, 70, 10), "gelu")
+    costs = model()
+    products = 2 * 100 * 50 * 70 * 1e-11
+    assert costs.forward(architecture, 2, 100) == pytest.approx(products + 100 * 70 * 1e-10 + 100 * 50 * 1e-9)
+    assert costs.backward(architecture, 2, 100) == pytest.approx(2 * products + 2 * 100 * 50 * 1e-9)
+
+
+def test_rates_are_interpolated_between_the_grid_and_constant_beyond_it() -> None:
+    rates = tuple(tuple(1e-11 / (row + 1) for _ in WIDTHS) for row, _ in enumerate(ROWS))
+    costs = CostModel(
+        "test", "float32", rates, rates, dict.fromkeys(ACTIVATIONS, 0.0), dict.fromkeys(ACTIVATIONS, 0.0), 0, 0
+    )
+    architecture = lm.Architecture((64, 64, 64))
+
+    def rate(rows: int) -> float:
+        return costs.forward(architecture, 1, rows) / (2 * rows * 64 * 64)
+
+    assert rate(ROWS[0]) == pytest.approx(1e-11)
+    assert rate(1) == pytest.approx(1e-11)
+    assert rate(10 * ROWS[-1]) == pytest.approx(1e-11 / len(ROWS))
+    assert rate(ROWS[1]) < rate(32) < rate(ROWS[0])
+
+
+def test_with_a_cost_model_passes_are_weighed_against_recomputation() -> None:
+    architecture = lm.Architecture((16, *[64] * 60, 4))
+    budget = lm.minimum_budget(architecture, 256)
+    slow_sums, quick_sums = model(accumulate=1e-3), model(accumulate=1e-12)
+    assert lm.plan(architecture, 256, budget, costs=slow_sums).micro_batch == 256
+    quick = lm.plan(architecture, 256, budget, costs=quick_sums)
+    assert quick.micro_batch < 256
+    assert quick.peak_bytes <= budget
+    assert quick.seconds is not None
+    assert quick.cost == quick.seconds
+    one_pass = lm.plan(architecture, 256, budget, costs=quick_sums, micro_batch=256)
+    assert one_pass.seconds is not None
+    assert quick.seconds < one_pass.seconds
+
+
+def test_with_a_cost_model_more_budget_is_never_predicted_slower() -> None:
+    architecture = lm.Architecture((16, *[40, 64, 24] * 12, 4), "gelu")
+    least = lm.minimum_budget(architecture, 128)
+    budgets = [least + step * least // 20 for step in range(12)]
+    seconds = [lm.plan(architecture, 128, budget, costs=model()).cost for budget in budgets]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_a_cost_model_of_another_dtype_is_refused() -> None:
+    with pytest.raises(lm.InputError, match="cost model is for float64, the network is float32"):
+        lm.plan(lm.Architecture((4, 4)), 8, "1MiB", costs=model(dtype="float64"))
+
+
+def test_calibration_is_measured_once_and_a_damaged_cache_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "new" / "folder"))
+    calls: list[str] = []
+
+    def measured(dtype: str) -> CostModel:
+        calls.append(dtype)
+        return CostModel(**{**asdict(model(dtype=dtype)), "machine": calibration.machine()})
+
+    monkeypatch.setattr(calibration, "measure", measured)
+    first = calibration.calibrated()
+    assert calibration.calibrated() == first
+    assert calls == ["float32"]
+    path = calibration.cache_path("float32")
+    kept = json.loads(path.read_text())
+    for damage in (
+        "",
+        "[]",
+        "{}",
+        json.dumps({**kept, "machine": "another"}),
+        json.dumps({**kept, "products": [[0]]}),
+    ):
+        path.write_text(damage)
+        calls.clear()
+        assert calibration.calibrated() == first
+        assert calls == ["float32"]
+    calibration.calibrated(again=True)
+    assert calls == ["float32", "float32"]
+    with pytest.raises(lm.InputError, match="unknown dtype"):
+        calibration.calibrated("float16")
+
+
+def test_measuring_gives_a_positive_time_for_everything() -> None:
+    measured = calibration.measure()
+    assert all(rate > 0 for grid in (measured.products, measured.gradients) for row in grid for rate in row)
+    assert set(measured.value) == set(measured.slope) == set(ACTIVATIONS)
+    assert all(seconds > 0 for seconds in (*measured.value.values(), *measured.slope.values()))
+    assert measured.accumulate > 0

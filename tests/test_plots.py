@@ -1,0 +1,191 @@
+"""Figures are drawn to files and hold what they must: labels with units, series, legend entries, true numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+import lowmem as lm
+from lowmem.chain import Chain
+from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
+from lowmem.plots.diagram import Stroke, strokes_of
+from lowmem.plots.style import OTHERS, STRATEGIES, looks
+from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
+from tests.helpers import planned
+
+DEEP = lm.Architecture((16, *[32] * 20, 10))
+SHARES = [f"{share}% of activations" for share in (70, 50, 35, 25)]
+
+
+@pytest.fixture(scope="module")
+def made() -> lm.Plan:
+    return lm.plan(DEEP, 1024, "30% of activations", "adam")
+
+
+def report(made: lm.Plan, traced: int | None) -> lm.Report:
+    return lm.Report(made, traced, 10**8, seconds_per_step=0.1, steps=3, loss=1.0)
+
+
+def saved(figure: Figure, folder: Path) -> None:
+    """Write both formats and see that they are what they should be, and that all text lies inside the figure."""
+    figure.savefig(folder / "figure.svg")
+    figure.savefig(folder / "figure.png")
+    assert "<svg" in (folder / "figure.svg").read_text(encoding="utf-8")
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    canvas = figure.bbox
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert canvas.x0 <= box.x0
+        assert box.x1 <= canvas.x1
+        assert all(not box.overlaps(axis.get_window_extent()) for axis in figure.axes)
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+class TestMemoryTimeline:
+    def test_shows_every_kind_of_memory_and_the_promise(self, made: lm.Plan, tmp_path: Path) -> None:
+        figure = memory_timeline(made)
+        saved(figure, tmp_path)
+        (axis,) = figure.axes
+        assert axis.get_ylabel() == "memory (KiB)"
+        assert axis.get_xlabel() == "work done (MFLOP)"
+        promise = f"arena, promised: {made.arena_bytes / 1024:,.1f} KiB"
+        assert legend(figure) == ["states", "deltas", "scratch", promise]
+
+    def test_draws_the_promise_where_it_is(self, made: lm.Plan) -> None:
+        (axis,) = memory_timeline(made).axes
+        assert np.asarray(axis.lines[0].get_ydata())[0] == pytest.approx(made.arena_bytes / 1024)
+
+    def test_stays_below_the_promise(self, made: lm.Plan) -> None:
+        (axis,) = memory_timeline(made).axes
+        top = max(area.get_datalim(axis.transData).y1 for area in axis.collections)
+        assert 0.9 * made.arena_bytes < 1024 * top <= made.arena_bytes
+
+    def test_of_a_report_has_budget_and_measurement(self, made: lm.Plan, tmp_path: Path) -> None:
+        figure = memory_timeline(report(made, 3_000_000), over="ops", everything=True)
+        saved(figure, tmp_path)
+        assert figure.axes[0].get_xlabel() == "op number"
+        names = [entry.partition(":")[0] for entry in legend(figure)]
+        assert names == ["all else", "states", "deltas", "scratch", "peak, promised", "budget", "peak, measured"]
+
+    def test_of_an_untraced_report_leaves_the_measurement_out(self, made: lm.Plan) -> None:
+        assert not any("measured" in entry for entry in legend(memory_timeline(report(made, None), everything=True)))
+
+    def test_says_which_part_of_a_batch_it_shows(self) -> None:
+        figure = memory_timeline(lm.plan(DEEP, 64, optimizer="sgd", micro_batch=16))
+        assert "one pass of 16" in figure.axes[0].get_title(loc="left")
+
+    @given(planned())
+    @settings(max_examples=60, deadline=None)
+    def test_adds_up_to_the_simulated_peak_and_cost(self, drawn: tuple[Chain, Schedule]) -> None:
+        chain, schedule = drawn
+        trace = simulate(chain, schedule)
+        moments = occupancy(chain, schedule)
+        assert len(moments) == len(schedule)
+        assert sum(moment.flops for moment in moments) == pytest.approx(trace.cost)
+        if not chain.in_hand_free:
+            assert max(moment.bytes for moment in moments) == trace.peak_bytes
+
+
+class TestScheduleDiagram:
+    def test_shows_what_is_run_and_kept(self, made: lm.Plan, tmp_path: Path) -> None:
+        figure = schedule_diagram(made)
+        saved(figure, tmp_path)
+        (axis,) = figure.axes
+        assert axis.get_xlabel() == "work done (MFLOP)"
+        assert axis.get_ylabel() == "layer"
+        assert legend(figure) == ["state kept", "forward", "forward again", "backward"]
+        assert all(isinstance(lines, LineCollection) for lines in axis.collections)
+
+    def test_has_nothing_run_again_where_everything_is_stored(self) -> None:
+        figure = schedule_diagram(report(lm.plan(DEEP, 64), None), over="ops")
+        assert legend(figure) == ["state kept", "forward", "backward"]
+
+    def test_takes_nothing_for_run_again_that_ran_once(self) -> None:
+        chain = Chain.abstract(forward=[1, 1], backward=[2, 2], state_bytes=[1, 1, 1])
+        schedule = PLANNERS["recompute_all"](chain)
+        assert schedule.ops == (Forward(1, 1), Forward(2, 2), Loss(), Backward(2), Backward(1))
+        kinds = [stroke.kind for stroke in strokes_of(chain, schedule, [0, 1, 2, 2, 4, 6])]
+        assert kinds == ["forward", "forward", "backward", "backward", "kept", "kept"]
+
+    def test_splits_a_sweep_that_goes_beyond_what_was_reached(self) -> None:
+        chain = Chain.abstract(forward=[1, 1, 1], backward=[2, 2, 2], state_bytes=[1] * 4)
+        ops = (Forward(1, 1), Forward(1, 2), Forward(3, 3), Loss(), Backward(3), Backward(2), Backward(1))
+        strokes = list(strokes_of(chain, Schedule("by hand", ops), [0, 1, 3, 4, 4, 6, 8, 10]))
+        assert strokes[1:3] == [Stroke("again", 1, 2, 0, 1), Stroke("forward", 2, 3, 1, 2)]
+
+
+class TestFrontier:
+    def test_of_a_comparison_shows_every_strategy(self, tmp_path: Path) -> None:
+        figure = frontier(lm.compare(DEEP, 1024, SHARES, "sgd"))
+        saved(figure, tmp_path)
+        (axis,) = figure.axes
+        assert axis.get_xlabel() == "activations, relative to storing everything"
+        assert axis.get_ylabel() == "FLOPs, relative to storing all"
+        assert {"optimal", "store_all", "sqrt", "recompute_all"} < set(legend(figure))
+        assert any(entry.startswith("least memory: ") for entry in legend(figure))
+
+    def test_has_storing_everything_at_one_and_one(self) -> None:
+        (axis,) = frontier(lm.compare(DEEP, 1024, SHARES, "sgd")).axes
+        (whole,) = [line for line in axis.lines if line.get_label() == "store_all"]
+        assert np.asarray(whole.get_xydata()).tolist() == [[1, 1]]
+
+    def test_draws_measured_points_open_over_the_line(self, tmp_path: Path) -> None:
+        line = [Point("optimal", share, 1 + (1 - share) / 2) for share in (0.1, 0.3, 1)]
+        figure = frontier([*line, Point("optimal", 0.3, 1.4, measured=True)])
+        saved(figure, tmp_path)
+        drawn = {str(line.get_label()): line for line in figure.axes[0].lines}
+        assert drawn["optimal"].get_linestyle() == "-"
+        assert drawn["optimal, measured"].get_linestyle() == "None"
+        assert drawn["optimal, measured"].get_markerfacecolor() == "white"
+
+    def test_of_peers_has_absolute_axes(self, tmp_path: Path) -> None:
+        points = [Point("lowmem", 60, 1.4, measured=True), Point("PyTorch", 500, 1.1, measured=True)]
+        figure = frontier(points, memory_label="memory (MiB)", compute_label="time, relative", relative=False)
+        saved(figure, tmp_path)
+        assert figure.axes[0].get_xlabel() == "memory (MiB)"
+        assert legend(figure) == ["PyTorch", "lowmem", "least memory: 60 MiB at 1.4 ×"]
+
+
+class TestScaling:
+    def test_shows_strategies_and_guides_over_depth(self, tmp_path: Path) -> None:
+        plans = [
+            lm.plan(lm.Architecture((16, *[32] * depth, 10)), 64, strategy=strategy)
+            for depth in (8, 16, 32)
+            for strategy in ("store_all", "sqrt")
+        ]
+        figure = scaling(plans, title="two strategies")
+        saved(figure, tmp_path)
+        memory, compute = figure.axes
+        assert memory.get_ylabel() == "activations (KiB)"
+        assert compute.get_ylabel() == "FLOPs, relative to storing all"
+        assert {axis.get_xlabel() for axis in figure.axes} == {"layers L"}
+        assert {axis.get_xscale() for axis in figure.axes} == {axis.get_yscale() for axis in figure.axes} == {"log"}
+        assert legend(figure) == ["sqrt", "store_all", "∝ √L", "∝ log L"]
+
+    def test_draws_measured_records_open(self) -> None:
+        figure = scaling([Depth("sqrt", 8, 1e6, 1.2), Depth("sqrt", 8, 1.1e6, 1.3, measured=True)])
+        assert "sqrt, measured" in legend(figure)
+
+
+def test_other_series_never_look_like_one_another() -> None:
+    names = [f"peer {number}" for number in range(len(OTHERS))]
+    chosen = looks([*STRATEGIES, *names])
+    assert len({chosen[name] for name in names}) == len(names)
+
+
+def test_matplotlib_is_imported_by_the_first_figure_only() -> None:
+    code = "import sys, lowmem.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_figure_needs_no_pyplot(made: lm.Plan, tmp_path: Path) -> None:
+    memory_timeline(made).savefig(tmp_path / "memory.svg")
+    assert "matplotlib.pyplot" not in sys.modules

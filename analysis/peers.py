@@ -7,11 +7,10 @@ Run: python -m analysis.peers
 from analysis.drawing import Record, caption, load, save, save_tables
 from lowmem.plots import Point, frontier
 from lowmem.tables import Table
-from lowmem.units import format_bytes
 
-ALLOCATORS = (
-    "mmap: MALLOC_MMAP_THRESHOLD_=1048576, else glibc's default. hook: parameters updated as gradients come, as in "
-    "lowmem."
+READING = (
+    "Memory is resident (VmHWM), parameters included: the same bytes for all. mmap: MALLOC_MMAP_THRESHOLD_=1048576, "
+    "else glibc's default. hook: parameters updated as gradients come, as in lowmem."
 )
 
 
@@ -30,11 +29,11 @@ def main() -> None:
         points,
         title=title,
         memory_label="process memory above its floor (MiB)",
-        compute_label="processor time, relative to lowmem storing all",
+        compute_label="CPU time (× lowmem storing all)",
         relative=False,
     )
-    save(figure, "peers", f"{ALLOCATORS}\n{caption(data)}")
-    save_tables([table(title, records)], "peers", f"{ALLOCATORS}\n{caption(data)}")
+    save(figure, "peers", f"{READING}\n{caption(data)}")
+    save_tables([table(title, records)], "peers", f"{READING}\n{caption(data)}")
 
 
 def rounds(records: list[Record]) -> int:
@@ -61,15 +60,15 @@ def table(title: str, records: list[Record]) -> Table:
             [
                 record["name"],
                 setting(record),
-                format_bytes(record["above_floor_bytes"]),
+                f"{record['above_floor_bytes'] / 2**20:.0f}",
                 f"{min(sizes):.0f} to {max(sizes):.0f}",
                 f"{record['cpu_seconds'] / whole:.2f} ×",
                 f"{min(times):.2f} to {max(times):.2f}",
                 f"{apart:.0e}",
             ]
         )
-    columns = ["", "setting", "memory", "of the rounds", "time", "of the rounds", "losses differ by"]
-    return Table(f"**{title}**", columns, rows, "Parameters are in the memory: the same bytes in every row.")
+    columns = ["", "setting", "memory (MiB)", "of the rounds", "time", "of the rounds", "losses differ by"]
+    return Table(f"**{title}**", columns, rows)
 
 
 if __name__ == "__main__":

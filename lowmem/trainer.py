@@ -175,8 +175,8 @@ class Trainer:
     def _attach(self, train: Dataset, held_out: Dataset | None) -> None:
         """Count the batch buffers, see that the plan still fits, and allocate the step's memory once."""
         buffers = self._buffer_bytes(train, min(self.batch_size, len(train)))
-        if held_out is not None:
-            buffers += self._buffer_bytes(held_out, self._evaluation_rows)
+        # Those of an evaluation are counted in any case: `evaluate` may be called without validation data as well.
+        buffers += self._buffer_bytes(held_out or train, self._evaluation_rows)
         buffers += self._evaluation_rows * self.mlp.architecture.widths[-1] * self.mlp.architecture.item_bytes
         odd = len(train) % self.batch_size != 0
         if self._backprop is None or buffers > self._buffers or odd > self._odd:

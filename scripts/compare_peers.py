@@ -6,8 +6,9 @@ taken after the imports, the data, and a step of a tiny network, as libraries lo
 use. So parameters are in it, in every library the same. The losses are kept, to see that all did the same work.
 
 PyTorch's figures depend on the C library: by default glibc keeps freed blocks of some MiB for itself, and the process
-does not shrink but grows over the first steps, differently in each run. With MALLOC_MMAP_THRESHOLD_=1048576 it gives every larger block back at once, at the price of page
-faults. Both are measured. "hook" updates each parameter as soon as its gradient is there, as lowmem does.
+does not shrink but grows over the first steps, differently in each run. With MALLOC_MMAP_THRESHOLD_=1048576 it gives
+every larger block back at once, at the price of page faults. Both are measured. "hook" updates each parameter as soon
+as its gradient is there, as lowmem does.
 
 Needs the peers (`pip install -e ".[peers]"`). Run from the repository's root:
 python -m scripts.compare_peers [--quick]

@@ -14,7 +14,7 @@ from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedul
 
 Array = NDArray[Any]
 
-FIXED: list[tuple[str, dict[str, int]]] = [
+FIXED: list[tuple[str, dict[str, Any]]] = [
     ("store_all", {}),
     ("sqrt", {}),
     ("segments", {"segments": 1}),
@@ -56,8 +56,8 @@ def architectures(draw: st.DrawFn, max_layers: int = 9, max_width: int = 12) -> 
         widths = draw(st.lists(width, min_size=layers + 1, max_size=layers + 1))
     else:
         widths = [draw(width), *[draw(width)] * (layers - 1), draw(width)]
-    names = [draw(st.sampled_from(sorted(table))) for table in (ACTIVATIONS, LOSSES)]
-    return lm.Architecture(tuple(widths), *names, dtype=draw(st.sampled_from(["float32", "float64"])))
+    activation, loss = (draw(st.sampled_from(sorted(table))) for table in (ACTIVATIONS, LOSSES))
+    return lm.Architecture(tuple(widths), activation, loss, draw(st.sampled_from(["float32", "float64"])))
 
 
 _BYTES = st.integers(0, 50)
@@ -128,7 +128,7 @@ def interpret(chain: Chain, ops: tuple[Op, ...]) -> tuple[int, int, float]:
     for index, op in enumerate(ops):
         match op:
             case Forward(first, last):
-                need(index, 1 <= first, first <= last, last <= length)
+                need(index, first >= 1, first <= last, last <= length)
                 need(index, state[first - 1] in live, state[last] not in live)
                 need(index, last not in reversed_layers, not (last == length and lost))
                 for layer in range(first, last + 1):

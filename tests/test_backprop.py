@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,7 @@ def test_every_strategy_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("loss", sorted(LOSSES))
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(("activation", "loss"), [*zip(sorted(ACTIVATIONS), 3 * sorted(LOSSES), strict=True)])
 def test_every_activation_loss_and_dtype_gives_the_same_bits(activation: str, loss: str, dtype: str) -> None:
     architecture = lm.Architecture((9, 30, 17, 1, 40, 33, 33, 8, 5), activation, loss, dtype)
     mlp = randomised(architecture)
@@ -93,12 +93,12 @@ def test_three_hundred_layers_give_the_same_bits(activation: str, ragged: bool) 
 
 def test_a_wide_network_gives_the_same_bits_under_budgets() -> None:
     # Wide enough that BLAS uses several threads and its large kernels.
-    architecture = lm.Architecture((64, *[200] * 24, 10), "relu")
+    architecture = lm.Architecture((64, *[160] * 20, 10), "relu")
     mlp = randomised(architecture)
     x, y = batch(architecture, 600)
     stored = lm.plan(architecture, 600)
     loss, bits = run(mlp, 600, x, y)
-    for share in (20, 35, 50, 80):
+    for share in (25, 50, 80):
         plan = lm.plan(architecture, 600, f"{share}% of activations")
         assert plan.arena_bytes < stored.arena_bytes
         other_loss, gradients = lm.Backprop(mlp, plan)(x, y)
@@ -125,7 +125,7 @@ def test_a_step_repeats_to_the_same_bits() -> None:
 @settings(deadline=None, max_examples=80)
 @given(architectures(), st.sampled_from([1, 2, 7, 40, 600]), st.sampled_from(FIXED), st.integers(0, 2**16))
 def test_gradients_are_those_of_the_plain_formulas(
-    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]], seed: int
+    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]], seed: int
 ) -> None:
     architecture = replace(architecture, dtype="float64")
     mlp = randomised(architecture, seed)
@@ -189,7 +189,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(
 @given(architectures(), st.integers(1, 1100), st.integers(1, 1100), st.sampled_from(FIXED))
 @example(lm.Architecture((3, 5, 7, 2)), 513, 1100, ("sqrt", {}))
 def test_a_smaller_batch_gives_the_bits_of_a_plan_made_for_it(
-    architecture: lm.Architecture, rows: int, more: int, fixed: tuple[str, dict[str, int]]
+    architecture: lm.Architecture, rows: int, more: int, fixed: tuple[str, dict[str, Any]]
 ) -> None:
     mlp = randomised(architecture)
     x, y = batch(architecture, rows)
@@ -341,7 +341,7 @@ def test_numpys_settings_are_as_before_a_step() -> None:
 @settings(deadline=None, max_examples=40)
 @given(architectures(), st.sampled_from([1, 30, 513]), st.sampled_from(FIXED), st.sampled_from([None, 13]))
 def test_products_run_are_those_that_the_plan_counts(
-    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]], micro: int | None
+    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]], micro: int | None
 ) -> None:
     from lowmem.nn import kernels
 
@@ -377,7 +377,7 @@ def test_products_run_are_those_that_the_plan_counts(
     assert forwards == plan.forward_runs
     # The products alone: of the elementwise part plans count a few FLOPs per element.
     widths, layers = architecture.widths, architecture.layers
-    backward = sum(rows * 2 * n * m * (2 if layer else 1) for layer, (n, m) in enumerate(zip(widths, widths[1:])))
+    backward = sum(rows * 2 * n * m * (2 if layer else 1) for layer, (n, m) in enumerate(pairwise(widths)))
     biases = sum(2 * rows * n for n in widths[1:])
     assert flops - backward - biases == products_of(plan, rows)
     assert layers * plan.micro_batches <= forwards

@@ -105,7 +105,11 @@ def test_train_learns_the_digits_and_reports(capsys: pytest.CaptureFixture[str])
     ran = Ran(capsys, "train", "--layers", "2", "--width", "32", "--epochs", "3", "--lr", "0.01", "--budget", "2MB")
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == [
+        "epoch 1/3",
+        "epoch 2/3",
+        "epoch 3/3",
+    ]
     assert "digits: 1,438 samples to train on, 359 held out" in ran.out
     accuracy = re.search(r"held-out accuracy +([\d.]+)%", ran.out)
     assert accuracy is not None
@@ -208,7 +212,9 @@ BAD = [([command, *flags], words) for flags, words in BOTH for command in ("plan
 BAD += [(["train", *flags], words) for flags, words in TRAIN] + OTHER
 
 
-@pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_bad_input_is_one_clear_line_and_exit_code_two(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:

@@ -70,8 +70,7 @@ def extra_of_a_step(architecture: lm.Architecture, rows: int, optimizer: str | N
 
 
 @pytest.mark.parametrize("dtype", FLOAT)
-@pytest.mark.parametrize("loss", sorted(LOSSES))
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(("activation", "loss"), [*zip(sorted(ACTIVATIONS), 3 * sorted(LOSSES), strict=True)])
 @pytest.mark.usefixtures("traced")
 def test_after_the_first_a_step_allocates_no_array(activation: str, loss: str, dtype: str) -> None:
     # Three tiles; the smallest array of a layer, even as booleans, takes 96 KiB, that of a tile 64 KiB.
@@ -80,13 +79,14 @@ def test_after_the_first_a_step_allocates_no_array(activation: str, loss: str, d
 
 
 @pytest.mark.parametrize("strategy", ["store_all", "recompute_all"])
-@pytest.mark.parametrize("optimizer", [None, *OPTIMIZERS])
-@pytest.mark.parametrize("micro_batch", [None, 500])
+@pytest.mark.parametrize(
+    ("optimizer", "micro_batch"), [*zip([None, None, *OPTIMIZERS], 4 * (None, 500), strict=False)]
+)
 @pytest.mark.usefixtures("traced")
 def test_nor_does_a_step_with_an_update_or_micro_batches(
     strategy: str, optimizer: str | None, micro_batch: int | None
 ) -> None:
-    architecture = lm.Architecture((300, 300, 300, 150), "tanh")
+    architecture = lm.Architecture((200, 200, 200, 150), "tanh")
     assert extra_of_a_step(architecture, 1100, optimizer, strategy=strategy, micro_batch=micro_batch) < 40 * 1024
 
 
@@ -133,16 +133,21 @@ SPREAD: list[tuple[tuple[int, ...], str, str, str]] = [
     ((10, *[5, 40, 1, 33, 64, 2] * 4, 7), "selu", "huber", "float32"),
     ((10, *[5, 40, 1, 33, 64, 2] * 4, 7), "mish", "bce", "float64"),
     ((8, *[8] * 60, 3), "tanh", "cross_entropy", "float32"),
-    ((300, 300, 300, 100), "softplus", "mse", "float32"),
+    ((200, 200, 200, 100), "softplus", "mse", "float32"),
 ]
 
 
-@pytest.mark.parametrize("optimizer", [None, "sgd", "adam"])
+@pytest.mark.parametrize("optimizer", [None, "adam"])
 @pytest.mark.parametrize("network", SPREAD, ids=lambda network: f"{len(network[0]) - 1}-{network[1]}-{network[3]}")
 @pytest.mark.usefixtures("traced")
 def test_training_takes_no_more_than_promised(network: tuple[Any, ...], optimizer: str | None) -> None:
     architecture = lm.Architecture(*network)
-    for rows, micro_batch, kinds in ((7, None, FIXED), (600, None, FIXED[1::3]), (600, 256, FIXED[::4]), (90, 13, FIXED[5:])):
+    for rows, micro_batch, kinds in (
+        (7, None, FIXED[::2]),
+        (600, None, FIXED[1::3]),
+        (600, 256, FIXED[::5]),
+        (90, 13, FIXED[6:]),
+    ):
         for strategy, options in kinds:
             plan, traced = promised_and_traced(
                 architecture, rows, optimizer, strategy, micro_batch=micro_batch, **options
@@ -151,27 +156,25 @@ def test_training_takes_no_more_than_promised(network: tuple[Any, ...], optimize
 
 
 @pytest.mark.parametrize(
-    ("strategy", "options"), [("store_all", {}), ("sqrt", {}), ("revolve", {"slots": 9}), ("segments", {"segments": 9})]
+    ("strategy", "options"),
+    [("store_all", {}), ("sqrt", {}), ("revolve", {"slots": 9}), ("segments", {"segments": 9})],
 )
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.usefixtures("traced")
-def test_a_thousand_layers_take_no_more_than_promised(ragged: bool, strategy: str, options: dict[str, int]) -> None:
+def test_a_thousand_layers_take_no_more_than_promised(ragged: bool, strategy: str, options: dict[str, Any]) -> None:
     hidden = [1 + 5 * n % 9 for n in range(999)] if ragged else [8] * 999
     architecture = lm.Architecture((4, *hidden, 3), "tanh")
-    for rows, optimizer, micro_batch in ((16, "adam", None), (700, None, 300)):
-        plan, traced = promised_and_traced(
-            architecture, rows, optimizer, strategy, micro_batch=micro_batch, **options
-        )
-        assert traced <= plan.peak_bytes + ROOM, (rows, optimizer)
+    rows, optimizer, micro_batch = (700, None, 300) if strategy == "sqrt" else (16, "adam", None)
+    plan, traced = promised_and_traced(architecture, rows, optimizer, strategy, micro_batch=micro_batch, **options)
+    assert traced <= plan.peak_bytes + ROOM
 
 
 LARGE: list[tuple[tuple[int, ...], str, int, str | None, str, int | None]] = [
     ((64, *[256] * 20, 10), "relu", 1024, None, "store_all", None),
-    ((64, *[512] * 8, 10), "tanh", 512, "adam", "sqrt", None),
-    ((64, *[512] * 8, 10), "silu", 2000, "sgd", "recompute_all", None),
+    ((64, *[512] * 8, 10), "tanh", 300, "adam", "sqrt", None),
     ((64, *[400, 300, 600, 200] * 3, 10), "selu", 1200, "momentum", "sqrt", 600),
-    ((784, *[128] * 100, 10), "gelu", 512, "adam", "sqrt", None),
-    ((64, *[256] * 30, 10), "elu", 2048, None, "sqrt", 512),
+    ((784, *[128] * 100, 10), "gelu", 256, "adam", "sqrt", None),
+    ((30, *[96] * 6, 10), "silu", 20_000, None, "recompute_all", None),
 ]
 
 
@@ -265,7 +268,7 @@ def test_the_arena_is_as_large_as_planned_and_aligned(rows: int, dtype: str) -> 
 @pytest.mark.parametrize("fixed", FIXED, ids=str)
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_a_step_writes_nothing_beside_the_arena(
-    arenas: list[Any], activation: str, fixed: tuple[str, dict[str, int]]
+    arenas: list[Any], activation: str, fixed: tuple[str, dict[str, Any]]
 ) -> None:
     architecture = lm.Architecture((9, 30, 1, 17, 40, 3, 5), activation, "bce")
     for rows, less in ((7, 3), (700, 513)):
@@ -313,7 +316,9 @@ def spread_out(chain: Chain, schedule: Schedule) -> tuple[Program, list[tuple[in
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_no_op_writes_past_its_places_and_packing_changes_no_bit(arenas: list[Any], activation: str, loss: str) -> None:
+def test_no_op_writes_past_its_places_and_packing_changes_no_bit(
+    arenas: list[Any], activation: str, loss: str
+) -> None:
     architecture = lm.Architecture((9, 30, 1, 17, 40, 3, 3, 5), activation, loss)
     mlp = randomised(architecture)
     for rows in (7, 700):
@@ -343,11 +348,11 @@ def test_no_op_writes_past_its_places_and_packing_changes_no_bit(arenas: list[An
         ((64, *[32] * 30, 10), "cross_entropy", 1000, 128, np.float32, {"budget": "50% of activations"}),
         ((64, *[32] * 30, 10), "cross_entropy", 1024, 128, np.uint8, {"strategy": "sqrt"}),
         ((64, *[32] * 30, 10), "cross_entropy", 3000, 700, np.float64, {"micro_batch": 300}),
-        ((8, *[8] * 300, 3), "cross_entropy", 600, 64, np.float32, {"strategy": "revolve", "slots": 9}),
-        ((8, *range(3, 120), 3), "cross_entropy", 600, 64, np.float32, {"budget": "40% of activations"}),
+        ((8, *[8] * 300, 3), "cross_entropy", 200, 64, np.float32, {"strategy": "revolve", "slots": 9}),
+        ((8, *range(3, 100), 3), "cross_entropy", 300, 64, np.float32, {"budget": "70% of activations"}),
         ((500, 20, 30), "mse", 2000, 600, np.float64, {}),
         ((500, 20, 30), "bce", 500, 600, np.float32, {}),
-        ((64, *[300] * 40, 10), "cross_entropy", 1100, 512, np.float32, {"budget": "30% of activations"}),
+        ((64, *[300] * 20, 10), "cross_entropy", 700, 512, np.float32, {"budget": "30% of activations"}),
         ((3, 4, 2), "cross_entropy", 200_000, 5000, np.float32, {}),
     ],
 )
@@ -366,9 +371,13 @@ def test_a_trainer_takes_no_more_than_promised(
     x = np.abs(x * 10).astype(x_dtype)
     made = lm.make_optimizer(optimizer, lr=1e-4)
     split = samples * 4 // 5
+    # Planned once untraced: what the interpreter itself puts by on a first run (interned names) is not training's.
+    lm.Trainer(lm.MLP(architecture), made, batch_size=batch_size, **options)
     before = held()
     trainer = lm.Trainer(lm.MLP(architecture), made, batch_size=batch_size, **options)
-    for _ in trainer.epochs((x[:split], y[:split]), 2, (x[split:], y[split:])):
+    epochs = trainer.epochs((x[:split], y[:split]), 2, (x[split:], y[split:]))
+    tracemalloc.reset_peak()  # planning, which may take memory of its own for a moment, is over; all is allocated
+    for _ in epochs:
         pass
     traced = peak_above(before)
     assert traced <= trainer.plan.peak_bytes + ROOM

@@ -40,7 +40,7 @@ def peak_of(architecture: lm.Architecture, rows: int, strategy: str, **options: 
     st.integers(1, 1200),
 )
 def test_a_plan_accounts_for_every_byte(
-    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]], optimizer: str | None, micro: int
+    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]], optimizer: str | None, micro: int
 ) -> None:
     plan = lm.plan(architecture, rows, None, optimizer, fixed[0], micro_batch=min(micro, rows), **fixed[1])
     item, parameters = architecture.item_bytes, architecture.parameters
@@ -61,7 +61,7 @@ def test_a_plan_accounts_for_every_byte(
 @settings(deadline=None, max_examples=80)
 @given(architectures(), st.integers(1, 1200), st.sampled_from(FIXED))
 def test_runs_and_flops_of_a_plan_are_those_of_its_schedule(
-    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]]
+    architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]]
 ) -> None:
     plan = lm.plan(architecture, rows, None, strategy=fixed[0], **fixed[1])
     trace = simulate(Chain.of(architecture, rows), plan.schedule)
@@ -147,7 +147,7 @@ def test_auto_fits_and_no_fixed_strategy_that_fits_is_cheaper(
     plan = lm.plan(architecture, rows, budget, optimizer)
     assert plan.peak_bytes <= budget
     layers = architecture.layers
-    others = [("store_all", {}), ("sqrt", {}), ("recompute_all", {})]
+    others: list[tuple[str, dict[str, Any]]] = [("store_all", {}), ("sqrt", {}), ("recompute_all", {})]
     others += [("segments", {"segments": every}) for every in range(1, layers + 1)]
     others += [("revolve", {"slots": slots}) for slots in range(layers)]
     for strategy, options in others:
@@ -265,7 +265,9 @@ def test_the_minimum_budget_works_and_a_byte_less_does_not(
         lm.plan(architecture, rows, minimum - 1, optimizer, micro_batch=micro_batch)
     assert error.value.minimum == minimum
     for strategy, options in FIXED:
-        assert peak_of(architecture, rows, strategy, optimizer=optimizer, micro_batch=micro_batch, **options) >= minimum
+        assert (
+            peak_of(architecture, rows, strategy, optimizer=optimizer, micro_batch=micro_batch, **options) >= minimum
+        )
 
 
 @settings(deadline=None, max_examples=25)
@@ -415,4 +417,6 @@ def test_a_plan_in_json_has_its_numbers() -> None:
     for name in ("peak_bytes", "arena_bytes", "store_all_bytes", "forward_runs", "flops", "flop_factor", "budget"):
         assert numbers[name] == getattr(plan, name)
     assert sum(numbers["bytes"].values()) == numbers["peak_bytes"]
-    assert lm.Architecture(tuple(numbers["widths"]), numbers["activation"], numbers["loss"], numbers["dtype"]) == RAGGED
+    assert (
+        lm.Architecture(tuple(numbers["widths"]), numbers["activation"], numbers["loss"], numbers["dtype"]) == RAGGED
+    )

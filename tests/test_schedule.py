@@ -1,6 +1,7 @@
 """Schedules: every planner's are valid and cost what theory says, and the simulator refuses all that are not."""
 
 from functools import cache
+from itertools import pairwise
 from math import inf, isqrt, nan
 from typing import Any
 
@@ -217,7 +218,7 @@ def test_revolve_gains_by_every_slot_and_keeps_no_more_than_them(length: int) ->
     traces = [simulate(chain, PLANNERS["revolve"](chain, slots=slots)) for slots in range(length + 2)]
     runs = [trace.forward_runs for trace in traces]
     assert runs[0] == length * (length - 1) // 2 + 1
-    assert all(more > less for more, less in zip(runs[: length - 1], runs[1 : length - 1], strict=False))
+    assert all(more > less for more, less in pairwise(runs[: length - 1]))
     assert runs[-1] == runs[max(length - 2, 0)] == length
     assert all(trace.peak_bytes <= slots for slots, trace in enumerate(traces))
 

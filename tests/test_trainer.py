@@ -166,7 +166,11 @@ def test_data_may_be_stored_in_other_dtypes() -> None:
     x, y = clusters(200)
     whole = np.round(x * 20).astype(np.int8)
     results = []
-    for data in ((whole, y.astype(np.uint8)), (whole.astype(float), y), (whole.astype(np.float32), y.astype(np.int16))):
+    for data in (
+        (whole, y.astype(np.uint8)),
+        (whole.astype(float), y),
+        (whole.astype(np.float32), y.astype(np.int16)),
+    ):
         trainer = lm.Trainer(lm.MLP(ARCH, 1), batch_size=32)
         list(trainer.epochs(data, 2))
         results.append(trainer.mlp.parameters)

@@ -59,7 +59,7 @@ def schedule_diagram(source: Plan | Report, *, over: Literal["flops", "ops"] = "
         axis.set_xlabel(label)
         axis.set_ylabel("layer")
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_above(figure, columns=4)
+        legend_above(figure)
         axis.set_title(f"{pass_of(plan)}, {plan.flop_factor:.2f} × the FLOPs", fontsize=LEGEND_TEXT)
     return figure
 

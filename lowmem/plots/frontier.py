@@ -65,7 +65,8 @@ def frontier(
             f"batch {points.batch_size}"
         )
         points = [Point.of(plan) for plan in plans]
-    given = sorted(points, key=lambda point: (point.series, point.measured, point.memory, point.compute))
+    # Predicted curves run along the memory; measured series keep their order, which may be that of a setting.
+    given = sorted(points, key=lambda point: (point.series, point.measured, 0 if point.measured else point.memory))
     with house_style():
         figure, (axis,) = new_figure()
         _scales(axis, given, relative=relative)
@@ -143,7 +144,7 @@ def _scales(axis: "Axes", points: Sequence[Point], *, relative: bool) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
     scale = 1.0 if relative else 10.0 ** (len(str(int(max(memory)))) - 1) * 10
     axis.xaxis.set_major_locator(FixedLocator([scale * share for share in SHARES]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}" if not relative else f"{100 * x:.3g} %"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g} %" if relative else f"{x:,.0f}"))
     if max(compute) > 4 * min(compute):
         # Logarithmic in what lies above nine tenths of the least: both a few per cent and a factor of 30 show.
         below = 0.9 * min(compute)

@@ -41,7 +41,7 @@ def scaling(records: Iterable[Depth | Plan], *, title: str = "") -> "Figure":
     given = [Depth.of(record) if isinstance(record, Plan) else record for record in records]
     given.sort(key=lambda record: (record.series, record.measured, record.layers))
     with house_style():
-        figure, (memory, compute) = new_figure(10, 5, panels=2)
+        figure, (memory, compute) = new_figure(10, panels=2)
         unit, factor = byte_unit(max(record.memory for record in given))
         look = looks(sorted({record.series for record in given}))
         for name in look:
@@ -65,7 +65,7 @@ def scaling(records: Iterable[Depth | Plan], *, title: str = "") -> "Figure":
         for axis in (memory, compute):
             _scales(axis, given)
         figure.suptitle(title) if title else None
-        legend_above(figure, columns=4)
+        legend_above(figure)
     return figure
 
 

@@ -7,6 +7,7 @@ differ by marker and line as well, so that nothing is lost in black and white.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,13 @@ GREY, PALE = "#8C8C8C", "#C8C8C8"
 TEXT = 13
 """Points; at half size that is still as large as a footnote."""
 
-LEGEND_TEXT = 12
+LEGEND_TEXT, SMALL_TEXT = 12, 8.5
+
+LETTER, HANDLE, LEGEND_ROW = 0.092, 0.62, 0.25
+"""Inches: of a letter in the legend, of a series' handle with the space around it, of a row."""
+
+SMALL_LETTER, SMALL_ROW = 0.067, 0.165
+"""Inches: of a letter and a row of small print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = 7.5, height: float = 5.0, panels: int = 1) -> tuple["Figure", list["Axes"]]:
+def new_figure(width: float = 7.5, height: float = 4.5, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     """Return a figure (inches) and its axes side by side; call it inside `house_style()`."""
     from matplotlib.figure import Figure
 
@@ -110,12 +117,16 @@ def new_figure(width: float = 7.5, height: float = 5.0, panels: int = 1) -> tupl
     return figure, axes
 
 
-def legend_above(figure: "Figure", columns: int = 3) -> None:
-    """Put one legend of all labelled series above the axes, where it covers nothing."""
+def legend_above(figure: "Figure") -> None:
+    """Put one legend of all labelled series above the axes, where it covers nothing; the figure grows by its rows."""
     entries: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    width, height = figure.get_size_inches()
+    columns = _columns(list(entries), width)
+    rows = -(-len(entries) // columns)
+    figure.set_size_inches(width, height + rows * LEGEND_ROW)
     figure.legend(
         list(entries.values()),
         list(entries),
@@ -124,6 +135,17 @@ def legend_above(figure: "Figure", columns: int = 3) -> None:
         columnspacing=1.2,
         handlelength=1.8,
     )
+
+
+def _columns(labels: list[str], width: float) -> int:
+    """Return in how many columns labels fit into so many inches; they are filled from top to bottom."""
+    for columns in range(len(labels), 1, -1):
+        rows, longer = divmod(len(labels), columns)  # the first columns have one more
+        starts = [column * rows + min(column, longer) for column in range(columns + 1)]
+        longest = [max(map(len, labels[start:stop])) for start, stop in pairwise(starts)]
+        if sum(HANDLE + LETTER * length for length in longest) < width:
+            return columns
+    return 1
 
 
 def byte_unit(largest: float) -> tuple[str, int]:
@@ -143,5 +165,11 @@ def flop_unit(largest: float) -> tuple[str, float]:
 
 
 def note_below(figure: "Figure", text: str) -> None:
-    """Put small print below the axes: where and how the figure was measured."""
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=8.5, color="#595959", linespacing=1.35)
+    """Put small print below the axes: where and how the figure was measured; the figure grows by its lines."""
+    from textwrap import TextWrapper
+
+    width, height = figure.get_size_inches()
+    wrapper = TextWrapper(int(width / SMALL_LETTER), break_on_hyphens=False)
+    lines = [part for line in text.splitlines() for part in wrapper.wrap(line)]
+    figure.set_size_inches(width, height + len(lines) * SMALL_ROW)
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL_TEXT, color="#595959", linespacing=1.35)

@@ -23,7 +23,7 @@ is spent, and the gap is stated.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, inf
 
 from lowmem.chain import Chain
@@ -50,6 +50,10 @@ MANY_LAYERS = 128
 FOR_BOUNDS = Limits(work=4e9, bytes=160 << 20)
 FOR_SCHEDULES = Limits(work=3e9, bytes=100 << 20)
 """What tables may take. Schedules get no better by wide windows, bounds do."""
+
+LEAST_TABLE = 16 << 20
+"""Bytes that a table may take in any case. Above that it may take twice the budget that it plans for, so that planning
+a small network for a small machine does not need a large one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +95,20 @@ class Planner:
         """Make the table that schedules are read from, and the lower bound."""
         chain = self.chain
         quantum, exact = _quantum(chain, budget)
+        modest = max(LEAST_TABLE, 2 * budget) if not chain.in_hand_free else FOR_BOUNDS.bytes
+        for_bounds = replace(FOR_BOUNDS, bytes=min(FOR_BOUNDS.bytes, modest))
+        for_schedules = replace(FOR_SCHEDULES, bytes=min(FOR_SCHEDULES.bytes, modest))
         if not exact:
-            below = Table(chain, budget, quantum, down=True, limits=FOR_BOUNDS)
+            below = Table(chain, budget, quantum, down=True, limits=for_bounds)
             below.grow()
             self._lower = below.lower(below.top)
             del below  # its memory is wanted for the other
             # Levels above the budget are tried to win back what rounding up wastes: half a level a state, and some.
             headroom = budget + _states_in(chain, budget) * quantum
-            self._table = Table(chain, headroom, quantum, down=False, limits=FOR_SCHEDULES)
+            self._table = Table(chain, headroom, quantum, down=False, limits=for_schedules)
             self._table.grow()
             return
-        self._table = Table(chain, budget, quantum, down=False, limits=FOR_BOUNDS, exact=True)
+        self._table = Table(chain, budget, quantum, down=False, limits=for_bounds, exact=True)
         self._table.grow()
         self._lower = self._table.lower(self._table.top)
 

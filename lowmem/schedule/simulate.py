@@ -4,8 +4,8 @@ It walks the ops with the set of live values, refuses the first op that needs a 
 bytes and costs. Planners are checked against it, and the executor runs nothing that it has not passed.
 """
 
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn
 
 from lowmem.chain import Chain, Value
 from lowmem.errors import ScheduleError
@@ -22,20 +22,29 @@ class Lifetime:
     bytes: int
 
 
+Life = tuple[Literal["x", "s", "δ", "g"], int, int, int, int]
+"""A lifetime while it is only noted: planners simulate long schedules often, and few ask for lifetimes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What a schedule takes.
 
     peak_bytes: the most bytes alive at once, counted as the chain says; peak_at: the op (index) where that is.
     forward_runs: layer forwards executed, the first sweep included. cost: every forward and backward executed.
-    lifetimes: each value's life, in order of its end.
+    lives: what `lifetimes` is made of, as plain tuples: kind, layer, start, end, bytes.
     """
 
     peak_bytes: int
     peak_at: int
     forward_runs: int
     cost: float
-    lifetimes: tuple[Lifetime, ...]
+    lives: tuple[Life, ...] = field(repr=False)
+
+    @property
+    def lifetimes(self) -> tuple[Lifetime, ...]:
+        """Each value's life, in order of its end."""
+        return tuple(Lifetime(Value(kind, layer), *life) for kind, layer, *life in self.lives)
 
     @property
     def flops(self) -> float:
@@ -69,7 +78,7 @@ class _Run:
         self.held = 0
         self.peak = self.peak_at = self.forward_runs = 0
         self.cost: float = 0
-        self.lifetimes: list[Lifetime] = []
+        self.lives: list[Life] = []
 
     def step(self, index: int, op: Op) -> None:
         """Carry out one op."""
@@ -125,7 +134,7 @@ class _Run:
             self.see(index, self.held - self.chain.state_bytes(layer - 1))
         else:
             self.see(index, self.held + stage.backward_scratch)
-        self.lifetimes.append(Lifetime(Value("δ", layer), self.delta_born, index, stage.delta_bytes))
+        self.lives.append(("δ", layer, self.delta_born, index, stage.delta_bytes))
         self.held -= stage.delta_bytes
         self.delta = None
         self.gradients[layer] = index
@@ -139,7 +148,7 @@ class _Run:
             self.refuse(index, op, "this chain gathers its gradients")
         if layer not in self.gradients:
             self.refuse(index, op, f"{Value('g', layer)} is missing")
-        self.lifetimes.append(Lifetime(Value("g", layer), self.gradients.pop(layer), index, 0))
+        self.lives.append(("g", layer, self.gradients.pop(layer), index, 0))
 
     def free(self, index: int, op: Op, value: Value) -> None:
         layer = value.layer
@@ -154,9 +163,9 @@ class _Run:
         self.held += self.chain.stages[layer - 1].delta_bytes
 
     def end_state(self, index: int, layer: int) -> None:
-        size = self.chain.state_bytes(layer)
-        self.lifetimes.append(Lifetime(self.chain.state(layer), self.states.pop(layer), index, size))
-        self.held -= size
+        stage = self.chain.stages[layer - 1]
+        self.lives.append((stage.kind, layer, self.states.pop(layer), index, stage.state_bytes))
+        self.held -= stage.state_bytes
 
     def see(self, index: int, now: int) -> None:
         if now > self.peak:
@@ -176,4 +185,4 @@ class _Run:
             left += [str(Value("g", layer)) for layer in self.gradients]
         if left:
             raise ScheduleError(f"the schedule ends with values left behind: {', '.join(left)}.", index=index)
-        return Trace(self.peak, self.peak_at, self.forward_runs, self.cost, tuple(self.lifetimes))
+        return Trace(self.peak, self.peak_at, self.forward_runs, self.cost, tuple(self.lives))

@@ -40,6 +40,8 @@ class Table:
     budget: bytes, of which the table has `top` levels of `quantum` bytes. What is left of the budget is lost where
     sizes are rounded, and kept for the working memory of ops where they are exact.
     down: round sizes down (a lower bound of the cost) instead of up (a schedule that fits).
+    exact: all states are multiples of the quantum, so that one table serves for both.
+    Bounds beyond the window suppose that a layer takes no less scratch in the place of its input than beside it.
 
     Costs are stored by the memory that state i and the segment take together: `kept[i, n, level]` is E(i, i+n) with
     the level beside what lies before state i. As the right part of a split that is what is wanted, and as the left
@@ -62,7 +64,12 @@ class Table:
         self.deltas = np.array([0, *(stage.delta_bytes for stage in chain.stages[:-1]), 0], np.int64)
         self.shifts = self._round(self.sizes)
         self.sums = np.array(list(accumulate((stage.forward for stage in chain.stages), initial=0)), np.float64)
+        self._shift_sums = np.concatenate([[0], np.cumsum(self.shifts)])
+        self._slack = self._slacks()
+        # Bounds look segments up with the whole budget beside their first state, schedules never do.
+        self._reach = self.top + (int(self.shifts.max()) + max(self._slack) if down or exact else 0)
         self._leaves = self._leaf_needs()
+        self._most_working = self._most_working_bytes()
         self.window, self._cap, self._spent = 0, 0, 0.0
         full = self._room(self.length, 8) <= self.limits.bytes
         self.dtype: Any = np.float64 if full else np.float32
@@ -80,6 +87,15 @@ class Table:
     def working_levels(self, sizes: "NDArray[Any]") -> "NDArray[Any]":
         """Return the level from which ops have so many bytes to work in."""
         return self.np.maximum(self._round(sizes - self.rest), 0)
+
+    def _slacks(self) -> list[int]:
+        """Return how many levels more the part of a far segment up to a state may have had than that part alone.
+
+        Alone, its sweeps run beside δ of its end; as a part of a longer segment they may have run beside a smaller δ.
+        """
+        least = self.np.minimum.accumulate(self.deltas[self.length - 1 :: -1])[::-1]
+        more = self.deltas[: self.length] - least
+        return [*(-(-more // self.quantum)).tolist(), 0]
 
     def _leaf_needs(self) -> "NDArray[Any]":
         """Return the bytes beside state i that the backward of layer i+1 takes; of the last layer its output too."""
@@ -101,15 +117,21 @@ class Table:
         return widest + np.maximum.accumulate(np.array(scratch, np.int64))
 
     def _cap_of(self, window: int) -> int:
-        """Return the level from which on segments of up to `window` layers keep everything."""
-        np, width = self.np, min(window + 1, self.length + 1)
-        sums = np.concatenate([[0], np.cumsum(self.shifts)])
-        kept = int((sums[width:] - sums[:-width]).max())
+        """Return the level from which on segments of up to `window` layers keep everything.
+
+        Levels that segments are never looked up at are left out.
+        """
+        width = min(window + 1, self.length + 1)
+        kept = int((self._shift_sums[width:] - self._shift_sums[:-width]).max())
+        return min(self._reach, kept + self._most_working // self.quantum + 1)
+
+    def _most_working_bytes(self) -> int:
+        """Return bytes that are enough for any op to work in."""
         working = int(self._leaves.max())
-        if not self.chain.in_hand_free:
-            scratch = max(max(stage.forward_scratch, stage.advance_scratch) for stage in self.chain.stages)
-            working = max(working, int(self.sizes.max() + self.deltas.max()) + scratch)
-        return min(self.top, kept + working // self.quantum + 1)
+        if self.chain.in_hand_free:
+            return working
+        scratch = max(max(stage.forward_scratch, stage.advance_scratch) for stage in self.chain.stages)
+        return max(working, int(self.sizes.max() + self.deltas.max()) + scratch)
 
     def _room(self, window: int, item: int) -> int:
         """Return the bytes of the segments of a window."""
@@ -135,12 +157,13 @@ class Table:
             return False
         self._spent += self._work(target)
         self._make_room(target)
-        for n in range(max(self.window, 1), target + 1):
+        for n in range(self.window + 1, target + 1):
+            cap = self._cap_of(n)
             for i in range(self.length - n + 1):
                 if n == 1:
                     self._leaf(i)
-                elif n > self.window:
-                    self._segment(i, n)
+                else:
+                    self._segment(i, n, cap)
         self.window = target
         self._suffixes()
         return True
@@ -152,8 +175,8 @@ class Table:
 
     def _work(self, window: int) -> float:
         """Return the additions that segments of up to `window` layers take, calls included."""
-        per_level = self.length * window**2 / 2 - window**3 / 3
-        return per_level * (self._cap_of(window) + 1) + CALL * self.length * window
+        sizes = range(2, window + 1)
+        return sum((self.length - n + 1) * (n * (self._cap_of(n) + 1) + CALL) for n in sizes)
 
     def _make_room(self, window: int) -> None:
         """Make a larger table and copy the present one in: beyond its cap nothing changes."""
@@ -173,10 +196,10 @@ class Table:
         else:
             self.kept[i, 1, self.shifts[i] + int(self.working_levels(self._leaves[i])) :] = self.sums[i]
 
-    def _segment(self, i: int, n: int) -> None:
-        """Fill in E(i, i+n): all its splits at once, one row each."""
+    def _segment(self, i: int, n: int, cap: int) -> None:
+        """Fill in E(i, i+n): all its splits at once, one row each. From level `cap` on nothing changes."""
         np, kept = self.np, self.kept
-        shift, width = int(self.shifts[i]), kept.shape[2]
+        shift, width = int(self.shifts[i]), cap + 1
         if shift >= width:
             return
         # right[s-1] is kept[i+s, n-s]: a diagonal of the table, seen without a copy.
@@ -184,10 +207,11 @@ class Table:
         right = np.lib.stride_tricks.as_strided(
             kept[i + 1, n - 1], (n - 1, width - shift), (by_start - by_length, by_level), writeable=False
         )
-        costs = kept[i, 1:n, shift:] + right
+        costs = kept[i, 1:n, shift:width] + right
         self._forbid(costs, self.working_levels(self._sweeps(i)[: n - 1] + self.deltas[i + n]))
-        best = costs.min(axis=0, out=kept[i, n, shift:])
+        best = costs.min(axis=0, out=kept[i, n, shift:width])
         best -= self.dtype(self.sums[i])
+        kept[i, n, width:] = best[-1]
 
     def _sweeps(self, i: int) -> "NDArray[Any]":
         """Return `sweep_needs` of all sweeps from i inside the window, remembered."""
@@ -211,7 +235,8 @@ class Table:
         lower = upper if window == length else upper.copy()
         # The best split outside the window, with what a mark to the right of i bounds of the segment left of it.
         beyond = np.full(self.top + 1, np.inf)
-        mark = length
+        marks = self._marks()
+        mark, after = marks.pop(), length
         proven = True
         for i in range(length - 1, -1, -1):
             if length - i <= window:
@@ -221,22 +246,31 @@ class Table:
                 continue
             best = self._best_split(upper, i)
             self._store(upper, i, best)
-            # Marks are the multiples of the window: a far segment costs at least the sum of its pieces between marks.
-            if -(-i // window) * window < mark:
-                mark = -(-i // window) * window
-                if mark + window <= length:
-                    beyond = beyond + self.row(mark, mark + window)
+            if marks[-1] >= i:
+                mark, after = marks.pop(), mark
+                if after < length:
+                    beyond = beyond + self.row(mark, after, self._slack[after])
             outside = i + window + 1
             if outside < length:
-                middle = min(mark + window, outside)
-                piece = self.row(mark, middle) + self.row(middle, outside)
+                # A far segment costs at least the sum of its pieces between marks.
+                piece = self.row(mark, outside) if outside <= after else self.row(after, outside)
+                if outside > after:
+                    piece += self.row(mark, after, self._slack[after])
                 beyond = np.minimum(beyond, lower[outside] + piece)
-            far = beyond + self.row(i, mark) - self.sums[i]
+            far = beyond + self.row(i, mark, self._slack[mark]) - self.sums[i]
             # As long as the bounds have met in all that lies behind, inside the window they are the same.
             least = np.minimum(best if proven else self._best_split(lower, i), far)
             proven = proven and bool((least == best).all())
             self._store(lower, i, least)
         self.upper_kept, self.lower_kept = upper, lower
+
+    def _marks(self) -> list[int]:
+        """Return states from 0 to L, at most a window apart, at which far segments may be cut with little slack."""
+        marks = [self.length]
+        while marks[-1] > 0:
+            nearest, farthest = marks[-1] - max(self.window // 2, 1), max(marks[-1] - self.window, 0)
+            marks.append(min(range(max(nearest, 0), farthest - 1, -1), key=self._slack.__getitem__))
+        return marks[::-1]
 
     def _store(self, bound: "NDArray[Any]", i: int, costs: "NDArray[Any]") -> None:
         """Write a suffix's costs to its bound."""
@@ -246,23 +280,25 @@ class Table:
         if shift <= self.top:
             bound[i, shift:] = costs[: self.top + 1 - shift] + self.sums[i]
 
-    def row(self, i: int, k: int) -> "NDArray[Any]":
-        """Return E(i, k) by the level beside state i; zeros for an empty segment."""
+    def row(self, i: int, k: int, more: int = 0) -> "NDArray[Any]":
+        """Return E(i, k) with so many levels more than the level beside state i; zeros for an empty segment."""
         np = self.np
         if k == i or (self.chain.in_hand_free and k == i + 1):
             return np.zeros(self.top + 1)
-        row = self.kept[i, k - i, self.shifts[i] :].astype(np.float64) - self.sums[i]
+        first = int(self.shifts[i]) + more
+        row = self.kept[i, k - i, first : first + self.top + 1].astype(np.float64) - self.sums[i]
         if not len(row):
             return np.full(self.top + 1, np.inf)
         return np.pad(row, (0, self.top + 1 - len(row)), mode="edge")
 
     def _best_split(self, bound: "NDArray[Any]", i: int) -> "NDArray[Any]":
         """Return the least cost of suffix (i, L) over the splits inside the window."""
-        shift, width = int(self.shifts[i]), self._cap + 1 - int(self.shifts[i])
-        costs = bound[i + 1 : i + self.window + 1].copy()
+        shift = int(self.shifts[i])
+        width = min(self.top, self._cap - shift) + 1
         if width <= 0:
             return self.np.full(self.top + 1, self.np.inf)
-        left = self.kept[i, 1 : self.window + 1, shift:]
+        costs = bound[i + 1 : i + self.window + 1].copy()
+        left = self.kept[i, 1 : self.window + 1, shift : shift + width]
         costs[:, :width] += left
         costs[:, width:] += left[:, -1:]
         self._forbid(costs, self.working_levels(self._sweeps(i)[: self.window]))

@@ -132,4 +132,6 @@ def test_a_hundred_layers_run_fewer_forwards_than_checkpoint_sequential() -> Non
     plan = lm.plan(architecture, 8, strategy="sqrt")
     assert runs == 190
     assert plan.forward_runs == 181
-    assert lm.Backprop(mlp, plan)(x, y)[0] == pytest.approx(float(F.cross_entropy(outputs.detach(), torch.from_numpy(y))))
+    assert lm.Backprop(mlp, plan)(x, y)[0] == pytest.approx(
+        float(F.cross_entropy(outputs.detach(), torch.from_numpy(y)))
+    )

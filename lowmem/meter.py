@@ -19,6 +19,10 @@ class TracedPeak:
         tracemalloc.reset_peak()
         self._before = tracemalloc.get_traced_memory()[0]
 
+    def restart(self) -> None:
+        """Forget the peak so far; what is held counts on."""
+        tracemalloc.reset_peak()
+
     def bytes(self) -> int:
         """Return the peak so far, above what was held at the start."""
         return tracemalloc.get_traced_memory()[1] - self._before

@@ -1,7 +1,7 @@
 """Measure what plans promise: strategies and budgets over depths and widths, each in a fresh process.
 
 For every case: the promised peak and arena; the traced peak (every allocation through Python and NumPy, from the plan
-and the parameters on, over a warm-up and the timed steps); the resident peak above the process's floor (imports, the
+and the parameters on, over a warm-up and the timed steps) and, of that, the arena's block; the resident peak above the process's floor (imports, the
 batch, and what a step of a tiny network leaves behind); the time of a step. The floor is taken before the network is
 made. What tracing itself takes, and only that, is subtracted from the resident peak. Planning is over when the peaks
 begin: on uneven chains its tables take memory of their own for a moment.
@@ -18,6 +18,7 @@ import numpy as np
 import psutil  # noqa: F401 - `lowmem.meter` needs it: here, so that it is part of the floor
 
 import lowmem as lm
+from lowmem import arena
 from lowmem.meter import TracedPeak, reset_resident_peak, resident, resident_peak
 from scripts.measuring import Case, Timer, in_fresh_process, note, run_script
 
@@ -47,7 +48,9 @@ def measure(case: Case) -> Case:
         with timer:
             backprop(x, y)
     tracing = tracemalloc.get_tracemalloc_memory()
-    peak = resident_peak() - tracing
+    peak, traced_peak = resident_peak() - tracing, traced.bytes()
+    in_arena = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, arena.__file__)])
+    traced.stop()
     return (
         case
         | {
@@ -61,7 +64,8 @@ def measure(case: Case) -> Case:
             "promised_arena_bytes": plan.arena_bytes,
             "store_all_arena_bytes": plan.store_all_bytes,
             "bookkeeping_bytes": plan.bookkeeping_bytes,
-            "traced_peak_bytes": traced.stop(),
+            "traced_peak_bytes": traced_peak,
+            "traced_arena_bytes": max(trace.size for trace in in_arena.traces),
             "floor_bytes": floor,
             "resident_peak_bytes": peak,
             "resident_above_floor_bytes": peak - floor,
@@ -115,7 +119,7 @@ def cases(quick: bool) -> list[Case]:
     for width in widths:
         for hidden in depths:
             shape = {"hidden": hidden, "width": width, "batch": 256, "activation": "relu"}
-            deep = shape | {"family": "depths", "steps": 3}
+            deep = shape | {"family": "depths", "steps": 2}
             listed += [deep | {"strategy": strategy} for strategy in ("store_all", "sqrt")]
             listed.append(deep | {"strategy": "revolve", "slots": round(log2(hidden))})
     return listed

@@ -6,14 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
 from lowmem.errors import InputError
+from lowmem.planning import plan
 
 if TYPE_CHECKING:
     from lowmem.architecture import Architecture
-    from lowmem.costs import CostModel
     from lowmem.data import Dataset
     from lowmem.meter import TracedPeak
     from lowmem.trainer import Epoch
@@ -43,15 +43,22 @@ def run(arguments: argparse.Namespace) -> int:
     # NumPy comes in only here: `lowmem --help` and `lowmem plan` do without.
     import lowmem.trainer  # noqa: F401 - what importing and printing load is not training's
     from lowmem.meter import TracedPeak
-    from lowmem.tables import Table
 
     train, held_out = _data(arguments)
     network = architecture(arguments, train.features, train.classes, "cross_entropy" if train.labels else "mse")
-    costs = cost_model(arguments, network.dtype)
-    str(Table("", [""], []))
+    options: dict[str, Any] = {
+        "strategy": arguments.strategy,
+        "micro_batch": arguments.micro_batch,
+        "segments": arguments.segments,
+        "slots": arguments.slots,
+        "costs": cost_model(arguments, network.dtype),
+    }
+    # A budget that cannot work is refused here, before the weights are made; and what planning and printing import is
+    # not counted as training's.
+    str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **options))
     traced = TracedPeak()
     try:
-        return _train(arguments, network, train, held_out, costs, traced)
+        return _train(arguments, network, train, held_out, options, traced)
     finally:
         traced.stop()
 
@@ -61,7 +68,7 @@ def _train(
     network: "Architecture",
     train: "Dataset",
     held_out: "Dataset",
-    costs: "CostModel | None",
+    options: dict[str, Any],
     traced: "TracedPeak",
 ) -> int:
     """Train inside the budget, under a trace of the first epoch's allocations."""
@@ -73,18 +80,10 @@ def _train(
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
     mlp = MLP(network, arguments.seed, initialiser=arguments.init)
     trainer = Trainer(
-        mlp,
-        optimizer,
-        batch_size=arguments.batch,
-        budget=arguments.budget,
-        strategy=arguments.strategy,
-        micro_batch=arguments.micro_batch,
-        segments=arguments.segments,
-        slots=arguments.slots,
-        costs=costs,
-        seed=arguments.seed,
+        mlp, optimizer, batch_size=arguments.batch, budget=arguments.budget, seed=arguments.seed, **options
     )
     epochs = trainer.epochs(train, arguments.epochs, held_out)
+    traced.restart()  # planning, which may take memory of its own for a moment, is over; all is allocated
     say(str(trainer.plan))
     say(f"\n{train.name}: {len(train):,} samples to train on, {len(held_out):,} held out\n")
     peak, start = 0, perf_counter()

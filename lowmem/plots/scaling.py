@@ -6,7 +6,8 @@ from math import log2, sqrt
 from typing import TYPE_CHECKING
 
 from lowmem.plans import Plan
-from lowmem.plots.style import GREY, byte_unit, house_style, legend_above, looks, new_figure
+from lowmem.plots.frontier import COMPUTE
+from lowmem.plots.style import GREY, LEGEND_TEXT, byte_unit, house_style, legend_above, looks, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ class Depth:
         return cls(plan.strategy, plan.architecture.layers, plan.arena_bytes, plan.flop_factor)
 
 
-def scaling(records: Iterable[Depth | Plan], *, title: str = "") -> "Figure":
+def scaling(records: Iterable[Depth | Plan], *, title: str = "", compute_label: str = COMPUTE) -> "Figure":
     """Draw memory and compute against depth, both on logarithmic axes, with guides for sqrt(L) and log(L).
 
     records: plans of networks that differ in depth, or `Depth` records of any origin.
@@ -61,11 +62,11 @@ def scaling(records: Iterable[Depth | Plan], *, title: str = "") -> "Figure":
                     )
         _guides(memory, given, factor)
         memory.set_ylabel(f"activations ({unit})")
-        compute.set_ylabel("FLOPs, relative to storing all")
+        compute.set_ylabel(compute_label)
         for axis in (memory, compute):
             _scales(axis, given)
-        figure.suptitle(title) if title else None
         legend_above(figure)
+        memory.set_title(title, fontsize=LEGEND_TEXT)
     return figure
 
 

@@ -27,7 +27,7 @@ LEGEND_TEXT, SMALL_TEXT = 12, 8.5
 LETTER, HANDLE, LEGEND_ROW = 0.092, 0.62, 0.25
 """Inches: of a letter in the legend, of a series' handle with the space around it, of a row."""
 
-SMALL_LETTER, SMALL_ROW = 0.067, 0.165
+SMALL_LETTER, SMALL_ROW = 0.07, 0.165
 """Inches: of a letter and a row of small print."""
 
 

@@ -36,9 +36,9 @@ def main() -> None:
         save(figure, f"compute_versus_memory_{hidden}x{width}_{activation}", f"{note}\n{caption(data)}")
         tables.append(table(title, records))
     note = (
-        "Traced: every allocation of Python and NumPy; where it lies above the promise, 0.4 MiB of it is Python's table "
-        "of strings, which grows while the schedule is planned. Resident: VmHWM of the process, interpreter and libraries "
-        f"included. Time: processor time of a step.\n{caption(data)}"
+        "Arena, peak and process are promised. Traced: every allocation of Python and NumPy; where it is above the "
+        "promise, 0.4 MiB are Python's table of strings, which grew while the schedule was planned. Resident: VmHWM "
+        f"of the process, interpreter and libraries included. Time: processor time of a step.\n{caption(data)}"
     )
     save_tables(tables, "compute_versus_memory", note)
 

@@ -10,7 +10,8 @@ from lowmem.tables import Table
 
 READING = (
     "Memory is resident (VmHWM), parameters included: the same bytes for all. mmap: MALLOC_MMAP_THRESHOLD_=1048576, "
-    "else glibc's default, which differs from run to run. hook: parameters updated as gradients come, as in lowmem."
+    "else glibc's default, which grows with the steps and differs between runs. hook: parameters updated as gradients "
+    "come, as in lowmem."
 )
 
 

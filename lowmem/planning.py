@@ -68,6 +68,7 @@ def plan(
     given = {"segments": segments, "slots": slots}
     options = {name: number for name, number in given.items() if number is not None}
     best: Plan | None = None
+    bound = whole  # the request of the best plan, which knows a bound
     least: Plan | None = None
     for bench in benches:
         if best is not None and bench.at_least() >= best.cost:
@@ -76,13 +77,13 @@ def plan(
             least = made if least is None or made.peak_bytes < least.peak_bytes else least
             fits = limit is None or made.peak_bytes <= limit
             if fits and (best is None or (made.cost, made.peak_bytes) < (best.cost, best.peak_bytes)):
-                best = made
+                best, bound = made, bench
     assert least is not None
     if best is None:
         assert limit is not None
         raise budget_error(whole, limit, least, strategy, options)
-    known = best.cost if best.strategy == "store_all" and best.micro_batches == 1 else best.lower_bound
-    return replace(best, budget=limit, lower_bound=known)
+    known = best.cost if best.strategy == "store_all" and best.micro_batches == 1 else bound.bound
+    return replace(best, budget=limit, lower_bound=None if known is None else min(known, best.cost))
 
 
 def optimizer_name(optimizer: str | Named | None) -> str | None:

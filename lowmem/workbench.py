@@ -50,6 +50,7 @@ class Workbench:
         self.batch_buffers = batch_buffers
         self.odd_batches = odd_batches
         self.costs = costs
+        self.bound: float | None = None  # of the cost of any schedule whose checkpoints stay, once a planner has run
         if costs is not None and costs.dtype != architecture.dtype:
             raise InputError(f"the cost model is for {costs.dtype}, the network is {architecture.dtype}.")
 
@@ -155,9 +156,10 @@ class Workbench:
             return made.arena_bytes + made.bookkeeping_bytes - least_calls
 
         with suppress(BudgetError):  # packing and Python's objects may leave room for a fixed plan only
-            optimum = Planner(self.timed_chain, room).best(room, taken)
-            made = self.account(optimum.schedule)
-            yield replace(made, lower_bound=min(self.whole_batch(optimum.lower_bound), made.cost))
+            planner = Planner(self.timed_chain, room)
+            self.bound = self.whole_batch(planner.lower_bound(room))
+            optimum = planner.best(room, taken)
+            yield self.account(optimum.schedule)
             if optimum.gap == 0 or self.architecture.layers > FEW_LAYERS:
                 return
         # What levels and packing may have cost the optimum shall not make it dearer than these.

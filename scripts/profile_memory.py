@@ -1,10 +1,10 @@
 """Measure what plans promise: strategies and budgets over depths and widths, each in a fresh process.
 
 For every case: the promised peak and arena; the traced peak (every allocation through Python and NumPy, from the plan
-and the parameters on, over a warm-up and the timed steps) and, of that, the arena's block; the resident peak above the process's floor (imports, the
-batch, and what a step of a tiny network leaves behind); the time of a step. The floor is taken before the network is
-made. What tracing itself takes, and only that, is subtracted from the resident peak. Planning is over when the peaks
-begin: on uneven chains its tables take memory of their own for a moment.
+and the parameters on, over a warm-up and the timed steps) and, of that, the arena's block; the resident peak above the
+process's floor (imports, the batch, and what a step of a tiny network leaves behind); the time of a step. The floor is
+taken before the network is made. What tracing itself takes, and only that, is subtracted from the resident peak.
+Planning is over when the peaks begin: on uneven chains its tables take memory of their own for a moment.
 
 Run from the repository's root: python -m scripts.profile_memory [--quick]
 """

@@ -174,7 +174,7 @@ LARGE: list[tuple[tuple[int, ...], str, int, str | None, str, int | None]] = [
     ((64, *[512] * 8, 10), "tanh", 300, "adam", "sqrt", None),
     ((64, *[400, 300, 600, 200] * 3, 10), "selu", 1200, "momentum", "sqrt", 600),
     ((784, *[128] * 100, 10), "gelu", 256, "adam", "sqrt", None),
-    ((30, *[96] * 6, 10), "silu", 20_000, None, "recompute_all", None),
+    ((30, *[128] * 4, 10), "tanh", 20_000, None, "recompute_all", None),
 ]
 
 

@@ -14,7 +14,7 @@ import lowmem as lm
 from lowmem.chain import Chain
 from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
 from lowmem.plots.diagram import Stroke, strokes_of
-from lowmem.plots.style import OTHERS, STRATEGIES, looks
+from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
 from tests.helpers import planned
 
@@ -173,6 +173,17 @@ class TestScaling:
     def test_draws_measured_records_open(self) -> None:
         figure = scaling([Depth("sqrt", 8, 1e6, 1.2), Depth("sqrt", 8, 1.1e6, 1.3, measured=True)])
         assert "sqrt, measured" in legend(figure)
+
+
+def test_small_print_is_wrapped_and_inside_the_figure(tmp_path: Path) -> None:
+    figure = frontier([Point("lowmem", 60, 1.4), Point("PyTorch", 500, 1.1)], relative=False)
+    note_below(figure, "measured on one machine, MEDIANS OF ALL ROUNDS, " * 8 + "\nsecond line")
+    saved(figure, tmp_path)
+    (note,) = [text for text in figure.texts if "second line" in text.get_text()]
+    box = note.get_window_extent()
+    assert note.get_text().count("\n") > 1
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
 
 
 def test_other_series_never_look_like_one_another() -> None:

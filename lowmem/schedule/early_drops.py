@@ -102,6 +102,10 @@ class EarlyDrops:
         self.cost[i, j] = np.take_along_axis(costs, at[None], axis=0)[0]
         self.split[i, j] = at + i + 1
 
+    def costs(self) -> list[float]:
+        """Return the least cost of forward runs by level."""
+        return [float(cost) for cost in self.cost[0, self.chain.length]]
+
     def write(self, level: int) -> Schedule:
         """Write out the best schedule for a level."""
         chain, table = self.chain, self.table

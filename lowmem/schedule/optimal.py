@@ -38,14 +38,14 @@ from lowmem.schedule.table import Limits, Table
 EXACT_LEVELS_PER_STATE = 32
 """Levels for a state of mean size up to which a common quantum is used as it is."""
 
-EXACT_LEVELS = 1024
-"""Levels in a budget up to which it is, too."""
+EXACT_LEVELS = 2048
+"""Levels for all states together up to which it is, too."""
 
 SHORT = 300
 """Layers up to which levels may be fine; in longer chains wide windows are the better use of memory."""
 
-MANY_LAYERS = 128
-"""From here on an uneven first layer does not keep the closed form from being used."""
+MANY_LAYERS = 400
+"""Above this many even layers the closed form is used for networks too."""
 
 FOR_BOUNDS = Limits(work=4e9, bytes=160 << 20)
 FOR_SCHEDULES = Limits(work=3e9, bytes=100 << 20)
@@ -86,6 +86,7 @@ class Planner:
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
         self.uniform = _is_uniform(chain)
+        budget = max(budget, 0)
         self._table: Table | None = None
         self._lower = 0.0
         if not self.uniform:
@@ -132,28 +133,56 @@ class Planner:
         return Optimum(schedule, cost, lower + self.fixed_cost)
 
     def _from_table(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
-        """Try levels from the top until a schedule fits; where the window is too short for that, the formula's."""
+        """Try schedules from the cheapest on until one fits; where the window is too short for any, the formula's.
+
+        Each is read off at the lowest level that has its cost. On short chains none is left out, so that more budget
+        never means a dearer plan; on long ones levels that are too high by more than what is missing are skipped.
+        """
         table = self._table
         assert table is not None
-        level = table.top
-        while level >= 0 and table.upper(level) < inf:
+        skipped = table.top + 1
+        for level in self._steps():
+            if level > skipped and self.chain.length > LONGEST:
+                continue
             schedule = self._write(level)
             excess = taken(schedule) - budget
             if excess <= 0:
                 return schedule, self._lower
-            level -= -(-excess // table.quantum)
+            skipped = level - excess // table.quantum
         smallest = least_memory(self.chain)
         found = most_slots(self.chain, budget, taken) or (smallest if taken(smallest) <= budget else None)
         return None if found is None else (found, self._lower)
 
+    def _steps(self) -> list[int]:
+        """Return the levels at which a schedule gets cheaper, the highest first."""
+        table = self._table
+        assert table is not None
+        costs = table.costs() if self.chain.length > LONGEST else self._early_drops().costs()
+        best, levels = inf, []
+        for level, cost in enumerate(costs):
+            if cost < best:
+                best = cost
+                levels.append(level)
+        return levels[::-1]
+
+    def _early_drops(self) -> EarlyDrops:
+        """Return the recurrence with early drops, made at its first use."""
+        assert self._table is not None
+        if self._drops is None:
+            self._drops = EarlyDrops(self.chain, self._table)
+        return self._drops
+
     def _write(self, level: int) -> Schedule:
         """Write out the schedule of a level."""
         assert self._table is not None
-        if self.chain.length > LONGEST:
-            return self._table.write(level)
-        if self._drops is None:
-            self._drops = EarlyDrops(self.chain, self._table)
-        return self._drops.write(level)
+        return self._table.write(level) if self.chain.length > LONGEST else self._early_drops().write(level)
+
+    def lower_bound(self, budget: int) -> float:
+        """Return what any schedule costs at least whose checkpoints stay and whose simulated peak is in the budget."""
+        if not self.uniform:
+            return self._lower + self.fixed_cost
+        found = self._closed_form(budget, lambda schedule: simulate(self.chain, schedule).peak_bytes)
+        return inf if found is None else found[1] + self.fixed_cost
 
     def _closed_form(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
         """All states of one size and all layers but the ends of one cost: Griewank and Walther's formula."""
@@ -161,11 +190,14 @@ class Planner:
         if found is None:
             return None
         slots = sum(isinstance(op, Forward) for op in found.ops[: found.ops.index(Loss())]) - 2
-        return found, self._uniform_bound(max(slots, 0))
+        # In a network there is room for up to two states more where no δ lives yet and nothing travels.
+        more = 0 if self.chain.in_hand_free else 2
+        return found, self._uniform_bound(max(slots, 0) + more)
 
     def _uniform_bound(self, slots: int) -> float:
         """Return a lower bound of the cost of forward runs with so many slots."""
         stages, length = self.chain.stages, self.chain.length
+        slots = min(slots, max(length - 2, 0))
         first, inner = stages[0].forward, stages[min(1, length - 2)].forward
         if first == inner:
             return inner * (revolve_forwards(length, slots) - 1)
@@ -199,15 +231,17 @@ def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> S
 
 
 def _is_uniform(chain: Chain) -> bool:
-    """Say whether the formula holds: states of one size, layers of one cost.
+    """Say whether the formula is used: states of one size, layers of one cost.
 
-    The last layer never counts, and where there are many layers the first may cost something else: then the formula
-    is so close to the optimum that a table would not be worth its time.
+    For an abstract chain it is exact. In a network memory is not the same at every op, which a table sees and the
+    formula does not; with many layers the difference is not worth a table, and the bound says how large it may be.
+    The last layer never counts, nor does the first where there are many.
     """
+    many = chain.length > MANY_LAYERS
     inner = chain.stages[:-1]
     sizes = {(s.state_bytes, s.delta_bytes, s.forward_scratch, s.advance_scratch) for s in inner}
-    costs = {s.forward for s in (inner if chain.length <= MANY_LAYERS else inner[1:])}
-    return chain.length > 1 and len(sizes) == 1 and len(costs) == 1
+    costs = {s.forward for s in (inner[1:] if many else inner)}
+    return (many or chain.in_hand_free) and chain.length > 1 and len(sizes) == 1 and len(costs) == 1
 
 
 def _states_in(chain: Chain, budget: int) -> int:
@@ -222,7 +256,7 @@ def _quantum(chain: Chain, budget: int) -> tuple[int, bool]:
     if not sizes:
         return max(budget, 1), True
     common, mean = gcd(*sizes), sum(sizes) // len(sizes)
-    if mean <= EXACT_LEVELS_PER_STATE * common or budget // common <= EXACT_LEVELS:
+    if mean <= EXACT_LEVELS_PER_STATE * common or sum(sizes) // common <= EXACT_LEVELS:
         return common, True
     # Few states in the budget are cut finely, many coarsely, in powers of two.
     fine, most = (64, 4096) if chain.length <= SHORT else (16, 2048)

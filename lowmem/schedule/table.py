@@ -304,6 +304,10 @@ class Table:
         self._forbid(costs, self.working_levels(self._sweeps(i)[: self.window]))
         return costs.min(axis=0).astype(self.np.float64) - 2 * self.sums[i]
 
+    def costs(self) -> list[float]:
+        """Return the cost of forward runs by level."""
+        return [float(cost) for cost in self.upper_kept[0]]
+
     def upper(self, level: int) -> float:
         """Return the cost of forward runs that `write` achieves or betters."""
         return float(self.upper_kept[0, level])

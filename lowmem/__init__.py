@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lowmem import plots
     from lowmem.architecture import Architecture
     from lowmem.calibration import calibrated
     from lowmem.costs import CostModel
@@ -60,6 +61,7 @@ __all__ = [
     "make_optimizer",
     "minimum_budget",
     "plan",
+    "plots",
 ]
 
 
@@ -72,6 +74,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name
             return version("lowmem")
         except PackageNotFoundError:
             return "unknown (not installed)"
+    if name == "plots":
+        return import_module("lowmem.plots")
     if name not in _HOME:
         raise AttributeError(f"module 'lowmem' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

@@ -143,7 +143,15 @@ class Workbench:
                 yield self.make(strategy, {})
 
     def _optimal(self, limit: int) -> Iterator[Plan]:
-        """Yield the fixed plans, of which one is the least, and the optimal one if that fits."""
+        """Yield the fixed plans, of which one is the least, and the optimal one if that fits.
+
+        Whichever is the cheapest is the answer of this strategy, so but for storing everything all bear its name.
+        """
+        for made in self._search(limit):
+            yield made if made is self.fixed[0] else replace(made, strategy="optimal")
+
+    def _search(self, limit: int) -> Iterator[Plan]:
+        """Yield what `_optimal` chooses among."""
         yield from self.fixed
         if self.least.peak_bytes > limit:
             return

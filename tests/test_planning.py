@@ -385,7 +385,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_planning_a_network_of_one_width_runs_without_numpy() -> None:
     code = (
         "import sys, lowmem as lm\n"
-        "arch = lm.Architecture((64, *[48] * 150, 10))\n"
+        "arch = lm.Architecture((64, *[48] * 450, 10))\n"
         "made = lm.plan(arch, 512, '30%')\n"
         "lm.plan(arch, 512, '25% of activations', 'adam', micro_batch=64).to_dict()\n"
         "lm.minimum_budget(arch, 512), lm.largest_batch(arch, '24MiB'), lm.compare(arch, 512, ['50%']).to_dict()\n"

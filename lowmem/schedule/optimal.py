@@ -51,9 +51,8 @@ FOR_BOUNDS = Limits(work=4e9, bytes=160 << 20)
 FOR_SCHEDULES = Limits(work=3e9, bytes=100 << 20)
 """What tables may take. Schedules get no better by wide windows, bounds do."""
 
-LEAST_TABLE = 16 << 20
-"""Bytes that a table may take in any case. Above that it may take twice the budget that it plans for, so that planning
-a small network for a small machine does not need a large one."""
+MODEST = 64 << 20
+"""Bytes that a table of a short chain may take: a small network is planned on a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +95,9 @@ class Planner:
         """Make the table that schedules are read from, and the lower bound."""
         chain = self.chain
         quantum, exact = _quantum(chain, budget)
-        modest = max(LEAST_TABLE, 2 * budget) if not chain.in_hand_free else FOR_BOUNDS.bytes
-        for_bounds = replace(FOR_BOUNDS, bytes=min(FOR_BOUNDS.bytes, modest))
-        for_schedules = replace(FOR_SCHEDULES, bytes=min(FOR_SCHEDULES.bytes, modest))
+        short = chain.length <= SHORT
+        for_bounds = replace(FOR_BOUNDS, bytes=MODEST) if short else FOR_BOUNDS
+        for_schedules = replace(FOR_SCHEDULES, bytes=MODEST) if short else FOR_SCHEDULES
         if not exact:
             below = Table(chain, budget, quantum, down=True, limits=for_bounds)
             below.grow()

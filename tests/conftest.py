@@ -1,9 +1,16 @@
 """What all tests share: this machine's cost model is kept in a folder of the test run, not in the user's cache."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# New examples are for those who work on the code, who can look into what they find; a gate asks the same each time.
+settings.register_profile("gate", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("gate")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -322,7 +322,7 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
         else:
             name, smaller = (
                 "batch_size",
-                Workbench(bench.architecture, rows, bench.optimizer, None, bench.batch_buffers),
+                Workbench(bench.architecture, rows, bench.optimizer, None, bench.batch_buffers, bench.odd_batches),
             )
         if strategy in ("auto", "optimal"):
             fits = smaller.least.peak_bytes <= limit

@@ -218,7 +218,7 @@ def test_a_refusal_says_what_is_needed_and_its_advice_works(request_: dict[str, 
     changes = advice(str(refused))
     assert {name for change in changes for name in change} >= {"budget"}
     for change in changes:
-        if not change.keys() & {"budget", "batch_size"}:
+        if not change.keys() & {"budget", "batch_size", "micro_batch"}:
             continue
         if "batch_size" in change and request_.get("micro_batch", 0) > change["batch_size"]:
             change = {**change, "micro_batch": None}
@@ -237,6 +237,21 @@ def test_another_strategy_or_optimizer_is_proposed_only_where_it_lowers_the_need
             with pytest.raises(lm.BudgetError) as other:
                 lm.plan(**{**request_, "budget": 1, **options, **change})
             assert other.value.minimum < error.value.minimum
+
+
+def test_a_smaller_batch_is_named_for_data_whose_last_batch_is_smaller_still() -> None:
+    with pytest.raises(lm.BudgetError) as error:
+        lm.plan(DEEP, 512, 1, "sgd", odd_batches=True)
+    named = 0
+    for share in range(40, 100, 2):
+        budget = error.value.minimum * share // 100
+        with pytest.raises(lm.BudgetError) as refused:
+            lm.plan(DEEP, 512, budget, "sgd", odd_batches=True)
+        for change in advice(str(refused.value)):
+            if "batch_size" in change:
+                lm.plan(DEEP, change["batch_size"], budget, "sgd", odd_batches=True)
+                named += 1
+    assert named > 10
 
 
 def test_where_the_batch_is_what_is_too_large_a_smaller_one_is_named() -> None:

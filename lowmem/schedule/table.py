@@ -3,9 +3,10 @@
 NumPy is imported when a table is made: planning a network of one width needs none.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate
-from math import inf
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from lowmem.chain import Chain
@@ -24,6 +25,12 @@ GOOD_ENOUGH = 1e-4
 """Difference of the bounds, relative to the cost of all forwards, at which a window does not grow any more."""
 
 FIRST_WINDOW = 24
+
+IN_CACHE = 1 << 15
+"""Costs that are added at once: half of them fill a first-level cache, all a small part of the second."""
+
+NEVER = 1 << 40
+"""More levels than there are."""
 
 ROUNDING = 1e-5
 """More than float32 loses, relatively, over the sums of a table."""
@@ -77,6 +84,9 @@ class Table:
         full = self._room(self.length, 8) <= self.limits.bytes
         self.dtype: Any = np.float64 if full else np.float32
         self.kept: NDArray[Any] = np.empty((self.length, 1, 1), self.dtype)
+        # The first level at which a segment can be reversed at all.
+        self._first: NDArray[Any] = np.full((self.length + 1, 1), NEVER, np.int64)
+        self._buffer: NDArray[Any] = np.empty(IN_CACHE, self.dtype)
         self._sweep_rows: list[NDArray[Any]] = []
         self.upper_kept: NDArray[Any] = np.empty((0, 0))
         self.lower_kept: NDArray[Any] = np.empty((0, 0))
@@ -160,13 +170,10 @@ class Table:
             return False
         self._spent += self._work(target)
         self._make_room(target)
-        for n in range(self.window + 1, target + 1):
-            cap = self._cap_of(n)
-            for i in range(self.length - n + 1):
-                if n == 1:
-                    self._leaf(i)
-                else:
-                    self._segment(i, n, cap)
+        # From the last layer to the first: what a row reads, itself and the rows of its window, stays in the cache.
+        caps = [self._cap_of(n) for n in range(target + 1)]
+        for i in range(self.length - 1, -1, -1):
+            self._row(i, range(self.window + 1, min(target, self.length - i) + 1), caps)
         self.window = target
         self._suffixes()
         return True
@@ -187,34 +194,77 @@ class Table:
         self._cap = self._cap_of(window)
         self._sweep_rows = [self.sweep_needs(i, min(window, self.length - i)) for i in range(self.length)]
         self.kept = np.full((self.length, window + 1, self._cap + 1), np.inf, self.dtype)
+        # One row more than there are states: what is looked up and masked may lie behind the last.
+        first, self._first = self._first, np.full((self.length + 1, window + 1), NEVER, np.int64)
+        self._first[:, : self.window + 1] = first
         if self.window:
             width = old.shape[2]
             self.kept[:, 1 : self.window + 1, :width] = old[:, 1:]
             self.kept[:, 1 : self.window + 1, width:] = old[:, 1:, -1:]
 
+    def _row(self, i: int, lengths: range, caps: list[int]) -> None:
+        """Fill in E(i, i+n) for these n, the rows of later states being there: all splits of a segment at once."""
+        np, kept = self.np, self.kept
+        if lengths and lengths[0] == 1:
+            self._leaf(i)
+            lengths = lengths[1:]
+        shift, (_, rows, columns) = int(self.shifts[i]), kept.shape
+        lowest, forbidden = self._feasible(i, lengths) if lengths else ([], {})
+        segments, buffer, before = kept.reshape(-1, columns), self._buffer, self.dtype(self.sums[i])
+        first = self._first[i]
+        for n, low in zip(lengths, lowest, strict=True):
+            width = caps[n] + 1
+            if low >= width:
+                continue
+            # kept[i+s, n-s] for s = 1..n-1: one row down the table in the state is one row up in the length.
+            begin = (i + 1) * rows + n - 1
+            left, right = kept[i, 1:n], segments[begin : begin + (n - 1) * (rows - 1) : rows - 1]
+            too_little = [(s, level) for s, level in forbidden.get(n, ()) if level > first[s + 1]]
+            at_once = max(buffer.size // (n - 1), 1)
+            for start in range(low, width, at_once):
+                stop = min(start + at_once, width)
+                costs = buffer[: (n - 1) * (stop - start)].reshape(n - 1, stop - start)
+                np.add(left[:, start:stop], right[:, start - shift : stop - shift], out=costs)
+                for split, level in too_little:
+                    costs[split, : max(level - start, 0)] = np.inf
+                np.minimum.reduce(costs, axis=0, out=kept[i, n, start:stop])
+            best = kept[i, n, low:width]
+            best -= before
+            kept[i, n, width:] = best[-1]
+            first[n] = low + bisect_left(best, True, key=isfinite)
+
+    def _feasible(self, i: int, lengths: range) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+        """Return for each n a level below which (i, i+n) cannot be reversed, and what the sweeps to splits need.
+
+        The latter only for splits whose sweep needs more than what comes after it.
+        """
+        np, first, window = self.np, self._first, self._first.shape[1] - 1
+        longest, shift = lengths[-1], int(self.shifts[i])
+        n = np.arange(lengths[0], longest + 1)
+        s = np.arange(1, longest)[:, None]
+        needed = self.working_levels(self._sweeps(i)[: longest - 1, None] + self.deltas[i + n]) + shift
+        # first[i+s, n-s], where there is such a segment
+        rights = np.lib.stride_tricks.as_strided(
+            first[i + 1 :].reshape(-1)[lengths[0] - 1 :],
+            needed.shape,
+            (window * first.itemsize, first.itemsize),
+            writeable=False,
+        )
+        parts = np.where(s < n, np.maximum(rights + shift, first[i, 1]), NEVER)
+        found: dict[int, list[tuple[int, int]]] = {}
+        splits, ends = np.nonzero(needed > parts)
+        levels = needed[splits, ends]
+        for split, end, level in zip(splits.tolist(), ends.tolist(), levels.tolist(), strict=True):
+            found.setdefault(lengths[0] + end, []).append((split, level))
+        return np.maximum(parts, needed).min(axis=0).tolist(), found
+
     def _leaf(self, i: int) -> None:
         """Fill in a segment of one layer: nothing to run, if the backward fits."""
-        if self.chain.in_hand_free:
-            self.kept[i, 1] = self.sums[i]  # the state in hand costs nothing, whatever is kept
-        else:
-            self.kept[i, 1, self.shifts[i] + int(self.working_levels(self._leaves[i])) :] = self.sums[i]
-
-    def _segment(self, i: int, n: int, cap: int) -> None:
-        """Fill in E(i, i+n): all its splits at once, one row each. From level `cap` on nothing changes."""
-        np, kept = self.np, self.kept
-        shift, width = int(self.shifts[i]), cap + 1
-        if shift >= width:
-            return
-        # right[s-1] is kept[i+s, n-s]: a diagonal of the table, seen without a copy.
-        by_start, by_length, by_level = kept.strides
-        right = np.lib.stride_tricks.as_strided(
-            kept[i + 1, n - 1], (n - 1, width - shift), (by_start - by_length, by_level), writeable=False
-        )
-        costs = kept[i, 1:n, shift:width] + right
-        self._forbid(costs, self.working_levels(self._sweeps(i)[: n - 1] + self.deltas[i + n]))
-        best = costs.min(axis=0, out=kept[i, n, shift:width])
-        best -= self.dtype(self.sums[i])
-        kept[i, n, width:] = best[-1]
+        first = 0  # the state in hand costs nothing, whatever is kept
+        if not self.chain.in_hand_free:
+            first = int(self.shifts[i] + self.working_levels(self._leaves[i]))
+        self.kept[i, 1, first:] = self.sums[i]
+        self._first[i, 1] = first
 
     def _sweeps(self, i: int) -> "NDArray[Any]":
         """Return `sweep_needs` of all sweeps from i inside the window, remembered."""

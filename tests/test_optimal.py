@@ -22,6 +22,7 @@ from lowmem.chain import Chain, Stage
 from lowmem.errors import BudgetError
 from lowmem.schedule import PLANNERS, Free, Schedule, simulate
 from lowmem.schedule import table as tables
+from lowmem.schedule.bounds import SuffixBounds
 from lowmem.schedule.early_drops import LONGEST
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.optimal import Optimum, Planner
@@ -287,7 +288,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("narrow")
 def test_a_window_bounds_every_suffix_from_both_sides() -> None:
-    loose = met = 0
+    loose = met = deeper = 0
     for chain, budget in long_chains():
         whole = full_table(chain, budget)
         table = Table(chain, budget, 1, down=False, limits=ENDLESS, exact=True)
@@ -295,6 +296,10 @@ def test_a_window_bounds_every_suffix_from_both_sides() -> None:
         while table.widen():
             assert (table.lower_kept <= whole.lower_kept).all()
             assert (table.upper_kept >= whole.upper_kept).all()
+            if table.window < chain.length:
+                deep = SuffixBounds(table, table.upper_kept, deep=True).costs
+                assert (deep <= whole.lower_kept).all()
+                deeper += deep[0, table.top] > table.lower_kept[0, table.top]
             upper = table.upper(table.top)
             assert upper <= before
             before = upper
@@ -306,6 +311,7 @@ def test_a_window_bounds_every_suffix_from_both_sides() -> None:
         assert table.window == chain.length
     assert loose > 5  # the windows were too short for some,
     assert met > 5  # and long enough for others
+    assert deeper > 5
 
 
 @pytest.mark.usefixtures("narrow")
@@ -313,7 +319,8 @@ def test_a_window_bounds_every_suffix_from_both_sides() -> None:
 def test_where_work_is_limited_the_stated_bound_is_true(monkeypatch: pytest.MonkeyPatch, work: float) -> None:
     gaps = 0
     cases = [(chain, budget, full_optimum(chain, budget)) for chain, budget in long_chains()]
-    monkeypatch.setattr(optimal, "FOR_BOUNDS", Limits(work=work, bytes=100 << 20))
+    monkeypatch.setattr(optimal, "LEAST_WORK", work / 2)
+    monkeypatch.setattr(optimal, "MOST_WORK", work / 2)
     for chain, budget, full in cases:
         planner = Planner(chain, budget)
         best = optimum(chain, budget)

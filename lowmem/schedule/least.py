@@ -18,6 +18,10 @@ LONGEST = 1500
 """Layers up to which the table of L^2 segments is made; beyond it nothing is kept, which is least for even widths."""
 
 
+IN_CACHE = 1 << 15
+"""Numbers that are worked on at once."""
+
+
 def least_memory(chain: Chain) -> Schedule:
     """Return a schedule with the least peak, as `simulate` counts it, among those whose checkpoints stay.
 
@@ -27,14 +31,18 @@ def least_memory(chain: Chain) -> Schedule:
     if chain.in_hand_free or len(kept) <= 1 or chain.length > LONGEST:
         return Schedule("least", recompute_all(chain).ops)
     least, needs = _minimax(chain)
-    peak = int(least[0, chain.length])
+    peak = int(least[chain.length, 0])
     sizes = [chain.state_bytes(layer) for layer in range(chain.length + 1)]
     # What a segment may take beside its first state: the peak, less the states kept before it.
     room = {0: peak}
 
     def split(i: int, j: int, free: int) -> int:
         held = 0 if j == chain.length else chain.stages[j - 1].delta_bytes
-        fits = [k for k in range(i + 1, j) if max(needs[i, k] + held, sizes[k] + least[k, j], least[i, k]) <= room[i]]
+        fits = [
+            k
+            for k in range(i + 1, j)
+            if max(needs[k - i, i] + held, sizes[k] + least[j - k, k], least[k - i, i]) <= room[i]
+        ]
         k = min(fits, key=lambda k: abs(2 * k - i - j))
         room[k] = room[i] - sizes[k]
         return k
@@ -43,7 +51,7 @@ def least_memory(chain: Chain) -> Schedule:
 
 
 def _minimax(chain: Chain) -> tuple["NDArray[Any]", "NDArray[Any]"]:
-    """Return the least bytes beside state i to reverse layers i+1..j, and to sweep from i to k, as matrices.
+    """Return the least bytes beside state i to reverse layers i+1..i+n, and to sweep from i to i+n, by [n, i].
 
     All segments of one length are done at a time.
     """
@@ -54,33 +62,33 @@ def _minimax(chain: Chain) -> tuple["NDArray[Any]", "NDArray[Any]"]:
     side = length + 1
     sizes = np.array([chain.state_bytes(layer) for layer in range(side)], np.int64)
     deltas = np.array([0, *(stage.delta_bytes for stage in chain.stages[:-1]), 0], np.int64)
-    least = np.zeros((side, side), np.int64)  # least[i, j]: bytes beside state i
-    kept = np.zeros((side, side), np.int64)  # the same, beside what lies before state i
-    sweeps = np.zeros((side, side), np.int64)  # sweeps[i, k]: bytes of the sweep from i to k
     scratch = np.array([stage.advance_scratch for stage in chain.stages], np.int64)
-    for i in range(length):
+    least = np.zeros((side, side), np.int64)  # least[n, i]: bytes beside state i
+    kept = np.zeros((side, side), np.int64)  # the same, beside what lies before state i
+    sweeps = np.zeros((side, side), np.int64)  # sweeps[n, i]: bytes of the sweep from i to i+n
+    for i, stage in enumerate(chain.stages):
         widest = np.maximum.accumulate(sizes[i + 1 :])
-        working = np.maximum.accumulate(np.concatenate([[chain.stages[i].forward_scratch], scratch[i + 1 :]]))
-        sweeps[i, i + 1 :] = widest + working
-        stage = chain.stages[i]
-        least[i, i + 1] = stage.delta_bytes + stage.backward_scratch
+        working = np.maximum.accumulate(np.concatenate([[stage.forward_scratch], scratch[i + 1 :]]))
+        sweeps[1 : side - i, i] = widest + working
+        least[1, i] = stage.delta_bytes + stage.backward_scratch
     last = chain.stages[-1]
     output = last.state_bytes + max(last.forward_scratch, chain.loss_scratch)
-    least[length - 1, length] = max(least[length - 1, length], output)
-    diagonal = np.arange(length)
-    kept[diagonal, diagonal + 1] = least[diagonal, diagonal + 1] + sizes[diagonal]
+    least[1, length - 1] = max(least[1, length - 1], output)
+    kept[1] = least[1] + sizes
     item = least.itemsize
-    for n in range(2, length + 1):
-        count = length - n + 1
-        # Rows are splits i+1..i+n-1, columns all i: views along the diagonals, nothing is copied.
-        shape, step = (n - 1, count), (side + 1) * item
-        left = as_strided(least[0, 1:], shape, (item, step), writeable=False)
-        sweep = as_strided(sweeps[0, 1:], shape, (item, step), writeable=False)
-        right = as_strided(kept[1, n:], shape, (side * item, step), writeable=False)
-        need = np.maximum(sweep + deltas[n : n + count], right)
-        np.maximum(need, left, out=need)
-        found = need.min(axis=0)
-        rows = np.arange(count)
-        least[rows, rows + n] = found
-        kept[rows, rows + n] = found + sizes[rows]
+    buffer = np.empty(IN_CACHE + side, np.int64)
+    for n in range(2, side):
+        count = side - n
+        # Rows are splits i+1..i+n-1, columns all i; the right part of split s is kept[n-s, i+s], seen without a copy.
+        rights = as_strided(kept[n - 1, 1:], (n - 1, count), ((1 - side) * item, item), writeable=False)
+        at_once = max(IN_CACHE // n, 1)
+        for start in range(0, count, at_once):
+            here = slice(start, min(start + at_once, count))
+            width = here.stop - start
+            need = buffer[: (n - 1) * width].reshape(n - 1, width)
+            np.add(sweeps[1:n, here], deltas[n + start : n + here.stop], out=need)
+            np.maximum(need, rights[:, here], out=need)
+            np.maximum(need, least[1:n, here], out=need)
+            need.min(axis=0, out=least[n, here])
+        kept[n, :count] = least[n, :count] + sizes[:count]
     return least, sweeps

@@ -23,7 +23,7 @@ is spent, and the gap is stated.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import gcd, inf
 
 from lowmem.chain import Chain
@@ -31,9 +31,9 @@ from lowmem.errors import BudgetError
 from lowmem.schedule.early_drops import LONGEST, EarlyDrops
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.ops import Forward, Loss, Schedule
-from lowmem.schedule.revolve import revolve, revolve_forwards
+from lowmem.schedule.revolve import left_part, revolve, revolve_forwards
 from lowmem.schedule.simulate import simulate
-from lowmem.schedule.table import Limits, Table
+from lowmem.schedule.table import FIRST_WINDOW, Limits, Table
 
 EXACT_LEVELS_PER_STATE = 32
 """Levels for a state of mean size up to which a common quantum is used as it is."""
@@ -41,18 +41,20 @@ EXACT_LEVELS_PER_STATE = 32
 EXACT_LEVELS = 2048
 """Levels for all states together up to which it is, too."""
 
-SHORT = 300
-"""Layers up to which levels may be fine; in longer chains wide windows are the better use of memory."""
+FINENESS = (64, 32, 16, 8)
+"""Levels for a state of mean size, where sizes are rounded: the finest that leaves room for `USUAL_WINDOW`."""
+
+USUAL_WINDOW = 48
+"""Layers of a window in which nearly all good schedules lie: finer levels are worth more than a wider one."""
 
 MANY_LAYERS = 400
 """Above this many even layers the closed form is used for networks too."""
 
-FOR_BOUNDS = Limits(work=4e9, bytes=160 << 20)
-FOR_SCHEDULES = Limits(work=3e9, bytes=100 << 20)
-"""What tables may take. Schedules get no better by wide windows, bounds do."""
+WORK_OF_LAYER, LEAST_WORK, MOST_WORK = 1.8e6, 2e8, 3.6e9
+"""Additions that a table may take for each layer, and within what bounds: a second does a thousand layers."""
 
-MODEST = 64 << 20
-"""Bytes that a table of a short chain may take: a small network is planned on a small machine."""
+SHORT, MODEST, LARGE = 300, 56 << 20, 120 << 20
+"""Layers up to which a table takes `MODEST` bytes (a small network is planned on a small machine), else `LARGE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +96,17 @@ class Planner:
     def _fill(self, budget: int) -> None:
         """Make the table that schedules are read from, and the lower bound."""
         chain = self.chain
-        quantum, exact = _quantum(chain, budget)
-        short = chain.length <= SHORT
-        for_bounds = replace(FOR_BOUNDS, bytes=MODEST) if short else FOR_BOUNDS
-        for_schedules = replace(FOR_SCHEDULES, bytes=MODEST) if short else FOR_SCHEDULES
-        if not exact:
-            below = Table(chain, budget, quantum, down=True, limits=for_bounds)
-            below.grow()
-            self._lower = below.lower(below.top)
-            del below  # its memory is wanted for the other
-            # Levels above the budget are tried to win back what rounding up wastes: half a level a state, and some.
-            headroom = budget + _states_in(chain, budget) * quantum
-            self._table = Table(chain, headroom, quantum, down=False, limits=for_schedules)
+        quantum = _exact_quantum(chain, budget)
+        limits = _limits(chain)
+        if quantum:
+            self._table = Table(chain, budget, quantum, down=False, limits=limits.twice(), exact=True)
             self._table.grow()
+            self._lower = self._table.lower(self._table.top)
             return
-        self._table = Table(chain, budget, quantum, down=False, limits=for_bounds, exact=True)
-        self._table.grow()
-        self._lower = self._table.lower(self._table.top)
+        below = _grown(chain, budget, down=True, limits=limits)
+        self._lower = below.lower(below.top)
+        del below  # its memory is wanted for the other
+        self._table = _grown(chain, budget, down=False, limits=limits)
 
     def best(self, budget: int, taken: Callable[[Schedule], int] | None = None) -> Optimum:
         """Return the best schedule that takes at most `budget` bytes, which is at most the budget of the tables.
@@ -249,16 +245,52 @@ def _states_in(chain: Chain, budget: int) -> int:
     return min(len(sizes), budget * len(sizes) // max(sum(sizes), 1) + 1)
 
 
-def _quantum(chain: Chain, budget: int) -> tuple[int, bool]:
-    """Return the bytes of a level, and whether all states are exact in it."""
+def _exact_quantum(chain: Chain, budget: int) -> int:
+    """Return the bytes of a level in which all states are exact, 0 if that makes too many levels."""
     sizes = [stage.state_bytes for stage in chain.stages[:-1] if stage.state_bytes]
     if not sizes:
-        return max(budget, 1), True
+        return max(budget, 1)
     common, mean = gcd(*sizes), sum(sizes) // len(sizes)
-    if mean <= EXACT_LEVELS_PER_STATE * common or sum(sizes) // common <= EXACT_LEVELS:
-        return common, True
-    # Few states in the budget are cut finely, many coarsely, in powers of two.
-    fine, most = (64, 4096) if chain.length <= SHORT else (16, 2048)
-    while fine > 8 and fine * _states_in(chain, budget) > most:
-        fine //= 2
-    return max(mean // fine, 1), False
+    few = mean <= EXACT_LEVELS_PER_STATE * common or sum(sizes) // common <= EXACT_LEVELS
+    return common if few else 0
+
+
+def _limits(chain: Chain) -> Limits:
+    """Return what a table of a chain may take."""
+    work = min(max(WORK_OF_LAYER * chain.length, LEAST_WORK), MOST_WORK)
+    return Limits(work, MODEST if chain.length <= SHORT else LARGE)
+
+
+def _grown(chain: Chain, budget: int, *, down: bool, limits: Limits) -> Table:
+    """Return a table with the finest levels that leave room for the window that is wanted.
+
+    Where less than that window does, what is left of the work goes into finer levels.
+    """
+    sizes = [stage.state_bytes for stage in chain.stages[:-1]]
+    mean, states = sum(sizes) // len(sizes), _states_in(chain, budget)
+
+    def table_of(fine: int) -> Table:
+        quantum = max(mean // fine, 1)
+        # Levels above the budget are tried to win back what rounding up wastes: half a level a state, and some.
+        return Table(chain, budget if down else budget + states * quantum, quantum, down=down, limits=limits)
+
+    wanted = _wanted_window(chain, budget)
+    window = min(wanted if down else min(max(wanted, USUAL_WINDOW), USUAL_WINDOW * 3 // 2), chain.length)
+    fine = next((fine for fine in FINENESS[:-1] if table_of(fine).affordable(window)), FINENESS[-1])
+    table = table_of(fine)
+    settled = table.grow()
+    while settled and fine < FINENESS[0]:
+        fine *= 2
+        finer, spent = table_of(fine), table.spent
+        if not finer.affordable(table.window, spent):
+            break
+        table = finer  # the coarser one goes before this one is filled
+        settled = table.grow(spent)
+    return table
+
+
+def _wanted_window(chain: Chain, budget: int) -> int:
+    """Return the window in which bounds are likely to meet: half of the way to an even chain's first checkpoint."""
+    largest = max(stage.state_bytes + stage.delta_bytes for stage in chain.stages[:-1])
+    slots = _states_in(chain, max(budget - largest, 0)) - 1
+    return min(max(left_part(chain.length, max(slots, 1)) // 2, FIRST_WINDOW), 2 * USUAL_WINDOW)

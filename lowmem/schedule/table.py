@@ -10,6 +10,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from lowmem.chain import Chain
+from lowmem.schedule.bounds import SuffixBounds
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ AT_ONCE = 1e8
 
 GOOD_ENOUGH = 1e-4
 """Difference of the bounds, relative to the cost of all forwards, at which a window does not grow any more."""
+
+WORTH_WIDENING, WORTH_MUCH, PATIENCE = 1e-3, 1e-2, 3
+"""Cost, relative to that of all forwards, that a schedule must save for its window to grow on, and for its window to
+grow on at so many times the work."""
 
 FIRST_WINDOW = 24
 
@@ -42,6 +47,10 @@ class Limits:
 
     work: float
     bytes: int
+
+    def twice(self) -> "Limits":
+        """Return what one table may take where it serves for two, of memory no more."""
+        return Limits(2 * self.work, self.bytes)
 
 
 class Table:
@@ -67,7 +76,7 @@ class Table:
 
         self.limits = limits
 
-        self.np, self.chain, self.quantum, self.down = np, chain, quantum, down
+        self.np, self.chain, self.quantum, self.down, self.bounds = np, chain, quantum, down, down or exact
         self.length, self.top = chain.length, budget // quantum
         self.rest = budget % quantum if exact else 0
         self.sizes = np.array([chain.state_bytes(layer) for layer in range(self.length + 1)], np.int64)
@@ -75,12 +84,12 @@ class Table:
         self.shifts = self._round(self.sizes)
         self.sums = np.array(list(accumulate((stage.forward for stage in chain.stages), initial=0)), np.float64)
         self._shift_sums = np.concatenate([[0], np.cumsum(self.shifts)])
-        self._slack = self._slacks()
+        self.slack = self._slacks()
         # Bounds look segments up with the whole budget beside their first state, schedules never do.
-        self._reach = self.top + (int(self.shifts.max()) + max(self._slack) if down or exact else 0)
+        self._reach = self.top + (int(self.shifts.max()) + max(self.slack) if down or exact else 0)
         self._leaves = self._leaf_needs()
         self._most_working = self._most_working_bytes()
-        self.window, self._cap, self._spent = 0, 0, 0.0
+        self.window, self.cap, self.spent = 0, 0, 0.0
         full = self._room(self.length, 8) <= self.limits.bytes
         self.dtype: Any = np.float64 if full else np.float32
         self.kept: NDArray[Any] = np.empty((self.length, 1, 1), self.dtype)
@@ -152,23 +161,41 @@ class Table:
 
     # segments -----------------------------------------------------------------------------------------------------
 
-    def grow(self) -> None:
-        """Widen the window until the bounds meet, or the limits are reached."""
-        while self.widen():
-            upper, lower = self.upper(self.top), self.lower(self.top)
-            if upper < inf and upper - lower <= GOOD_ENOUGH * self.sums[-1]:
-                break
+    def grow(self, spent: float = 0.0) -> bool:
+        """Widen the window until bounds meet, or schedules get no cheaper; False where limits are reached before."""
+        self.spent += spent
+        patience, before, all_forwards = 1, inf, float(self.sums[-1])
+        while self.widen(patience):
+            upper = self.upper(self.top)
+            saved = before - upper if upper < inf else inf
+            if self.met() if self.bounds else saved <= WORTH_WIDENING * all_forwards:
+                return True
+            patience = PATIENCE if not self.bounds and saved > WORTH_MUCH * all_forwards else 1
+            before = upper
+        if self.window == self.length:
+            return True
+        if self.bounds and self._deep_affordable():
+            self.lower_kept = SuffixBounds(self, self.upper_kept, deep=True).costs
+        return False
 
-    def widen(self) -> bool:
-        """Add longer segments, twice as many as there are; False once all are there, or work or memory is spent."""
+    def met(self) -> bool:
+        """Say whether the bounds have met, for all the budget, near enough."""
+        upper, lower = self.upper(self.top), self.lower(self.top)
+        return upper < inf and upper - lower <= GOOD_ENOUGH * float(self.sums[-1])
+
+    def widen(self, patience: int = 1) -> bool:
+        """Add longer segments, twice as many as there are; False once all are there, or work or memory is spent.
+
+        patience: how many times the work of the limits may be spent.
+        """
         target = min(self.length, max(FIRST_WINDOW, 2 * self.window))
-        if self._work(self.length) <= AT_ONCE and self._affordable(self.length):
+        if self._work(self.length) <= AT_ONCE and self.affordable(self.length):
             target = self.length
-        while self.window and target > self.window and not self._affordable(target):
+        while self.window and target > self.window and not self.affordable(target, patience=patience):
             target = (target + self.window) // 2
         if target <= self.window or (self.window and target < self.window * 5 // 4 and target < self.length):
             return False
-        self._spent += self._work(target)
+        self.spent += self._work(target)
         self._make_room(target)
         # From the last layer to the first: what a row reads, itself and the rows of its window, stays in the cache.
         caps = [self._cap_of(n) for n in range(target + 1)]
@@ -178,10 +205,10 @@ class Table:
         self._suffixes()
         return True
 
-    def _affordable(self, window: int) -> bool:
-        """Say whether a window stays within the work and memory of a table."""
+    def affordable(self, window: int, spent: float = 0.0, *, patience: int = 1) -> bool:
+        """Say whether a window stays within the work and memory of a table, so much being spent elsewhere."""
         room = self._room(window, self.np.dtype(self.dtype).itemsize)
-        return self._spent + self._work(window) <= self.limits.work and room <= self.limits.bytes
+        return spent + self.spent + self._work(window) <= patience * self.limits.work and room <= self.limits.bytes
 
     def _work(self, window: int) -> float:
         """Return the additions that segments of up to `window` layers take, calls included."""
@@ -191,9 +218,9 @@ class Table:
     def _make_room(self, window: int) -> None:
         """Make a larger table and copy the present one in: beyond its cap nothing changes."""
         np, old = self.np, self.kept
-        self._cap = self._cap_of(window)
+        self.cap = self._cap_of(window)
         self._sweep_rows = [self.sweep_needs(i, min(window, self.length - i)) for i in range(self.length)]
-        self.kept = np.full((self.length, window + 1, self._cap + 1), np.inf, self.dtype)
+        self.kept = np.full((self.length, window + 1, self.cap + 1), np.inf, self.dtype)
         # One row more than there are states: what is looked up and masked may lie behind the last.
         first, self._first = self._first, np.full((self.length + 1, window + 1), NEVER, np.int64)
         self._first[:, : self.window + 1] = first
@@ -282,50 +309,37 @@ class Table:
     # suffixes -----------------------------------------------------------------------------------------------------
 
     def _suffixes(self) -> None:
-        """Bound E(i, L, .) for every i from above and below, in the form of `kept` with the costs up to i added."""
+        """Bound E(i, L, .) for every i, in the form of `kept` with the costs up to i added."""
         np, length, window = self.np, self.length, self.window
         upper = np.full((length, self.top + 1), np.inf, self.dtype)
-        lower = upper if window == length else upper.copy()
-        # The best split outside the window, with what a mark to the right of i bounds of the segment left of it.
-        beyond = np.full(self.top + 1, np.inf)
-        marks = self._marks()
-        mark, after = marks.pop(), length
-        proven = True
         for i in range(length - 1, -1, -1):
-            if length - i <= window:
-                whole = self.row(i, length)
-                self._store(upper, i, whole)
-                self._store(lower, i, whole)
-                continue
-            best = self._best_split(upper, i)
-            self._store(upper, i, best)
-            if marks[-1] >= i:
-                mark, after = marks.pop(), mark
-                if after < length:
-                    beyond = beyond + self.row(mark, after, self._slack[after])
-            outside = i + window + 1
-            if outside < length:
-                # A far segment costs at least the sum of its pieces between marks.
-                piece = self.row(mark, outside) if outside <= after else self.row(after, outside)
-                if outside > after:
-                    piece += self.row(mark, after, self._slack[after])
-                beyond = np.minimum(beyond, lower[outside] + piece)
-            far = beyond + self.row(i, mark, self._slack[mark]) - self.sums[i]
-            # As long as the bounds have met in all that lies behind, inside the window they are the same.
-            least = np.minimum(best if proven else self._best_split(lower, i), far)
-            proven = proven and bool((least == best).all())
-            self._store(lower, i, least)
-        self.upper_kept, self.lower_kept = upper, lower
+            costs = self.row(i, length) if length - i <= window else self.best_split(upper, i)
+            self.store(upper, i, costs)
+        self.upper_kept = self.lower_kept = upper
+        if self.bounds and window < length:
+            self.lower_kept = SuffixBounds(self, upper, deep=False).costs
 
-    def _marks(self) -> list[int]:
+    def _deep_affordable(self) -> bool:
+        """Say whether bounds by the recurrence to every mark are within the limits, beside what was done."""
+        marks, width = len(self.marks()), min(self.cap, self.top) + 1
+        room = marks * self.length * width * self.np.dtype(self.dtype).itemsize // 2
+        work = marks / 2 * self.length * (self.window * width + 4 * CALL)
+        return self.kept.nbytes + room <= self.limits.bytes * 3 // 2 and work <= self.limits.work
+
+    def marks(self) -> list[int]:
         """Return states from 0 to L, at most a window apart, at which far segments may be cut with little slack."""
         marks = [self.length]
         while marks[-1] > 0:
             nearest, farthest = marks[-1] - max(self.window // 2, 1), max(marks[-1] - self.window, 0)
-            marks.append(min(range(max(nearest, 0), farthest - 1, -1), key=self._slack.__getitem__))
+            marks.append(min(range(max(nearest, 0), farthest - 1, -1), key=self.slack.__getitem__))
         return marks[::-1]
 
-    def _store(self, bound: "NDArray[Any]", i: int, costs: "NDArray[Any]") -> None:
+    def stored(self, bound: "NDArray[Any]", i: int) -> "NDArray[Any]":
+        """Return a suffix's costs as far as they were stored."""
+        costs: NDArray[Any] = bound[i, int(self.shifts[i]) :].astype(self.np.float64) - self.sums[i]
+        return costs
+
+    def store(self, bound: "NDArray[Any]", i: int, costs: "NDArray[Any]") -> None:
         """Write a suffix's costs to its bound."""
         shift = int(self.shifts[i])
         if self.chain.in_hand_free and i == self.length - 1:
@@ -344,17 +358,20 @@ class Table:
             return np.full(self.top + 1, np.inf)
         return np.pad(row, (0, self.top + 1 - len(row)), mode="edge")
 
-    def _best_split(self, bound: "NDArray[Any]", i: int) -> "NDArray[Any]":
-        """Return the least cost of suffix (i, L) over the splits inside the window."""
-        shift = int(self.shifts[i])
-        width = min(self.top, self._cap - shift) + 1
+    def best_split(self, bound: "NDArray[Any]", i: int, delta: int = 0) -> "NDArray[Any]":
+        """Return the least cost from state i over the splits inside the window, with the bounds of what is behind.
+
+        bound: in the form of `kept`, for segments with one end. delta: bytes of δ there.
+        """
+        shift, levels = int(self.shifts[i]), bound.shape[1]
+        width = min(levels, self.cap + 1 - shift)
         if width <= 0:
-            return self.np.full(self.top + 1, self.np.inf)
+            return self.np.full(levels, self.np.inf)
         costs = bound[i + 1 : i + self.window + 1].copy()
         left = self.kept[i, 1 : self.window + 1, shift : shift + width]
         costs[:, :width] += left
         costs[:, width:] += left[:, -1:]
-        self._forbid(costs, self.working_levels(self._sweeps(i)[: self.window]))
+        self._forbid(costs, self.working_levels(self._sweeps(i)[: self.window] + delta))
         return costs.min(axis=0).astype(self.np.float64) - 2 * self.sums[i]
 
     def costs(self) -> list[float]:
@@ -383,7 +400,7 @@ class Table:
             return float(self.upper_kept[i, at] - self.sums[i])
         if j - i > self.window:
             return inf
-        return float(self.kept[i, j - i, min(level + int(self.shifts[i]), self._cap)] - self.sums[i])
+        return float(self.kept[i, j - i, min(level + int(self.shifts[i]), self.cap)] - self.sums[i])
 
     def _split(self, i: int, j: int, level: int) -> int:
         """Return the best split of segment (i, j) at this level."""

@@ -1,13 +1,15 @@
 """From lifetimes to addresses: every value of a schedule gets an offset in one arena.
 
-First-fit over the free gaps, in the order of the ops, as an allocator would do it but before the run. A hand-over
-(state l becomes δ^(l), a travelling state overwrites its input) keeps the offset. The peak of the packed arena, not
-the simulated sum of live bytes, is what a plan promises.
+First-fit over the free gaps, in the order of the ops, as an allocator would do it but before the run; where that
+loses bytes, with all lifetimes in view, the largest blocks first. A hand-over (state l becomes δ^(l), a travelling
+state overwrites its input) keeps the offset. The peak of the packed arena, not the simulated sum of live bytes, is
+what a plan promises.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from lowmem.chain import Chain
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule
@@ -39,76 +41,153 @@ class Program:
     arena_bytes: int
 
 
+@dataclass(slots=True)
+class Block:
+    """What keeps one offset: pieces (first op, last op, bytes), one after the other in time."""
+
+    pieces: list[tuple[int, int, int]]
+    is_scratch: bool = False
+
+    def largest(self) -> int:
+        """Bytes of the largest piece."""
+        return max(size for _, _, size in self.pieces)
+
+
+ROUNDS, PAIRS = 24, 200_000
+"""How often all lifetimes are placed anew, at most, and how many pairs of blocks are compared for it in all."""
+
+
 def pack(chain: Chain, schedule: Schedule, *, at_best: int = 0) -> Program:
-    """Place every value of a valid schedule; the smallest of three placements is returned.
+    """Place every value of a valid schedule; the smallest of several placements is returned.
 
     at_best: the simulated peak, which no placement can beat: with it the search ends early.
 
     The lowest gap that fits does well in even chains. In ragged ones it sometimes pays to reserve the arena's lower
-    end for scratch, or to take the gap that fits most closely.
+    end for scratch, or to take the gap that fits most closely, and often to place the largest blocks first, those
+    that came to lie on top earlier the next time.
     """
-    best: Program | None = None
-    for reserve, closest in ((0, False), (max(_scratches(chain, schedule)), False), (0, True)):
-        placed = _place(chain, schedule, reserve=reserve, closest=closest)
-        best = placed if best is None or placed.arena_bytes < best.arena_bytes else best
-        if best.arena_bytes <= at_best:
+    blocks, steps = _blocks(chain, schedule)
+    best, arena = [0] * len(blocks), inf
+    for offsets in _placements(blocks):
+        top = max((offset + block.largest() for offset, block in zip(offsets, blocks, strict=True)), default=0)
+        if top < arena:
+            best, arena = offsets, top
+        if arena <= at_best:
             break
-    assert best is not None
-    return best
+    best.append(BATCH)  # block -1 is the caller's
+    placed = (Step(step.op, best[step.source], best[step.target], max(best[step.scratch], 0)) for step in steps)
+    return Program(tuple(placed), int(arena))
 
 
-def _scratches(chain: Chain, schedule: Schedule) -> Iterator[int]:
-    """Yield the scratch bytes of every op."""
-    for op in schedule.ops:
-        match op:
-            case Forward(first, last):
-                yield chain.forward_scratch(first, last)
-            case Loss():
-                yield chain.loss_scratch
-            case Backward(layer):
-                yield chain.stages[layer - 1].backward_scratch
-
-
-def _place(chain: Chain, schedule: Schedule, *, reserve: int, closest: bool) -> Program:
-    """Walk the ops with an allocator. With `reserve`, all scratch lies in that many bytes at the start."""
-    gaps = Gaps(reserve, closest=closest)
-    places: dict[int, int] = {0: BATCH}  # state -> offset
-    delta = BATCH
+def _blocks(chain: Chain, schedule: Schedule) -> tuple[list[Block], list[Step]]:
+    """Return the blocks of a schedule in the order of their first op, and the steps with blocks for offsets."""
+    blocks: list[Block] = []
     steps: list[Step] = []
+    states = {0: BATCH}  # state -> block
+    delta = BATCH
 
-    def scratch(size: int) -> int:
-        if reserve or not size:
-            return 0
-        offset = gaps.take(size)
-        gaps.give(offset, size)
-        return offset
+    def new(at: int, size: int, *, scratch: bool = False) -> int:
+        if scratch and not size:
+            return BATCH
+        blocks.append(Block([(at, at, size)], scratch))
+        return len(blocks) - 1
 
-    for op in schedule.ops:
+    def last(block: int, at: int, size: int) -> None:
+        """Let a block live until op `at`, with so many bytes from its last piece on."""
+        if block != BATCH:
+            _, end, _ = blocks[block].pieces[-1]
+            if at > end:
+                blocks[block].pieces.append((end + 1, at, size))
+
+    for at, op in enumerate(schedule.ops):
         match op:
-            case Forward(first, last):
-                place = chain.travelling_bytes(first, last)
-                target = gaps.take(place)
-                steps.append(Step(op, places[first - 1], target, scratch(chain.forward_scratch(first, last))))
-                kept = chain.state_bytes(last)
-                gaps.give(target + kept, place - kept)
-                places[last] = target
+            case Forward(first, stop):
+                target = new(at, chain.travelling_bytes(first, stop))
+                scratch = new(at, chain.forward_scratch(first, stop), scratch=True)
+                steps.append(Step(op, states[first - 1], target, scratch))
+                states[stop] = target
             case Loss():
-                delta = places.pop(chain.length)
-                steps.append(Step(op, delta, delta, scratch(chain.loss_scratch)))
+                delta = states.pop(chain.length)
+                last(delta, at, chain.state_bytes(chain.length))
+                steps.append(Step(op, delta, delta, new(at, chain.loss_scratch, scratch=True)))
             case Backward(layer):
-                target = places[layer - 1]
-                steps.append(Step(op, delta, target, scratch(chain.stages[layer - 1].backward_scratch)))
-                gaps.give(delta, chain.stages[layer - 1].delta_bytes)
-                if layer > 1:
-                    delta = places.pop(layer - 1)
-                    left = chain.state_bytes(layer - 1) - chain.stages[layer - 2].delta_bytes
-                    gaps.give(delta + chain.stages[layer - 2].delta_bytes, left)
+                stage, target = chain.stages[layer - 1], states[layer - 1]
+                scratch = new(at, stage.backward_scratch, scratch=True)
+                steps.append(Step(op, delta, target, scratch))
+                last(delta, at, stage.delta_bytes)
+                last(target, at, chain.state_bytes(layer - 1))
+                delta = states.pop(layer - 1) if layer > 1 else BATCH
             case Free(value):
-                gaps.give(places.pop(value.layer), chain.state_bytes(value.layer))
-                steps.append(Step(op, BATCH, BATCH, 0))
+                last(states[value.layer], at, chain.state_bytes(value.layer))
+                del states[value.layer]
+                steps.append(Step(op, BATCH, BATCH, BATCH))
             case _:
-                steps.append(Step(op, BATCH, BATCH, 0))
-    return Program(tuple(steps), gaps.top)
+                steps.append(Step(op, BATCH, BATCH, BATCH))
+    for layer, block in states.items():
+        last(block, len(steps) - 1, chain.state_bytes(layer))
+    return blocks, steps
+
+
+def _placements(blocks: Sequence[Block]) -> Iterator[list[int]]:
+    """Yield offsets of the blocks, placed in several ways."""
+    reserve = max((block.largest() for block in blocks if block.is_scratch), default=0)
+    yield _first_fit(blocks)
+    yield _first_fit(blocks, reserve=reserve)
+    yield _first_fit(blocks, closest=True)
+    weights = [float(block.largest()) for block in blocks]
+    for _ in range(min(ROUNDS, PAIRS // max(len(blocks), 1) ** 2)):
+        offsets = _heaviest_first(blocks, weights)
+        yield offsets
+        tops = [offset + block.largest() for offset, block in zip(offsets, blocks, strict=True)]
+        highest = max(tops)
+        for number, top in enumerate(tops):
+            if top == highest:
+                weights[number] *= 1.5  # what ended up on top shall choose earlier
+
+
+def _first_fit(blocks: Sequence[Block], *, reserve: int = 0, closest: bool = False) -> list[int]:
+    """Place blocks op by op, as an allocator would; with `reserve`, all scratch in that many bytes at the start."""
+    gaps = Gaps(reserve, closest=closest)
+    offsets: list[int] = []
+    changes: dict[int, list[tuple[int, int, int]]] = {}  # last op of a piece -> (block, bytes, bytes from then on)
+    begun = -1
+    for number, block in enumerate(blocks):
+        first = block.pieces[0][0]
+        for at in range(begun, first):
+            for other, size, left in changes.pop(at, ()):
+                gaps.give(offsets[other] + left, size - left)
+        begun = first
+        if block.is_scratch and reserve:
+            offsets.append(0)
+            continue
+        offsets.append(gaps.take(block.pieces[0][2]))
+        for (_, end, size), (_, _, left) in zip(block.pieces, [*block.pieces[1:], (0, 0, 0)], strict=True):
+            changes.setdefault(end, []).append((number, size, left))
+    return offsets
+
+
+def _heaviest_first(blocks: Sequence[Block], weights: Sequence[float]) -> list[int]:
+    """Place the heaviest block first, each as low as those before it let it."""
+    offsets = [0] * len(blocks)
+    placed: list[int] = []
+    for at in sorted(range(len(blocks)), key=lambda at: -weights[at]):
+        begin, end = blocks[at].pieces[0][0], blocks[at].pieces[-1][1]
+        taken = sorted(
+            (offsets[other] - size, offsets[other] + its)
+            for other in placed
+            if blocks[other].pieces[0][0] <= end and begin <= blocks[other].pieces[-1][1]
+            for first, last, size in blocks[at].pieces
+            for its_first, its_last, its in blocks[other].pieces
+            if its_first <= last and first <= its_last
+        )
+        offset = 0
+        for low, high in taken:  # no offset strictly between low and high is free
+            if offset <= low:
+                break
+            offset = max(offset, high)
+        offsets[at] = offset
+        placed.append(at)
+    return offsets
 
 
 class Gaps:

@@ -1,6 +1,6 @@
 """One planning request: every candidate plan for it, and the account of each one's bytes and FLOPs. No NumPy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -155,15 +155,8 @@ class Workbench:
         yield from self.fixed
         if self.least.peak_bytes > limit:
             return
-        # What a schedule adds to the rest: the arena after packing, and Python's objects for its calls.
-        least_calls = least_bookkeeping(self.architecture, **self.object_counts())
-        room = limit - (self.least.peak_bytes - self.least.arena_bytes - self.least.bookkeeping_bytes) - least_calls
-
-        def taken(schedule: Schedule) -> int:
-            made = self.account(schedule)
-            return made.arena_bytes + made.bookkeeping_bytes - least_calls
-
         with suppress(BudgetError):  # packing and Python's objects may leave room for a fixed plan only
+            room, taken = self._for_schedules(limit)
             planner = Planner(self.timed_chain, room)
             self.bound = self.whole_batch(planner.lower_bound(room))
             optimum = planner.best(room, taken)
@@ -189,8 +182,23 @@ class Workbench:
 
     @cached_property
     def least(self) -> Plan:
-        """The plan of least memory."""
+        """The plan of least memory among those that need no search: below it none is looked for."""
         return min(self.fixed, key=lambda made: made.peak_bytes)
+
+    def _for_schedules(self, limit: int) -> tuple[int, Callable[[Schedule], int]]:
+        """Return the bytes that a limit leaves to schedules, and what says how many of them a schedule takes.
+
+        That is the arena after packing, and Python's objects for the calls beyond the least.
+        """
+        least_calls = least_bookkeeping(self.architecture, **self.object_counts())
+        made = self.fixed[0]
+        room = limit - (made.peak_bytes - made.arena_bytes - made.bookkeeping_bytes) - least_calls
+
+        def taken(schedule: Schedule) -> int:
+            made = self.account(schedule)
+            return made.arena_bytes + made.bookkeeping_bytes - least_calls
+
+        return room, taken
 
     def _segments(self, every: int | None, limit: int | None) -> Iterator[Plan]:
         """Yield plans that keep every so-many-th state."""

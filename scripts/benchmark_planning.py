@@ -28,7 +28,7 @@ import numpy as np  # noqa: F401 - planners import it when they make a table: he
 
 import lowmem as lm
 from lowmem.chain import Chain
-from lowmem.meter import resident_peak
+from lowmem.meter import reset_resident_peak, resident_peak
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Op, Schedule, simulate
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.optimal import Planner
@@ -45,7 +45,7 @@ SHARES = (50, 25, 10, 5, 2)
 FEW_SLOTS = 6
 """States of mean size above the least memory: budgets for few slots."""
 
-BATCH, INPUTS, CLASSES, RUNS = 512, 64, 10, 3
+BATCH, INPUTS, CLASSES, RUNS = 512, 64, 10, 2
 LEVELS = 500
 """Memory levels of rotor's table."""
 
@@ -118,6 +118,8 @@ def measure(case: Case) -> Case:
     }
     if case["kind"] == "abstract" or "slots" in case:
         return found
+    del planner, best  # their tables are not the plan's
+    reset_resident_peak()
     begin = perf_counter()
     try:
         plan = lm.plan(network(case), BATCH, f"{case['share']}% of activations", "sgd")

@@ -135,7 +135,7 @@ def measure(dtype: str = "float32") -> CostModel:
 
 
 def product_rate(architecture: Architecture, rows: int) -> float:
-    """Return the FLOPs a second that matrix products reach here, at the shape of most layers and `rows` samples.
+    """Return the FLOPs a second that matrix products reach here on `rows` samples, at the shape that has most.
 
     The three products of a layer are timed alone: x wᵀ, δᵀ x and δ w, tile by tile as the kernels do it, each at its
     best. Takes some 20 ms or a few times the products of a layer, and memory for one layer.

@@ -162,11 +162,11 @@ class Report:
         ]
         plan = self.plan
         note = (
-            f"Of the arena, states, deltas and scratch are those of the op where most is alive. Storing everything "
-            f"takes an arena of {format_bytes(plan.store_all_bytes)}."
+            "Of the arena: states, deltas and scratch while the op runs at which most is alive.\n"
+            f"Storing everything takes an arena of {format_bytes(plan.store_all_bytes)}."
         )
         if self.traced_peak is None:
-            note += " Python's and NumPy's allocations were not traced."
+            note += "\nPython's and NumPy's allocations were not traced."
         passes = f", {plan.micro_batches} passes" if plan.micro_batches > 1 else ""
         title = f"{plan.architecture}\nbatch {plan.batch_size}{passes}, strategy {plan.strategy}"
         return Table(title, ["memory", "promised", "measured", ""], rows, note)
@@ -174,7 +174,7 @@ class Report:
     def _step_table(self) -> Table:
         columns = ["step", "FLOPs promised"]
         if self.profile is not None:
-            columns += ["counted", "time", "share", "GFLOP/s"]
+            columns += ["counted", "time", "share", "speed"]
         rows = [_phase_row(phase, self.profile) for phase in self.phases()]
         planned, measured = self.backward_over_forward
         note = f"Backward over forward (rule of thumb: 2): {planned:.2f} in FLOPs"
@@ -186,11 +186,11 @@ class Report:
         rows = [
             ["FLOPs, times storing everything", f"{plan.flop_factor:.3f}"],
             ["time per step", f"{self.seconds_per_step * 1e3:.1f} ms"],
-            ["speed of the step", f"{self.flop_rate / 1e9:.1f} GFLOP/s"],
+            ["speed of the step", _rate(self.flop_rate)],
         ]
         if self.product_rate is not None:
             share = f"{self.flop_rate / self.product_rate:.0%}"
-            rows.append(["of matrix products alone", f"{self.product_rate / 1e9:.1f} GFLOP/s, so {share}"])
+            rows.append(["of matrix products alone", f"{_rate(self.product_rate)}, so {share}"])
         rows.append(["steps", f"{self.steps:,}"])
         rows.append(["training loss", f"{self.loss:.4f}"])
         if self.accuracy is not None:
@@ -211,13 +211,18 @@ def _phase_row(phase: Phase, profile: StepProfile | None) -> list[str]:
     row = [phase.name, _work(phase.planned_flops)]
     if profile is None or phase.flops is None or phase.seconds is None:
         return row
-    rate = f"{phase.flops / phase.seconds / 1e9:.1f}" if phase.flops and phase.seconds else ""
+    rate = _rate(phase.flops / phase.seconds) if phase.flops and phase.seconds else ""
     share = phase.seconds / profile.total_seconds
     return [*row, _work(phase.flops), f"{phase.seconds * 1e3:.2f} ms", f"{share:.1%}", rate]
 
 
-def _work(flops: int) -> str:
-    return f"{format_count(flops)}FLOP" if flops else ""
+def _work(flops: float) -> str:
+    number = format_count(flops)
+    return f"{number}{' ' * number[-1].isdigit()}FLOP" if flops else ""
+
+
+def _rate(flops: float) -> str:
+    return f"{_work(flops)}/s"
 
 
 def _size(size: int | None) -> str:

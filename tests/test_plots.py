@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 
 import lowmem as lm
 from lowmem.chain import Chain
+from lowmem.occupancy import chain_of
 from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
 from lowmem.plots.diagram import Stroke, strokes_of
 from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
@@ -77,6 +80,31 @@ class TestMemoryTimeline:
 
     def test_of_an_untraced_report_leaves_the_measurement_out(self, made: lm.Plan) -> None:
         assert not any("measured" in entry for entry in legend(memory_timeline(report(made, None), everything=True)))
+
+    @pytest.mark.parametrize("over", ["flops", "ops"])
+    def test_draws_a_measured_line_over_the_stack(
+        self, made: lm.Plan, tmp_path: Path, over: Literal["flops", "ops"]
+    ) -> None:
+        half = made.flops / 2
+        figure = memory_timeline(made, over=over, measured=[(0, 1024), (half, 2 * made.arena_bytes), (made.flops, 0)])
+        saved(figure, tmp_path)
+        (axis,) = figure.axes
+        (line,) = [line for line in axis.lines if line.get_label() == "resident, measured"]
+        x, y = (np.asarray(values, float) for values in line.get_data())
+        right = axis.get_xlim()[1]
+        assert y.tolist() == [1, 2 * made.arena_bytes / 1024, 0]
+        assert (x[0], x[2]) == (0, pytest.approx(right))
+        assert axis.get_ylim()[1] > y[1]
+        if over == "flops":
+            assert x[1] == pytest.approx(right / 2)
+        else:  # the op that runs when half of the work is done
+            done = np.cumsum([moment.flops for moment in occupancy(chain_of(made), made.schedule)])
+            assert int(x[1]) == np.searchsorted(done, half)
+
+    def test_of_a_report_brings_the_line_that_it_measured(self, made: lm.Plan) -> None:
+        measured = replace(report(made, None), memory_over_work=[(0.0, 10**6), (1e6, 10**6)])
+        assert "resident, measured" in legend(memory_timeline(measured, everything=True))
+        assert "resident, measured" not in legend(memory_timeline(measured))
 
     def test_says_which_part_of_a_batch_it_shows(self) -> None:
         figure = memory_timeline(lm.plan(DEEP, 64, optimizer="sgd", micro_batch=16))

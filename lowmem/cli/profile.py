@@ -118,7 +118,6 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
     cells = [
         [
             name,
-            m.strategy,
             format_bytes(m.promised_peak),
             f"{format_bytes(m.traced_peak)} ({m.traced_peak / m.promised_peak - 1:+.2%})",
             format_bytes(m.resident_above_floor),
@@ -131,13 +130,11 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
         ]
         for name, m, report in rows
     ]
-    columns = ["", "strategy", "promised", "traced", "resident", "activations", "FLOPs", "step", "time", "back/forw"]
-    columns.append("of products")
+    columns = ["", "promised", "traced", "resident", "arena", "FLOPs", "step", "time", "bwd/fwd", "speed"]
     note = (
-        "promised, traced: peak of all that training allocates. resident: peak above the process before the plan. "
-        "activations, FLOPs: relative to storing everything. time: relative to the first row. back/forw: backward "
-        "over forward in time; the rule of thumb is 2. of products: FLOPs a second, of those that matrix products of "
-        "this shape reach alone."
+        "promised, traced: peak of all that training allocates. resident: peak above the process before the plan.\n"
+        "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: backward over\n"
+        "forward in time; the rule of thumb is 2. speed: FLOPs a second, of those of matrix products alone."
     )
     return Table(f"{network}\nbatch {batch}", columns, cells, note)
 

@@ -1,4 +1,4 @@
-"""`lowmem profile`: plans are run, each in a fresh process, and shown as a table, as JSON, in a figure and on a page."""
+"""`lowmem profile`: plans are run, each in a fresh process, and shown as a table, JSON, a figure and a page."""
 
 import json
 from collections.abc import Mapping

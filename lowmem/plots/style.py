@@ -61,6 +61,8 @@ OTHERS = (
     Look(SKY, "p", "--"),
     Look(GREY, "h", ":"),
     Look(BLACK, "*", ":"),
+    Look(BLUE, "<", "--"),
+    Look(VERMILION, "^", ":"),
 )
 """For series that are no strategy of lowmem, in the order in which they come."""
 

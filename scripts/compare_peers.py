@@ -6,15 +6,14 @@ parameters are in it, in every library the same. The losses are kept, to see tha
 
 The floor is that of a second process, which has the imports and the data, has compiled what is compiled, and has
 run a step of a tiny network, as libraries load parts of themselves at their first use. In the process that is
-measured nothing ran before: blocks that a tiny network had left behind would be in the way of the large ones, and
-glibc's heap would grow around them.
+measured nothing ran before, so that no block left behind shapes the heap.
 
-Peers' figures depend on the C library: by default glibc keeps freed blocks of some MiB for itself, and the process
-does not shrink but grows over the first steps, differently in each run. With MALLOC_MMAP_THRESHOLD_=1048576 it gives
-every larger block back at once, at the price of page faults. Both are measured. "hook" updates each parameter as soon
-as its gradient is there, as lowmem does. JAX is measured as one compiled step that may overwrite its parameters:
-storing everything; with `jax.checkpoint` around each segment; and as a scan over segments of layers, each under
-`jax.checkpoint`, which needs layers of one width.
+Peers' figures depend on the C library: by default glibc keeps freed blocks of some MiB for itself, small blocks settle
+in them, and the process grows over the first steps, differently in each run: the table shows the spread of the rounds.
+With MALLOC_MMAP_THRESHOLD_=1048576 it gives every larger block back at once, at the price of page faults. Both are
+measured. "hook" updates each parameter as soon as its gradient is there, as lowmem does. JAX is measured as one
+compiled step that may overwrite its parameters: storing everything; with `jax.checkpoint` around each segment; and as
+a scan over segments of layers, each under `jax.checkpoint`, which needs layers of one width.
 
 Needs the peers (`pip install -e ".[peers]"`). Run from the repository's root:
 python -m scripts.compare_peers [--quick]
@@ -37,12 +36,12 @@ Array = NDArray[Any]
 Step = Callable[[], float]
 """Runs one training step and returns the loss before its update."""
 
-RATE, ROUNDS, STEPS = 1e-4, 2, 1
+RATE, ROUNDS, STEPS = 1e-4, 3, 1
 MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes")
 
 IMPORTS = {
     "lowmem": ("lowmem.executor", "lowmem.planning", "lowmem.nn.optimizers"),
-    "torch": ("torch", "torch.utils.checkpoint"),
+    "torch": ("torch", "torch.utils.checkpoint", "torch._dynamo"),  # the last is what the first optimizer loads
     "jax": ("scripts.jax_peer",),
     "sklearn": ("sklearn.neural_network",),
     "numpy": ("numpy",),

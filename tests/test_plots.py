@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import lowmem as lm
 from lowmem.chain import Chain
@@ -41,6 +42,10 @@ def saved(figure: Figure, folder: Path) -> None:
     assert "<svg" in (folder / "figure.svg").read_text(encoding="utf-8")
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     canvas = figure.bbox
+    for text in figure.findobj(Text):
+        if len(text.get_text()) > 8:  # shorter ones are marks of axes, which also lie, undrawn, where nothing is seen
+            box = text.get_window_extent()
+            assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
     for legend in figure.legends:
         box = legend.get_window_extent()
         assert canvas.x0 <= box.x0
@@ -205,7 +210,8 @@ class TestScaling:
 
 def test_small_print_is_wrapped_and_inside_the_figure(tmp_path: Path) -> None:
     figure = frontier([Point("lowmem", 60, 1.4), Point("PyTorch", 500, 1.1)], relative=False)
-    note_below(figure, "measured on one machine, MEDIANS OF ALL ROUNDS, " * 8 + "\nsecond line")
+    # Capitals are half as wide again as letters are on average.
+    note_below(figure, "measured on one machine, " * 8 + "MEDIANS OF ALL ROUNDS, " * 8 + "\nsecond line")
     saved(figure, tmp_path)
     (note,) = [text for text in figure.texts if "second line" in text.get_text()]
     box = note.get_window_extent()

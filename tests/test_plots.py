@@ -210,8 +210,9 @@ class TestScaling:
 
 def test_small_print_is_wrapped_and_inside_the_figure(tmp_path: Path) -> None:
     figure = frontier([Point("lowmem", 60, 1.4), Point("PyTorch", 500, 1.1)], relative=False)
-    # Capitals are half as wide again as letters are on average.
-    note_below(figure, "measured on one machine, " * 8 + "MEDIANS OF ALL ROUNDS, " * 8 + "\nsecond line")
+    # Capitals are half as wide again as letters are on average; of the lines at the end one nearly fits.
+    near = "\n".join("numpy 2.4.6, " * 8 + "x" * count for count in range(10, 34, 3))
+    note_below(figure, f"{'measured on one machine, ' * 8}{'MEDIANS OF ALL ROUNDS, ' * 8}\nsecond line\n{near}")
     saved(figure, tmp_path)
     (note,) = [text for text in figure.texts if "second line" in text.get_text()]
     box = note.get_window_extent()

@@ -169,19 +169,22 @@ def flop_unit(largest: float) -> tuple[str, float]:
 def note_below(figure: "Figure", text: str) -> None:
     """Put small print below the axes: where and how the figure was measured; the figure grows by its lines."""
     width, height = figure.get_size_inches()
-    lines = [part for line in text.splitlines() for part in _wrapped(line, 0.98 * width)]
+    lines = [
+        part for line in text.splitlines() for part in _wrapped(line, 0.96 * width)
+    ]  # drawn in pixels, letters are wider
     figure.set_size_inches(width, height + len(lines) * SMALL_ROW)
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL_TEXT, color="#595959", linespacing=1.35)
 
 
 def _wrapped(line: str, width: float) -> Iterator[str]:
     """Break a line of small print at blanks, so that each part is as wide as fits in so many inches as it is drawn."""
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
-    part = ""
+    font, part = FontProperties(size=SMALL_TEXT), ""
     for word in line.split():
         longer = f"{part} {word}".strip()
-        if part and TextPath((0, 0), longer, size=SMALL_TEXT).get_extents().width / 72 > width:
+        if part and text_to_path.get_text_width_height_descent(longer, font, False)[0] / 72 > width:
             yield part
             longer = word
         part = longer

@@ -4,8 +4,7 @@ Reads docs/data/compare_peers.json, writes docs/figures/peers.{svg,png} and docs
 Run: python -m analysis.peers
 """
 
-from itertools import groupby
-
+import lowmem as lm
 from analysis.drawing import Record, caption, load, save, save_tables
 from lowmem.plots import Point, frontier
 from lowmem.tables import Table
@@ -15,7 +14,9 @@ READING = (
     "glibc's default allocator and with MALLOC_MMAP_THRESHOLD_=1048576 (mmap). hook: parameters updated as gradients "
     "come, as in lowmem. remat: jax.checkpoint around segments of layers."
 )
-DRAWN = "Of each setting the better of the two is drawn, or both where one takes less memory and the other less time."
+DRAWN = (
+    "Drawn are the settings (segments, allocator) of a method of which no other one takes less memory and less time."
+)
 
 
 def main() -> None:
@@ -41,16 +42,12 @@ def main() -> None:
 
 
 def better(records: list[Record]) -> list[Record]:
-    """Return the records without those that the other allocator beats, at the same setting, in memory and in time."""
-
-    def setting_of(record: Record) -> tuple[str, str]:
-        return record["name"], setting(record)
-
-    kept = []
-    for _, group in groupby(sorted(records, key=setting_of), key=setting_of):
-        alike = list(group)
-        kept += [record for record in alike if not any(beats(other, record) for other in alike)]
-    return kept
+    """Return the records without those that another setting of the same method beats in memory and in time."""
+    return [
+        record
+        for record in records
+        if not any(beats(other, record) for other in records if other["name"] == record["name"])
+    ]
 
 
 def beats(one: Record, other: Record) -> bool:
@@ -70,6 +67,14 @@ def setting(record: Record) -> str:
     return str(record.get("budget") or "stores everything")
 
 
+def promised(record: Record) -> str:
+    """Return the peak in MiB that a plan of lowmem counts; the peers promise nothing."""
+    if record["library"] != "lowmem":
+        return ""
+    architecture = lm.Architecture(tuple(record["widths"]))
+    return f"{lm.plan(architecture, record['batch'], record['budget'], 'sgd').peak_bytes / 2**20:.0f}"
+
+
 def table(title: str, records: list[Record]) -> Table:
     """Return memory, time and the check that all did the same work."""
     whole, losses = records[0]["cpu_seconds"], records[0]["losses"]
@@ -85,21 +90,14 @@ def table(title: str, records: list[Record]) -> Table:
                 record.get("allocator", ""),
                 f"{record['above_floor_bytes'] / 2**20:.0f}",
                 f"{min(sizes):.0f} to {max(sizes):.0f}",
+                promised(record),
                 f"{record['cpu_seconds'] / whole:.2f} ×",
                 f"{min(times):.2f} to {max(times):.2f}",
                 f"{apart:.0e}",
             ]
         )
-    columns = [
-        "",
-        "setting",
-        "allocator",
-        "memory (MiB)",
-        "of the rounds",
-        "time",
-        "of the rounds",
-        "losses differ by",
-    ]
+    columns = ["", "setting", "allocator", "memory (MiB)", "of the rounds", "promised", "time", "of the rounds"]
+    columns.append("losses differ by")
     return Table(f"**{title}**", columns, rows)
 
 

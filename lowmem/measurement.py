@@ -23,7 +23,7 @@ from lowmem.architecture import Architecture
 from lowmem.calibration import product_rate
 from lowmem.errors import LowmemError, RunError
 from lowmem.executor import Backprop
-from lowmem.meter import SampledPeak, TracedPeak, reset_resident_peak, resident, resident_peak
+from lowmem.meter import SampledPeak, TracedPeak, resident, resident_peak_of
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import make_optimizer
 from lowmem.planning import plan
@@ -107,10 +107,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     traced.restart()  # planning is over, and what it took for a moment is not training's
     backprop = Backprop(MLP(architecture), made, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
     backprop.arena.mark()
-    reset_resident_peak()
-    backprop(x, y)
-    backprop(x, y)
-    peak = resident_peak() - tracemalloc.get_tracemalloc_memory()
+    peak = resident_peak_of(lambda: (backprop(x, y), backprop(x, y))) - tracemalloc.get_tracemalloc_memory()
     traced_peak = traced.stop()
     written = backprop.arena.written()
     timed = _timed(backprop, x, y, request.get("steps", 3))

@@ -129,6 +129,16 @@ def _resident_peak_elsewhere() -> int:
     return int(most) * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes, all others KiB
 
 
+def resident_peak_of(run: Callable[[], object]) -> int:
+    """Return the peak of resident memory while `run` runs: the system's where it starts that anew, else sampled."""
+    if reset_resident_peak():
+        run()
+        return resident_peak()
+    with SampledPeak() as sampled:
+        run()
+    return sampled.bytes
+
+
 def resident() -> int:
     """Return the memory that the process holds resident now, in bytes."""
     read, close = _open_resident()

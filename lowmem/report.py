@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of memory, in bytes; None where nothing was promised, or nothing measured."""
+    """A part of memory, in bytes; None where nothing was promised, or nothing measured. of: the part it is inside."""
 
     name: str
     promised: int | None
     measured: int | None
+    of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Report:
         for name, size in plan.account().items():
             parts.append(Part(name, size, made.get(name)))
             if name == "activation arena":
-                parts += _fullest(plan)
+                parts += _inside(name, plan)
         parts.append(Part("peak memory of training", plan.peak_bytes, self.traced_peak))
         parts.append(Part("process floor", None, self.floor))
         whole = None if self.floor is None else self.floor + plan.peak_bytes
@@ -156,7 +157,7 @@ class Report:
 
     def _memory_table(self) -> Table:
         rows = [
-            [part.name, _size(part.promised), _size(part.measured), _apart(part)]
+            [f"{'  ' * (part.of is not None)}{part.name}", _size(part.promised), _size(part.measured), _apart(part)]
             for part in self.memory()
             if (part.promised, part.measured) != (None, None)
         ]
@@ -198,12 +199,12 @@ class Report:
         return Table("", ["outcome", ""], rows)
 
 
-def _fullest(plan: Plan) -> list[Part]:
+def _inside(arena: str, plan: Plan) -> list[Part]:
     """Return what the arena is promised for, at the op where most of it is alive."""
     moment = max(occupancy(chain_of(plan), plan.schedule), key=lambda moment: moment.bytes)
     parts = {"states": moment.states, "deltas": moment.deltas, "scratch": moment.scratch}
     parts["gaps between them"] = plan.arena_bytes - moment.bytes
-    return [Part(f"  {name}", size, None) for name, size in parts.items() if size]
+    return [Part(name, size, None, arena) for name, size in parts.items() if size]
 
 
 def _phase_row(phase: Phase, profile: StepProfile | None) -> list[str]:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lowmem import meter
-from lowmem.meter import SampledPeak, TracedPeak, reset_resident_peak, resident, resident_peak
+from lowmem.meter import SampledPeak, TracedPeak, reset_resident_peak, resident, resident_peak, resident_peak_of
 
 resource = pytest.importorskip("resource", reason="Windows has none, and these pretend to be elsewhere")
 
@@ -83,6 +83,27 @@ def test_the_peak_of_a_stretch_is_seen_where_the_system_starts_it_anew() -> None
     assert resident_peak() - before > 60 * MIB
     assert reset_resident_peak()
     assert resident_peak() - before < 32 * MIB
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_the_peak_of_a_run_does_not_know_what_was_before() -> None:
+    before = np.ones(64 * MIB, np.uint8)
+    del before
+    now = resident()
+    assert resident_peak_of(lambda: np.ones(16 * MIB, np.uint8).sum()) - now == pytest.approx(16 * MIB, rel=0.2)
+
+
+def test_the_peak_of_a_run_is_sampled_where_the_system_cannot_start_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "reset_resident_peak", lambda: False)
+    monkeypatch.setattr(meter, "resident_peak", lambda: 1 / 0)
+    now = resident()
+
+    def run() -> None:
+        held = np.ones(16 * MIB, np.uint8)
+        time.sleep(0.05)  # ten samples
+        del held
+
+    assert resident_peak_of(run) - now == pytest.approx(16 * MIB, rel=0.2)
 
 
 @pytest.mark.usefixtures("without_proc")

@@ -169,9 +169,8 @@ def flop_unit(largest: float) -> tuple[str, float]:
 def note_below(figure: "Figure", text: str) -> None:
     """Put small print below the axes: where and how the figure was measured; the figure grows by its lines."""
     width, height = figure.get_size_inches()
-    lines = [
-        part for line in text.splitlines() for part in _wrapped(line, 0.96 * width)
-    ]  # drawn in pixels, letters are wider
+    # Drawn in pixels, letters become somewhat wider than they are measured.
+    lines = [part for line in text.splitlines() for part in _wrapped(line, 0.96 * width)]
     figure.set_size_inches(width, height + len(lines) * SMALL_ROW)
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL_TEXT, color="#595959", linespacing=1.35)
 

@@ -61,7 +61,7 @@ class SampledPeak:
     `series` holds (time of `perf_counter`, bytes), at most `MOST_SAMPLES`; `bytes` the largest of all that was read.
     """
 
-    def __init__(self, seconds: float = 0.005) -> None:
+    def __init__(self, seconds: float = 0.01) -> None:
         self.seconds = seconds
         self.series: list[tuple[float, int]] = []
         self.bytes = 0

@@ -1,9 +1,10 @@
 """What metering costs: steps under each meter beside plain ones, in turns, in one process.
 
-"sampled" has the thread that reads resident memory every 5 ms; "profiled" has it too, and times every call and counts
-its FLOPs; "traced" has Python's tracing of allocations. A turn is some steps inside one meter. Of each turn the ratio
-to the plain ones before and after it is taken, so that what the neighbours do to a round is in both; the median over
-rounds counts. The bar for the first two is 2 %, on networks large enough for memory to matter.
+"sampled" has the thread that reads resident memory every 10 ms; "profiled" has it too, and times every call and counts
+its FLOPs; "traced" has Python's tracing of allocations; "nothing" is a plain step again, and shows the noise. A turn
+is some steps inside one meter. Of each turn the ratio to the plain ones before and after it is taken, so that what the
+neighbours do to a round is in both; the median over rounds counts. The bar for the first two is 2 %, on networks large
+enough for memory to matter.
 
 Run from the repository's root: python -m scripts.metering_cost [--quick]
 """
@@ -35,7 +36,12 @@ def measure(case: Case) -> Case:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((case["batch"], INPUTS), np.float32)
     y = rng.integers(0, CLASSES, (case["batch"],))
-    meters: dict[str, Meter] = {"sampled": SampledPeak, "profiled": SampledPeak, "traced": _tracing}
+    meters: dict[str, Meter] = {
+        "nothing": nullcontext,
+        "sampled": SampledPeak,
+        "profiled": SampledPeak,
+        "traced": _tracing,
+    }
     steps = {name: partial(backprop, x, y) for name in meters} | {
         "profiled": partial(profile_step, backprop, x, y, [])
     }

@@ -100,7 +100,7 @@ def test_the_peak_of_a_run_is_sampled_where_the_system_cannot_start_it_anew(monk
 
     def run() -> None:
         held = np.ones(16 * MIB, np.uint8)
-        time.sleep(0.05)  # ten samples
+        time.sleep(0.1)  # ten samples
         del held
 
     assert resident_peak_of(run) - now == pytest.approx(16 * MIB, rel=0.2)

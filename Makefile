@@ -30,6 +30,7 @@ test-peers: $(VENV)/.peers
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
+	$(BIN)/python -m analysis.promises
 	$(BIN)/python -m analysis.peers
 
 clean:

@@ -30,15 +30,16 @@ def main() -> None:
             [*predicted(records[0]), *measured(records)],
             title=title,
             compute_label="compute, relative to storing all",
-            whole=records[0]["store_all_arena_bytes"],
+            whole=records[0]["measured"]["store_all_arena"],
         )
-        note = "Lines, filled markers: FLOPs, planned. Open markers: processor time and traced arena, measured."
+        note = "Lines, filled markers: FLOPs, planned. Open markers: processor time and arena, measured."
         save(figure, f"compute_versus_memory_{hidden}x{width}_{activation}", f"{note}\n{caption(data)}")
         tables.append(table(title, records))
     note = (
-        "Arena, peak and process are promised. Traced: every allocation of Python and NumPy; where it is above the "
-        "promise, 0.4 MiB are Python's table of strings, which grew while the schedule was planned. Resident: VmHWM "
-        f"of the process, interpreter and libraries included. Time: processor time of a step.\n{caption(data)}"
+        "Arena, peak and process are promised. Written: bytes of the arena that a step wrote to. Traced: every "
+        "allocation of Python and NumPy; where it is above the promise, 0.4 MiB are Python's table of strings, which "
+        "grew while the schedule was planned. Resident: VmHWM of the process, interpreter and libraries included. "
+        f"Time: processor time of a step.\n{caption(data)}"
     )
     save_tables(tables, "compute_versus_memory", note)
 
@@ -55,7 +56,7 @@ def predicted(record: Record) -> list[Point]:
     points = [Point.of(lm.plan(architecture, batch, None, "sgd", strategy)) for strategy in FIXED]
     most = lm.plan(architecture, batch, None, "sgd").peak_bytes
     least = lm.minimum_budget(architecture, batch, "sgd")
-    fixed = most - record["store_all_arena_bytes"]
+    fixed = most - record["measured"]["store_all_arena"]
     for n in range(CURVE + 1):
         # In equal ratios of the activations, from the least that works to all of them.
         share = ((least - fixed) / (most - fixed)) ** (1 - n / CURVE)
@@ -67,37 +68,39 @@ def predicted(record: Record) -> list[Point]:
 
 def measured(records: list[Record]) -> list[Point]:
     """Return the measured activations and times of one shape, relative to storing everything."""
-    whole = records[0]
+    found = [record["measured"] for record in records]
     return [
         Point(
             "optimal",
-            record["traced_arena_bytes"] / whole["store_all_arena_bytes"],
-            record["cpu_seconds"] / whole["cpu_seconds"],
+            m["arena_written"] / m["store_all_arena"],
+            m["cpu_seconds"] / found[0]["cpu_seconds"],
             measured=True,
         )
-        for record in records
+        for m in found
     ]
 
 
 def table(title: str, records: list[Record]) -> Table:
     """Return promise and measurement of one shape."""
-    columns = ["budget", "arena", "traced", "peak", "traced", "", "process", "resident", "", "FLOPs", "time"]
+    columns = ["budget", "arena", "written", "peak", "traced", "", "process", "resident", "", "FLOPs", "time"]
     rows = []
     for record in records:
-        promised, floor = record["promised_peak_bytes"], record["floor_bytes"]
+        m = record["measured"]
+        promised, floor = m["promised_peak"], m["floor"]
+        resident = floor + m["resident_above_floor"]
         rows.append(
             [
                 record["budget"],
-                format_bytes(record["promised_arena_bytes"]),
-                format_bytes(record["traced_arena_bytes"]),
+                format_bytes(m["promised_arena"]),
+                format_bytes(m["arena_written"]),
                 format_bytes(promised),
-                format_bytes(record["traced_peak_bytes"]),
-                f"{record['traced_peak_bytes'] / promised - 1:+.2%}",
+                format_bytes(m["traced_peak"]),
+                f"{m['traced_peak'] / promised - 1:+.2%}",
                 format_bytes(floor + promised),
-                format_bytes(record["resident_peak_bytes"]),
-                f"{record['resident_peak_bytes'] / (floor + promised) - 1:+.2%}",
-                f"{record['flop_factor']:.3f} ×",
-                f"{record['cpu_seconds'] / records[0]['cpu_seconds']:.2f} ×",
+                format_bytes(resident),
+                f"{resident / (floor + promised) - 1:+.2%}",
+                f"{m['flop_factor']:.3f} ×",
+                f"{m['cpu_seconds'] / records[0]['measured']['cpu_seconds']:.2f} ×",
             ]
         )
     return Table(f"**{title}**", columns, rows)

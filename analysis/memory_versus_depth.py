@@ -27,7 +27,7 @@ def main() -> None:
         title=f"layers of {WIDTH}, relu, batch {batch}; revolve keeps log₂ L states",
         compute_label="compute, relative to storing all",
     )
-    note = f"Lines: planned. Open markers: traced arena and processor time, measured.\n{caption(data)}"
+    note = f"Lines: planned. Open markers: arena and processor time, measured.\n{caption(data)}"
     save(figure, "memory_versus_depth", note)
     save_tables([table(records)], "memory_versus_depth", caption(data))
 
@@ -49,7 +49,7 @@ def measured(records: list[Record]) -> list[Depth]:
         Depth(
             record["strategy"],
             record["hidden"],
-            record["traced_arena_bytes"],
+            record["measured"]["arena_written"],
             time_factor(record, records),
             measured=True,
         )
@@ -61,26 +61,27 @@ def time_factor(record: Record, records: list[Record]) -> float:
     """Return the processor time of a step relative to storing everything in the same network."""
     shape = record["hidden"], record["width"]
     whole = next(r for r in records if (r["hidden"], r["width"], r["strategy"]) == (*shape, "store_all"))
-    return float(record["cpu_seconds"] / whole["cpu_seconds"])
+    return float(record["measured"]["cpu_seconds"] / whole["measured"]["cpu_seconds"])
 
 
 def table(records: list[Record]) -> Table:
     """Return promise and measurement at every depth and width."""
-    columns = ["layers", "width", "strategy", "arena", "traced", "peak", "traced", "", "FLOPs", "time"]
+    columns = ["layers", "width", "strategy", "arena", "written", "peak", "traced", "", "FLOPs", "time"]
     rows = [
         [
             f"{record['hidden']}",
             f"{record['width']}",
             record["strategy"],
-            format_bytes(record["promised_arena_bytes"]),
-            format_bytes(record["traced_arena_bytes"]),
-            format_bytes(record["promised_peak_bytes"]),
-            format_bytes(record["traced_peak_bytes"]),
-            f"{record['traced_peak_bytes'] / record['promised_peak_bytes'] - 1:+.2%}",
-            f"{record['flop_factor']:.3f} ×",
+            format_bytes(m["promised_arena"]),
+            format_bytes(m["arena_written"]),
+            format_bytes(m["promised_peak"]),
+            format_bytes(m["traced_peak"]),
+            f"{m['traced_peak'] / m['promised_peak'] - 1:+.2%}",
+            f"{m['flop_factor']:.3f} ×",
             f"{time_factor(record, records):.2f} ×",
         ]
         for record in records
+        for m in [record["measured"]]
     ]
     return Table(f"**Depths and widths**, relu, batch {records[0]['batch']}, SGD", columns, rows)
 

@@ -4,14 +4,18 @@ Reads docs/data/compare_peers.json, writes docs/figures/peers.{svg,png} and docs
 Run: python -m analysis.peers
 """
 
+import lowmem as lm
 from analysis.drawing import Record, caption, load, save, save_tables
 from lowmem.plots import Point, frontier
 from lowmem.tables import Table
 
 READING = (
-    "Memory is resident (VmHWM), parameters included: the same bytes for all. mmap: MALLOC_MMAP_THRESHOLD_=1048576, "
-    "else glibc's default, which grows with the steps and differs between runs. hook: parameters updated as gradients "
-    "come, as in lowmem."
+    "Memory is resident (VmHWM), parameters included: the same bytes for all. PyTorch and JAX were measured with "
+    "glibc's default allocator and with MALLOC_MMAP_THRESHOLD_=1048576 (mmap). hook: parameters updated as gradients "
+    "come, as in lowmem. remat: jax.checkpoint around segments of layers."
+)
+DRAWN = (
+    "Drawn are the settings (segments, allocator) of a method of which no other one takes less memory and less time."
 )
 
 
@@ -24,7 +28,7 @@ def main() -> None:
     whole = records[0]["cpu_seconds"]
     points = [
         Point(record["name"], record["above_floor_bytes"] / 2**20, record["cpu_seconds"] / whole, measured=True)
-        for record in records
+        for record in sorted(better(records), key=lambda record: record["above_floor_bytes"])
     ]
     figure = frontier(
         points,
@@ -33,8 +37,22 @@ def main() -> None:
         compute_label="CPU time (× lowmem storing all)",
         relative=False,
     )
-    save(figure, "peers", f"{READING}\n{caption(data)}")
+    save(figure, "peers", f"{READING} {DRAWN}\n{caption(data)}")
     save_tables([table(title, records)], "peers", f"{READING}\n{caption(data)}")
+
+
+def better(records: list[Record]) -> list[Record]:
+    """Return the records without those that another setting of the same method beats in memory and in time."""
+    return [
+        record
+        for record in records
+        if not any(beats(other, record) for other in records if other["name"] == record["name"])
+    ]
+
+
+def beats(one: Record, other: Record) -> bool:
+    """Whether one takes less of both than the other."""
+    return all(bool(one[name] < other[name]) for name in ("above_floor_bytes", "cpu_seconds"))
 
 
 def rounds(records: list[Record]) -> int:
@@ -49,6 +67,14 @@ def setting(record: Record) -> str:
     return str(record.get("budget") or "stores everything")
 
 
+def promised(record: Record) -> str:
+    """Return the peak in MiB that a plan of lowmem counts; the peers promise nothing."""
+    if record["library"] != "lowmem":
+        return ""
+    architecture = lm.Architecture(tuple(record["widths"]))
+    return f"{lm.plan(architecture, record['batch'], record['budget'], 'sgd').peak_bytes / 2**20:.0f}"
+
+
 def table(title: str, records: list[Record]) -> Table:
     """Return memory, time and the check that all did the same work."""
     whole, losses = records[0]["cpu_seconds"], records[0]["losses"]
@@ -61,14 +87,17 @@ def table(title: str, records: list[Record]) -> Table:
             [
                 record["name"],
                 setting(record),
+                record.get("allocator", ""),
                 f"{record['above_floor_bytes'] / 2**20:.0f}",
                 f"{min(sizes):.0f} to {max(sizes):.0f}",
+                promised(record),
                 f"{record['cpu_seconds'] / whole:.2f} ×",
                 f"{min(times):.2f} to {max(times):.2f}",
                 f"{apart:.0e}",
             ]
         )
-    columns = ["", "setting", "memory (MiB)", "of the rounds", "time", "of the rounds", "losses differ by"]
+    columns = ["", "setting", "allocator", "memory (MiB)", "of the rounds", "promised", "time", "of the rounds"]
+    columns.append("losses differ by")
     return Table(f"**{title}**", columns, rows)
 
 

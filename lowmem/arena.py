@@ -9,6 +9,9 @@ from lowmem.chain import ALIGNMENT, aligned, tile_rows
 
 Array = NDArray[np.floating[Any]]
 
+BLOCK, MARK = 4096, 0xA5
+"""Bytes of the blocks in which `Arena.written` counts, and what unwritten ones are filled with."""
+
 
 class Arena:
     """A block of memory that begins at a multiple of `ALIGNMENT`, and matrices that lie in it.
@@ -33,6 +36,16 @@ class Arena:
         """The whole arena as one flat array."""
         count = self.buffer.size // self.item.itemsize
         return self.buffer[: count * self.item.itemsize].view(self.item)
+
+    def mark(self) -> None:
+        """Fill the arena so that `written` can tell what is written from now on."""
+        self.buffer.fill(MARK)
+
+    def written(self) -> int:
+        """Return the bytes of all blocks in which anything has been written since `mark`."""
+        starts = range(0, self.buffer.size, BLOCK)
+        blocks = (self.buffer[start : start + BLOCK] for start in starts)
+        return sum(block.size for block in blocks if (block != MARK).any())
 
     def matrix(self, offset: int, rows: int, width: int) -> Array:
         """Return the (rows, width) matrix at byte `offset`."""

@@ -3,9 +3,11 @@
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, lookup
+from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, Architecture, lookup
+from lowmem.arena import tile_bounds
 from lowmem.chain import TILE_ROWS
 from lowmem.costs import ROWS, WIDTHS, CostModel
 from lowmem.nn.activations import KERNELS
@@ -131,10 +134,32 @@ def measure(dtype: str = "float32") -> CostModel:
     )
 
 
-def _products(tiles: Sequence[tuple[Any, Any]], w_t: NDArray[Any]) -> None:
+def product_rate(architecture: Architecture, rows: int) -> float:
+    """Return the FLOPs a second that matrix products reach here on `rows` samples, at the shape that has most.
+
+    The three products of a layer are timed alone: x wᵀ, δᵀ x and δ w, tile by tile as the kernels do it, each at its
+    best. Takes some 20 ms or a few times the products of a layer, and memory for one layer.
+    """
+    layers = Counter(pairwise(architecture.widths))
+    entering, leaving = max(layers, key=lambda shape: layers[shape] * shape[0] * shape[1])
+    rng = np.random.default_rng(0)
+
+    def matrix(*shape: int) -> NDArray[Any]:
+        return rng.standard_normal(shape).astype(architecture.dtype)
+
+    x, delta, w = matrix(rows, entering), matrix(rows, leaving), matrix(leaving, entering)
+    s, below, g = np.empty_like(delta), np.empty_like(x), np.empty_like(w)
+    bounds = tile_bounds(rows)
+    forward = [(x[start:stop], s[start:stop]) for start, stop in bounds]
+    backward = [(delta[start:stop], below[start:stop]) for start, stop in bounds]
+    calls = partial(_products, forward, w.T), partial(np.matmul, delta.T, x, g), partial(_products, backward, w)
+    return 6.0 * rows * entering * leaving / sum(map(_seconds, calls))
+
+
+def _products(tiles: Sequence[tuple[Any, Any]], w: NDArray[Any]) -> None:
     """Multiply tile by tile, as the kernels do."""
     for source, target in tiles:
-        np.matmul(source, w_t, target)
+        np.matmul(source, w, target)
 
 
 def _both(first: Callable[[], Any], second: Callable[[], Any]) -> None:

@@ -127,9 +127,23 @@ class Backprop:
         return feed.loss * feed.scale, self.gradients
 
     @property
-    def arena_bytes(self) -> int:
-        """Bytes of the arena that was made."""
-        return int(self._training.arena.buffer.nbytes)
+    def arena(self) -> Arena:
+        """Where states, deltas and scratch lie."""
+        return self._training.arena
+
+    def account(self) -> dict[str, int]:
+        """Return the bytes of the arrays that were made, by the names of `plan.account()`."""
+        training, scratch = self._training, 0
+        if self.optimizer is not None:
+            scratch = sum(array.base.nbytes for array in training.updates[0][0][3])
+        gradients = [training.gradients] + ([] if training.totals is None else [training.totals])
+        return {
+            "parameters": self.mlp.parameters.nbytes,
+            "gradients": sum(views.flat.nbytes for views in gradients),
+            "optimizer": sum(array.nbytes for array in self.optimizer_state) + scratch,
+            "activation arena": training.arena.buffer.nbytes,
+            "batch": training.ones.nbytes + training.starts.nbytes,
+        }
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""

@@ -6,51 +6,86 @@ A process that has run something else holds memory that this plan does not need,
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
+from lowmem.calibration import product_rate
 from lowmem.errors import LowmemError, RunError
 from lowmem.executor import Backprop
-from lowmem.meter import TracedPeak, reset_resident_peak, resident, resident_peak
+from lowmem.meter import SampledPeak, TracedPeak, resident, resident_peak_of
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import make_optimizer
 from lowmem.planning import plan
-from lowmem.profiling import profile_step
+from lowmem.plans import Plan
+from lowmem.profiling import Progress, StepProfile, memory_over_work, profile_step
+from lowmem.report import Report
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What a plan promised, and what running it took. Bytes and seconds.
 
-    promised_peak, promised_arena: as the plan says. traced_peak: all that Python and NumPy allocated for it, over two
-    steps. resident_above_floor: the peak of resident memory above what the process held before the plan was made,
-    tracing's own tables taken off. arena: bytes of the arena that was made.
-    step_seconds: median over the steps behind the first. profile: FLOPs counted and seconds, by phase.
+    strategy, budget, micro_batch, forward_runs, flop_factor, planned_flops, store_all_arena, promised_peak,
+    promised_arena, bookkeeping: as the plan says.
+    traced_peak: all that Python and NumPy allocated for it, over two steps. made: of that the arrays, by the names of
+    `plan.account()`. arena_written: bytes of the arena that a step wrote to, in blocks of 4 KiB.
+    floor: resident memory before the plan was made. resident_above_floor: its peak over the same two steps, above
+    that and with tracing's own tables taken off.
+    step_seconds, cpu_seconds: medians over the steps behind, elapsed and of the processor. steps: how many were run.
+    loss: of the last of those. profile: FLOPs counted and median seconds, by phase. memory_over_work: (FLOPs done,
+    bytes resident above the floor) along a pass. product_rate: FLOPs a second of matrix products alone.
     """
 
     strategy: str
     budget: int | None
     micro_batch: int
+    forward_runs: int
     flop_factor: float
     planned_flops: int
     store_all_arena: int
     promised_peak: int
     promised_arena: int
+    bookkeeping: int
     traced_peak: int
-    arena: int
+    made: dict[str, int]
+    arena_written: int
     floor: int
     resident_above_floor: int
     step_seconds: float
+    cpu_seconds: float
+    steps: int
+    loss: float
     profile: dict[str, Any]
+    memory_over_work: list[tuple[float, int]]
+    product_rate: float
+
+    def report(self, made: Plan) -> Report:
+        """Return the report of the plan that was measured."""
+        return Report(
+            plan=made,
+            traced_peak=self.traced_peak,
+            resident_peak=self.floor + self.resident_above_floor,
+            seconds_per_step=self.step_seconds,
+            steps=self.steps,
+            loss=self.loss,
+            floor=self.floor,
+            made=self.made,
+            arena_written=self.arena_written,
+            profile=StepProfile(self.profile["flops"], self.profile["seconds"]),
+            product_rate=self.product_rate,
+            memory_over_work=[(flops, size) for flops, size in self.memory_over_work],
+        )
 
 
 def measure(request: Mapping[str, Any]) -> Measurement:
@@ -69,45 +104,68 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     options: dict[str, Any] = {name: request.get(name) for name in ("micro_batch", "segments", "slots")}
     made = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
     gc.collect()
-    tracemalloc.reset_peak()  # planning is over, and what it took for a moment is not training's
+    traced.restart()  # planning is over, and what it took for a moment is not training's
     backprop = Backprop(MLP(architecture), made, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
-    reset_resident_peak()
-    backprop(x, y)
-    backprop(x, y)
-    tables = tracemalloc.get_tracemalloc_memory()
-    peak = resident_peak() - tables
+    backprop.arena.mark()
+    peak = resident_peak_of(lambda: (backprop(x, y), backprop(x, y))) - tracemalloc.get_tracemalloc_memory()
     traced_peak = traced.stop()
-    seconds = []
-    for _ in range(request.get("steps", 3)):
-        start = perf_counter()
-        backprop(x, y)
-        seconds.append(perf_counter() - start)
+    written = backprop.arena.written()
+    timed = _timed(backprop, x, y, request.get("steps", 3))
+    sampled, progress = SampledPeak(), Progress()
+    with sampled:
+        profile_step(backprop, x, y, progress)
     return Measurement(
         strategy=made.strategy,
         budget=made.budget,
         micro_batch=made.micro_batch,
+        forward_runs=made.forward_runs,
         flop_factor=made.flop_factor,
         planned_flops=made.flops,
         store_all_arena=made.store_all_bytes,
         promised_peak=made.peak_bytes,
         promised_arena=made.arena_bytes,
+        bookkeeping=made.bookkeeping_bytes,
         traced_peak=traced_peak,
-        arena=backprop.arena_bytes,
+        made=backprop.account(),
+        arena_written=written,
         floor=floor,
         resident_above_floor=peak - floor,
-        step_seconds=median(seconds),
-        profile=profile_step(backprop, x, y).to_dict(),
+        memory_over_work=[(flops, size - floor) for flops, size in memory_over_work(sampled, progress)],
+        product_rate=product_rate(architecture, made.micro_batch),
+        **timed,
     )
 
 
-def measure_apart(request: Mapping[str, Any]) -> Measurement:
-    """Do the same in a fresh process. Raises `RunError` with what that process said if it fails."""
+def _timed(backprop: Backprop, x: NDArray[Any], y: NDArray[Any], steps: int) -> dict[str, Any]:
+    """Time plain steps and profiled ones in turns; return what a `Measurement` says of them."""
+    elapsed, processor, profiles, loss = [], [], [], 0.0
+    for _ in range(steps):
+        start = perf_counter(), process_time()
+        loss = backprop(x, y)[0]
+        elapsed.append(perf_counter() - start[0])
+        processor.append(process_time() - start[1])
+        profiles.append(profile_step(backprop, x, y))
+    return {
+        "step_seconds": median(elapsed),
+        "cpu_seconds": median(processor),
+        "steps": 2 * steps + 3,
+        "loss": loss,
+        "profile": StepProfile.median(profiles).to_dict(),
+    }
+
+
+def measure_apart(request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Measurement:
+    """Do the same in a fresh process, with more variables in its environment.
+
+    Raises `RunError` with what that process said if it fails.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "lowmem.measurement"],
         input=json.dumps(dict(request)),
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | dict(environment or {}),
     )
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
@@ -115,7 +173,7 @@ def measure_apart(request: Mapping[str, Any]) -> Measurement:
     return Measurement(**json.loads(done.stdout))
 
 
-def _batch(architecture: Architecture, rows: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _batch(architecture: Architecture, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return random inputs and targets: what they are changes neither time nor memory."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, architecture.widths[0]), np.dtype(architecture.dtype).type)

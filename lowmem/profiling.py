@@ -1,7 +1,8 @@
 """One step under the magnifying glass: FLOPs counted from the arrays really multiplied, and seconds, by phase."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -12,19 +13,19 @@ from lowmem import binding
 from lowmem.architecture import ACTIVATIONS, Architecture
 from lowmem.binding import Call
 from lowmem.executor import Backprop
+from lowmem.meter import SampledPeak
 from lowmem.nn import kernels
-from lowmem.tables import Table
-from lowmem.units import format_count
+from lowmem.occupancy import PHASES
 
-PHASES = ("forward", "recomputation", "loss", "backward", "sum of gradients", "update")
+POINTS = 400
+"""Of memory over a step, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepProfile:
     """What one step did: FLOPs and seconds by phase (see `PHASES`).
 
-    A layer's first forward in a pass is "forward", any later one "recomputation". An update's FLOPs are not counted,
-    as no plan counts them.
+    An update's FLOPs are not counted, as no plan counts them.
     """
 
     flops: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
@@ -40,63 +41,71 @@ class StepProfile:
         """Seconds spent in calls."""
         return sum(self.seconds.values())
 
-    @property
-    def backward_over_forward(self) -> tuple[float, float]:
-        """The rule of thumb "backward costs twice the forward": the ratio in FLOPs, and in seconds."""
-        return (
-            self.flops["backward"] / self.flops["forward"],
-            self.seconds["backward"] / self.seconds["forward"] if self.seconds["forward"] else float("nan"),
-        )
+    @classmethod
+    def median(cls, profiles: Sequence["StepProfile"]) -> "StepProfile":
+        """Return the median of each phase's seconds over several profiles of the same step."""
+        seconds = {phase: median(profile.seconds[phase] for profile in profiles) for phase in PHASES}
+        return cls(profiles[0].flops, seconds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers for JSON."""
-        by_flops, by_time = self.backward_over_forward
         return {
             "flops": self.flops,
             "seconds": self.seconds,
-            "backward_over_forward": {"flops": by_flops, "seconds": by_time},
+            "backward_over_forward": {"flops": twice(self.flops), "seconds": twice(self.seconds)},
         }
 
-    def table(self) -> Table:
-        """Return a row for each phase that did something."""
-        rows = [
-            [
-                phase,
-                f"{format_count(self.flops[phase])}FLOP" if self.flops[phase] else "",
-                f"{seconds * 1e3:.2f} ms",
-                f"{seconds / self.total_seconds:.1%}",
-                f"{self.flops[phase] / seconds / 1e9:.0f} GFLOP/s" if self.flops[phase] else "",
-            ]
-            for phase, seconds in self.seconds.items()
-            if seconds
-        ]
-        by_flops, by_time = self.backward_over_forward
-        note = f"backward over forward (rule of thumb: 2): {by_flops:.2f} in FLOPs, {by_time:.2f} in time"
-        return Table("one step", ["phase", "work", "time", "share", "rate"], rows, note)
+
+def twice(by_phase: Mapping[str, float]) -> float | None:
+    """Return backward over forward, which the rule of thumb says is 2; None where no forward took anything."""
+    return by_phase["backward"] / by_phase["forward"] if by_phase["forward"] else None
 
 
-def profile_step(backprop: Backprop, x: NDArray[Any], y: NDArray[Any]) -> StepProfile:
+Progress = list[tuple[float, int]]
+"""(time of `perf_counter`, FLOPs done in this pass by then), at the start of a pass and after every call."""
+
+
+def profile_step(
+    backprop: Backprop, x: NDArray[Any], y: NDArray[Any], progress: Progress | None = None
+) -> StepProfile:
     """Run one step, timing every call and counting its FLOPs. With an optimizer the parameters are updated.
+
+    progress: is filled with that of the last pass, at the price of some memory for each call.
 
     Takes a few microseconds a call more than a plain step. Raises as the step itself does.
     """
     profile = StepProfile()
-    meter = _Meter(backprop.mlp.architecture, profile)
+    meter = _Meter(backprop.mlp.architecture, profile, progress)
     backprop.step(x, y, meter.run)
     return profile
+
+
+def memory_over_work(sampled: SampledPeak, progress: Progress) -> list[tuple[float, int]]:
+    """Return (FLOPs done, bytes resident) along the pass of `progress`, of which `sampled` has seen the memory.
+
+    Of more than `POINTS` samples each point is the largest of its neighbours.
+    """
+    times, done = zip(*progress, strict=True)
+    before = sum(time < times[0] for time, _ in sampled.series)
+    series = sampled.series[max(before - 1, 0) :]  # the last sample before the pass is what it begins with
+    seen = [(float(np.interp(time, times, done)), size) for time, size in series]
+    group = -(-len(seen) // POINTS)
+    return [max(seen[n : n + group], key=lambda point: point[1]) for n in range(0, len(seen), group or 1)]
 
 
 class _Meter:
     """Runs calls one by one and books each to its phase."""
 
-    def __init__(self, architecture: Architecture, profile: StepProfile) -> None:
-        self.architecture, self.profile = architecture, profile
+    def __init__(self, architecture: Architecture, profile: StepProfile, progress: Progress | None) -> None:
+        self.architecture, self.profile, self.progress = architecture, profile, progress
         self.facts = ACTIVATIONS[architecture.activation]
         self.seen: set[int] = set()  # layers that have run in this pass, by the identity of their bias
 
     def run(self, calls: Sequence[Call]) -> None:
         """Run the calls of one pass."""
         self.seen.clear()
+        if self.progress is not None:
+            self.progress[:] = [(perf_counter(), 0)]
         for function, arguments in calls:
             if function is binding.sweep:
                 ladder, first, stop = arguments
@@ -109,10 +118,12 @@ class _Meter:
         """Run one call; add up its time and FLOPs."""
         start = perf_counter()
         function(*arguments)
-        seconds = perf_counter() - start
+        end = perf_counter()
         phase, flops = self.count(function, arguments)
-        self.profile.seconds[phase] += seconds
+        self.profile.seconds[phase] += end - start
         self.profile.flops[phase] += flops
+        if self.progress is not None:
+            self.progress.append((end, self.progress[-1][1] + flops))
 
     def count(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, int]:
         """Return the phase of a call, and its FLOPs from the shapes of its arrays."""

@@ -170,7 +170,13 @@ class Trainer:
             steps=self._steps,
             loss=self._last.loss,
             accuracy=self._last.accuracy,
+            made=self._made(),
         )
+
+    def _made(self) -> dict[str, int]:
+        """Return the bytes of the arrays that the step works on; the batch's buffers come and go with the data."""
+        assert self._backprop is not None
+        return {name: size for name, size in self._backprop.account().items() if name != "batch"}
 
     def _attach(self, train: Dataset, held_out: Dataset | None) -> None:
         """Count the batch buffers, see that the plan still fits, and allocate the step's memory once."""

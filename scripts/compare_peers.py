@@ -1,14 +1,19 @@
 """The same training step in lowmem and its peers: time and memory of the process, measured alike, in one run.
 
 Same weights, data, loss and plain SGD; a fresh process for each measurement; rounds interleaved (A B C, A B C), of
-which the medians count. Memory is resident: the peak during the steps (a warm-up included) above the floor, which is
-taken after the imports, the data, and a step of a tiny network, as libraries load parts of themselves at their first
-use. So parameters are in it, in every library the same. The losses are kept, to see that all did the same work.
+which the medians count. Memory is resident: the peak during the steps (a warm-up included) above the floor. So
+parameters are in it, in every library the same. The losses are kept, to see that all did the same work.
 
-PyTorch's figures depend on the C library: by default glibc keeps freed blocks of some MiB for itself, and the process
-does not shrink but grows over the first steps, differently in each run. With MALLOC_MMAP_THRESHOLD_=1048576 it gives
-every larger block back at once, at the price of page faults. Both are measured. "hook" updates each parameter as soon
-as its gradient is there, as lowmem does.
+The floor is that of a second process, which has the imports and the data, has compiled what is compiled, and has
+run a step of a tiny network, as libraries load parts of themselves at their first use. In the process that is
+measured nothing ran before, so that no block left behind shapes the heap.
+
+Peers' figures depend on the C library: by default glibc keeps freed blocks of some MiB for itself, small blocks settle
+in them, and the process grows over the first steps, differently in each run: the table shows the spread of the rounds.
+With MALLOC_MMAP_THRESHOLD_=1048576 it gives every larger block back at once, at the price of page faults. Both are
+measured. "hook" updates each parameter as soon as its gradient is there, as lowmem does. JAX is measured as one
+compiled step that may overwrite its parameters: storing everything; with `jax.checkpoint` around each segment; and as
+a scan over segments of layers, each under `jax.checkpoint`, which needs layers of one width.
 
 Needs the peers (`pip install -e ".[peers]"`). Run from the repository's root:
 python -m scripts.compare_peers [--quick]
@@ -22,7 +27,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil  # noqa: F401 - `lowmem.meter` needs it: here, so that it is part of the floor
 from numpy.typing import NDArray
 
 from lowmem.meter import reset_resident_peak, resident, resident_peak
@@ -32,12 +36,13 @@ Array = NDArray[Any]
 Step = Callable[[], float]
 """Runs one training step and returns the loss before its update."""
 
-RATE, ROUNDS, STEPS = 1e-4, 2, 1
+RATE, ROUNDS, STEPS = 1e-4, 3, 1
 MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes")
 
 IMPORTS = {
     "lowmem": ("lowmem.executor", "lowmem.planning", "lowmem.nn.optimizers"),
-    "torch": ("torch", "torch.utils.checkpoint"),
+    "torch": ("torch", "torch.utils.checkpoint", "torch._dynamo"),  # the last is what the first optimizer loads
+    "jax": ("scripts.jax_peer",),
     "sklearn": ("sklearn.neural_network",),
     "numpy": ("numpy",),
 }
@@ -116,6 +121,13 @@ def torch_step(case: Case, x: Array, y: Array) -> Step:
     return step
 
 
+def jax_step(case: Case, x: Array, y: Array) -> Step:
+    """Return JAX's step, compiled."""
+    from scripts import jax_peer
+
+    return jax_peer.step(case, list(weights(case["widths"])), x, y, RATE)
+
+
 def sklearn_step(case: Case, x: Array, y: Array) -> Step:
     """Return scikit-learn's step: `partial_fit` on one batch, without penalty and momentum."""
     import warnings
@@ -168,26 +180,47 @@ def numpy_step(case: Case, x: Array, y: Array) -> Step:
     return step
 
 
-STEP_MAKERS = {"lowmem": lowmem_step, "torch": torch_step, "sklearn": sklearn_step, "numpy": numpy_step}
+STEP_MAKERS: dict[str, Callable[[Case, Array, Array], Step]] = {
+    "lowmem": lowmem_step,
+    "torch": torch_step,
+    "jax": jax_step,
+    "sklearn": sklearn_step,
+    "numpy": numpy_step,
+}
 
 
 def measure(case: Case) -> Case:
-    """Measure one case in this process."""
+    """Measure one case in this process, or only its floor."""
     for module in IMPORTS[case["library"]]:
         importlib.import_module(module)
+    if case["library"] == "jax":
+        # What the compiler leaves behind is the library's, as imports are.
+        importlib.import_module("scripts.jax_peer").compiled(case, RATE)
     make_step = STEP_MAKERS[case["library"]]
-    tiny = case | TINY
-    make_step(tiny, *batch(tiny))()
     x, y = batch(case)
-    gc.collect()
-    floor = resident()
+    if case["only_floor"]:
+        if case["library"] != "jax":  # compiling has loaded all there is, and would do it again for another shape
+            tiny = case | TINY
+            make_step(tiny, *batch(tiny))()
+        gc.collect()
+        return {"floor_bytes": resident()}
     step = make_step(case, x, y)
+    gc.collect()
     reset_resident_peak()
     timer, losses = Timer(), []
     for _ in range(1 + STEPS):
         with timer:
             losses.append(step())
-    return {"above_floor_bytes": resident_peak() - floor, "losses": losses} | timer.medians()
+    return {"peak_bytes": resident_peak(), "losses": losses} | timer.medians()
+
+
+def measured(case: Case, environment: Mapping[str, str]) -> Case:
+    """Measure one case in two processes: its floor, and what it takes above that."""
+    variables = environment | case.get("environment", {})
+    floor, taken = (
+        in_fresh_process("scripts.compare_peers", case | {"only_floor": only}, variables) for only in (True, False)
+    )
+    return taken | {"above_floor_bytes": taken.pop("peak_bytes") - floor["floor_bytes"]}
 
 
 def cases(quick: bool) -> list[Case]:
@@ -197,12 +230,15 @@ def cases(quick: bool) -> list[Case]:
     budgets = [f"{share}% of activations" for share in ((50, 25) if quick else (50, 25, 12, 6, 3))]
     listed: list[Case] = [{"library": "lowmem", "name": "lowmem", "budget": budget} for budget in [None, *budgets]]
     segment_counts = [2, 5] if quick else [5, 10, 20, 40]
-    for allocator, variables in (("", {}), (", mmap", MMAP)):
-        torch: Case = {"library": "torch", "hook": False, "environment": variables}
-        listed.append(torch | {"name": f"PyTorch{allocator}", "segments": None})
-        listed += [torch | {"name": f"PyTorch checkpoint{allocator}", "segments": n} for n in segment_counts]
-    hooked: Case = {"library": "torch", "hook": True, "environment": MMAP, "name": "PyTorch checkpoint, mmap, hook"}
-    listed += [hooked | {"segments": n} for n in segment_counts[1:3]]
+    for allocator, variables in (("glibc", {}), ("mmap", MMAP)):
+        torch: Case = {"library": "torch", "allocator": allocator, "environment": variables}
+        listed.append(torch | {"name": "PyTorch", "segments": None, "hook": False})
+        for name, hook, counts in (("", False, segment_counts), (", hook", True, segment_counts[1:3])):
+            listed += [torch | {"name": f"PyTorch checkpoint{name}", "segments": n, "hook": hook} for n in counts]
+        jax: Case = {"library": "jax", "allocator": allocator, "environment": variables}
+        listed.append(jax | {"name": "JAX", "segments": None, "scan": False})
+        for name, scan, counts in (("remat", False, segment_counts[1:3]), ("scan, remat", True, segment_counts)):
+            listed += [jax | {"name": f"JAX {name}", "segments": n, "scan": scan} for n in counts]
     listed += [{"library": "sklearn", "name": "scikit-learn"}, {"library": "numpy", "name": "naive NumPy"}]
     return [shape | case for case in listed]
 
@@ -213,10 +249,10 @@ def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
     found: list[list[Case]] = [[] for _ in listed]
     for number in range(1 if quick else ROUNDS):
         for case, results in zip(listed, found, strict=True):
-            result = in_fresh_process("scripts.compare_peers", case, environment | case.get("environment", {}))
+            result = measured(case, environment)
             results.append(result)
             seconds, memory = result["cpu_seconds"], result["above_floor_bytes"] / 2**20
-            label = f"{case['name']} {case.get('budget') or case.get('segments') or ''}"
+            label = f"{case['name']} {case.get('budget') or case.get('segments') or ''} {case.get('allocator', '')}"
             note(f"round {number + 1}, {label}: {seconds:.2f} s, {memory:.1f} MiB, losses {result['losses']}")
     return [case | _summary(results) for case, results in zip(listed, found, strict=True)]
 
@@ -234,5 +270,5 @@ if __name__ == "__main__":
         "compare_peers",
         measure,
         everything,
-        ("numpy", "psutil", "torch", "scikit-learn"),
+        ("numpy", "torch", "jax", "scikit-learn"),
     )

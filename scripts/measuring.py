@@ -17,8 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "docs" / "data"
 
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""What BLAS libraries and PyTorch read."""
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+"""What BLAS libraries, PyTorch and JAX read."""
 
 Case = dict[str, Any]
 
@@ -66,14 +66,14 @@ class Timer:
 def run_script(
     description: str,
     name: str,
-    one: Callable[[Case], Case],
+    one: Callable[[Case], Case] | None,
     everything: Callable[[bool, Mapping[str, str]], list[Case]],
     packages: tuple[str, ...],
 ) -> None:
     """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.
 
-    one: measures a case, in this process. everything: measures all cases, or a few small ones, each in a process of
-    its own with the variables given, and returns the records.
+    one: measures a case, in this process; None where another module does. everything: measures all cases, or a few
+    small ones, each in a process of its own with the variables given, and returns the records.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
@@ -81,7 +81,7 @@ def run_script(
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of matrix products (default: all cores)")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.case is not None:
+    if one is not None and arguments.case is not None:
         print(json.dumps(one(arguments.case)))
         return
     records = everything(arguments.quick, dict.fromkeys(THREADS, str(arguments.threads)))

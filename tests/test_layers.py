@@ -30,6 +30,7 @@ FLOORS = {
     "executor": "run",
     "calibration": "see",
     "meter": "see",
+    "occupancy": "see",
     "profiling": "see",
     "measurement": "see",
     "pages": "see",

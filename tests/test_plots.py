@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import lowmem as lm
 from lowmem.chain import Chain
+from lowmem.occupancy import chain_of
 from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
 from lowmem.plots.diagram import Stroke, strokes_of
 from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
@@ -38,6 +42,10 @@ def saved(figure: Figure, folder: Path) -> None:
     assert "<svg" in (folder / "figure.svg").read_text(encoding="utf-8")
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     canvas = figure.bbox
+    for text in figure.findobj(Text):
+        if len(text.get_text()) > 8:  # shorter ones are marks of axes, which also lie, undrawn, where nothing is seen
+            box = text.get_window_extent()
+            assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
     for legend in figure.legends:
         box = legend.get_window_extent()
         assert canvas.x0 <= box.x0
@@ -77,6 +85,31 @@ class TestMemoryTimeline:
 
     def test_of_an_untraced_report_leaves_the_measurement_out(self, made: lm.Plan) -> None:
         assert not any("measured" in entry for entry in legend(memory_timeline(report(made, None), everything=True)))
+
+    @pytest.mark.parametrize("over", ["flops", "ops"])
+    def test_draws_a_measured_line_over_the_stack(
+        self, made: lm.Plan, tmp_path: Path, over: Literal["flops", "ops"]
+    ) -> None:
+        half = made.flops / 2
+        figure = memory_timeline(made, over=over, measured=[(0, 1024), (half, 2 * made.arena_bytes), (made.flops, 0)])
+        saved(figure, tmp_path)
+        (axis,) = figure.axes
+        (line,) = [line for line in axis.lines if line.get_label() == "resident, measured"]
+        x, y = (np.asarray(values, float) for values in line.get_data())
+        right = axis.get_xlim()[1]
+        assert y.tolist() == [1, 2 * made.arena_bytes / 1024, 0]
+        assert (x[0], x[2]) == (0, pytest.approx(right))
+        assert axis.get_ylim()[1] > y[1]
+        if over == "flops":
+            assert x[1] == pytest.approx(right / 2)
+        else:  # the op that runs when half of the work is done
+            done = np.cumsum([moment.flops for moment in occupancy(chain_of(made), made.schedule)])
+            assert int(x[1]) == np.searchsorted(done, half)
+
+    def test_of_a_report_brings_the_line_that_it_measured(self, made: lm.Plan) -> None:
+        measured = replace(report(made, None), memory_over_work=[(0.0, 10**6), (1e6, 10**6)])
+        assert "resident, measured" in legend(memory_timeline(measured, everything=True))
+        assert "resident, measured" not in legend(memory_timeline(measured))
 
     def test_says_which_part_of_a_batch_it_shows(self) -> None:
         figure = memory_timeline(lm.plan(DEEP, 64, optimizer="sgd", micro_batch=16))
@@ -177,7 +210,9 @@ class TestScaling:
 
 def test_small_print_is_wrapped_and_inside_the_figure(tmp_path: Path) -> None:
     figure = frontier([Point("lowmem", 60, 1.4), Point("PyTorch", 500, 1.1)], relative=False)
-    note_below(figure, "measured on one machine, MEDIANS OF ALL ROUNDS, " * 8 + "\nsecond line")
+    # Capitals are half as wide again as letters are on average; of the lines at the end one nearly fits.
+    near = "\n".join("numpy 2.4.6, " * 8 + "x" * count for count in range(10, 34, 3))
+    note_below(figure, f"{'measured on one machine, ' * 8}{'MEDIANS OF ALL ROUNDS, ' * 8}\nsecond line\n{near}")
     saved(figure, tmp_path)
     (note,) = [text for text in figure.texts if "second line" in text.get_text()]
     box = note.get_window_extent()

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from lowmem.measurement import Measurement
     from lowmem.plots import Point
+    from lowmem.report import Report
 
 HELP = "Run strategies and budgets, each in a fresh process, and show what was promised and what was measured."
 
 SHARES = tuple(f"{share}% of activations" for share in (50, 25, 12, 6))
 
-Row = tuple[str, "Measurement"]
+Row = tuple[str, "Measurement", "Report"]
+"""What was asked for, what was measured, and the report of it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +61,26 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         save(_frontier(rows), arguments.plot)
     if arguments.html is not None:
-        text = _html(network, arguments.batch, rows, table, arguments.optimizer)
-        arguments.html.write_text(text, encoding="utf-8")
-    print(json.dumps([{"asked": name, **asdict(measured)} for name, measured in rows]) if arguments.json else table)
+        _write(arguments.html, _html(rows, table))
+    print(json.dumps([_record(*row) for row in rows]) if arguments.json else table)
     return 0
 
 
+def _record(name: str, measured: "Measurement", report: "Report") -> dict[str, Any]:
+    """Return a row for JSON."""
+    return {"asked": name, **asdict(measured), "report": report.to_dict()}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the page."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the report {str(path)!r}: {error}. Name a file that can be written.") from None
+
+
 def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[Row]:
-    """Yield what was asked for and the measurement; budgets that do not fit are left out with a word.
+    """Yield a row for each request; budgets that do not fit are left out with a word.
 
     All are planned before the first is run: what is wrong is said at once, and nothing measured is lost.
     """
@@ -89,12 +103,13 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
     for name, request in requests:
         options: dict[str, Any] = request | {"micro_batch": arguments.micro_batch}
         try:
-            plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
-            fitting.append((name, request))
+            made = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
+            fitting.append((name, request, made))
         except BudgetError as error:
             print(f"lowmem: {name} is left out: it needs {format_bytes(error.minimum)}", file=sys.stderr)
-    for name, request in fitting:
-        yield name, measure_apart(common | request)
+    for name, request, made in fitting:
+        measured = measure_apart(common | request)
+        yield name, measured, measured.report(made)
 
 
 def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
@@ -103,7 +118,6 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
     cells = [
         [
             name,
-            m.strategy,
             format_bytes(m.promised_peak),
             f"{format_bytes(m.traced_peak)} ({m.traced_peak / m.promised_peak - 1:+.2%})",
             format_bytes(m.resident_above_floor),
@@ -111,15 +125,16 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
             f"{m.flop_factor:.3f}",
             f"{m.step_seconds * 1e3:.1f} ms",
             f"{m.step_seconds / base:.2f}",
-            f"{m.profile['backward_over_forward']['seconds']:.2f}",
+            f"{report.backward_over_forward[1]:.2f}",
+            f"{report.flop_rate / m.product_rate:.0%}",
         ]
-        for name, m in rows
+        for name, m, report in rows
     ]
-    columns = ["", "strategy", "promised", "traced", "resident", "activations", "FLOPs", "step", "time", "back/forw"]
+    columns = ["", "promised", "traced", "resident", "arena", "FLOPs", "step", "time", "bwd/fwd", "speed"]
     note = (
-        "promised, traced: peak of all that training allocates. resident: peak above the process before the plan. "
-        "activations, FLOPs: relative to storing everything. time: relative to the first row. back/forw: backward "
-        "over forward in time; the rule of thumb is 2."
+        "promised, traced: peak of all that training allocates. resident: peak above the process before the plan.\n"
+        "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: backward over\n"
+        "forward in time; the rule of thumb is 2. speed: FLOPs a second, of those of matrix products alone."
     )
     return Table(f"{network}\nbatch {batch}", columns, cells, note)
 
@@ -128,12 +143,12 @@ def _points(rows: Sequence[Row]) -> list["Point"]:
     """Return what was planned, in FLOPs, and what was measured, in time, both relative to storing everything."""
     from lowmem.plots import Point
 
-    base = next((m.step_seconds for _, m in rows if m.strategy == "store_all"), rows[0][1].step_seconds)
+    base = next((m.step_seconds for _, m, _ in rows if m.strategy == "store_all"), rows[0][1].step_seconds)
     points = []
-    for _, m in rows:
+    for _, m, _ in rows:
         memory = m.promised_arena / m.store_all_arena
         points.append(Point(m.strategy, memory, m.flop_factor))
-        points.append(Point(m.strategy, m.arena / m.store_all_arena, m.step_seconds / base, measured=True))
+        points.append(Point(m.strategy, m.arena_written / m.store_all_arena, m.step_seconds / base, measured=True))
     return points
 
 
@@ -145,20 +160,11 @@ def _frontier(rows: Sequence[Row]) -> "Figure":
     return frontier(_points(rows), compute_label=label, whole=rows[0][1].store_all_arena)
 
 
-def _html(network: Architecture, batch: int, rows: Sequence[Row], table: Table, optimizer: str | None) -> str:
-    """Return the report: the table, the frontier, and one step of the tightest plan, in one page."""
+def _html(rows: Sequence[Row], table: Table) -> str:
+    """Return one page: the table, the frontier, and the report of every plan, the tightest first."""
     from lowmem.pages import page
-    from lowmem.plots import memory_timeline, schedule_diagram
 
-    name, tightest = min(rows, key=lambda row: row[1].promised_peak)
-    made = plan(network, batch, tightest.promised_peak, optimizer, micro_batch=tightest.micro_batch)
-    return page(
-        "lowmem profile",
-        [
-            ("Promised and measured", table),
-            ("Compute versus memory", _frontier(rows)),
-            (f"Where the bytes go: {name}", made.table().without_title()),
-            ("Memory over one step", memory_timeline(made)),
-            ("The schedule", schedule_diagram(made)),
-        ],
-    )
+    sections: list[tuple[str, Any]] = [("Promised and measured", table), ("Compute versus memory", _frontier(rows))]
+    for name, _, report in sorted(rows, key=lambda row: row[1].promised_peak):
+        sections += [(f"{name}: {heading[0].lower()}{heading[1:]}", content) for heading, content in report.sections()]
+    return page("lowmem profile", sections)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lowmem.chain import Chain
+from lowmem.occupancy import chain_of, occupancy
 from lowmem.plans import Plan
 from lowmem.plots.style import BLUE, GREEN, GREY, LEGEND_TEXT, VERMILION, house_style, legend_above, new_figure
-from lowmem.plots.timeline import chain_of, occupancy, op_edges, pass_of
+from lowmem.plots.timeline import op_edges, pass_of
 from lowmem.report import Report
 from lowmem.schedule import Backward, Forward, Schedule, simulate
 

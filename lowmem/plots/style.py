@@ -27,8 +27,8 @@ LEGEND_TEXT, SMALL_TEXT = 12, 8.5
 LETTER, HANDLE, LEGEND_ROW = 0.092, 0.62, 0.25
 """Inches: of a letter in the legend, of a series' handle with the space around it, of a row."""
 
-SMALL_LETTER, SMALL_ROW = 0.07, 0.165
-"""Inches: of a letter and a row of small print."""
+SMALL_ROW = 0.165
+"""Inches: of a row of small print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ OTHERS = (
     Look(SKY, "p", "--"),
     Look(GREY, "h", ":"),
     Look(BLACK, "*", ":"),
+    Look(BLUE, "<", "--"),
+    Look(VERMILION, "^", ":"),
 )
 """For series that are no strategy of lowmem, in the order in which they come."""
 
@@ -166,10 +168,23 @@ def flop_unit(largest: float) -> tuple[str, float]:
 
 def note_below(figure: "Figure", text: str) -> None:
     """Put small print below the axes: where and how the figure was measured; the figure grows by its lines."""
-    from textwrap import TextWrapper
-
     width, height = figure.get_size_inches()
-    wrapper = TextWrapper(int(width / SMALL_LETTER), break_on_hyphens=False)
-    lines = [part for line in text.splitlines() for part in wrapper.wrap(line)]
+    # Drawn in pixels, letters become somewhat wider than they are measured.
+    lines = [part for line in text.splitlines() for part in _wrapped(line, 0.96 * width)]
     figure.set_size_inches(width, height + len(lines) * SMALL_ROW)
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL_TEXT, color="#595959", linespacing=1.35)
+
+
+def _wrapped(line: str, width: float) -> Iterator[str]:
+    """Break a line of small print at blanks, so that each part is as wide as fits in so many inches as it is drawn."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font, part = FontProperties(size=SMALL_TEXT), ""
+    for word in line.split():
+        longer = f"{part} {word}".strip()
+        if part and text_to_path.get_text_width_height_descent(longer, font, False)[0] / 72 > width:
+            yield part
+            longer = word
+        part = longer
+    yield part

@@ -1,13 +1,14 @@
 """One step over time: how many bytes of states, deltas and scratch are alive at every op."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
-from lowmem.chain import Chain
+from lowmem.occupancy import Moment, chain_of, occupancy
 from lowmem.plans import Plan
 from lowmem.plots.style import (
     BLACK,
+    BLUE,
     LEGEND_TEXT,
     ORANGE,
     PALE,
@@ -20,7 +21,6 @@ from lowmem.plots.style import (
     new_figure,
 )
 from lowmem.report import Report
-from lowmem.schedule import Backward, Forward, Loss, Op, Schedule, simulate
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
@@ -28,63 +28,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What is alive while one op runs, in bytes, and the FLOPs of that op.
-
-    states, deltas: the op's operands and what it makes included. A state that turns into δ counts once.
-    """
-
-    op: Op
-    flops: float
-    states: int
-    deltas: int
-    scratch: int
-
-    @property
-    def bytes(self) -> int:
-        """All that is alive."""
-        return self.states + self.deltas + self.scratch
-
-
-def chain_of(plan: Plan) -> Chain:
-    """Return the chain of one pass of a plan."""
-    return Chain.of(plan.architecture, plan.micro_batch, updates=plan.optimizer is not None)
-
-
-def occupancy(chain: Chain, schedule: Schedule) -> list[Moment]:
-    """Return what is alive during each op; the largest sum is the peak of `simulate`."""
-    # A value is alive between the op that makes it and the one that ends it. While it is being made it is counted
-    # with that op, as there it may take more room than it keeps.
-    changes = {"states": [0] * (len(schedule) + 2), "deltas": [0] * (len(schedule) + 2)}
-    for life in simulate(chain, schedule).lifetimes:
-        change = changes["deltas" if life.value.kind == "δ" else "states"]
-        change[life.start + 1] += life.bytes
-        change[life.end + 1] -= life.bytes
-    moments = []
-    held = zip(schedule.ops, accumulate(changes["states"]), accumulate(changes["deltas"]), strict=False)
-    for op, states, deltas in held:
-        flops, made, scratch = _running(chain, op)
-        moments.append(Moment(op, flops, states + made, deltas, scratch))
-    return moments
-
-
-def _running(chain: Chain, op: Op) -> tuple[float, int, int]:
-    """Return the FLOPs of an op, the bytes of the state that it is making, and those of its scratch."""
-    match op:
-        case Forward(first, last):
-            scratch = chain.forward_scratch(first, last)
-            return chain.forward_cost(first, last), chain.travelling_bytes(first, last), scratch
-        case Loss():
-            return chain.loss, 0, chain.loss_scratch
-        case Backward(layer):
-            return chain.stages[layer - 1].backward, 0, chain.stages[layer - 1].backward_scratch
-        case _:
-            return 0, 0, 0
-
-
 def memory_timeline(
-    source: Plan | Report, *, over: Literal["flops", "ops"] = "flops", everything: bool = False
+    source: Plan | Report,
+    *,
+    over: Literal["flops", "ops"] = "flops",
+    everything: bool = False,
+    measured: Sequence[tuple[float, int]] = (),
 ) -> "Figure":
     """Draw where the memory of one step goes, stacked by kind, with the promise as a line.
 
@@ -92,6 +41,8 @@ def memory_timeline(
     over: the horizontal axis, FLOPs done or the number of the op.
     everything: put the arena on top of all else that is allocated (parameters, gradients, optimizer, ...), with the
         promised peak as the line, and the budget if there is one.
+    measured: (FLOPs done, bytes) along the pass, drawn over the stack. A report that has `memory_over_work` brings
+        its own where `everything` is shown: resident memory, which does not tell the arena from all else.
 
     Where a batch is run in several passes one of them is shown: they are alike.
     """
@@ -103,16 +54,21 @@ def memory_timeline(
         lines = {"peak, promised": plan.peak_bytes}
         if plan.budget:
             lines["budget"] = plan.budget
-        if isinstance(source, Report) and source.traced_peak is not None:
-            lines["peak, measured"] = source.traced_peak
-    unit, factor = byte_unit(max(lines.values()))
+        if isinstance(source, Report):
+            measured = measured or source.memory_over_work
+            if source.traced_peak is not None:
+                lines["peak, measured"] = source.traced_peak
+    highest = max([*lines.values(), *(size for _, size in measured)])
+    unit, factor = byte_unit(highest)
     with house_style():
         figure, (axis,) = new_figure()
         _stack(axis, moments, base / factor, factor, over)
         for (name, size), style in zip(lines.items(), ("--", ":", "-."), strict=False):
             axis.axhline(size / factor, color=BLACK, linestyle=style, label=f"{name}: {format_bytes(size)}")
+        if measured:
+            _over_the_stack(axis, moments, measured, factor, over)
         axis.set_ylabel(f"memory ({unit})")
-        axis.set_ylim(0, 1.05 * max(lines.values()) / factor)
+        axis.set_ylim(0, 1.05 * highest / factor)
         legend_above(figure)
         axis.set_title(pass_of(plan), fontsize=LEGEND_TEXT)
     return figure
@@ -136,6 +92,22 @@ def _stack(axis: "Axes", moments: list[Moment], base: float, factor: int, over: 
         below = top
     axis.set_xlim(0, edges[-1])
     axis.set_xlabel(label)
+
+
+def _over_the_stack(
+    axis: "Axes",
+    moments: list[Moment],
+    measured: Sequence[tuple[float, int]],
+    factor: int,
+    over: Literal["flops", "ops"],
+) -> None:
+    """Draw the measured line, at the FLOPs or within the op that was running."""
+    import numpy as np
+
+    edges, _ = op_edges([moment.flops for moment in moments], over)
+    done = list(accumulate((moment.flops for moment in moments), initial=0.0))
+    at = np.interp([flops for flops, _ in measured], done, edges)
+    axis.plot(at, [size / factor for _, size in measured], color=BLUE, linewidth=2, label="resident, measured")
 
 
 def op_edges(flops: list[float], over: Literal["flops", "ops"]) -> tuple[list[float], str]:

@@ -1,0 +1,165 @@
+"""`lowmem profile`: plans are run, each in a fresh process, and shown as a table, JSON, a figure and a page."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lowmem as lm
+from lowmem import measurement
+from lowmem.cli import main, profile
+from lowmem.measurement import Measurement
+from lowmem.occupancy import PHASES, planned_flops
+from tests.test_report import outside
+
+DEEP = ["--widths", "16,32x20,10", "--batch", "1024"]
+ARCH = lm.Architecture((16, *[32] * 20, 10))
+MIB = 2**20
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """Make measurements up in place of running plans; return the requests."""
+    requests: list[Mapping[str, Any]] = []
+
+    def answer(request: Mapping[str, Any]) -> Measurement:
+        requests.append(request)
+        options = {key: request[key] for key in ("budget", "strategy", "optimizer") if key in request}
+        plan = lm.plan(ARCH, request["batch_size"], **options)
+        seconds = dict.fromkeys(PHASES, 0.0) | {"forward": 0.001, "backward": 0.00225}
+        return Measurement(
+            strategy=plan.strategy,
+            budget=plan.budget,
+            micro_batch=plan.micro_batch,
+            forward_runs=plan.forward_runs,
+            flop_factor=plan.flop_factor,
+            planned_flops=plan.flops,
+            store_all_arena=plan.store_all_bytes,
+            promised_peak=3 * MIB,
+            promised_arena=plan.arena_bytes,
+            bookkeeping=plan.bookkeeping_bytes,
+            traced_peak=3 * MIB + MIB // 100,
+            made={},
+            arena_written=plan.arena_bytes,
+            floor=30 * MIB,
+            resident_above_floor=2 * MIB,
+            step_seconds=plan.flops / 1e11,
+            cpu_seconds=0.004,
+            steps=9,
+            loss=2.0,
+            profile={"flops": planned_flops(plan), "seconds": seconds},
+            memory_over_work=[],
+            product_rate=2e11,
+        )
+
+    monkeypatch.setattr("lowmem.measurement.measure_apart", answer)
+    return requests
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run `lowmem profile`; return its exit code and its two streams."""
+    code = main(["profile", *arguments])
+    return code, *capsys.readouterr()
+
+
+def test_it_runs_plans_and_shows_them_in_every_form(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plot, page = tmp_path / "frontier.svg", tmp_path / "report.html"
+    flags = ["--strategies", "store_all", "--budget", "30% of activations", "--steps", "1"]
+    code, out, err = run(capsys, *DEEP, *flags, "--json", "--plot", str(plot), "--html", str(page))
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert [row["asked"] for row in rows] == ["store_all", "budget 30% of activations"]
+    for row, budget in zip(rows, (None, "30% of activations"), strict=True):
+        plan = lm.plan(ARCH, 1024, budget, "sgd")
+        assert row["promised_peak"] == row["report"]["plan"]["peak_bytes"] == plan.peak_bytes
+        assert row["arena_written"] == pytest.approx(plan.arena_bytes, rel=0.01)
+        assert {phase["name"]: phase["flops"] for phase in row["report"]["phases"] if phase["flops"]} == {
+            phase: flops for phase, flops in planned_flops(plan).items() if flops
+        }
+        assert row["report"]["backward_over_forward"]["measured_seconds"] > 0
+    drawn = plot.read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml")
+    text = page.read_text(encoding="utf-8")
+    found = outside(text)
+    assert (found.found, found.figures) == ([], 1 + 2 * 2)  # the frontier, and two figures for each plan
+    headings = [
+        "Compute versus memory",
+        "budget 30% of activations: memory",
+        "store_all: the schedule",
+    ]  # tightest first
+    assert sorted(headings, key=text.index) == headings
+
+
+def test_the_table_to_the_letter(capsys: pytest.CaptureFixture[str], made_up: list[Mapping[str, Any]]) -> None:
+    code, out, err = run(capsys, *DEEP, "--strategies", "store_all, sqrt", "--budget", "30% of activations,1KiB")
+    assert code == 0
+    assert [request.get("strategy", request.get("budget")) for request in made_up] == [
+        "store_all",
+        "sqrt",
+        "30% of activations",
+    ]
+    assert out.splitlines() == GOLDEN.splitlines()
+    assert err.startswith("lowmem: budget 1KiB is left out: it needs ")
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_frontier_has_planned_and_measured_points_of_every_strategy() -> None:
+    rows = []
+    asked: dict[str, dict[str, Any]] = {"all": {"strategy": "store_all"}, "tight": {"budget": "30% of activations"}}
+    for name, options in asked.items():
+        request: dict[str, Any] = {"batch_size": 1024, "optimizer": "sgd"} | options
+        measured = measurement.measure_apart(request)
+        plan = lm.plan(ARCH, 1024, optimizer="sgd", **options)
+        rows.append((name, replace(measured, step_seconds=2 * measured.step_seconds), measured.report(plan)))
+    figure = profile._frontier(rows)
+    axis = figure.axes[0]
+    assert axis.get_xlabel() == "activations, relative to storing everything"
+    assert "FLOPs planned, time measured" in axis.get_ylabel()
+    names = {str(line.get_label()) for line in axis.lines}
+    assert {"store_all", "store_all, measured", "optimal", "optimal, measured"} < names
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", "0"], "--steps must be at least 1; got 0"),
+        (["--html", "nowhere/report.html"], "there is no folder 'nowhere' to write report.html to"),
+        (["--strategies", "", "--budget", "1KiB"], "nothing is left to measure"),
+        (["--strategies", "sqr"], "Did you mean 'sqrt'?"),
+        (["--budget", "plenty"], "cannot read 'plenty'"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], made_up: list[Mapping[str, Any]], flags: list[str], words: str
+) -> None:
+    code, out, err = run(capsys, *DEEP, *flags)
+    assert (code, out, made_up) == (2, "", [])
+    assert words in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_page_that_cannot_be_written_is_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, *DEEP, "--strategies", "sqrt", "--budget", "50%", "--html", str(tmp_path))
+    assert code == 2
+    assert "cannot write the report" in err
+
+
+GOLDEN = """\
+21 layers (16, 32 x 20, 10), relu, cross_entropy, float32, 20,938 parameters
+batch 1024
+
+                             promised             traced   resident    arena   FLOPs     step   time   bwd/fwd   speed
+ ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ store_all                    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB   100.0%   1.000   1.3 ms   1.00      2.25     50%
+ sqrt                         3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    37.5%   1.212   1.5 ms   1.21      2.25     50%
+ budget 30% of activations    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    26.4%   1.356   1.7 ms   1.36      2.25     50%
+
+promised, traced: peak of all that training allocates. resident: peak above the process before the plan.
+arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: backward over
+forward in time; the rule of thumb is 2. speed: FLOPs a second, of those of matrix products alone.
+"""

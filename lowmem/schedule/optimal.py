@@ -206,7 +206,7 @@ def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> S
     Steps by what is left over or missing, in states of the largest size: exact at once where all have that size.
     """
     best = revolve(chain, slots=0)
-    left = budget - taken(best)
+    left = budget - (0 if chain.in_hand_free else taken(best))
     if left < 0:
         return None
     sizes = [stage.state_bytes for stage in chain.stages[:-1]] or [0]
@@ -279,6 +279,10 @@ def _grown(chain: Chain, budget: int, *, down: bool, limits: Limits) -> Table:
     fine = next((fine for fine in FINENESS[:-1] if table_of(fine).affordable(window)), FINENESS[-1])
     table = table_of(fine)
     settled = table.grow()
+    while not down and table.upper(table.top) == inf and fine > FINENESS[-1]:
+        fine //= 2  # coarser levels leave room for a window in which there is a schedule
+        table = table_of(fine)
+        settled = table.grow()
     while settled and fine < FINENESS[0]:
         fine *= 2
         finer, spent = table_of(fine), table.spent

@@ -1,13 +1,16 @@
 """One buffer for everything that a step makes, and typed views into it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.chain import ALIGNMENT, aligned, tile_rows
+from lowmem.chain import ALIGNMENT, aligned
 
 Array = NDArray[np.floating[Any]]
+Bounds = Sequence[tuple[int, int]]
+Scratch = tuple[tuple[Array, ...], ...]
 
 BLOCK, MARK = 4096, 0xA5
 """Bytes of the blocks in which `Arena.written` counts, and what unwritten ones are filled with."""
@@ -55,27 +58,21 @@ class Arena:
             view = self._views[key] = np.ndarray((rows, width), self.item, self.buffer, offset)
         return view
 
-    def tiles(self, offset: int, rows: int, width: int) -> tuple[Array, ...]:
-        """Return the row tiles of the (rows, width) matrix at byte `offset`."""
+    def tiles(self, offset: int, bounds: Bounds, width: int) -> tuple[Array, ...]:
+        """Return row tiles of a matrix of that width at byte `offset`."""
         bytes_per_row = width * self.item.itemsize
-        return tuple(
-            self.matrix(offset + start * bytes_per_row, stop - start, width) for start, stop in tile_bounds(rows)
-        )
+        return tuple(self.matrix(offset + start * bytes_per_row, stop - start, width) for start, stop in bounds)
 
-    def scratch(self, offset: int, rows: int, width: int, count: int) -> tuple[tuple[Array, ...], ...]:
-        """Return, for each row tile, `count` working matrices of its shape; all tiles use the same memory."""
-        size = aligned(tile_rows(rows) * width * self.item.itemsize)
+    def scratch(self, offset: int, bounds: Bounds, rows: int, width: int, count: int) -> Scratch:
+        """Return, for each row tile, `count` working matrices of its shape; all tiles use the same memory.
+
+        rows: of the largest tile, for which there is room.
+        """
+        size = aligned(rows * width * self.item.itemsize)
         return tuple(
-            tuple(self.matrix(offset + n * size, stop - start, width) for n in range(count))
-            for start, stop in tile_bounds(rows)
+            tuple(self.matrix(offset + n * size, stop - start, width) for n in range(count)) for start, stop in bounds
         )
 
     def forget_views(self) -> None:
         """Drop the table of views made so far; those in use live on."""
         self._views.clear()
-
-
-def tile_bounds(rows: int) -> list[tuple[int, int]]:
-    """Return (start, stop) of the row tiles of a batch of `rows` samples."""
-    tile = tile_rows(rows)
-    return [(start, min(start + tile, rows)) for start in range(0, rows, tile)]

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
-from lowmem.arena import Arena, Array, tile_bounds
-from lowmem.chain import aligned, tile_rows
+from lowmem.arena import Arena, Array, Bounds, Scratch
+from lowmem.chain import aligned, loss_scratch_bytes, tile_bounds, tile_rows
 from lowmem.errors import NonFiniteError
+from lowmem.lanes import Lanes
 from lowmem.nn import kernels, losses
 from lowmem.nn.activations import KERNELS
 from lowmem.nn.mlp import MLP, LayerViews
 from lowmem.nn.optimizers import Optimizer
+from lowmem.places import Places
 from lowmem.program import BATCH, Program, Step
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Update
 
@@ -28,78 +30,159 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 @dataclass(slots=True)
 class Feed:
-    """What changes from step to step: the caller's batch, cut in tiles, and the loss that comes out.
+    """What changes from step to step: the caller's batch, cut in tiles for each lane, and the loss that comes out.
 
-    Bound calls hold the lists; a step refills them in place.
+    Bound calls hold the lists; a step refills them in place. losses: of this pass, by lane.
     """
 
+    x_tiles: tuple[list[Array], ...]
+    y_tiles: tuple[list[NDArray[Any]], ...]
+    losses: list[float]
     x: list[Array] = field(default_factory=list)
-    x_tiles: list[Array] = field(default_factory=list)
-    y_tiles: list[NDArray[Any]] = field(default_factory=list)
     scale: float = 1.0
     loss: float = 0.0
 
-    def fill(self, x: Array, y: NDArray[Any], bounds: list[tuple[int, int]]) -> None:
+    @classmethod
+    def of(cls, lanes: int) -> "Feed":
+        """Return an empty one for so many lanes."""
+        return cls(tuple([] for _ in range(lanes)), tuple([] for _ in range(lanes)), [0.0] * lanes)
+
+    def fill(self, x: Array, y: NDArray[Any]) -> None:
         """Point at the rows of one (micro-)batch."""
         self.x[:] = (x,)
-        self.x_tiles[:] = [x[start:stop] for start, stop in bounds]
-        self.y_tiles[:] = [y[start:stop] for start, stop in bounds]
+        lanes = len(self.losses)
+        for lane in range(lanes):
+            bounds = tile_bounds(len(x), lane, lanes)
+            self.x_tiles[lane][:] = [x[start:stop] for start, stop in bounds]
+            self.y_tiles[lane][:] = [y[start:stop] for start, stop in bounds]
 
     def clear(self) -> None:
         """Let go of the caller's arrays."""
-        self.x.clear()
-        self.x_tiles.clear()
-        self.y_tiles.clear()
+        for tiles in ([self.x], self.x_tiles, self.y_tiles):
+            for held in tiles:
+                held.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The arrays a step works on besides the arena.
+    """The arrays a step works on besides the arena, and the lanes that carry it out.
 
     gradients: where each layer's gradient is written. totals: where micro-batches are summed up, None if there is
-    only one. updates: for each layer the chunks (w, g, states, scratch) of its parameters.
+    only one. updates: by lane, for each layer the chunks (w, g, states, scratch) of its parameters.
     """
 
     mlp: MLP
     arena: Arena
     feed: Feed
+    lanes: Lanes
     ones: Array
     starts: NDArray[np.intp]
     gradients: LayerViews
     totals: LayerViews | None
     optimizer: Optimizer | None
-    updates: Sequence[Sequence[tuple[Any, ...]]]
+    updates: Sequence[Sequence[Sequence[tuple[Any, ...]]]]
 
 
 class Binder:
-    """Binds programs of one network to one arena. Equal calls are made once and shared."""
+    """Binds programs of one network to one arena, for one lane. Equal calls are made once and shared.
 
-    def __init__(self, training: Training, rows: int) -> None:
+    With several lanes, each carries its rows through all layers, and its share of every layer's outputs through the
+    weight gradient and the update. Lanes wait for each other where one reads what others have written, and where a
+    place is used anew in another shape: `Places` knows. All lanes are bound alike, so they wait at the same calls.
+    """
+
+    def __init__(self, training: Training, rows: int, lane: int) -> None:
         self.training = training
-        self.rows = rows
+        self.rows, self.lane, self.lanes = rows, lane, training.lanes.count
+        self.tile = tile_rows(rows, self.lanes)
         self.architecture: Architecture = training.mlp.architecture
         self.keeps_x = self.architecture.activation_facts.state == "x"
         self.sigma = KERNELS[self.architecture.activation]
+        self.bounds = tile_bounds(rows, lane, self.lanes)
+        self.all_bounds = [bound for each in range(self.lanes) for bound in tile_bounds(rows, each, self.lanes)]
+        self.places = Places()
+        self._wait: Call = (training.lanes.wait, ())
         self._calls: dict[tuple[Any, ...], Call] = {}
-        self._ladders: dict[tuple[int, int], list[Call | None]] = {}
+        self._ladders: dict[tuple[int, int, int], list[Call | None]] = {}
 
     def bind(self, program: Program, *, first: bool, last: bool) -> list[Call]:
         """Return the calls of one pass; of several micro-batches, whether it is the first or the last."""
         calls: list[Call] = []
+        due: list[Call] = []  # an update waits until all lanes are done with the layer's weights
+        self.places.clear()
         for step in program.steps:
             match step.op:
                 case Forward(start, stop):
-                    calls.append(self._once(("first", step), partial(self._first_layer, step)))
-                    if stop > start:
-                        calls.append((sweep, (self._ladder(step, start + 1, stop), start + 1, stop + 1)))
+                    calls += self._run(step, start, stop)
                 case Loss():
+                    stride = loss_scratch_bytes(self.architecture, self.tile)
+                    calls += self._meet((step.source, self.architecture.layers), scratch=(step.scratch, stride))
                     calls.append(self._once(("loss",), partial(self._loss, step)))
+                    calls += [*self._all_here(), (check_loss, (self.training.feed, self.lane))]
                 case Backward(layer):
-                    calls += self._backward(step, layer, first)
+                    calls += self._backward(step, layer, first, due)
+                    due = []
                 case Update(layer) if last:
-                    calls.append((_update, (self.training.optimizer, self.training.updates[layer - 1])))
+                    due.append((update, (self.training.optimizer, self.training.updates[self.lane][layer - 1])))
                 case Update() | Free():
                     pass
+        return calls + due
+
+    # lanes --------------------------------------------------------------------------------------------------------
+
+    def _all_here(self) -> list[Call]:
+        """Return the call that waits for the other lanes, if there are any. Behind it all places are free to use."""
+        self.places.clear()
+        return [self._wait] if self.lanes > 1 else []
+
+    def _meet(self, *states: tuple[int, int], scratch: tuple[int, int] = (0, 0)) -> list[Call]:
+        """Return a wait if an op touches what has been touched in another shape since the last one.
+
+        states: (offset, layer) of every state or δ. scratch: offset, and bytes for each lane.
+        """
+        if self.lanes == 1:
+            return []
+        item, widths = self.architecture.item_bytes, self.architecture.widths
+        wanted = [
+            (offset, offset + self.rows * widths[layer] * item, widths[layer])
+            for offset, layer in states
+            if offset != BATCH
+        ]
+        offset, stride = scratch
+        if stride:
+            wanted.append((offset, offset + self.lanes * stride, -stride))  # minus: it is no width
+        calls = [] if self.places.fit(wanted) else self._all_here()
+        self.places.touch(wanted)
+        return calls
+
+    def _tile_bytes(self, width: int) -> int:
+        """Return the bytes of a working matrix."""
+        return aligned(self.tile * width * self.architecture.item_bytes)
+
+    def _scratch(self, place: tuple[int, int], bounds: Bounds, width: int, count: int) -> Scratch:
+        """Return this lane's working matrices for every tile; place: offset, and bytes for each lane."""
+        offset, stride = place
+        return self.training.arena.scratch(offset + self.lane * stride, bounds, self.tile, width, count)
+
+    # ops ----------------------------------------------------------------------------------------------------------
+
+    def _run(self, step: Step, first: int, last: int) -> list[Call]:
+        """Run layers first..last: the first into another place, the others in that place."""
+        widths = self.architecture.widths
+        stride = 0
+        if self.lanes > 1:
+            rungs = (self._forward_bytes(layer, in_place=True) for layer in range(first + 1, last + 1))
+            stride = max(self._forward_bytes(first, in_place=False), *rungs, 0)
+        place = (step.scratch, stride)
+        calls = self._meet((step.source, first - 1), (step.target, first), scratch=place)
+        calls.append(self._once(("first", step, stride), partial(self._first_layer, step, place)))
+        if last == first:
+            return calls
+        for layer in range(first + 1, last + 1):
+            if widths[layer] != widths[layer - 1]:
+                self.places.clear()  # the rung of this layer begins and ends with a wait
+                self._meet((step.target, layer), scratch=place)
+        calls.append((sweep, (self._ladder(step, place, first + 1, last), first + 1, last + 1)))
         return calls
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Call]) -> Call:
@@ -109,45 +192,73 @@ class Binder:
             call = self._calls[key] = make()
         return call
 
-    def _first_layer(self, step: Step) -> Call:
+    def _first_layer(self, step: Step, place: tuple[int, int]) -> Call:
         """Run the first layer of a `Forward`: its input stays, its output goes to the travelling state's place."""
-        op = cast("Forward", step.op)
-        layer = op.first
+        layer = cast("Forward", step.op).first
         outs = self._tiles(step.target, layer)
         if step.source == BATCH:
-            sources: Sequence[Array] = self.training.feed.x_tiles
+            sources: Sequence[Array] = self.training.feed.x_tiles[self.lane]
         else:
             sources = self._tiles(step.source, layer - 1)
-        return self._forward(layer, sources, outs, step.scratch, in_place=False)
+        return self._forward(layer, sources, outs, place, self.bounds, in_place=False)
 
-    def _ladder(self, step: Step, start: int, stop: int) -> list[Call | None]:
+    def _ladder(self, step: Step, place: tuple[int, int], start: int, stop: int) -> list[Call | None]:
         """Return the in-place calls by layer for one place, with those of start..stop made."""
-        ladder = self._ladders.setdefault((step.target, step.scratch), [None] * (self.architecture.layers + 1))
+        ladder = self._ladders.setdefault((step.target, *place), [None] * (self.architecture.layers + 1))
         for layer in range(start, stop + 1):
             if ladder[layer] is None:
-                sources, outs = self._tiles(step.target, layer - 1), self._tiles(step.target, layer)
-                ladder[layer] = self._forward(layer, sources, outs, step.scratch, in_place=True)
+                ladder[layer] = self._rung(step.target, place, layer)
         return ladder
 
+    def _rung(self, target: int, place: tuple[int, int], layer: int) -> Call:
+        """Bind one layer in the place of its input."""
+        widths = self.architecture.widths
+        if self.lanes == 1 or widths[layer] == widths[layer - 1]:
+            sources, outs = self._tiles(target, layer - 1), self._tiles(target, layer)
+            return self._forward(layer, sources, outs, place, self.bounds, in_place=True)
+        # Rows of another width lie where other lanes have theirs: the first lane does them all, the others wait.
+        call: Call | None = None
+        if self.lane == 0:
+            sources, outs = (
+                self.training.arena.tiles(target, self.all_bounds, w) for w in widths[layer - 1 : layer + 1]
+            )
+            call = self._forward(layer, sources, outs, place, self.all_bounds, in_place=True)
+        return alone, (self.training.lanes.wait, call)
+
+    def _forward_matrices(self, layer: int, *, in_place: bool) -> tuple[int, int]:
+        """Return how many working matrices a layer's forward takes, and their width."""
+        architecture, facts = self.architecture, self.architecture.activation_facts
+        if not self.keeps_x:
+            return (1 + facts.value_scratch, architecture.widths[layer - 1]) if layer > 1 else (int(in_place), 0)
+        values = 0 if layer == architecture.layers else facts.value_scratch
+        return int(in_place) + values, architecture.widths[layer]
+
+    def _forward_bytes(self, layer: int, *, in_place: bool) -> int:
+        """Return the bytes that a layer's forward works in."""
+        count, width = self._forward_matrices(layer, in_place=in_place)
+        return count * self._tile_bytes(width)
+
     def _forward(
-        self, layer: int, sources: Sequence[Array], outs: Sequence[Array], offset: int, *, in_place: bool
+        self,
+        layer: int,
+        sources: Sequence[Array],
+        outs: Sequence[Array],
+        place: tuple[int, int],
+        bounds: Bounds,
+        *,
+        in_place: bool,
     ) -> Call:
         """Bind one layer's forward."""
         architecture, mlp = self.architecture, self.training.mlp
-        facts, is_last = architecture.activation_facts, layer == architecture.layers
         w_t, b = mlp.weights[layer - 1].T, mlp.biases[layer - 1]
         if not self.keeps_x and layer > 1:
             kernel: Callable[..., None] = kernels.forward_s
             sigma = self.sigma
-            count, width = 1 + facts.value_scratch, architecture.widths[layer - 1]
         else:
             kernel = kernels.advance_x if in_place else kernels.forward_x
-            sigma = self.sigma if self.keeps_x and not is_last else KERNELS["identity"]
-            count, width = (
-                int(in_place) + (0 if is_last or not self.keeps_x else facts.value_scratch),
-                outs[0].shape[1],
-            )
-        scratch = self.training.arena.scratch(offset, self.rows, width, count)
+            sigma = self.sigma if self.keeps_x and layer < architecture.layers else KERNELS["identity"]
+        count, width = self._forward_matrices(layer, in_place=in_place)
+        scratch = self._scratch(place, bounds, width, count)
         if in_place and architecture.widths[layer] > architecture.widths[layer - 1]:
             # Where rows grow, the last tile must go first, or it would be overwritten before it is read.
             sources, outs, scratch = sources[::-1], outs[::-1], scratch[::-1]
@@ -156,63 +267,132 @@ class Binder:
     def _loss(self, step: Step) -> Call:
         """Bind the loss: the last layer's outputs become δ^(L)."""
         fold = losses.KERNELS[self.architecture.loss].fold
-        scratch = loss_scratch(self.training, step.scratch, self.rows)
-        return fold_loss, (self._tiles(step.source, self.architecture.layers), self.training.feed, fold, scratch)
+        stride = loss_scratch_bytes(self.architecture, self.tile)
+        scratch = loss_scratch(self.training, step.scratch + self.lane * stride, self.bounds, self.tile)
+        return fold_loss, (
+            self._tiles(step.source, self.architecture.layers),
+            self.training.feed,
+            self.lane,
+            fold,
+            scratch,
+        )
 
-    def _backward(self, step: Step, layer: int, first: bool) -> list[Call]:
-        """Bind one layer's backward: its gradients, δ^(l-1), and the sum over micro-batches."""
-        t, arena, widths = self.training, self.training.arena, self.architecture.widths
-        facts, w = self.architecture.activation_facts, t.mlp.weights[layer - 1]
-        delta = arena.matrix(step.source, self.rows, widths[layer])
-        into = t.totals if t.totals is not None and first else t.gradients
-        outputs = (into.weights[layer - 1], into.biases[layer - 1])
-        ones = t.ones[: self.rows]
-        calls: list[Call] = []
+    def _backward(self, step: Step, layer: int, first: bool, due: list[Call]) -> list[Call]:
+        """Bind one layer's backward: its gradients, δ^(l-1), and the sum over micro-batches.
+
+        due: the update of the layer above. It waits until all lanes are through with that layer's weights.
+        """
+        arena, facts, width = (
+            self.training.arena,
+            self.architecture.activation_facts,
+            self.architecture.widths[layer - 1],
+        )
+        delta = arena.matrix(step.source, self.rows, self.architecture.widths[layer])
         if step.target == BATCH:
-            calls.append((gradients_of_batch, (delta, t.feed.x, ones, *outputs)))
+            return [*self._meet_for_gradients(layer, due), *self._gradients(layer, delta, None, first)]
+        calls: list[Call] = []
+        deltas, states = self._tiles(step.source, layer), self._tiles(step.target, layer - 1)
+        x_place, behind = step.target, step.scratch
+        count = 1 + facts.slope_scratch
+        if not self.keeps_x:
+            x_place, behind = step.scratch, step.scratch + aligned(self.rows * width * self.architecture.item_bytes)
+            count = max(facts.value_scratch, facts.slope_scratch)
+        place = (behind, count * self._tile_bytes(width))
+        if not self.keeps_x:
+            xs = self._tiles(x_place, layer - 1)
+            calls += self._meet((step.target, layer - 1), (x_place, layer - 1), scratch=place)
+            scratch = self._scratch(place, self.bounds, width, facts.value_scratch)
+            calls.append((kernels.values, (states, xs, self.sigma, scratch)))
+        x = arena.matrix(x_place, self.rows, width)
+        calls += self._meet_for_gradients(layer, due)
+        calls += [*self._gradients(layer, delta, x, first), *self._all_here()]
+        if self.keeps_x:
+            scratch = self._scratch(place, self.bounds, width, count)
+            calls.append(
+                (kernels.backward_x, (deltas, self.training.mlp.weights[layer - 1], states, self.sigma, scratch))
+            )
         else:
-            deltas = self._tiles(step.source, layer)
-            states = self._tiles(step.target, layer - 1)
-            if self.keeps_x:
-                x = arena.matrix(step.target, self.rows, widths[layer - 1])
-                scratch = arena.scratch(step.scratch, self.rows, widths[layer - 1], 1 + facts.slope_scratch)
-                calls.append((kernels.gradients, (delta, x, ones, *outputs)))
-                calls.append((kernels.backward_x, (deltas, w, states, self.sigma, scratch)))
-            else:
-                x = arena.matrix(step.scratch, self.rows, widths[layer - 1])
-                xs = self._tiles(step.scratch, layer - 1)
-                behind = step.scratch + aligned(x.nbytes)
-                scratch = arena.scratch(behind, self.rows, widths[layer - 1], facts.value_scratch)
-                calls.append((kernels.values, (states, xs, self.sigma, scratch)))
-                calls.append((kernels.gradients, (delta, x, ones, *outputs)))
-                scratch = arena.scratch(behind, self.rows, widths[layer - 1], facts.slope_scratch)
-                calls.append((kernels.backward_s, (deltas, w, states, xs, self.sigma, scratch)))
-        if t.totals is not None and not first:
-            total = t.totals.blocks[layer - 1]
-            calls.append((np.add, (total, t.gradients.blocks[layer - 1], total)))
+            scratch = self._scratch(place, self.bounds, width, facts.slope_scratch)
+            w = self.training.mlp.weights[layer - 1]
+            calls.append((kernels.backward_s, (deltas, w, states, xs, self.sigma, scratch)))
+        self._meet((step.source, layer), (step.target, layer - 1), (x_place, layer - 1), scratch=place)
         return calls
 
+    def _meet_for_gradients(self, layer: int, due: list[Call]) -> list[Call]:
+        """Wait until δ^(l) and all it comes from is there, and carry out the update that is due.
+
+        Gradients of the layer above may lie in the same buffer. If in the same shape, each lane overwrites what it
+        has just used itself; else it waits for the others to have used theirs.
+        """
+        calls = [*self._all_here(), *due]
+        widths = self.architecture.widths
+        above = layer < self.architecture.layers
+        if (
+            due
+            and above
+            and self.training.totals is None
+            and widths[layer - 1 : layer + 1] != widths[layer : layer + 2]
+        ):
+            calls += self._all_here()
+        return calls
+
+    def _gradients(self, layer: int, delta: Array, x: Array | None, first: bool) -> list[Call]:
+        """Bind this lane's share of a layer's gradients: some of its outputs, over the whole batch.
+
+        x: None for the caller's batch.
+        """
+        t = self.training
+        into = t.totals if t.totals is not None and first else t.gradients
+        share = slice(*lane_share(self.architecture.widths[layer], self.lane, self.lanes))
+        if share.start == share.stop:
+            return []
+        outputs = into.weights[layer - 1], into.biases[layer - 1]
+        if self.lanes > 1:
+            delta, outputs = delta[:, share], (outputs[0][share], outputs[1][share])
+        ones = t.ones[: self.rows]
+        if x is None:
+            calls: list[Call] = [(gradients_of_batch, (delta, t.feed.x, ones, *outputs))]
+        else:
+            calls = [(kernels.gradients, (delta, x, ones, *outputs))]
+        if t.totals is not None and not first:
+            for total, gradient in zip(
+                self._share_of(t.totals, layer, share), self._share_of(t.gradients, layer, share), strict=True
+            ):
+                calls.append((np.add, (total, gradient, total)))
+        return calls
+
+    def _share_of(self, views: LayerViews, layer: int, share: slice) -> list[Array]:
+        """Return this lane's share of a layer's parameters: all in one where there is one lane."""
+        if self.lanes == 1:
+            return [views.blocks[layer - 1]]
+        return [views.weights[layer - 1][share], views.biases[layer - 1][share]]
+
     def _tiles(self, offset: int, layer: int) -> tuple[Array, ...]:
-        """Return the row tiles of the state (or δ) of `layer` at `offset`, made once."""
+        """Return this lane's row tiles of the state (or δ) of `layer` at `offset`, made once."""
         key = ("tiles", offset, self.architecture.widths[layer])
         tiles = self._calls.get(key)
         if tiles is None:
-            made = self.training.arena.tiles(offset, self.rows, self.architecture.widths[layer])
+            made = self.training.arena.tiles(offset, self.bounds, self.architecture.widths[layer])
             tiles = self._calls[key] = cast("Call", made)
         return cast("tuple[Array, ...]", tiles)
 
 
-def loss_scratch(training: Training, offset: int, rows: int) -> list[losses.LossScratch]:
-    """Return the working memory of the loss for each row tile, at byte `offset` of the arena."""
+def lane_share(width: int, lane: int, lanes: int) -> tuple[int, int]:
+    """Return the first of a layer's outputs whose weights are a lane's share, and the one behind the last."""
+    return width * lane // lanes, width * (lane + 1) // lanes
+
+
+def loss_scratch(training: Training, offset: int, bounds: Bounds, tile: int) -> list[losses.LossScratch]:
+    """Return the working memory of the loss for each row tile, of at most `tile` rows, at byte `offset`."""
     architecture, arena = training.mlp.architecture, training.arena
     facts, width = architecture.loss_facts, architecture.widths[-1]
-    tile, item = tile_rows(rows), arena.item.itemsize
-    matrices = arena.scratch(offset, rows, width, facts.scratch)
+    item = arena.item.itemsize
+    matrices = arena.scratch(offset, bounds, tile, width, facts.scratch)
     vector = aligned(tile * item)
     vectors = offset + facts.scratch * aligned(tile * width * item)
     index = vectors + facts.row_scratch * vector
     made = []
-    for (start, stop), tiles in zip(tile_bounds(rows), matrices, strict=True):
+    for (start, stop), tiles in zip(bounds, matrices, strict=True):
         count = stop - start
         numbers = tuple(arena.matrix(vectors + n * vector, 1, count)[0] for n in range(facts.row_scratch))
         labels = np.ndarray(count if facts.labels else 0, np.intp, arena.buffer, index if facts.labels else 0)
@@ -231,17 +411,35 @@ def sweep(ladder: list[Call], first: int, stop: int) -> None:
     run_calls(ladder[first:stop])
 
 
-def fold_loss(tiles: Sequence[Array], feed: Feed, fold: Callable[..., float], scratch: Sequence[Any]) -> None:
-    """Fold the loss over the tiles; stop before any parameter changes if it is not finite."""
+def alone(wait: Callable[[], None], call: Call | None) -> None:
+    """Do something in one lane while the others wait; `call` is theirs if None."""
+    wait()
+    if call is not None:
+        function, arguments = call
+        function(*arguments)
+    wait()
+
+
+def fold_loss(
+    tiles: Sequence[Array], feed: Feed, lane: int, fold: Callable[..., float], scratch: Sequence[Any]
+) -> None:
+    """Fold the loss over a lane's tiles."""
     total = 0.0
-    for s, y, tmp in zip(tiles, feed.y_tiles, scratch, strict=True):
+    for s, y, tmp in zip(tiles, feed.y_tiles[lane], scratch, strict=True):
         total += fold(s, y, feed.scale, tmp)
+    feed.losses[lane] = total
+
+
+def check_loss(feed: Feed, lane: int) -> None:
+    """Stop in every lane, before any parameter changes, if the loss of all is not finite; else add it up."""
+    total = sum(feed.losses)
     if not isfinite(total):
         raise NonFiniteError(
             f"the loss became {total}: the outputs of the network overflowed. The parameters are those before this "
             "step. Try a smaller learning rate, scaled inputs or another initialiser."
         )
-    feed.loss += total
+    if lane == 0:
+        feed.loss += total
 
 
 def gradients_of_batch(delta: Array, x: list[Array], ones: Array, g_w: Array, g_b: Array) -> None:
@@ -249,7 +447,7 @@ def gradients_of_batch(delta: Array, x: list[Array], ones: Array, g_w: Array, g_
     kernels.gradients(delta, x[0], ones, g_w, g_b)
 
 
-def _update(optimizer: Optimizer, chunks: Sequence[tuple[Any, ...]]) -> None:
+def update(optimizer: Optimizer, chunks: Sequence[tuple[Any, ...]]) -> None:
     """Update one layer's parameters."""
     for chunk in chunks:
         optimizer.update(*chunk)

@@ -5,12 +5,13 @@ kind were fitted on traced allocations of CPython 3.11 by `scripts/fit_bookkeepi
 """
 
 from lowmem.architecture import CHUNK, Architecture
-from lowmem.chain import aligned, tile_rows
+from lowmem.chain import aligned, lane_rows, tile_bounds, tile_rows
 from lowmem.program import Program, Step
 from lowmem.schedule.ops import Backward, Forward
 
 BYTES = {
     "constant": 12837,
+    "lanes": 24000,
     "layers": 1005,
     "forwards": 488,
     "rungs": 452,
@@ -27,17 +28,18 @@ BYTES = {
 
 
 def counts(
-    architecture: Architecture, program: Program, *, rows: int, sizes: int, passes: int, states: int | None
+    architecture: Architecture, program: Program, *, rows: int, lanes: int, sizes: int, passes: int, states: int | None
 ) -> dict[str, int]:
     """Count the objects of a program by kind.
 
-    rows: of a pass. sizes: different numbers of rows that passes have; views and most calls are made for each.
+    rows: of a pass. lanes: each has calls and views of its own.
+    sizes: different numbers of rows that passes have; views and most calls are made for each.
     passes: kinds of passes; the calls of each are listed, those that write gradients made anew. states: arrays of the
     optimizer, None without one.
     """
     widths, layers, facts = architecture.widths, architecture.layers, architecture.activation_facts
     keeps_x = facts.state == "x"
-    places = _Places(rows, architecture.item_bytes)
+    places = _Places(rows, lanes, architecture.item_bytes)
     ladders: dict[tuple[int, int], bytearray] = {}  # (place, scratch) -> a mark for each layer run in place there
     forwards: set[Step] = set()  # equal ones are bound once
     backwards = calls = 0
@@ -71,23 +73,31 @@ def counts(
         for width in {widths[layer + shift] for layer in range(layers + 1) if marks[layer] for shift in (-1, 0)}:
             places.matrices.add((place, width))
             places.work(scratch, width, 1 + facts.value_scratch)
-    tiles = -(-rows // tile_rows(rows))
+    tiles = -(-lane_rows(rows, lanes) // tile_rows(rows, lanes))
     rungs = sum(map(sum, ladders.values()))
+    bound = lanes * sizes
     chunks = 0
     if states is not None:
-        chunks = sum(-(-architecture.layer_parameters(layer) // CHUNK) for layer in range(1, layers + 1))
+        size = CHUNK // lanes
+        chunks = sum(-(-architecture.layer_parameters(layer) // size) for layer in range(1, layers + 1))
+        chunks += (
+            (2 * lanes - 1) * layers if lanes > 1 else 0
+        )  # shares of weights and biases begin chunks of their own
+    shares = 3 * backwards * lanes * passes if lanes > 1 else 0  # of δ and of both gradients
+    remade = 0 if keeps_x else backwards * passes * lanes
     return {
         "constant": 1,
         "layers": layers,
-        "forwards": len(forwards) * sizes,
-        "rungs": rungs * sizes,
-        "ladders": len(ladders) * (layers + 1) * sizes,
+        "lanes": lanes - 1,
+        "forwards": len(forwards) * bound,
+        "rungs": rungs * bound,
+        "ladders": len(ladders) * (layers + 1) * bound,
         "matrices": len(places.matrices) * sizes,
-        "views": places.views() * sizes,
-        "backwards": backwards * passes,
-        "remade": 0 if keeps_x else backwards * passes,
-        "tiled": ((len(forwards) + rungs) * sizes + backwards * passes * (1 if keeps_x else 2)) * (tiles - 1),
-        "calls": calls * passes,
+        "views": places.views() * sizes + shares,
+        "backwards": backwards * passes * lanes,
+        "remade": remade,
+        "tiled": ((len(forwards) + rungs) * bound + backwards * passes * lanes + remade) * (tiles - 1),
+        "calls": calls * passes * lanes,
         "chunks": chunks,
         "states": chunks * (states or 0),
     }
@@ -96,8 +106,9 @@ def counts(
 class _Places:
     """The (offset, width) of every matrix that a program works on: states, deltas, and working memory of a tile."""
 
-    def __init__(self, rows: int, item_bytes: int) -> None:
-        self.rows, self.tile, self.item_bytes = rows, tile_rows(rows), item_bytes
+    def __init__(self, rows: int, lanes: int, item_bytes: int) -> None:
+        self.tiles = [stop - start for lane in range(lanes) for start, stop in tile_bounds(rows, lane, lanes)]
+        self.tile, self.lanes, self.item_bytes = tile_rows(rows, lanes), lanes, item_bytes
         self.matrices: set[tuple[int, int]] = set()
         self.working: set[tuple[int, int]] = set()
 
@@ -108,9 +119,9 @@ class _Places:
             self.working.add((offset + n * size, width))
 
     def views(self) -> int:
-        """Return how many views that makes: of a matrix its tiles and the whole; all tiles work in one place."""
-        tiles = -(-self.rows // self.tile)
-        shapes = 2 if tiles > 1 and self.rows % self.tile else 1
+        """Return how many views that makes: of a matrix its tiles and the whole; tiles of a lane work in one place."""
+        tiles = len(self.tiles)
+        shapes = len(set(self.tiles)) * self.lanes
         return len(self.matrices) * (tiles + (tiles > 1)) + len(self.working) * shapes
 
 
@@ -119,7 +130,9 @@ def bookkeeping_bytes(numbers: dict[str, int]) -> int:
     return sum(BYTES[kind] * number for kind, number in numbers.items())
 
 
-def least_bookkeeping(architecture: Architecture, *, rows: int, sizes: int, passes: int, states: int | None) -> int:
+def least_bookkeeping(
+    architecture: Architecture, *, rows: int, lanes: int, sizes: int, passes: int, states: int | None
+) -> int:
     """Return what any program of a network takes at least, whatever its schedule; arguments as for `counts`."""
-    empty = counts(architecture, Program((), 0), rows=rows, sizes=sizes, passes=passes, states=states)
-    return bookkeeping_bytes(empty | {"backwards": architecture.layers * passes})
+    empty = counts(architecture, Program((), 0), rows=rows, lanes=lanes, sizes=sizes, passes=passes, states=states)
+    return bookkeeping_bytes(empty | {"backwards": architecture.layers * passes * lanes})

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, Architecture, lookup
-from lowmem.arena import tile_bounds
-from lowmem.chain import TILE_ROWS
+from lowmem.chain import TILE_ROWS, tile_bounds
 from lowmem.costs import ROWS, WIDTHS, CostModel
 from lowmem.nn.activations import KERNELS
 

@@ -22,6 +22,9 @@ TILE_ROWS = 512
 """Kernels walk a batch in row tiles of this size, so that elementwise passes find the tile in cache and a layer
 can overwrite its own input. Fixed, whatever the budget: a product's bits depend on the shape it is computed in."""
 
+LEAST_TILE_ROWS = 128
+"""Rows below which no number of lanes makes tiles smaller: products would be slow."""
+
 INDEX_BYTES = 8
 """Bytes of an index into an array (intp)."""
 
@@ -162,15 +165,13 @@ class Chain:
         return cls(stages=tuple(stages), in_hand_free=True)
 
     @classmethod
-    def of(cls, architecture: Architecture, rows: int, *, updates: bool = False) -> "Chain":
-        """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs."""
-        last = architecture.layers
-        stages = tuple(_stage(architecture, layer, rows, tile_rows(rows)) for layer in range(1, last + 1))
-        facts = architecture.loss_facts
-        tile = aligned(tile_rows(rows) * architecture.widths[-1] * architecture.item_bytes)
-        vector = aligned(tile_rows(rows) * architecture.item_bytes)
-        index = aligned(tile_rows(rows) * INDEX_BYTES) if facts.labels else 0
-        scratch = facts.scratch * tile + facts.row_scratch * vector + index
+    def of(cls, architecture: Architecture, rows: int, *, updates: bool = False, lanes: int = 1) -> "Chain":
+        """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs.
+
+        lanes: threads that each carry a part of the rows, with working memory of their own.
+        """
+        stages = tuple(_stage(architecture, layer, rows, lanes) for layer in range(1, architecture.layers + 1))
+        scratch = lanes * loss_scratch_bytes(architecture, tile_rows(rows, lanes))
         return cls(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates)
 
     def timed(self, architecture: Architecture, rows: int, costs: CostModel) -> "Chain":
@@ -199,20 +200,42 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def tile_rows(rows: int) -> int:
-    """Return how many rows a tile of a batch of `rows` samples has; the last tile may be shorter.
+def lane_rows(rows: int, lanes: int) -> int:
+    """Return how many rows of a batch a lane has; the last ones may have fewer."""
+    return -(-rows // lanes)
 
-    Never falls as the batch grows, so the working memory of a batch is enough for every smaller one.
+
+def tile_rows(rows: int, lanes: int = 1) -> int:
+    """Return how many rows a tile of a batch of `rows` samples has; the last tile of a lane may be shorter.
+
+    Every lane works on a tile at a time, so the more there are the smaller they are. Never falls as the batch grows,
+    so the working memory of a batch is enough for every smaller one.
     """
-    return min(rows, TILE_ROWS)
+    return min(lane_rows(rows, lanes), max(TILE_ROWS // lanes, LEAST_TILE_ROWS))
 
 
-def _stage(architecture: Architecture, layer: int, rows: int, tile: int) -> Stage:
+def tile_bounds(rows: int, lane: int = 0, lanes: int = 1) -> list[tuple[int, int]]:
+    """Return (start, stop) of the row tiles of one lane of a batch of `rows` samples."""
+    tile, each = tile_rows(rows, lanes), lane_rows(rows, lanes)
+    end = min((lane + 1) * each, rows)
+    return [(start, min(start + tile, end)) for start in range(lane * each, end, tile)]
+
+
+def loss_scratch_bytes(architecture: Architecture, tile: int) -> int:
+    """Return the working bytes of the loss for tiles of so many rows."""
+    facts, item = architecture.loss_facts, architecture.item_bytes
+    index = aligned(tile * INDEX_BYTES) if facts.labels else 0
+    matrices, vectors = aligned(tile * architecture.widths[-1] * item), aligned(tile * item)
+    return facts.scratch * matrices + facts.row_scratch * vectors + index
+
+
+def _stage(architecture: Architecture, layer: int, rows: int, lanes: int) -> Stage:
     """Cost and size of one layer, by the kernels of `lowmem.nn.kernels`."""
     facts = architecture.activation_facts
     is_last, item = layer == architecture.layers, architecture.item_bytes
     entering, leaving = architecture.widths[layer - 1], architecture.widths[layer]
-    tile_in, tile_out = aligned(tile * entering * item), aligned(tile * leaving * item)
+    tile = tile_rows(rows, lanes)
+    tile_in, tile_out = lanes * aligned(tile * entering * item), lanes * aligned(tile * leaving * item)
     if facts.state == "x":
         # σ is applied to the tile just computed; in place, that tile is computed beside its input first.
         forward = 0 if is_last else facts.value_scratch * tile_out

@@ -2,29 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import CHUNK
-from lowmem.arena import Arena, Array, tile_bounds
-from lowmem.binding import Binder, Call, Feed, Training, loss_scratch, run_calls
-from lowmem.chain import tile_rows
+from lowmem.architecture import CHUNK, Architecture
+from lowmem.arena import Arena, Array
+from lowmem.binding import Binder, Call, Feed, Training, lane_share, loss_scratch, run_calls
+from lowmem.chain import tile_bounds, tile_rows
 from lowmem.errors import InputError, NonFiniteError
+from lowmem.lanes import Lanes
 from lowmem.nn.losses import KERNELS as LOSSES
 from lowmem.nn.losses import check_targets, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
 from lowmem.plans import Plan
 
-BROADCAST_BUFFER = 2048
-"""Numbers in the buffer through which NumPy broadcasts a bias. Its usual 8192 take 66 KiB in float64, which would be
-more than a promise leaves room for; at 2048 the passes are as fast."""
+BROADCAST_BUFFER, LEAST_BUFFER = 2048, 256
+"""Numbers in the buffers through which NumPy broadcasts a bias, in all lanes together, and in each at least. The usual
+8192 take 66 KiB in float64, which would be more than a promise leaves room for; at 2048 the passes are as fast."""
 
 
-Pass = tuple[list[Call], list[tuple[int, int]], int, int]
-"""The calls of one pass, the bounds of its tiles, and its first row and the row behind its last in the batch."""
+Pass = tuple[list[list[Call]], int, int]
+"""The calls of one pass by lane, and its first row and the row behind its last in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +69,18 @@ class Backprop:
         if optimizer is None:
             self.gradients = Gradients(tuple(spent.weights), tuple(spent.biases))
         self.optimizer_state: tuple[Array, ...] = ()
-        updates: list[list[tuple[Any, ...]]] = []
+        updates: list[list[list[tuple[Any, ...]]]] = []
         if optimizer is not None:
             self.optimizer_state = tuple(np.zeros(whole, item) for _ in range(optimizer.states))
             states = [LayerViews(architecture, array) for array in self.optimizer_state]
             working = np.zeros(plan.optimizer_scratch, item)
-            for layer in range(architecture.layers):
-                blocks = (mlp.blocks[layer], spent.blocks[layer], *(state.blocks[layer] for state in states))
-                updates.append(_chunks(blocks, working))
+            views: tuple[LayerViews | MLP, ...] = (mlp, spent, *states)
+            updates = [_updates(architecture, views, working, lane, plan.lanes) for lane in range(plan.lanes)]
         self._training = Training(
             mlp=mlp,
             arena=Arena(plan.arena_bytes, item),
-            feed=Feed(),
+            feed=Feed.of(plan.lanes),
+            lanes=Lanes(plan.lanes),
             ones=np.ones(rows, item),
             starts=np.arange(tile_rows(rows) if architecture.loss_facts.labels else 0) * architecture.widths[-1],
             gradients=written,
@@ -102,7 +104,10 @@ class Backprop:
         return self.step(x, y, run_calls)
 
     def step(self, x: NDArray[Any], y: NDArray[Any], run: Callable[[Sequence[Call]], None]) -> tuple[float, Gradients]:
-        """Run one step as a call does, the calls of each pass carried out by `run`: for those who measure."""
+        """Run one step as a call does, the calls of each pass carried out by `run`: for those who measure.
+
+        With several lanes `run` gets the calls of each, in threads at the same time.
+        """
         self._check_batch(x, y)
         rows = len(x)
         passes = self._passes.get(rows) or self._bind(rows)
@@ -110,19 +115,15 @@ class Backprop:
         feed.scale, feed.loss = loss_scale(self.mlp.architecture.loss, rows, self.mlp.architecture.widths[-1]), 0.0
         if optimizer is not None:
             optimizer.begin_step()
-        buffer = np.setbufsize(BROADCAST_BUFFER)
         try:
-            # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
-            with np.errstate(over="ignore", invalid="ignore"):
-                for calls, bounds, start, stop in passes:
-                    feed.fill(x[start:stop], y[start:stop], bounds)
-                    run(calls)
+            for calls, start, stop in passes:
+                feed.fill(x[start:stop], y[start:stop])
+                self._training.lanes.run(partial(_run_lane, calls, run))
         except NonFiniteError:
             if optimizer is not None:
                 optimizer.step_count -= 1
             raise
         finally:
-            np.setbufsize(buffer)
             feed.clear()
         return feed.loss * feed.scale, self.gradients
 
@@ -135,7 +136,7 @@ class Backprop:
         """Return the bytes of the arrays that were made, by the names of `plan.account()`."""
         training, scratch = self._training, 0
         if self.optimizer is not None:
-            scratch = sum(array.base.nbytes for array in training.updates[0][0][3])
+            scratch = sum(array.base.nbytes for array in training.updates[0][0][0][3])
         gradients = [training.gradients] + ([] if training.totals is None else [training.totals])
         return {
             "parameters": self.mlp.parameters.nbytes,
@@ -158,8 +159,9 @@ class Backprop:
         check_targets(architecture.loss, y, len(outputs), architecture.widths[-1], architecture.dtype)
         scale = loss_scale(architecture.loss, len(outputs), architecture.widths[-1])
         fold, total = LOSSES[architecture.loss].fold, 0.0
-        scratches = loss_scratch(self._training, 0, len(outputs))
-        for (start, stop), scratch in zip(tile_bounds(len(outputs)), scratches, strict=True):
+        bounds = tile_bounds(len(outputs))
+        scratches = loss_scratch(self._training, 0, bounds, tile_rows(len(outputs)))
+        for (start, stop), scratch in zip(bounds, scratches, strict=True):
             total += fold(outputs[start:stop], y[start:stop], scale, scratch)
         return total * scale
 
@@ -168,17 +170,19 @@ class Backprop:
         self._passes = {rows: passes for rows, passes in self._passes.items() if rows == self.plan.batch_size}
         size = self.plan.micro_batch
         starts = range(0, batch, size)
-        binders: dict[int, Binder] = {}
+        binders: dict[int, list[Binder]] = {}
         passes: list[Pass] = []
         for start in starts:
             stop = min(start + size, batch)
-            binder = binders.setdefault(stop - start, Binder(self._training, stop - start))
+            rows = stop - start
+            if rows not in binders:
+                binders[rows] = [Binder(self._training, rows, lane) for lane in range(self.plan.lanes)]
             first, last = start == 0, stop == batch
             if not first and not last and len(passes) > 1:
                 calls = passes[-1][0]  # all passes between the first and the last are alike
             else:
-                calls = binder.bind(self.plan.program, first=first, last=last)
-            passes.append((calls, tile_bounds(stop - start), start, stop))
+                calls = [binder.bind(self.plan.program, first=first, last=last) for binder in binders[rows]]
+            passes.append((calls, start, stop))
         self._training.arena.forget_views()
         self._passes[batch] = passes
         return passes
@@ -224,11 +228,35 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
         )
 
 
-def _chunks(blocks: tuple[Array, ...], working: Array) -> list[tuple[Any, ...]]:
-    """Cut a layer's flat blocks (w, g, states) in chunks that an optimizer updates one at a time."""
-    chunks = []
-    for start in range(0, len(blocks[0]), CHUNK):
-        w, g, *states = (block[start : start + CHUNK] for block in blocks)
-        scratch = (working[: len(w)],) if len(working) else ()
-        chunks.append((w, g, tuple(states), scratch))
-    return chunks
+def _run_lane(calls: list[list[Call]], run: Callable[[Sequence[Call]], None], lane: int) -> None:
+    """Carry out one lane's calls of a pass."""
+    buffer = np.setbufsize(max(BROADCAST_BUFFER // len(calls) // 16 * 16, LEAST_BUFFER))  # NumPy wants multiples of 16
+    try:
+        # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
+        with np.errstate(over="ignore", invalid="ignore"):
+            run(calls[lane])
+    finally:
+        np.setbufsize(buffer)
+
+
+def _updates(
+    architecture: Architecture, views: Sequence[LayerViews | MLP], working: Array, lane: int, lanes: int
+) -> list[list[tuple[Any, ...]]]:
+    """Return for each layer the chunks (w, g, states, scratch) of a lane's share, updated one at a time."""
+    # Each lane has its part of the working memory.
+    size = max((len(working) or CHUNK) // lanes, 1)
+    scratch = working[lane * size : (lane + 1) * size]
+    updates = []
+    for layer in range(1, architecture.layers + 1):
+        leaving, entering = architecture.widths[layer], architecture.widths[layer - 1]
+        start, stop = lane_share(leaving, lane, lanes)
+        parts = [(start * entering, stop * entering), (leaving * entering + start, leaving * entering + stop)]
+        if lanes == 1:
+            parts = [(0, leaving * entering + leaving)]
+        chunks = []
+        for begin, end in parts:
+            for first in range(begin, end, size):
+                w, g, *states = (view.blocks[layer - 1][first : min(first + size, end)] for view in views)
+                chunks.append((w, g, tuple(states), (scratch[: len(w)],) if len(working) else ()))
+        updates.append(chunks)
+    return updates

@@ -7,8 +7,8 @@ from lowmem.chain import Chain
 from lowmem.plans import Plan
 from lowmem.schedule import Backward, Forward, Loss, Op, Schedule, simulate
 
-PHASES = ("forward", "recomputation", "loss", "backward", "sum of gradients", "update")
-"""Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"."""
+PHASES = ("forward", "recomputation", "loss", "backward", "sum of gradients", "update", "waiting")
+"""Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"; lanes wait for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Moment:
 
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
-    return Chain.of(plan.architecture, plan.micro_batch, updates=plan.optimizer is not None)
+    return Chain.of(plan.architecture, plan.micro_batch, updates=plan.optimizer is not None, lanes=plan.lanes)
 
 
 def occupancy(chain: Chain, schedule: Schedule) -> list[Moment]:

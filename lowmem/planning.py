@@ -36,6 +36,7 @@ def plan(
     batch_buffers: int = 0,
     odd_batches: bool = False,
     costs: CostModel | None = None,
+    threads: int | None = None,
 ) -> Plan:
     """Plan one training step.
 
@@ -52,13 +53,15 @@ def plan(
     odd_batches: some batches will have fewer rows than batch_size; their calls are bound, and counted, apart.
     costs: a cost model (`lowmem.calibrated()`): "auto" then minimises predicted seconds in place of FLOPs, and
         weighs passes of fewer rows against recomputation. By FLOPs alone small passes would always win.
+    threads: lanes that each carry a part of the rows through a step. Left out, one for each core where the layers are
+        large enough and of one width, else one. Bits and bytes depend on it, and on nothing else of the machine.
 
     Returns a `Plan`. Raises `BudgetError` if nothing fits, with the least budget that works; `InputError` for numbers
     or names that make no sense.
     """
     lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
     whole = Workbench(
-        architecture, batch_size, optimizer_name(optimizer), micro_batch, batch_buffers, odd_batches, costs
+        architecture, batch_size, optimizer_name(optimizer), micro_batch, batch_buffers, odd_batches, costs, threads
     )
     limit = None if budget is None else whole.read_budget(budget)
     if strategy == "auto" and limit is None:

@@ -25,6 +25,7 @@ class Plan:
     bookkeeping_bytes: Python's objects for bound calls and views, an upper estimate.
     store_all_bytes, store_all_flops: the arena and FLOPs of plain backpropagation for the same batch in one pass.
     forward_runs: layer forwards executed in one step.
+    lanes: threads that each carry a part of the rows of a pass; BLAS keeps to one thread if there are several.
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
@@ -48,6 +49,7 @@ class Plan:
     store_all_flops: int
     forward_runs: int
     flops: int
+    lanes: int = 1
     seconds: float | None = None
     lower_bound: float | None = None
     budget: int | None = None
@@ -104,6 +106,7 @@ class Plan:
             "micro_batch": self.micro_batch,
             "strategy": self.strategy,
             "optimizer": self.optimizer,
+            "lanes": self.lanes,
             "budget": self.budget,
             "bytes": self.account(),
             "peak_bytes": self.peak_bytes,
@@ -132,6 +135,7 @@ class Plan:
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
         passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""
+        passes += f", {self.lanes} threads" if self.lanes > 1 else ""
         proof = ""
         if self.gap is not None:
             proof = ", proven optimal" if self.gap < 1e-9 else f", at most {self.gap:.2%} above the optimum"

@@ -1,5 +1,6 @@
 """One step under the magnifying glass: FLOPs counted from the arrays really multiplied, and seconds, by phase."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -25,7 +26,8 @@ POINTS = 400
 class StepProfile:
     """What one step did: FLOPs and seconds by phase (see `PHASES`).
 
-    An update's FLOPs are not counted, as no plan counts them.
+    An update's FLOPs are not counted, as no plan counts them. Of several lanes the FLOPs are added up, and the seconds
+    are the mean.
     """
 
     flops: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
@@ -74,10 +76,20 @@ def profile_step(
 
     Takes a few microseconds a call more than a plain step. Raises as the step itself does.
     """
-    profile = StepProfile()
-    meter = _Meter(backprop.mlp.architecture, profile, progress)
-    backprop.step(x, y, meter.run)
-    return profile
+    lanes, here = backprop.plan.lanes, threading.get_ident()
+    done: list[StepProfile] = []
+
+    def run(calls: Sequence[Call]) -> None:
+        # The first lane is this thread: its progress stands for all.
+        own = progress if threading.get_ident() == here else None
+        meter = _Meter(backprop.mlp.architecture, StepProfile(), own, lanes)
+        meter.run(calls)
+        done.append(meter.profile)
+
+    backprop.step(x, y, run)
+    flops = {phase: sum(profile.flops[phase] for profile in done) for phase in PHASES}
+    seconds = {phase: sum(profile.seconds[phase] for profile in done) / lanes for phase in PHASES}
+    return StepProfile(flops, seconds)
 
 
 def memory_over_work(sampled: SampledPeak, progress: Progress) -> list[tuple[float, int]]:
@@ -94,10 +106,12 @@ def memory_over_work(sampled: SampledPeak, progress: Progress) -> list[tuple[flo
 
 
 class _Meter:
-    """Runs calls one by one and books each to its phase."""
+    """Runs one lane's calls one by one and books each to its phase."""
 
-    def __init__(self, architecture: Architecture, profile: StepProfile, progress: Progress | None) -> None:
-        self.architecture, self.profile, self.progress = architecture, profile, progress
+    def __init__(
+        self, architecture: Architecture, profile: StepProfile, progress: Progress | None, lanes: int
+    ) -> None:
+        self.architecture, self.profile, self.progress, self.lanes = architecture, profile, progress, lanes
         self.facts = ACTIVATIONS[architecture.activation]
         self.seen: set[int] = set()  # layers that have run in this pass, by the identity of their bias
 
@@ -110,9 +124,20 @@ class _Meter:
             if function is binding.sweep:
                 ladder, first, stop = arguments
                 for rung, its in ladder[first:stop]:
-                    self.book(rung, its)
+                    self.call(rung, its)
             else:
-                self.book(function, arguments)
+                self.call(function, arguments)
+
+    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Run one call; what one lane does alone is a wait, perhaps a call, and a wait."""
+        if function is not binding.alone:
+            self.book(function, arguments)
+            return
+        wait, its = arguments
+        self.book(wait, ())
+        if its is not None:
+            self.book(*its)
+        self.book(wait, ())
 
     def book(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Run one call; add up its time and FLOPs."""
@@ -123,7 +148,7 @@ class _Meter:
         self.profile.seconds[phase] += end - start
         self.profile.flops[phase] += flops
         if self.progress is not None:
-            self.progress.append((end, self.progress[-1][1] + flops))
+            self.progress.append((end, self.progress[-1][1] + flops * self.lanes))
 
     def count(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, int]:
         """Return the phase of a call, and its FLOPs from the shapes of its arrays."""
@@ -143,11 +168,13 @@ class _Meter:
             return "backward", 2 * _numbers(deltas) * w.shape[1] + facts.slope_flops * _numbers(states)
         if function is kernels.values:
             return "backward", facts.value_flops * _numbers(arguments[0])
+        if function is binding.check_loss:
+            return "loss", 0
         if function is binding.fold_loss:
             return "loss", self.architecture.loss_facts.flops * _numbers(arguments[0])
         if function is np.add:
             return "sum of gradients", arguments[0].size
-        return "update", 0
+        return ("update" if function is binding.update else "waiting"), 0
 
 
 def _numbers(tiles: Sequence[NDArray[Any]]) -> int:

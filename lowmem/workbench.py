@@ -11,6 +11,7 @@ from lowmem.bookkeeping import bookkeeping_bytes, counts, least_bookkeeping
 from lowmem.chain import INDEX_BYTES, Chain, tile_rows
 from lowmem.costs import CostModel
 from lowmem.errors import BudgetError, InputError
+from lowmem.layout import lanes_for
 from lowmem.plans import Plan
 from lowmem.program import pack
 from lowmem.schedule import PLANNERS, Schedule, simulate
@@ -40,6 +41,7 @@ class Workbench:
         batch_buffers: int = 0,
         odd_batches: bool = False,
         costs: CostModel | None = None,
+        threads: int | None = None,
     ) -> None:
         self.architecture = architecture
         self.batch_size = positive("batch_size", batch_size)
@@ -50,6 +52,8 @@ class Workbench:
         self.batch_buffers = batch_buffers
         self.odd_batches = odd_batches
         self.costs = costs
+        self.threads = threads
+        self.lanes = lanes_for(architecture, self.micro_batch, threads)
         self.bound: float | None = None  # of the cost of any schedule whose checkpoints stay, once a planner has run
         if costs is not None and costs.dtype != architecture.dtype:
             raise InputError(f"the cost model is for {costs.dtype}, the network is {architecture.dtype}.")
@@ -62,7 +66,7 @@ class Workbench:
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass."""
-        return Chain.of(self.architecture, self.micro_batch, updates=self.optimizer is not None)
+        return Chain.of(self.architecture, self.micro_batch, updates=self.optimizer is not None, lanes=self.lanes)
 
     @cached_property
     def timed_chain(self) -> Chain:
@@ -71,8 +75,22 @@ class Workbench:
 
     def with_micro_batch(self, rows: int) -> "Workbench":
         """Return the same request with passes of that many rows."""
+        return self._with(self.batch_size, rows)
+
+    def with_batch_size(self, rows: int) -> "Workbench":
+        """Return the same request for batches of that many rows, in one pass."""
+        return self._with(rows, None)
+
+    def _with(self, batch_size: int, micro_batch: int | None) -> "Workbench":
         return Workbench(
-            self.architecture, self.batch_size, self.optimizer, rows, self.batch_buffers, self.odd_batches, self.costs
+            self.architecture,
+            batch_size,
+            self.optimizer,
+            micro_batch,
+            self.batch_buffers,
+            self.odd_batches,
+            self.costs,
+            self.threads,
         )
 
     def halved(self) -> Iterator["Workbench"]:
@@ -86,7 +104,8 @@ class Workbench:
     @cached_property
     def store_all(self) -> tuple[int, int]:
         """Arena bytes and FLOPs of plain backpropagation of the whole batch in one pass."""
-        chain = Chain.of(self.architecture, self.batch_size)
+        lanes = lanes_for(self.architecture, self.batch_size, self.threads)
+        chain = Chain.of(self.architecture, self.batch_size, lanes=lanes)
         schedule = PLANNERS["store_all"](chain)
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)
@@ -264,6 +283,7 @@ class Workbench:
             store_all_flops=store_all_flops,
             forward_runs=trace.forward_runs * self.passes,
             flops=round(self._whole_flops(trace.flops)),
+            lanes=self.lanes,
             seconds=None if self.costs is None else self.whole_batch(simulate(self.timed_chain, schedule).cost),
         )
 
@@ -273,7 +293,13 @@ class Workbench:
         sizes = 2 if self.batch_size % self.micro_batch else 1
         odd = 2 if self.odd_batches else 1
         states = None if self.optimizer is None else OPTIMIZERS[self.optimizer].states
-        return {"rows": self.micro_batch, "sizes": sizes * odd, "passes": kinds * odd, "states": states}
+        return {
+            "rows": self.micro_batch,
+            "lanes": self.lanes,
+            "sizes": sizes * odd,
+            "passes": kinds * odd,
+            "states": states,
+        }
 
     def whole_batch(self, one_pass: float) -> float:
         """Return the cost of a whole batch from that of a pass: linear in rows, and the gradients' sums between."""
@@ -328,10 +354,7 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
         if bench.optimizer is None:
             name, smaller = "micro_batch", bench.with_micro_batch(rows)
         else:
-            name, smaller = (
-                "batch_size",
-                Workbench(bench.architecture, rows, bench.optimizer, None, bench.batch_buffers, bench.odd_batches),
-            )
+            name, smaller = "batch_size", bench.with_batch_size(rows)
         if strategy in ("auto", "optimal"):
             fits = smaller.least.peak_bytes <= limit
         else:

@@ -1,0 +1,47 @@
+"""How many lanes carry out a step: what the network's size gives work to, on the cores there are. No NumPy."""
+
+import os
+from itertools import pairwise
+from statistics import fmean
+
+from lowmem.architecture import Architecture
+from lowmem.errors import InputError
+
+LEAST_WORK = 4e6
+"""FLOPs of a layer's forward in each lane below which lanes would wait longer than they work: about 0.1 ms."""
+
+MOST_CHANGES = 0.1
+"""Share of layers of another width than the one before up to which lanes pay: they do not pass those side by side."""
+
+VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def lanes_for(architecture: Architecture, rows: int, threads: int | None = None) -> int:
+    """Return the number of lanes for passes of `rows` samples.
+
+    threads: what was asked for; if None, a lane for each core where the layers are large enough, else one.
+    Raises `InputError` for anything but a positive whole number.
+    """
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise InputError(f"threads must be a positive whole number, or None to choose; got {threads!r}.")
+        return min(threads, rows)
+    widths = architecture.widths
+    changes = sum(one != other for one, other in pairwise(widths[1:-1]))
+    if changes > MOST_CHANGES * architecture.layers:
+        return 1
+    work = 2 * rows * fmean(one * other for one, other in pairwise(widths))
+    return max(min(cores(), rows, int(work / LEAST_WORK)), 1)
+
+
+def cores() -> int:
+    """Return the cores that this process may use, or fewer if the environment bids BLAS to use fewer."""
+    try:
+        available = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        available = os.cpu_count() or 1
+    for name in VARIABLES:
+        number = os.environ.get(name, "")
+        if number.isdecimal() and int(number):
+            return min(available, int(number))
+    return available

@@ -26,12 +26,13 @@ lint: $(VENV)/.test
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
 
-# From docs/data/*.json, which scripts/profile_memory.py and scripts/compare_peers.py measured.
+# From docs/data/*.json, which scripts/profile_memory.py, scripts/compare_peers.py and scripts/benchmark_step.py measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
 	$(BIN)/python -m analysis.promises
 	$(BIN)/python -m analysis.peers
+	$(BIN)/python -m analysis.step_time
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.meter import reset_resident_peak, resident, resident_peak
+from lowmem.plans import Plan
 from scripts.measuring import Case, Timer, in_fresh_process, note, run_script
 
 Array = NDArray[Any]
@@ -50,13 +51,21 @@ TINY = {"widths": [32] * 50 + [10], "batch": 32, "budget": None}
 """The step that is run before the floor is taken: with layers for every number of segments."""
 MMAP = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
+VARIANCES = {"relu": 2.0, "tanh": 1.0, "gelu": 4.0}
+"""Of weights, times n_{l-1}: what keeps states and deltas at one size over a thousand layers. Others would bring
+numbers so small that arithmetic becomes slow, or infinite ones. For gelu that holds around 0, where its slope is ½."""
+GELU_FIRST = 0.001
+"""Weights of a gelu network's first layer are that much smaller, so that s stays around 0."""
 
-def weights(widths: list[int]) -> Iterator[Array]:
-    """Yield the weights of each layer, (n_l, n_{l-1}): normal, variance 2 / n_{l-1}; biases are 0 everywhere."""
+
+def weights(widths: list[int], activation: str = "relu") -> Iterator[Array]:
+    """Yield the weights of each layer, (n_l, n_{l-1}): normal, of `VARIANCES`; biases are 0 everywhere."""
     rng = np.random.default_rng(0)
+    size = GELU_FIRST if activation == "gelu" else 1.0
     for entering, leaving in pairwise(widths):
         w = rng.standard_normal((leaving, entering), np.float32)
-        w *= (2 / entering) ** 0.5
+        w *= size * (VARIANCES[activation] / entering) ** 0.5
+        size = 1.0
         yield w
 
 
@@ -67,16 +76,24 @@ def batch(case: Case) -> tuple[Array, Array]:
     return x, rng.integers(0, case["widths"][-1], case["batch"])
 
 
+def lowmem_plan(case: Case) -> Plan:
+    """Return lowmem's plan; `threads` are passed on only where the case names them."""
+    import lowmem as lm
+
+    architecture = lm.Architecture(tuple(case["widths"]), case.get("activation", "relu"))
+    options: dict[str, Any] = {"threads": case["threads"]} if "threads" in case else {}
+    return lm.plan(architecture, case["batch"], case["budget"], "sgd", **options)
+
+
 def lowmem_step(case: Case, x: Array, y: Array) -> Step:
     """Return lowmem's step, the update fused into the backward pass."""
     import lowmem as lm
 
-    architecture = lm.Architecture(tuple(case["widths"]), "relu")
-    plan = lm.plan(architecture, len(x), case["budget"], "sgd")
-    mlp = lm.MLP(architecture)
-    for mine, w in zip(mlp.weights, weights(case["widths"]), strict=True):
+    plan = lowmem_plan(case)
+    mlp = lm.MLP(plan.architecture)
+    for mine, w in zip(mlp.weights, weights(case["widths"], plan.architecture.activation), strict=True):
         mine[:] = w
-    backprop = lm.Backprop(mlp, plan, lm.SGD(RATE))
+    backprop = lm.Backprop(mlp, plan, lm.SGD(case.get("rate", RATE)))
     return lambda: backprop(x, y)[0]
 
 
@@ -85,21 +102,26 @@ def torch_step(case: Case, x: Array, y: Array) -> Step:
     import torch
     from torch.utils.checkpoint import checkpoint_sequential
 
+    activation = case.get("activation", "relu")
     layers = []
-    for w in weights(case["widths"]):
+    for w in weights(case["widths"], activation):
         linear = torch.nn.utils.skip_init(torch.nn.Linear, w.shape[1], w.shape[0])
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(w))
             linear.bias.zero_()
-        # In place: of each layer one array is kept, as in lowmem.
-        layers.append(torch.nn.Sequential(linear, torch.nn.ReLU(inplace=True)))
+        if activation == "relu":  # in place: of each layer one array is kept, as in lowmem
+            nonlinear = torch.nn.ReLU(inplace=True)
+        else:
+            nonlinear = {"tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}[activation]()
+        layers.append(torch.nn.Sequential(linear, nonlinear))
     model = torch.nn.Sequential(*layers[:-1], layers[-1][0])
     inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    rate = case.get("rate", RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
 
     def update(parameter: Any) -> None:  # noqa: ANN401 - a tensor
         with torch.no_grad():
-            parameter.add_(parameter.grad, alpha=-RATE)
+            parameter.add_(parameter.grad, alpha=-rate)
         parameter.grad = None
 
     if case["hook"]:
@@ -208,10 +230,11 @@ def measure(case: Case) -> Case:
     gc.collect()
     reset_resident_peak()
     timer, losses = Timer(), []
-    for _ in range(1 + STEPS):
+    for _ in range(1 + case.get("steps", STEPS)):
         with timer:
             losses.append(step())
-    return {"peak_bytes": resident_peak(), "losses": losses} | timer.medians()
+    found = {"peak_bytes": resident_peak(), "losses": losses, "seconds_of_steps": timer.elapsed()}
+    return found | timer.medians()
 
 
 def measured(case: Case, environment: Mapping[str, str]) -> Case:

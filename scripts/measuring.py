@@ -58,6 +58,10 @@ class Timer:
         self._elapsed.append(perf_counter() - self._begin[0])
         self._processor.append(process_time() - self._begin[1])
 
+    def elapsed(self) -> list[float]:
+        """Return the seconds of every step that counts."""
+        return self._elapsed[1:]
+
     def medians(self) -> dict[str, float]:
         """Return the median step, elapsed and in processor time."""
         return {"step_seconds": median(self._elapsed[1:]), "cpu_seconds": median(self._processor[1:])}
@@ -67,33 +71,42 @@ def run_script(
     description: str,
     name: str,
     one: Callable[[Case], Case] | None,
-    everything: Callable[[bool, Mapping[str, str]], list[Case]],
+    everything: Callable[..., list[Case]],
     packages: tuple[str, ...],
+    only: Mapping[str, Any] | None = None,
 ) -> None:
     """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.
 
-    one: measures a case, in this process; None where another module does. everything: measures all cases, or a few
-    small ones, each in a process of its own with the variables given, and returns the records.
+    one: measures a case, in this process; None where another module does. everything(quick, environment): measures all
+    cases, or a few small ones, each in a process of its own with the variables given, and returns the records.
+    only: what argparse needs for an option `--only` that chooses among the cases; `everything` then also gets
+    `only=` and `threads=`, both None where they were not given.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
     parser.add_argument("--output", type=Path, help=f"the JSON file (default docs/data/{name}.json)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of matrix products (default: all cores)")
+    parser.add_argument("--threads", type=int, help="of matrix products (default: all cores)")
+    if only is not None:
+        parser.add_argument("--only", **only)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if one is not None and arguments.case is not None:
         print(json.dumps(one(arguments.case)))
         return
-    records = everything(arguments.quick, dict.fromkeys(THREADS, str(arguments.threads)))
+    threads = arguments.threads or os.cpu_count()
+    chosen = {} if only is None else {"only": arguments.only, "threads": arguments.threads}
+    records = everything(arguments.quick, dict.fromkeys(THREADS, str(threads)), **chosen)
+    given = "" if arguments.threads is None else f" --threads {threads}"
     found = {
-        "command": f"python -m scripts.{name} --threads {arguments.threads}",
+        "command": f"python -m scripts.{name}{given}",
         "date": date.today().isoformat(),
-        "machine": machine() | {"threads": arguments.threads},
+        "machine": machine() | {"threads": threads},
         "versions": versions(packages),
         "records": records,
     }
     text = json.dumps(found, indent=1)
-    output = arguments.output or (None if arguments.quick else DATA / f"{name}.json")
+    part = arguments.quick or chosen.get("only") is not None
+    output = arguments.output or (None if part else DATA / f"{name}.json")
     if output is None:
         print(text)
         return

@@ -1,0 +1,196 @@
+"""Draw and tabulate the time of a training step: over its floor, beside PyTorch's, and against memory.
+
+Reads docs/data/benchmark_step.json, writes docs/figures/step_time.{svg,png} and docs/tables/step_time.md.
+Run: python -m analysis.step_time
+"""
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from statistics import median
+
+from analysis.drawing import Record, caption, load, save, save_tables
+from analysis.peers import setting
+from lowmem.plots import Point, frontier
+from lowmem.tables import Table
+from lowmem.units import format_bytes
+
+SERIES = {
+    "lowmem": "lowmem",
+    "PyTorch": "PyTorch, everything stored",
+    "checkpoint_sequential": "PyTorch, checkpoint_sequential",
+}
+"""Names in the legend."""
+
+FLOOR = (
+    "Elapsed time of a step; the floor is the time of its matrix products alone, back to back, measured in turns with "
+    "lowmem in one process. Everything stored. Spread: first to third quartile of the turns' ratios."
+)
+BESIDE = "PyTorch in fresh processes of its own, alternately, with its default allocator. Spread: the rounds."
+MEMORY = (
+    "Memory is resident (VmHWM) above the process's floor, parameters included. checkpoint_sequential at its best in "
+    "memory: MALLOC_MMAP_THRESHOLD_=1048576, parameters updated in hooks."
+)
+DRAWN = (
+    "lowmem: the arena of the plan. PyTorch: what the process took above its floor, less the parameters. "
+    "Fresh processes; the floor is that of lowmem's process with everything stored, in the same run."
+)
+
+
+def main() -> None:
+    """Draw the figure and write the tables."""
+    data = load("benchmark_step")
+    steps, points = split(data["records"])
+    tables = [over_floor(steps), against_pytorch(steps)]
+    note = f"{FLOOR} {BESIDE}"
+    if points:
+        floor = floor_of(points[0], steps)
+        tables.append(at_no_more_memory(points, floor))
+        tables.append(settings(points, floor))
+        note = f"{note} {MEMORY}"
+        figure = frontier(
+            list(drawn(points, floor)),
+            title=f"{network(points[0])}, {points[0]['activation']}, SGD",
+            memory_label="arena; of PyTorch, memory less parameters (MiB)",
+            compute_label="step time (× its matrix products)",
+            relative=False,
+        )
+        save(figure, "step_time", f"{DRAWN} {MEMORY}\n{caption(data)}")
+    save_tables(tables, "step_time", f"{note}\n{caption(data)}")
+
+
+def split(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the records of steps, and those of the frontier."""
+    steps, points = ([record for record in records if record["part"] == part] for part in ("step", "frontier"))
+    return steps, points
+
+
+def network(record: Record) -> str:
+    """Name a network and its batch."""
+    return f"{record['hidden']} × {record['width']}, batch {record['batch']}"
+
+
+def floor_of(point: Record, steps: list[Record]) -> float:
+    """Return the seconds of the matrix products of a step of the frontier's network."""
+    named = network(point), point["activation"]
+    (step,) = (record for record in steps if (network(record), record["activation"]) == named)
+    return float(step["floor"]["seconds"])
+
+
+def over_floor(steps: list[Record]) -> Table:
+    """Return a row for each network: the floor, and lowmem relative to it for each activation."""
+    names = list(dict.fromkeys(record["activation"] for record in steps))
+    rows = []
+    for title, group in groupby(steps, key=network):
+        records = {record["activation"]: record for record in group}
+        floors = [record["floor"]["seconds"] for record in records.values()]
+        row = [title, milliseconds(median(floors))]
+        for name in names:
+            found = records[name]["over_floor"] if name in records else None
+            row += ["", ""] if found is None else [f"{found['median']:.3f} ×", spread(found["quartiles"])]
+        rows.append(row)
+    columns = [column for name in names for column in (name, "spread")]
+    return Table("**Over the floor: lowmem's step, its matrix products = 1**", ["", "products", *columns], rows)
+
+
+def against_pytorch(steps: list[Record]) -> Table:
+    """Return a row for each network and activation: both, elapsed and in processor time, and whether they agree."""
+    rows = []
+    for record in steps:
+        ours, theirs, ratio = record["lowmem"], record["torch"], record["torch_over_lowmem"]
+        rows.append(
+            [
+                network(record),
+                record["activation"],
+                milliseconds(ours["seconds"]),
+                milliseconds(theirs["seconds"]),
+                f"{ratio['median']:.2f} ×",
+                spread(ratio["of_rounds"]),
+                f"{theirs['cpu_seconds'] / ours['cpu_seconds']:.2f} ×",
+                f"{losses_apart(ours, theirs):.0e}",
+            ]
+        )
+    columns = ["", "σ", "lowmem", "PyTorch", "PyTorch / lowmem", "spread", "CPU time", "losses differ by"]
+    return Table("**Against PyTorch, everything stored**", columns, rows)
+
+
+def at_no_more_memory(points: list[Record], floor: float) -> Table:
+    """Return a row for each budget: lowmem, and the quickest checkpoint_sequential that takes no more memory."""
+    rows = []
+    for point in points:
+        if point["library"] != "lowmem":
+            continue
+        best = best_within(point["above_floor_bytes"], points)
+        row = [
+            point["budget"],
+            format_bytes(point["arena_bytes"]),
+            format_bytes(point["above_floor_bytes"]),
+            f"{point['seconds'] / floor:.2f} ×",
+        ]
+        if best is None:
+            row += ["none", "", "", ""]
+        else:
+            row += [
+                f"{best['segments']} segments",
+                format_bytes(best["above_floor_bytes"]),
+                f"{best['seconds'] / floor:.2f} ×",
+                f"{best['seconds'] / point['seconds']:.2f} ×",
+            ]
+        rows.append(row)
+    columns = ["lowmem", "arena", "memory", "over the floor", "checkpoint_sequential", "memory", "over the floor"]
+    title = f"**{network(points[0])}, {points[0]['activation']}: the frontier, at no more memory**"
+    return Table(title, [*columns, "PyTorch / lowmem"], rows)
+
+
+def best_within(memory: float, points: list[Record]) -> Record | None:
+    """Return the quickest setting of checkpoint_sequential that takes no more than so many bytes."""
+    fit = [point for point in points if point.get("segments") and point["above_floor_bytes"] <= memory]
+    return min(fit, key=lambda point: float(point["seconds"]), default=None)
+
+
+def settings(points: list[Record], floor: float) -> Table:
+    """Return a row for each setting of PyTorch and each budget of lowmem."""
+    rows = [
+        [
+            point["name"],
+            setting(point),
+            format_bytes(point["above_floor_bytes"]),
+            format_bytes(point["promised_bytes"]) if "promised_bytes" in point else "",
+            milliseconds(point["seconds"]),
+            spread([1e3 * seconds for seconds in point["quartiles"]], ".0f"),
+            f"{point['seconds'] / floor:.2f} ×",
+            milliseconds(point["cpu_seconds"]),
+            f"{losses_apart(points[0], point):.0e}",
+        ]
+        for point in points
+    ]
+    columns = ["", "setting", "memory", "promised", "step", "quartiles (ms)", "over the floor", "CPU time"]
+    return Table("**The same, all settings**", [*columns, "losses differ by"], rows)
+
+
+def drawn(points: list[Record], floor: float) -> Iterator[Point]:
+    """Yield the points of the figure, in the order of their memory."""
+    placed = []
+    for point in points:
+        parameters = 4 * sum(wide * (narrow + 1) for narrow, wide in pairwise(point["widths"]))
+        size = point.get("arena_bytes", point["above_floor_bytes"] - parameters)
+        placed.append(Point(SERIES[point["name"]], size / 2**20, point["seconds"] / floor, measured=True))
+    yield from sorted(placed, key=lambda point: point.memory)
+
+
+def losses_apart(one: Record, other: Record) -> float:
+    """Return by how much the losses of the same steps differ at most, relative to themselves."""
+    return max(abs(float(mine / theirs) - 1) for mine, theirs in zip(one["losses"], other["losses"], strict=True))
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a time for people."""
+    return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{1e3 * seconds:,.0f} ms"
+
+
+def spread(numbers: list[float], form: str = ".3f") -> str:
+    """Write the ends of a range of numbers."""
+    return f"{min(numbers):{form}} to {max(numbers):{form}}"
+
+
+if __name__ == "__main__":
+    main()

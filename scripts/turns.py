@@ -1,0 +1,77 @@
+"""The floor of a training step, and the time of steps that take turns in one process.
+
+The floor is the time of a step's matrix products alone (L forward, L weight-gradient, L-1 input-gradient), back to
+back with `out=` in float32. It has weights of its own for every layer, as any step must read them, and otherwise as
+few arrays as will do: two states, two deltas, one gradient. So it pays for no traffic of memory that some plan saves;
+with a state for each layer it took 1 to 4 % longer (200 layers of 256, batch 2048).
+"""
+
+from collections.abc import Mapping
+from time import perf_counter, process_time
+
+import numpy as np
+
+from scripts.compare_peers import Array, Step, weights
+from scripts.measuring import Case
+
+TURN = 0.1
+"""Seconds: about as long is a turn of short steps; a longer step is a turn alone."""
+
+KEPT_LOSSES = 3
+"""Of the first steps, the warm-up's among them."""
+
+
+def floor_step(case: Case) -> Step:
+    """Return the matrix products of a step, and nothing else."""
+    widths, rows = case["widths"], case["batch"]
+    ws = list(weights(widths, "tanh"))  # of variance 1 / n: products alone then keep their size
+    gradient = np.zeros(max(w.size for w in ws), np.float32)
+    gs = [gradient[: w.size].reshape(w.shape) for w in ws]
+    states, deltas = _in_turn(widths, rows), _in_turn(widths, rows)
+    # Where products begin stays as it is: what one step left there would shrink or grow with every step.
+    states[0], deltas[-1] = (np.full((rows, width), 1e-2, np.float32) for width in (widths[0], widths[-1]))
+
+    def step() -> float:
+        for layer, w in enumerate(ws):
+            np.matmul(states[layer], w.T, out=states[layer + 1])
+        for layer in range(len(ws) - 1, -1, -1):
+            np.matmul(deltas[layer + 1].T, states[layer], out=gs[layer])
+            if layer:
+                np.matmul(deltas[layer + 1], ws[layer], out=deltas[layer])
+        return 0.0
+
+    return step
+
+
+def _in_turn(widths: list[int], rows: int) -> list[Array]:
+    """Return an array (rows, n_l) for each width, in the memory of two."""
+    two = np.full((2, rows * max(widths)), 1e-2, np.float32)  # written: touched before any clock runs
+    return [two[place % 2, : rows * width].reshape(rows, width) for place, width in enumerate(widths)]
+
+
+def in_turns(steps: Mapping[str, Step], seconds: float, least: int) -> Case:
+    """Time steps in turns, of so many steps each side, for so many seconds each and at least so many turns.
+
+    The last one is warmed up, which loads and starts what the others use too. Returns for each the seconds of a step,
+    elapsed and of processors, turn by turn, and the first losses.
+    """
+    *_, name = steps
+    begin = perf_counter()
+    losses = [steps[name]()]
+    count = max(1, int(TURN / (perf_counter() - begin)))
+    found: Case = {name: {"seconds": [], "cpu_seconds": [], "losses": [], "steps_of_turn": count} for name in steps}
+    found[name]["losses"] = losses
+    begin = perf_counter()
+    while len(found[name]["seconds"]) < least or perf_counter() - begin < seconds * len(steps):
+        for side, step in steps.items():
+            _take(step, count, found[side])
+    return found
+
+
+def _take(step: Step, count: int, found: Case) -> None:
+    """Run one turn and add what it took and the first losses."""
+    begin = perf_counter(), process_time()
+    losses = [step() for _ in range(count)]
+    found["seconds"].append((perf_counter() - begin[0]) / count)
+    found["cpu_seconds"].append((process_time() - begin[1]) / count)
+    found["losses"] = [*found["losses"], *losses][:KEPT_LOSSES]

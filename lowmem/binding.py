@@ -296,25 +296,20 @@ class Binder:
         count = 1 + facts.slope_scratch
         if not self.keeps_x:
             x_place, behind = step.scratch, step.scratch + aligned(self.rows * width * self.architecture.item_bytes)
-            count = max(facts.value_scratch, facts.slope_scratch)
+            count = facts.slope_scratch
         place = (behind, count * self._tile_bytes(width))
+        scratch = self._scratch(place, self.bounds, width, count)
+        xs = self._tiles(x_place, layer - 1)
         if not self.keeps_x:
-            xs = self._tiles(x_place, layer - 1)
             calls += self._meet((step.target, layer - 1), (x_place, layer - 1), scratch=place)
-            scratch = self._scratch(place, self.bounds, width, facts.value_scratch)
-            calls.append((kernels.values, (states, xs, self.sigma, scratch)))
-        x = arena.matrix(x_place, self.rows, width)
+            calls.append((kernels.split, (states, xs, self.sigma, scratch)))
+        x, w = arena.matrix(x_place, self.rows, width), self.training.mlp.weights[layer - 1]
         calls += self._meet_for_gradients(layer, due)
         calls += [*self._gradients(layer, delta, x, first), *self._all_here()]
         if self.keeps_x:
-            scratch = self._scratch(place, self.bounds, width, count)
-            calls.append(
-                (kernels.backward_x, (deltas, self.training.mlp.weights[layer - 1], states, self.sigma, scratch))
-            )
+            calls.append((kernels.backward_x, (deltas, w, states, self.sigma, scratch)))
         else:
-            scratch = self._scratch(place, self.bounds, width, facts.slope_scratch)
-            w = self.training.mlp.weights[layer - 1]
-            calls.append((kernels.backward_s, (deltas, w, states, xs, self.sigma, scratch)))
+            calls.append((kernels.backward_s, (deltas, w, states, xs)))
         self._meet((step.source, layer), (step.target, layer - 1), (x_place, layer - 1), scratch=place)
         return calls
 

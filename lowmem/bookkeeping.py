@@ -66,7 +66,7 @@ def counts(
                 elif layer > 1:
                     places.matrices.add((step.scratch, widths[layer - 1]))
                     behind = step.scratch + aligned(rows * widths[layer - 1] * architecture.item_bytes)
-                    places.work(behind, widths[layer - 1], max(facts.value_scratch, facts.slope_scratch))
+                    places.work(behind, widths[layer - 1], facts.slope_scratch)
             case _:
                 calls += 1
     for (place, scratch), marks in ladders.items():

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, Architecture, lookup
 from lowmem.chain import TILE_ROWS, tile_bounds
 from lowmem.costs import ROWS, WIDTHS, CostModel
-from lowmem.nn.activations import KERNELS
+from lowmem.nn.activations import KERNELS, Activation
 
-VERSION = 1
+VERSION = 2
 """Of what is kept; another one is measured anew."""
 
 
@@ -118,7 +118,7 @@ def measure(dtype: str = "float32") -> CostModel:
         value[name] = _seconds(partial(kernel.value, tile, out, scratch[: facts.value_scratch])) / tile.size
         # A slope spends its operands: they are made anew each time, and that is taken off.
         anew = partial(_copy_all, ((out, tile), (delta, tile)))
-        pull = partial(kernel.pull_back, out, delta, scratch[: facts.slope_scratch])
+        pull = partial(_slope, kernel, out, delta, scratch[: facts.slope_scratch])
         slope[name] = max(_seconds(partial(_both, anew, pull)) - _seconds(anew), 1e-12) / tile.size
     bias, total, part = matrix(1, 256)[0], matrix(1024, 1024), matrix(1024, 1024)
     return CostModel(
@@ -159,6 +159,15 @@ def _products(tiles: Sequence[tuple[Any, Any]], w: NDArray[Any]) -> None:
     """Multiply tile by tile, as the kernels do."""
     for source, target in tiles:
         np.matmul(source, w, target)
+
+
+def _slope(sigma: Activation, state: NDArray[Any], delta: NDArray[Any], scratch: Sequence[NDArray[Any]]) -> None:
+    """Do all that the backward of a layer does with σ, as the kernels do it."""
+    if sigma.pull_back is not None:
+        sigma.pull_back(state, delta, scratch)
+    if sigma.split is not None:
+        sigma.split(state, delta, scratch)
+        np.multiply(state, delta, out=state)
 
 
 def _both(first: Callable[[], Any], second: Callable[[], Any]) -> None:

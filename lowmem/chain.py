@@ -22,9 +22,6 @@ TILE_ROWS = 512
 """Kernels walk a batch in row tiles of this size, so that elementwise passes find the tile in cache and a layer
 can overwrite its own input. Fixed, whatever the budget: a product's bits depend on the shape it is computed in."""
 
-LEAST_TILE_ROWS = 128
-"""Rows below which no number of lanes makes tiles smaller: products would be slow."""
-
 INDEX_BYTES = 8
 """Bytes of an index into an array (intp)."""
 
@@ -208,10 +205,10 @@ def lane_rows(rows: int, lanes: int) -> int:
 def tile_rows(rows: int, lanes: int = 1) -> int:
     """Return how many rows a tile of a batch of `rows` samples has; the last tile of a lane may be shorter.
 
-    Every lane works on a tile at a time, so the more there are the smaller they are. Never falls as the batch grows,
-    so the working memory of a batch is enough for every smaller one.
+    Every lane works on a tile at a time. Never falls as the batch grows, so the working memory of a batch is enough
+    for every smaller one.
     """
-    return min(lane_rows(rows, lanes), max(TILE_ROWS // lanes, LEAST_TILE_ROWS))
+    return min(lane_rows(rows, lanes), TILE_ROWS)
 
 
 def tile_bounds(rows: int, lane: int = 0, lanes: int = 1) -> list[tuple[int, int]]:
@@ -244,7 +241,7 @@ def _stage(architecture: Architecture, layer: int, rows: int, lanes: int) -> Sta
     else:
         # x^(l-1) = σ(s^(l-1)) is made again, a tile at a time for the forward, whole for the weight gradient.
         forward = advance = (1 + facts.value_scratch) * tile_in if layer > 1 else 0
-        backward = aligned(rows * entering * item) + max(facts.value_scratch, facts.slope_scratch) * tile_in
+        backward = aligned(rows * entering * item) + facts.slope_scratch * tile_in
     state = aligned(rows * leaving * item)
     return Stage(
         forward=architecture.forward_flops(layer, rows),

@@ -53,8 +53,6 @@ class CostModel:
         if layer > 1:
             seconds += self._product(self.products, rows, leaving, entering)
             seconds += rows * entering * self.slope[architecture.activation]
-            if architecture.activation_facts.state == "s":
-                seconds += rows * entering * self.value[architecture.activation]
         return seconds
 
     def _product(self, grid: Sequence[Sequence[float]], rows: int, entering: int, leaving: int) -> float:

@@ -7,8 +7,8 @@ from statistics import fmean
 from lowmem.architecture import Architecture
 from lowmem.errors import InputError
 
-LEAST_WORK = 4e6
-"""FLOPs of a layer's forward in each lane below which lanes would wait longer than they work: about 0.1 ms."""
+LEAST_WORK = 1.6e7
+"""FLOPs of a layer's forward in each lane below which lanes wait and talk too much for what they do: about 0.2 ms."""
 
 MOST_CHANGES = 0.1
 """Share of layers of another width than the one before up to which lanes pay: they do not pass those side by side."""

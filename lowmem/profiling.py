@@ -165,9 +165,10 @@ class _Meter:
             return "backward", 2 * len(delta) * g_w.size + 2 * delta.size
         if function in (kernels.backward_x, kernels.backward_s):
             deltas, w, states = arguments[:3]
-            return "backward", 2 * _numbers(deltas) * w.shape[1] + facts.slope_flops * _numbers(states)
-        if function is kernels.values:
-            return "backward", facts.value_flops * _numbers(arguments[0])
+            slopes = facts.slope_flops * _numbers(states) if function is kernels.backward_x else 0
+            return "backward", 2 * _numbers(deltas) * w.shape[1] + slopes
+        if function is kernels.split:
+            return "backward", facts.slope_flops * _numbers(arguments[0])
         if function is binding.check_loss:
             return "loss", 0
         if function is binding.fold_loss:

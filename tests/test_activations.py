@@ -1,5 +1,6 @@
 """The activation kernels: right, stable, in place, and without an allocation."""
 
+import functools
 import math
 import tracemalloc
 from typing import Any
@@ -37,8 +38,21 @@ def slope(name: str, s: Array, delta: Array | None = None) -> Array:
     s = np.atleast_2d(s)
     state = value(name, s) if ACTIVATIONS[name].state == "x" else s.copy()
     scratch = tuple(np.full_like(s, np.nan) for _ in range(ACTIVATIONS[name].slope_scratch))
-    activations.KERNELS[name].pull_back(state, np.ones_like(s) if delta is None else delta.copy(), scratch)
+    spend(name, state, np.ones_like(s) if delta is None else delta.copy(), scratch)
     return state
+
+
+def spend(name: str, state: Array, delta: Array, scratch: tuple[Array, ...]) -> Array | None:
+    """Overwrite state with delta ⊙ σ' as the backward of a layer does; return σ(s) where that is made on the way."""
+    kernel = activations.KERNELS[name]
+    if kernel.split is None:
+        assert kernel.pull_back is not None
+        kernel.pull_back(state, delta, scratch)
+        return None
+    out = np.full_like(state, np.nan)
+    kernel.split(state, out, scratch)
+    np.multiply(state, delta, out=state)
+    return out
 
 
 def grid(dtype: str, limit: float = 12.0) -> Array:
@@ -159,7 +173,10 @@ def test_kernels_allocate_no_array(name: str, dtype: str) -> None:
     def call_all() -> None:
         kernel.value(s, out, values)
         kernel.value(out, out, values)
-        kernel.pull_back(state, delta, slopes)
+        if kernel.pull_back is not None:
+            kernel.pull_back(state, delta, slopes)
+        if kernel.split is not None:
+            kernel.split(state, out, slopes)
 
     call_all()
     assert peak_of(call_all) < 16 * 1024
@@ -205,18 +222,31 @@ def test_declared_flops_are_the_passes_made(name: str, monkeypatch: pytest.Monke
     state, delta = grid("float32"), grid("float32")
     counting.passes = 0
     scratch = tuple(np.empty_like(state) for _ in range(facts.slope_scratch))
-    activations.KERNELS[name].pull_back(state, delta, scratch)
-    assert counting.passes == facts.slope_flops
+    spend(name, state, delta, scratch)
+    # The product with δ after a split is one more.
+    assert counting.passes + (facts.state == "s") == facts.slope_flops
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in NAMES if ACTIVATIONS[name].state == "s"])
+def test_a_split_makes_the_bits_of_the_value(name: str, dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        for s in (grid(dtype), 1e30 * grid(dtype), 1e-30 * grid(dtype)):
+            scratch = tuple(np.empty_like(s) for _ in range(ACTIVATIONS[name].slope_scratch))
+            made = spend(name, s.copy(), np.ones_like(s), scratch)
+            assert made is not None
+            assert made.tobytes() == value(name, s).tobytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("which", ["value", "pull_back"])
+@pytest.mark.parametrize("which", ["value", "slope"])
 def test_declared_scratch_is_all_used(name: str, which: str) -> None:
     facts = ACTIVATIONS[name]
     count = facts.value_scratch if which == "value" else facts.slope_scratch
     s = grid("float64")
     scratch = tuple(np.full_like(s, np.nan) for _ in range(count))
-    getattr(activations.KERNELS[name], which)(s.copy(), s.copy(), scratch)
+    kernel: Any = activations.KERNELS[name].value if which == "value" else functools.partial(spend, name)
+    kernel(s.copy(), s.copy(), scratch)
     assert not any(np.isnan(array).all() for array in scratch)
 
 

@@ -33,7 +33,7 @@ def test_an_s_type_activation_is_made_again_in_every_forward_and_backward() -> N
     costs = model()
     products = 2 * 100 * 50 * 70 * 1e-11
     assert costs.forward(architecture, 2, 100) == pytest.approx(products + 100 * 70 * 1e-10 + 100 * 50 * 1e-9)
-    assert costs.backward(architecture, 2, 100) == pytest.approx(2 * products + 2 * 100 * 50 * 1e-9)
+    assert costs.backward(architecture, 2, 100) == pytest.approx(2 * products + 100 * 50 * 1e-9)
 
 
 def test_rates_are_interpolated_between_the_grid_and_constant_beyond_it() -> None:

@@ -17,7 +17,7 @@ PLAN = replace(
     lm.plan(lm.Architecture((4, *[8] * 9, 3), "tanh"), 64, "1MiB", "adam", "sqrt", micro_batch=32),
     bookkeeping_bytes=70_000,
 )
-SECONDS = dict(zip(PHASES, (0.002, 0.001, 0.0005, 0.005, 0.0005, 0.001), strict=True))
+SECONDS = dict(zip(PHASES, (0.002, 0.001, 0.0005, 0.005, 0.0005, 0.001, 0.0), strict=True))
 
 
 def untimed() -> lm.Report:
@@ -89,7 +89,9 @@ def test_json_has_the_numbers_that_the_tables_round() -> None:
         "of": None,
     }
     assert sum(phase["planned_flops"] for phase in numbers["phases"]) == PLAN.flops
-    assert {phase["name"]: phase["seconds"] for phase in numbers["phases"]} == SECONDS
+    assert {phase["name"]: phase["seconds"] for phase in numbers["phases"]} == {
+        name: s for name, s in SECONDS.items() if s
+    }
     assert numbers["backward_over_forward"]["measured_seconds"] == 2.5
     assert numbers["flops_per_second"] == PLAN.flops / 0.01
     assert numbers["product_flops_per_second"] == 4e7

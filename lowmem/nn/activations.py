@@ -27,8 +27,10 @@ class Activation:
     """One activation σ, elementwise.
 
     value: `value(s, out, scratch)` writes σ(s) to `out`. `out` may be `s` itself; if it is not, s stays intact.
-    pull_back: `pull_back(state, delta, scratch)` overwrites `state` with delta ⊙ σ', where state is x = σ(s) or s
-        as `architecture.ACTIVATIONS` says. `delta` may be destroyed.
+    pull_back: where the state is x, `pull_back(x, delta, scratch)` overwrites x = σ(s) with delta ⊙ σ'. `delta` may be
+        destroyed.
+    split: where the state is s, `split(s, out, scratch)` writes σ(s), the very bits of `value`, to `out` (another
+        array) and overwrites s with σ'(s): both share what is dear in them.
 
     All arrays of one call have the same shape and dtype (float32 or float64) and `scratch` holds as many as
     `value_scratch` or `slope_scratch` in that table; none may overlap another, but for `out` being `s`.
@@ -36,7 +38,8 @@ class Activation:
 
     name: str
     value: Kernel
-    pull_back: Kernel
+    pull_back: Kernel | None = None
+    split: Kernel | None = None
 
 
 # identity, relu and leaky relu ---------------------------------------------------------------------------------
@@ -271,24 +274,33 @@ def _gelu(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
     np.subtract(out, a, out=out)
 
 
-def _gelu_pull_back(s: Tile, delta: Tile, scratch: Sequence[Tile]) -> None:
+def _gelu_split(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
     """σ' = Φ(s) + s·φ(s), φ(s) = e^(-s²/2)/√(2π)."""
     phi, bell = scratch
     if s.dtype == np.float32:
-        np.clip(s, -_LOGIT_CLIP, _LOGIT_CLIP, out=s)  # in place: s·φ must vanish too, and never become inf·0
-        np.multiply(s, s, out=bell)
+        np.clip(s, -_LOGIT_CLIP, _LOGIT_CLIP, out=bell)
+        np.multiply(bell, bell, out=bell)
         _normal_below(s, phi, bell)
+        np.multiply(s, phi, out=out)
         np.multiply(bell, -0.5, out=bell)
         np.exp(bell, out=bell)
-    else:
-        _normal_tail(s, phi, bell)
-        np.subtract(0.5, phi, out=phi)
-        np.copysign(phi, s, out=phi)
-        np.add(phi, 0.5, out=phi)
+        np.multiply(bell, _INV_SQRT_2PI, out=bell)
+        np.clip(s, -_LOGIT_CLIP, _LOGIT_CLIP, out=s)  # s·φ must vanish where φ does, and never become inf·0
+        np.multiply(s, bell, out=s)
+        np.add(s, phi, out=s)
+        return
+    _normal_tail(s, phi, bell)
+    np.absolute(s, out=out)
+    np.multiply(phi, out, out=out)
+    np.subtract(0.5, phi, out=phi)
+    np.copysign(phi, s, out=phi)
+    np.add(phi, 0.5, out=phi)
     np.multiply(bell, _INV_SQRT_2PI, out=bell)
-    np.multiply(s, bell, out=s)
-    np.add(s, phi, out=s)
-    np.multiply(s, delta, out=s)
+    np.multiply(s, bell, out=bell)
+    np.add(bell, phi, out=bell)
+    np.clip(s, 0.0, np.inf, out=phi)
+    np.subtract(phi, out, out=out)
+    np.copyto(s, bell)
 
 
 # gelu_tanh, silu and mish --------------------------------------------------------------------------------------
@@ -315,24 +327,27 @@ def _gelu_tanh(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
     np.multiply(s, t, out=out)
 
 
-def _gelu_tanh_pull_back(s: Tile, delta: Tile, scratch: Sequence[Tile]) -> None:
+def _gelu_tanh_split(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
     """σ' = (1 + t)·(½ + (1 - t)·v) with t = tanh u, v = ½·s·u' = 1.5·u - κ·s."""
-    t, v = scratch
-    np.clip(s, -_GELU_CLIP, _GELU_CLIP, out=s)
-    np.multiply(s, s, out=t)
-    np.multiply(t, _GELU_K3, out=t)
-    np.add(t, _GELU_K, out=t)
-    np.multiply(t, s, out=t)
-    np.multiply(t, 1.5, out=v)
-    np.multiply(s, _GELU_K, out=s)
-    np.subtract(v, s, out=v)
-    np.tanh(t, out=t)
-    np.subtract(1.0, t, out=s)
-    np.multiply(s, v, out=s)
-    np.add(s, 0.5, out=s)
-    np.add(t, 1.0, out=t)
-    np.multiply(s, t, out=s)
-    np.multiply(s, delta, out=s)
+    u, v = scratch
+    np.clip(s, -_GELU_CLIP, _GELU_CLIP, out=v)
+    np.multiply(v, v, out=u)
+    np.multiply(u, _GELU_K3, out=u)
+    np.add(u, _GELU_K, out=u)
+    np.multiply(u, v, out=u)
+    np.tanh(u, out=out)
+    np.multiply(u, 1.5, out=u)
+    np.multiply(v, _GELU_K, out=v)
+    np.subtract(u, v, out=u)
+    np.subtract(1.0, out, out=v)
+    np.multiply(u, v, out=u)
+    np.add(u, 0.5, out=u)
+    np.add(out, 1.0, out=v)
+    np.multiply(u, v, out=u)
+    np.multiply(out, 0.5, out=out)
+    np.add(out, 0.5, out=out)
+    np.multiply(s, out, out=out)
+    np.copyto(s, u)
 
 
 def _silu(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
@@ -344,18 +359,14 @@ def _silu(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
     np.multiply(out, t, out=out)
 
 
-def _silu_pull_back(s: Tile, delta: Tile, scratch: Sequence[Tile]) -> None:
-    """σ' = (1 + t)·(½ + (1 - t)·s/4), t = tanh(s/2)."""
+def _silu_split(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
+    """σ' = ½·(t + σ·(2 - t)), t = 1 + tanh(s/2)."""
     (t,) = scratch
-    np.multiply(s, 0.5, out=t)
-    np.tanh(t, out=t)
-    np.multiply(s, 0.25, out=s)
-    np.add(t, 1.0, out=t)
-    np.multiply(delta, t, out=delta)
-    np.subtract(2.0, t, out=t)
-    np.multiply(s, t, out=s)
-    np.add(s, 0.5, out=s)
-    np.multiply(s, delta, out=s)
+    _silu(s, out, scratch)  # leaves t there
+    np.subtract(2.0, t, out=s)
+    np.multiply(s, out, out=s)
+    np.add(s, t, out=s)
+    np.multiply(s, 0.5, out=s)
 
 
 def _mish(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
@@ -370,22 +381,23 @@ def _mish(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
     np.multiply(s, n, out=out)
 
 
-def _mish_pull_back(s: Tile, delta: Tile, scratch: Sequence[Tile]) -> None:
-    """σ' = (n·d + 4·s·e·(e + 1))/d² with e = e^s, n = e·(e + 2), d = n + 2; and e·(e + 1) = n - e."""
-    d, n = scratch
-    np.clip(s, -np.inf, _MISH_CLIP, out=s)
-    np.exp(s, out=d)
+def _mish_split(s: Tile, out: Tile, scratch: Sequence[Tile]) -> None:
+    """σ' = n/d + 4·s·e·(e + 1)/d² with e = e^s, n = e·(e + 2), d = n + 2; and e·(e + 1) = n - e."""
+    n, d = scratch
+    np.clip(s, -np.inf, _MISH_CLIP, out=out)
+    np.exp(out, out=d)
     np.add(d, 2.0, out=n)
     np.multiply(n, d, out=n)
     np.subtract(n, d, out=d)
-    np.multiply(s, d, out=s)
-    np.multiply(s, 4.0, out=s)
+    np.multiply(out, d, out=out)
+    np.multiply(out, 4.0, out=out)
     np.add(n, 2.0, out=d)
-    np.multiply(n, d, out=n)
-    np.add(s, n, out=s)
-    np.divide(s, d, out=s)
-    np.divide(s, d, out=s)
-    np.multiply(s, delta, out=s)
+    np.divide(out, d, out=out)
+    np.divide(out, d, out=out)
+    np.divide(n, d, out=n)
+    np.add(n, out, out=d)
+    np.multiply(s, n, out=out)
+    np.copyto(s, d)
 
 
 KERNELS: Mapping[str, Activation] = MappingProxyType(
@@ -400,10 +412,10 @@ KERNELS: Mapping[str, Activation] = MappingProxyType(
             Activation("tanh", _tanh, _tanh_pull_back),
             Activation("sigmoid", _sigmoid, _sigmoid_pull_back),
             Activation("softplus", _softplus, _softplus_pull_back),
-            Activation("gelu", _gelu, _gelu_pull_back),
-            Activation("gelu_tanh", _gelu_tanh, _gelu_tanh_pull_back),
-            Activation("silu", _silu, _silu_pull_back),
-            Activation("mish", _mish, _mish_pull_back),
+            Activation("gelu", _gelu, split=_gelu_split),
+            Activation("gelu_tanh", _gelu_tanh, split=_gelu_tanh_split),
+            Activation("silu", _silu, split=_silu_split),
+            Activation("mish", _mish, split=_mish_split),
         )
     }
 )

@@ -57,21 +57,21 @@ def gradients(delta: Array, x: Array, ones: Array, g_w: Array, g_b: Array) -> No
 def backward_x(deltas: Tiles, w: Array, xs: Tiles, sigma: Activation, scratch: Scratch) -> None:
     """δ^(l-1) = (δ^(l) w) ⊙ σ'(x^(l-1)), in the place of x^(l-1)."""
     pull_back = sigma.pull_back
+    assert pull_back is not None
     for delta, x, (below, *tmp) in zip(deltas, xs, scratch, strict=True):
         np.matmul(delta, w, below)
         pull_back(x, below, tmp)
 
 
-def values(states: Tiles, xs: Tiles, sigma: Activation, scratch: Scratch) -> None:
-    """X = σ(s), the states kept."""
-    value = sigma.value
+def split(states: Tiles, xs: Tiles, sigma: Activation, scratch: Scratch) -> None:
+    """X = σ(s) into another place, and σ'(s) in the place of s: the state is not needed beyond them."""
+    assert sigma.split is not None
     for s, x, tmp in zip(states, xs, scratch, strict=True):
-        value(s, x, tmp)
+        sigma.split(s, x, tmp)
 
 
-def backward_s(deltas: Tiles, w: Array, states: Tiles, belows: Tiles, sigma: Activation, scratch: Scratch) -> None:
-    """δ^(l-1) = (δ^(l) w) ⊙ σ'(s^(l-1)), in the place of s^(l-1); `belows` is working memory of the whole batch."""
-    pull_back = sigma.pull_back
-    for delta, s, below, tmp in zip(deltas, states, belows, scratch, strict=True):
+def backward_s(deltas: Tiles, w: Array, slopes: Tiles, belows: Tiles) -> None:
+    """δ^(l-1) = (δ^(l) w) ⊙ σ'(s^(l-1)), in the place of σ'; `belows` is working memory of the whole batch."""
+    for delta, slope, below in zip(deltas, slopes, belows, strict=True):
         np.matmul(delta, w, below)
-        pull_back(s, below, tmp)
+        np.multiply(slope, below, slope)

@@ -47,14 +47,12 @@ class Feed:
         """Return an empty one for so many lanes."""
         return cls(tuple([] for _ in range(lanes)), tuple([] for _ in range(lanes)), [0.0] * lanes)
 
-    def fill(self, x: Array, y: NDArray[Any]) -> None:
-        """Point at the rows of one (micro-)batch."""
+    def fill(self, x: Array, y: NDArray[Any], bounds: Sequence[Bounds]) -> None:
+        """Point at the rows of one (micro-)batch; bounds: of the tiles, by lane."""
         self.x[:] = (x,)
-        lanes = len(self.losses)
-        for lane in range(lanes):
-            bounds = tile_bounds(len(x), lane, lanes)
-            self.x_tiles[lane][:] = [x[start:stop] for start, stop in bounds]
-            self.y_tiles[lane][:] = [y[start:stop] for start, stop in bounds]
+        for x_tiles, y_tiles, own in zip(self.x_tiles, self.y_tiles, bounds, strict=True):
+            x_tiles[:] = [x[start:stop] for start, stop in own]
+            y_tiles[:] = [y[start:stop] for start, stop in own]
 
     def clear(self) -> None:
         """Let go of the caller's arrays."""

@@ -5,7 +5,7 @@ kind were fitted on traced allocations of CPython 3.11 by `scripts/fit_bookkeepi
 """
 
 from lowmem.architecture import CHUNK, Architecture
-from lowmem.chain import aligned, lane_rows, tile_bounds, tile_rows
+from lowmem.chain import aligned, lane_rows, tile_rows
 from lowmem.program import Program, Step
 from lowmem.schedule.ops import Backward, Forward
 
@@ -107,8 +107,12 @@ class _Places:
     """The (offset, width) of every matrix that a program works on: states, deltas, and working memory of a tile."""
 
     def __init__(self, rows: int, lanes: int, item_bytes: int) -> None:
-        self.tiles = [stop - start for lane in range(lanes) for start, stop in tile_bounds(rows, lane, lanes)]
-        self.tile, self.lanes, self.item_bytes = tile_rows(rows, lanes), lanes, item_bytes
+        each, tile = lane_rows(rows, lanes), tile_rows(rows, lanes)
+        of_lanes = [min(each, max(rows - lane * each, 0)) for lane in range(lanes)]
+        self.tiles = sum(-(-own // tile) for own in of_lanes)
+        # A lane whose last tile is shorter has views of two shapes where it works.
+        self.shapes = sum((own >= tile) + (own % tile > 0) for own in of_lanes)
+        self.tile, self.item_bytes = tile, item_bytes
         self.matrices: set[tuple[int, int]] = set()
         self.working: set[tuple[int, int]] = set()
 
@@ -120,9 +124,7 @@ class _Places:
 
     def views(self) -> int:
         """Return how many views that makes: of a matrix its tiles and the whole; tiles of a lane work in one place."""
-        tiles = len(self.tiles)
-        shapes = len(set(self.tiles)) * self.lanes
-        return len(self.matrices) * (tiles + (tiles > 1)) + len(self.working) * shapes
+        return len(self.matrices) * (self.tiles + (self.tiles > 1)) + len(self.working) * self.shapes
 
 
 def bookkeeping_bytes(numbers: dict[str, int]) -> int:

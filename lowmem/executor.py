@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import CHUNK, Architecture
-from lowmem.arena import Arena, Array
+from lowmem.arena import Arena, Array, Bounds
 from lowmem.binding import Binder, Call, Feed, Training, lane_share, loss_scratch, run_calls
 from lowmem.chain import tile_bounds, tile_rows
 from lowmem.errors import InputError, NonFiniteError
@@ -25,8 +25,8 @@ BROADCAST_BUFFER, LEAST_BUFFER = 2048, 256
 8192 take 66 KiB in float64, which would be more than a promise leaves room for; at 2048 the passes are as fast."""
 
 
-Pass = tuple[list[list[Call]], int, int]
-"""The calls of one pass by lane, and its first row and the row behind its last in the batch."""
+Pass = tuple[list[list[Call]], list[Bounds], int, int]
+"""By lane the calls of one pass and the bounds of its tiles; its first row in the batch, and that behind its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ class Backprop:
         if optimizer is not None:
             optimizer.begin_step()
         try:
-            for calls, start, stop in passes:
-                feed.fill(x[start:stop], y[start:stop])
+            for calls, bounds, start, stop in passes:
+                feed.fill(x[start:stop], y[start:stop], bounds)
                 self._training.lanes.run(partial(_run_lane, calls, run))
         except NonFiniteError:
             if optimizer is not None:
@@ -182,7 +182,7 @@ class Backprop:
                 calls = passes[-1][0]  # all passes between the first and the last are alike
             else:
                 calls = [binder.bind(self.plan.program, first=first, last=last) for binder in binders[rows]]
-            passes.append((calls, start, stop))
+            passes.append((calls, [binder.bounds for binder in binders[rows]], start, stop))
         self._training.arena.forget_views()
         self._passes[batch] = passes
         return passes

@@ -320,5 +320,5 @@ def test_threads_that_make_no_sense_are_refused(threads: Any) -> None:
 def test_one_lane_never_waits() -> None:
     architecture = lm.Architecture((4, *[5] * 3, 3), "gelu")
     backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 8, threads=1))
-    calls = [call for by_lane, _, _ in backprop._passes[8] for call in by_lane[0]]
+    calls = [call for by_lane, *_ in backprop._passes[8] for call in by_lane[0]]
     assert not any(function is binding.alone or arguments == () for function, arguments in calls)

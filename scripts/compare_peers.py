@@ -37,7 +37,7 @@ Array = NDArray[Any]
 Step = Callable[[], float]
 """Runs one training step and returns the loss before its update."""
 
-RATE, ROUNDS, STEPS = 1e-4, 3, 1
+RATE, ROUNDS, STEPS = 1e-4, 2, 1
 MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes")
 
 IMPORTS = {

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from lowmem.architecture import Architecture
     from lowmem.calibration import calibrated
     from lowmem.costs import CostModel
-    from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, ScheduleError
+    from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
     from lowmem.executor import Backprop
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
     from lowmem.planning import plan
     from lowmem.plans import Plan
     from lowmem.questions import compare, deepest, largest_batch, minimum_budget
+    from lowmem.rates import LearningRate
     from lowmem.report import Report
     from lowmem.trainer import Epoch, Trainer
 
@@ -25,13 +26,14 @@ _HOMES = {
     "lowmem.architecture": ("Architecture",),
     "lowmem.calibration": ("calibrated",),
     "lowmem.costs": ("CostModel",),
-    "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "ScheduleError"),
+    "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
     "lowmem.executor": ("Backprop",),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
     "lowmem.planning": ("plan",),
     "lowmem.plans": ("Plan",),
     "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
+    "lowmem.rates": ("LearningRate",),
     "lowmem.report": ("Report",),
     "lowmem.trainer": ("Epoch", "Trainer"),
 }
@@ -48,10 +50,12 @@ __all__ = [
     "CostModel",
     "Epoch",
     "InputError",
+    "LearningRate",
     "LowmemError",
     "NonFiniteError",
     "Plan",
     "Report",
+    "SaveError",
     "ScheduleError",
     "Trainer",
     "calibrated",

@@ -5,15 +5,16 @@ Samples stay as stored (MNIST is 47 MB as uint8, 188 MB as float32) and are cast
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from lowmem.architecture import ITEM_BYTES, lookup
+from lowmem.architecture import ITEM_BYTES, Architecture, lookup
 from lowmem.data_files import NUMBER_KINDS, PARTS, existing, idx_images, idx_labels, kind_of, read_array, read_pair
 from lowmem.errors import InputError
 from lowmem.nn.initialisers import generator
@@ -58,6 +59,32 @@ class Dataset:
         if self.labels:
             return int(self.y.max()) + 1
         return 1 if self.y.ndim == 1 else int(self.y.shape[1])
+
+    def fingerprint(self) -> str:
+        """Return a checksum of some samples spread over the data: it tells one data set from another."""
+        code = 0
+        for row in range(0, len(self), max(1, len(self) // 64)):
+            for array in (self.x, self.y):
+                code = crc32(np.ascontiguousarray(array[row]).tobytes(), code)
+        return f"{len(self)} x {self.features}, {code:08x}"
+
+    def batches(self, rows: int, architecture: Architecture, seed: int | None) -> "Batcher":
+        """Return what goes through the samples in batches that fit a network."""
+        labels = architecture.loss_facts.labels
+        return Batcher(self.x, self.y, rows, architecture.dtype, self.scale, seed, labels=labels)
+
+    def batch_bytes(self, rows: int, architecture: Architecture) -> int:
+        """Return the bytes that `batches` will own."""
+        return buffer_bytes(
+            rows=rows,
+            features=self.features,
+            targets=architecture.widths[-1],
+            samples=len(self),
+            x_dtype=self.x.dtype,
+            y_dtype=self.y.dtype,
+            labels=architecture.loss_facts.labels,
+            dtype=architecture.dtype,
+        )
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "Dataset":
         """Return a data set of these rows; they are copied."""
@@ -248,7 +275,7 @@ class Batcher:
         """Return the number of batches in an epoch."""
         return -(-len(self._order) // self.rows)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield the batches of one epoch as views (x, y) of the buffers, valid until the next one is asked for.
 
         epoch: its number, from 0. start: the first batch wanted, to go on inside an epoch. One epoch at a time:

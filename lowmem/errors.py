@@ -56,5 +56,9 @@ class RunError(LowmemError):
     """A run that started and could not go on."""
 
 
+class SaveError(RunError):
+    """A run could not be saved; an earlier file, if there is one, stands."""
+
+
 class NonFiniteError(RunError):
     """The loss became NaN or infinite; the parameters are those before the step."""

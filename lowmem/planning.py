@@ -36,6 +36,8 @@ def plan(
     batch_buffers: int = 0,
     odd_batches: bool = False,
     costs: CostModel | None = None,
+    gather: bool = False,
+    table_bytes: int | None = None,
 ) -> Plan:
     """Plan one training step.
 
@@ -52,13 +54,23 @@ def plan(
     odd_batches: some batches will have fewer rows than batch_size; their calls are bound, and counted, apart.
     costs: a cost model (`lowmem.calibrated()`): "auto" then minimises predicted seconds in place of FLOPs, and
         weighs passes of fewer rows against recomputation. By FLOPs alone small passes would always win.
+    gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
+    table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
 
     Returns a `Plan`. Raises `BudgetError` if nothing fits, with the least budget that works; `InputError` for numbers
     or names that make no sense.
     """
     lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
     whole = Workbench(
-        architecture, batch_size, optimizer_name(optimizer), micro_batch, batch_buffers, odd_batches, costs
+        architecture,
+        batch_size,
+        optimizer_name(optimizer),
+        micro_batch,
+        batch_buffers,
+        odd_batches,
+        costs,
+        gather,
+        table_bytes,
     )
     limit = None if budget is None else whole.read_budget(budget)
     if strategy == "auto" and limit is None:

@@ -16,6 +16,7 @@ class Report:
     resident_peak: the most bytes the whole process held, interpreter, libraries and data included.
     seconds_per_step: mean over the steps of the last epoch. steps: how many were run in all.
     loss: mean over the last epoch. accuracy: on held-out samples, None without labels or validation.
+    process_promise: of a cap for the whole process, what was promised; first_step_peak: what the first step took.
     """
 
     plan: Plan
@@ -25,6 +26,8 @@ class Report:
     steps: int
     loss: float
     accuracy: float | None = None
+    process_promise: int | None = None
+    first_step_peak: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report's numbers for JSON."""
@@ -36,6 +39,8 @@ class Report:
             "steps": self.steps,
             "loss": self.loss,
             "accuracy": self.accuracy,
+            "process_promise_bytes": self.process_promise,
+            "first_step_peak_bytes": self.first_step_peak,
         }
 
     def table(self) -> Table:
@@ -46,7 +51,10 @@ class Report:
             rows.insert(0, ["budget", format_bytes(plan.budget), ""])
         rows.append(["of that, activations", format_bytes(plan.arena_bytes), ""])
         rows.append(["activations, storing everything", format_bytes(plan.store_all_bytes), ""])
-        rows.append(["whole process", "", format_bytes(self.resident_peak)])
+        promise = self.process_promise
+        rows.append(["whole process", format_bytes(promise) if promise else "", format_bytes(self.resident_peak)])
+        if promise and self.first_step_peak:
+            rows.append(["after the first step", "", _beside(self.first_step_peak, promise)])
         rows.append(["FLOPs, times storing everything", f"{plan.flop_factor:.3f}", ""])
         rows.append(["time per step", "", f"{self.seconds_per_step * 1e3:.1f} ms"])
         rows.append(["training loss", "", f"{self.loss:.4f}"])
@@ -63,4 +71,9 @@ def _measured(plan: Plan, peak: int | None) -> str:
     """Write a measured peak and how far it is from the promise."""
     if peak is None:
         return "not traced"
-    return f"{format_bytes(peak)} ({peak / plan.peak_bytes - 1:+.2%})"
+    return _beside(peak, plan.peak_bytes)
+
+
+def _beside(measured: int, promised: int) -> str:
+    """Write a measured size and how far it is from the promised one."""
+    return f"{format_bytes(measured)} ({measured / promised - 1:+.2%})"

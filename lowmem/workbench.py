@@ -24,6 +24,9 @@ FEW_LAYERS = 400
 VERY_FEW_LAYERS = 24
 """Layers up to which all plans of the fixed strategies are."""
 
+LEAST_TABLES = 20 << 20
+"""Bytes below which the tables of planning are not begun, as they pass them; closed forms need none."""
+
 LEAST_ROWS = 16
 """Passes of fewer rows are done only when asked for: products that small run at a fraction of the speed."""
 
@@ -40,6 +43,8 @@ class Workbench:
         batch_buffers: int = 0,
         odd_batches: bool = False,
         costs: CostModel | None = None,
+        gather: bool = False,
+        table_bytes: int | None = None,
     ) -> None:
         self.architecture = architecture
         self.batch_size = positive("batch_size", batch_size)
@@ -50,6 +55,8 @@ class Workbench:
         self.batch_buffers = batch_buffers
         self.odd_batches = odd_batches
         self.costs = costs
+        self.gather = gather
+        self.table_bytes = table_bytes
         self.bound: float | None = None  # of the cost of any schedule whose checkpoints stay, once a planner has run
         if costs is not None and costs.dtype != architecture.dtype:
             raise InputError(f"the cost model is for {costs.dtype}, the network is {architecture.dtype}.")
@@ -59,10 +66,15 @@ class Workbench:
         """Passes per batch."""
         return -(-self.batch_size // self.micro_batch)
 
+    @property
+    def fused(self) -> bool:
+        """Whether each layer is updated right after its backward."""
+        return self.optimizer is not None and not self.gather
+
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass."""
-        return Chain.of(self.architecture, self.micro_batch, updates=self.optimizer is not None)
+        return Chain.of(self.architecture, self.micro_batch, updates=self.fused)
 
     @cached_property
     def timed_chain(self) -> Chain:
@@ -72,7 +84,15 @@ class Workbench:
     def with_micro_batch(self, rows: int) -> "Workbench":
         """Return the same request with passes of that many rows."""
         return Workbench(
-            self.architecture, self.batch_size, self.optimizer, rows, self.batch_buffers, self.odd_batches, self.costs
+            self.architecture,
+            self.batch_size,
+            self.optimizer,
+            rows,
+            self.batch_buffers,
+            self.odd_batches,
+            self.costs,
+            self.gather,
+            self.table_bytes,
         )
 
     def halved(self) -> Iterator["Workbench"]:
@@ -163,8 +183,12 @@ class Workbench:
             made = self.account(schedule)
             return made.arena_bytes + made.bookkeeping_bytes - least_calls
 
+        if self.table_bytes is not None and self.table_bytes < LEAST_TABLES:
+            yield from self._revolve(None, limit)
+            yield from self._segments(None, limit)
+            return
         with suppress(BudgetError):  # packing and Python's objects may leave room for a fixed plan only
-            planner = Planner(self.timed_chain, room)
+            planner = Planner(self.timed_chain, room, self.table_bytes)
             self.bound = self.whole_batch(planner.lower_bound(room))
             optimum = planner.best(room, taken)
             yield self.account(optimum.schedule)
@@ -231,7 +255,7 @@ class Workbench:
         program = pack(self.chain, schedule, at_best=trace.peak_bytes)
         largest = max(architecture.layer_parameters(layer) for layer in range(1, architecture.layers + 1))
         several, facts = self.passes > 1, OPTIMIZERS.get(self.optimizer or "")
-        gathered = architecture.parameters if self.optimizer is None or several else 0
+        gathered = architecture.parameters if not self.fused or several else 0
         shared = largest if several or not gathered else 0
         scratch = min(CHUNK, largest) * facts.scratch if facts else 0
         states = facts.states * architecture.parameters if facts else 0
@@ -243,6 +267,7 @@ class Workbench:
             micro_batch=self.micro_batch,
             strategy=schedule.planner,
             optimizer=self.optimizer,
+            gathered=self.gather,
             schedule=schedule,
             program=program,
             parameter_bytes=architecture.parameters * item,
@@ -322,7 +347,16 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
         else:
             name, smaller = (
                 "batch_size",
-                Workbench(bench.architecture, rows, bench.optimizer, None, bench.batch_buffers, bench.odd_batches),
+                Workbench(
+                    bench.architecture,
+                    rows,
+                    bench.optimizer,
+                    None,
+                    bench.batch_buffers,
+                    bench.odd_batches,
+                    gather=bench.gather,
+                    table_bytes=bench.table_bytes,
+                ),
             )
         if strategy in ("auto", "optimal"):
             fits = smaller.least.peak_bytes <= limit

@@ -80,8 +80,9 @@ def optimal(chain: Chain, *, budget: int) -> Schedule:
 class Planner:
     """The tables for one chain and all budgets up to `budget` (bytes, as `simulate` counts them)."""
 
-    def __init__(self, chain: Chain, budget: int) -> None:
+    def __init__(self, chain: Chain, budget: int, table_bytes: int | None = None) -> None:
         self.chain = chain
+        self.table_bytes = table_bytes  # less than usual where planning itself is short of memory
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
         self.uniform = _is_uniform(chain)
@@ -96,8 +97,9 @@ class Planner:
         chain = self.chain
         quantum, exact = _quantum(chain, budget)
         short = chain.length <= SHORT
-        for_bounds = replace(FOR_BOUNDS, bytes=MODEST) if short else FOR_BOUNDS
-        for_schedules = replace(FOR_SCHEDULES, bytes=MODEST) if short else FOR_SCHEDULES
+        most = min(MODEST if short else FOR_BOUNDS.bytes, self.table_bytes or FOR_BOUNDS.bytes)
+        for_bounds = replace(FOR_BOUNDS, bytes=most)
+        for_schedules = replace(FOR_SCHEDULES, bytes=min(most, FOR_SCHEDULES.bytes))
         if not exact:
             below = Table(chain, budget, quantum, down=True, limits=for_bounds)
             below.grow()

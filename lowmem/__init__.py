@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lowmem.questions import compare, deepest, largest_batch, minimum_budget
     from lowmem.rates import LearningRate
     from lowmem.report import Report
+    from lowmem.streams import Stream, open_data
     from lowmem.trainer import Epoch, Trainer
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
     "lowmem.rates": ("LearningRate",),
     "lowmem.report": ("Report",),
+    "lowmem.streams": ("Stream", "open_data"),
     "lowmem.trainer": ("Epoch", "Trainer"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -57,6 +59,7 @@ __all__ = [
     "Report",
     "SaveError",
     "ScheduleError",
+    "Stream",
     "Trainer",
     "calibrated",
     "compare",
@@ -64,6 +67,7 @@ __all__ = [
     "largest_batch",
     "make_optimizer",
     "minimum_budget",
+    "open_data",
     "plan",
     "plots",
 ]

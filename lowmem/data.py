@@ -60,6 +60,21 @@ class Dataset:
             return int(self.y.max()) + 1
         return 1 if self.y.ndim == 1 else int(self.y.shape[1])
 
+    @property
+    def columns(self) -> int:
+        """The number of columns of y."""
+        return 1 if self.y.ndim == 1 else int(self.y.shape[1])
+
+    @property
+    def y_range(self) -> tuple[float, float]:
+        """The least and the largest target."""
+        return float(self.y.min()), float(self.y.max())
+
+    @property
+    def row_of_largest(self) -> int:
+        """The sample with the largest target."""
+        return int(self.y.argmax()) // self.columns
+
     def fingerprint(self) -> str:
         """Return a checksum of some samples spread over the data: it tells one data set from another."""
         code = 0
@@ -73,8 +88,8 @@ class Dataset:
         labels = architecture.loss_facts.labels
         return Batcher(self.x, self.y, rows, architecture.dtype, self.scale, seed, labels=labels)
 
-    def batch_bytes(self, rows: int, architecture: Architecture) -> int:
-        """Return the bytes that `batches` will own."""
+    def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
+        """Return the bytes that `batches` will own, in order or shuffled."""
         return buffer_bytes(
             rows=rows,
             features=self.features,

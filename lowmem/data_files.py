@@ -68,7 +68,7 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
 
 
 @contextlib.contextmanager
-def _damage_is_input_error(path: Path) -> Iterator[None]:
+def damage_is_input_error(path: Path) -> Iterator[None]:
     """Turn what a reader raises on a damaged file into one clear line."""
     try:
         yield
@@ -87,7 +87,7 @@ def _damage_is_input_error(path: Path) -> Iterator[None]:
 
 def kind_of(path: Path) -> str:
     """Return "npz", "npy" or "idx" by the file's first bytes."""
-    with _damage_is_input_error(path), path.open("rb") as stream:
+    with damage_is_input_error(path), path.open("rb") as stream:
         start = stream.read(6)
     for kind, magics in (
         ("npz", (b"PK\x03\x04", b"PK\x05\x06")),
@@ -107,32 +107,32 @@ def read_array(path: Path) -> NDArray[Any]:
     kind = kind_of(path)
     if kind == "npz":
         raise InputError(f"{path} is an .npz with arrays of its own; one array is needed here, .npy or idx.")
-    with _damage_is_input_error(path):
+    with damage_is_input_error(path):
         with path.open("rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"
-        read_header = _npy_header if kind == "npy" else _idx_header
+        read_header = npy_header if kind == "npy" else idx_header
         return _counted_read(lambda: gzip.GzipFile(path) if zipped else path.open("rb"), read_header, str(path))
 
 
 def read_pair(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read x and y of an .npz."""
-    with _damage_is_input_error(path), zipfile.ZipFile(path) as archive:
+    with damage_is_input_error(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         x, y = (
-            _counted_read(partial(_open_member, archive, f"{name}.npy"), _npy_header, f"{name} in {path}")
-            for name in _pair_names(names, part, path)
+            _counted_read(partial(open_member, archive, f"{name}.npy"), npy_header, f"{name} in {path}")
+            for name in pair_names(names, part, path)
         )
         return x, y
 
 
-def _open_member(archive: zipfile.ZipFile, name: str) -> io.BufferedIOBase:
+def open_member(archive: zipfile.ZipFile, name: str) -> io.BufferedIOBase:
     """Open an array in an .npz; NumPy writes no other compression than these two."""
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
     return cast(io.BufferedIOBase, archive.open(name))
 
 
-def _pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
+def pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
     """Choose the arrays that are x and y among the names in an .npz."""
     pairs = [(f"x_{part}", f"y_{part}")]
     if part == "train":
@@ -185,7 +185,7 @@ def _bytes_left(stream: io.BufferedIOBase, limit: int) -> int:
     return count
 
 
-def _npy_header(stream: io.BufferedIOBase) -> Header:
+def npy_header(stream: io.BufferedIOBase) -> Header:
     """Read the header of an .npy: its text is parsed by NumPy as a literal, never run."""
     try:
         with warnings.catch_warnings():
@@ -199,7 +199,7 @@ def _npy_header(stream: io.BufferedIOBase) -> Header:
     return shape, fortran, dtype
 
 
-def _idx_header(stream: io.BufferedIOBase) -> Header:
+def idx_header(stream: io.BufferedIOBase) -> Header:
     """Read the header of an idx file: two zeros, the type (8 is uint8), the number of dimensions, their sizes."""
     start = stream.read(4)
     if len(start) < 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:

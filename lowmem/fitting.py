@@ -7,15 +7,18 @@ from numpy.typing import NDArray
 from lowmem.architecture import Architecture
 from lowmem.data import Dataset, from_arrays
 from lowmem.errors import InputError
+from lowmem.streams import Stream
 
-Data = Dataset | tuple[NDArray[Any], NDArray[Any]]
+Samples = Dataset | Stream
+Data = Samples | tuple[NDArray[Any], NDArray[Any]]
 
 
-def checked(data: Data, architecture: Architecture, what: str) -> Dataset:
+def checked(data: Data, architecture: Architecture, what: str) -> Samples:
     """Return `data` as a data set that fits the network. `what` it is called in messages."""
-    if not isinstance(data, Dataset | tuple | list) or (not isinstance(data, Dataset) and len(data) != 2):
+    ready = isinstance(data, Dataset | Stream)
+    if not ready and (not isinstance(data, tuple | list) or len(data) != 2):
         raise InputError(f"{what} must be a pair (x, y) of arrays or a Dataset; got {type(data).__name__}.")
-    dataset = data if isinstance(data, Dataset) else from_arrays(*data, name=what)
+    dataset = data if isinstance(data, Dataset | Stream) else from_arrays(*data, name=what)
     if dataset.features != architecture.widths[0]:
         raise InputError(
             f"{what} has {dataset.features} features and the network {architecture.widths[0]} inputs; "
@@ -23,17 +26,22 @@ def checked(data: Data, architecture: Architecture, what: str) -> Dataset:
         )
     if architecture.loss_facts.labels and dataset.labels and dataset.classes > architecture.widths[-1]:
         raise InputError(
-            f"{what} has labels up to {dataset.classes - 1} and the network {architecture.widths[-1]} outputs; "
+            f"{what} has in row {dataset.row_of_largest} labels up to {dataset.classes - 1} and the network "
+            f"{architecture.widths[-1]} outputs; "
             f"make the network with widths[-1]={dataset.classes}."
+        )
+    if architecture.loss_facts.labels and isinstance(dataset, Stream) and (dataset.one_hot or not dataset.labels):
+        raise InputError(
+            f"{what} has targets, and the loss {architecture.loss} needs integer labels of shape (samples,)."
         )
     if not architecture.loss_facts.labels:
         _check_targets(dataset, architecture.loss, architecture.widths[-1], what)
     return dataset
 
 
-def _check_targets(dataset: Dataset, loss: str, outputs: int, what: str) -> None:
+def _check_targets(dataset: Samples, loss: str, outputs: int, what: str) -> None:
     """Refuse targets of a loss that compares them with the outputs, before the first epoch."""
-    columns = 1 if dataset.y.ndim == 1 else dataset.y.shape[1]
+    columns = dataset.columns
     if columns != outputs:
         advice = f"make the network with widths[-1]={columns}"
         if dataset.labels:
@@ -41,8 +49,9 @@ def _check_targets(dataset: Dataset, loss: str, outputs: int, what: str) -> None
         raise InputError(
             f"{what} has {columns} target column{'s' * (columns > 1)} and the network {outputs} outputs; {advice}."
         )
-    if loss == "bce" and not (dataset.y.min() >= 0 and dataset.y.max() <= 1):
+    low, high = (0.0, 1.0) if isinstance(dataset, Stream) and dataset.one_hot else dataset.y_range
+    if loss == "bce" and not (low >= 0 and high <= 1):
         raise InputError(
-            f"{what} has targets from {dataset.y.min():g} to {dataset.y.max():g}, and bce needs them from 0 to 1. "
+            f"{what} has targets from {low:g} to {high:g}, and bce needs them from 0 to 1. "
             "Scale the targets to [0, 1], or use the loss mse."
         )

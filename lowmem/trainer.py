@@ -12,11 +12,11 @@ import numpy as np
 from lowmem.autosave import Autosave
 from lowmem.clipping import ClippedBackprop
 from lowmem.costs import CostModel
-from lowmem.data import Batcher, Dataset
+from lowmem.data import Batcher
 from lowmem.diagnosis import where_it_began
 from lowmem.errors import BudgetError, InputError, NonFiniteError
 from lowmem.executor import Backprop
-from lowmem.fitting import Data, checked
+from lowmem.fitting import Data, Samples, checked
 from lowmem.journal import Journal
 from lowmem.meter import reset_resident_peak, resident, resident_peak
 from lowmem.nn.mlp import MLP
@@ -27,6 +27,8 @@ from lowmem.ram import RESERVE, give_back, read_ram, room_for_tables, room_for_t
 from lowmem.rates import LearningRate
 from lowmem.report import Report
 from lowmem.saved_run import Position, SavedRun, finite, open_run, save_run
+from lowmem.stream_batches import StreamBatches
+from lowmem.streams import Stream
 from lowmem.units import format_bytes
 from lowmem.workbench import positive
 
@@ -34,6 +36,8 @@ EVALUATION_ROWS = 256
 """Samples that are evaluated at a time, through buffers of their own."""
 
 NON_FINITE = ("stop", "skip")
+
+Batches = Batcher | StreamBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +172,12 @@ class Trainer:
                 break
         return made
 
-    def _attach(self, train: Dataset, held_out: Dataset | None) -> None:
+    def _attach(self, train: Samples, held_out: Samples | None) -> None:
         """Count the batch buffers, see that the plan still fits, and allocate the step's memory once."""
         architecture = self.mlp.architecture
         buffers = train.batch_bytes(min(self.batch_size, len(train)), architecture)
         # Those of an evaluation are counted in any case: `evaluate` may be called without validation data as well.
-        buffers += (held_out or train).batch_bytes(self._evaluation_rows, architecture)
+        buffers += (held_out or train).batch_bytes(self._evaluation_rows, architecture, shuffled=False)
         buffers += self._evaluation_rows * architecture.widths[-1] * architecture.item_bytes
         odd = len(train) % self.batch_size != 0
         if self._backprop is None or buffers > self._buffers or odd > self._odd:
@@ -258,18 +262,22 @@ class Trainer:
         keepers = _Keepers(autosave, Journal(journal), on_step or (lambda done, count: None))
         return self._run(batcher, evaluation, patience, keepers)
 
-    def _remember(self, train: Dataset) -> None:
+    def _remember(self, train: Samples) -> None:
         """Note what the data are; in the middle of an epoch they must be those that it began with."""
-        marks = {"fingerprint": train.fingerprint(), "standardised": self._standardisation is not None}
+        found = train.standardisation if isinstance(train, Stream) else None
+        marks = {"fingerprint": train.fingerprint(), "standardised": found is not None}
+        if isinstance(train, Stream):
+            marks["shuffle_rows"] = train.shuffle_rows  # another number would be another order
         if self._position.batch and self._data_marks and marks != self._data_marks:
             raise InputError(
                 f"the run stopped in the middle of an epoch over other data ({self._data_marks['fingerprint']}) than "
                 f"these ({marks['fingerprint']}). Go on with the same data."
             )
         self._data_marks = marks
+        self._standardisation = None if found is None else {"mean": found.mean, "deviation": found.deviation}
 
     def _run(
-        self, batcher: Batcher, evaluation: Batcher | None, patience: int | None, keepers: _Keepers
+        self, batcher: Batches, evaluation: Batches | None, patience: int | None, keepers: _Keepers
     ) -> Iterator[Epoch]:
         at, autosave, journal = self._position, keepers.autosave, keepers.journal
         numbers = {"plan": self.plan.to_dict(), "epoch": at.epoch, "batch": at.batch, "until": at.until}
@@ -293,7 +301,7 @@ class Trainer:
         if autosave.problem is not None:
             raise autosave.problem
 
-    def _go_through(self, batcher: Batcher, keepers: _Keepers) -> bool:
+    def _go_through(self, batcher: Batches, keepers: _Keepers) -> bool:
         """Run the steps of an epoch that are left; False if a signal ended them early."""
         at = self._position
         with closing(batcher.epoch(at.epoch, start=at.batch)) as batches:
@@ -331,7 +339,7 @@ class Trainer:
         at.batch += 1
         at.steps += 1
 
-    def _conclude(self, evaluation: Batcher | None, patience: int | None) -> Epoch:
+    def _conclude(self, evaluation: Batches | None, patience: int | None) -> Epoch:
         """Evaluate after an epoch, say how it went, and see whether it was the last one."""
         at = self._position
         if not at.samples:
@@ -372,7 +380,7 @@ class Trainer:
         dataset = checked(data, self.mlp.architecture, "the data")
         return self._evaluate(dataset.batches(self._evaluation_rows, self.mlp.architecture, None))
 
-    def _evaluate(self, batcher: Batcher) -> tuple[float, float | None]:
+    def _evaluate(self, batcher: Batches) -> tuple[float, float | None]:
         """Loss and accuracy over one unshuffled pass, in the arena of the training step."""
         assert self._backprop is not None
         loss, correct, samples = 0.0, 0, 0

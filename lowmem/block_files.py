@@ -204,42 +204,46 @@ class ArrayFile:
 
 
 class ArrayRows(Rows):
-    """x and y in an array each."""
+    """x and y in an array each; without y, all of it is zero."""
 
-    def __init__(self, x: ArrayFile, y: ArrayFile) -> None:
+    def __init__(self, x: ArrayFile, y: ArrayFile | None) -> None:
         self._x, self._y = x, y
         self.name = str(x.path)
         if len(x.shape) < 2:
             raise InputError(f"{x.what} has the shape {x.shape}; one row per sample is needed, (samples, features).")
-        if x.shape[0] != y.shape[0]:
+        if y is not None and x.shape[0] != y.shape[0]:
             raise InputError(
                 f"{x.what} has {x.shape[0]:,} samples and {y.what} {y.shape[0]:,}; they do not belong together."
             )
         self.samples, self.features = x.shape[0], math.prod(x.shape[1:])
-        self.x_dtype, self.y_dtype = x.dtype, y.dtype
-        self.y_shape = () if len(y.shape) == 1 else (math.prod(y.shape[1:]),)
-        self.seekable = x.seekable and y.seekable
+        self.x_dtype, self.y_dtype = x.dtype, np.dtype(np.int8) if y is None else y.dtype
+        self.y_shape = () if y is None or len(y.shape) == 1 else (math.prod(y.shape[1:]),)
+        self.seekable = x.seekable and (y is None or y.seekable)
 
     def read(self, start: int, x: Array, y: Array) -> None:
         """See `Rows.read`."""
         self._x.read(start, x)
-        self._y.read(start, y)
+        if self._y is None:
+            y[:] = 0
+        else:
+            self._y.read(start, y)
 
     def again(self) -> "ArrayRows":
         """See `Rows.again`."""
-        return ArrayRows(self._x.again(), self._y.again())
+        return ArrayRows(self._x.again(), None if self._y is None else self._y.again())
 
     def close(self) -> None:
         """See `Rows.close`."""
         self._x.close()
-        self._y.close()
+        if self._y is not None:
+            self._y.close()
 
 
-def open_arrays(x: tuple[Path, str, str | None], y: tuple[Path, str, str | None]) -> ArrayRows:
+def open_arrays(x: tuple[Path, str, str | None], y: tuple[Path, str, str | None] | None) -> ArrayRows:
     """Return the rows of two arrays, each given as path, kind and member."""
     with ExitStack() as opened:  # what goes wrong leaves no file open
-        files = [opened.enter_context(closing(ArrayFile(*given))) for given in (x, y)]
-        made = ArrayRows(*files)
+        files = [opened.enter_context(closing(ArrayFile(*given))) for given in (x, y) if given is not None]
+        made = ArrayRows(files[0], None if y is None else files[1])
         opened.pop_all()
         return made
 

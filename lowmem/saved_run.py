@@ -23,6 +23,7 @@ from lowmem.architecture import OPTIMIZERS, Architecture, lookup
 from lowmem.errors import InputError, SaveError
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer, restored
+from lowmem.survey import Standardisation
 from lowmem.tensor_file import BLOCK, Entry
 
 Array = NDArray[Any]
@@ -83,6 +84,14 @@ class SavedRun:
         self.load(_layers(mlp.weights, mlp.biases))
         return mlp
 
+    def standardisation(self) -> Standardisation | None:
+        """Return how inputs were standardised, if they were."""
+        if "data.mean" not in self.entries:
+            return None
+        made = Standardisation(*(np.empty(self.architecture.widths[0]) for _ in range(2)))
+        self.load({"data.mean": made.mean, "data.deviation": made.deviation})
+        return made
+
     def load(self, tensors: Mapping[str, Array]) -> None:
         """Read tensors into arrays of the same names and shapes. Raises `InputError` if the file has changed."""
         with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
@@ -102,7 +111,7 @@ def save_run(
     position: Position,
     data: dict[str, Any],
     notes: dict[str, Any],
-    standardisation: Mapping[str, Array] | None = None,
+    standardisation: Standardisation | None = None,
 ) -> None:
     """Write a run to `path`, replacing an earlier one only when the new one is complete.
 
@@ -110,7 +119,8 @@ def save_run(
     """
     tensors = _layers(mlp.weights, mlp.biases)
     tensors |= {f"optimizer.{number}": array for number, array in enumerate(optimizer_state, start=1)}
-    tensors |= {f"data.{name}": array for name, array in (standardisation or {}).items()}
+    if standardisation is not None:
+        tensors |= {"data.mean": standardisation.mean, "data.deviation": standardisation.deviation}
     for name, array in tensors.items():
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")

@@ -126,6 +126,7 @@ def open_data(
     standardise: bool | Standardisation = False,
     one_hot: bool = False,
     labels: bool | None = None,
+    inputs_only: bool = False,
 ) -> Stream:
     """Open data that are read in blocks while training: they may be larger than memory.
 
@@ -136,6 +137,7 @@ def open_data(
     standardise: bring each feature to mean 0 and deviation 1, fitted in the first pass; or what was fitted before.
     one_hot: make rows with a one of labels, for losses other than cross_entropy.
     labels: whether y are class numbers; by default if all of them are whole numbers from 0.
+    inputs_only: there are no targets, for predictions; y is then zero.
 
     Raises `InputError` in one line for what cannot be read or is no data set, with the row where there is one.
     """
@@ -145,7 +147,7 @@ def open_data(
         path, scale = DIGITS, 1 / 16
     else:
         path = existing(source, names=("digits",))
-    rows, scale = _open_rows(path, targets, part, target, scale)
+    rows, scale = _open_rows(path, targets, part, target, scale, inputs_only)
     try:
         facts = survey(rows, fit=standardise is True)
     finally:
@@ -183,7 +185,12 @@ def open_data(
 
 
 def _open_rows(
-    path: Path, targets: str | os.PathLike[str] | None, part: str, target: str | int | None, scale: float
+    path: Path,
+    targets: str | os.PathLike[str] | None,
+    part: str,
+    target: str | int | None,
+    scale: float,
+    inputs_only: bool,
 ) -> tuple[Rows, float]:
     """Return the reader for a path, by its first bytes or the end of its name, and the scale of its values."""
     y_path = None if targets is None else existing(targets)
@@ -199,11 +206,15 @@ def _open_rows(
     if part != "train":
         raise InputError(f"{path} has no parts; part={part!r} needs a directory of idx files, or an .npz.")
     if kind in ("csv", "tsv"):
-        return CsvRows(path, target), scale
+        return CsvRows(path, target, inputs_only=inputs_only), scale
     if kind == "parquet":
         return ParquetRows(path, target), scale
     if kind == "idx":
-        y_path, scale = y_path or idx_labels(path), 1 / 255
+        scale = 1 / 255
+    if inputs_only:
+        return open_arrays((path, kind, None), None), scale
+    if kind == "idx":
+        y_path = y_path or idx_labels(path)
     elif y_path is None:
         raise InputError(f"{path} holds one array, which is x; y is needed too. Give its file as targets=.")
     return open_arrays((path, kind, None), (y_path, kind_of(y_path), None)), scale

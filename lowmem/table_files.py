@@ -26,8 +26,8 @@ class CsvRows(Rows):
     first pass, so that later ones can jump.
     """
 
-    def __init__(self, path: Path, target: str | int | None = None) -> None:
-        self.name, self.path = str(path), path
+    def __init__(self, path: Path, target: str | int | None = None, *, inputs_only: bool = False) -> None:
+        self.name, self.path, self._inputs_only = str(path), path, inputs_only
         self.x_dtype = self.y_dtype = np.dtype(np.float32)
         self.y_shape = ()
         self._watched = Watched(path)
@@ -48,10 +48,12 @@ class CsvRows(Rows):
             cells = [cell.strip().strip('"') for cell in first.decode().split(self._delimiter)]
         self._headed = not all(_is_number(cell) for cell in cells)
         self._columns = len(cells)
-        if self._columns < 2:
+        if self._columns < 2 and not self._inputs_only:
             raise InputError(f"{path} has one column; numbers separated by commas, the target among them, are needed.")
-        self._target = _column(cells if self._headed else [], self._columns, target, path)
-        self.features = self._columns - 1
+        self._target = self._columns
+        if not self._inputs_only:
+            self._target = _column(cells if self._headed else [], self._columns, target, path)
+        self.features = self._columns - (not self._inputs_only)
         self._index()
 
     def _index(self) -> None:
@@ -104,7 +106,7 @@ class CsvRows(Rows):
             raise self._complaint(start, lines) from None
         x[: len(lines), : self._target] = values[:, : self._target]
         x[: len(lines), self._target :] = values[:, self._target + 1 :]
-        y[: len(lines)] = values[:, self._target]
+        y[: len(lines)] = 0 if self._inputs_only else values[:, self._target]
 
     def _complaint(self, start: int, lines: list[bytes]) -> InputError:
         """Say which row cannot be read, and why."""

@@ -12,11 +12,11 @@ import numpy as np
 from lowmem.autosave import Autosave
 from lowmem.clipping import ClippedBackprop
 from lowmem.costs import CostModel
-from lowmem.data import Batcher
 from lowmem.diagnosis import where_it_began
-from lowmem.errors import BudgetError, InputError, NonFiniteError
+from lowmem.errors import BudgetError, InputError, NonFiniteError, SaveError
 from lowmem.executor import Backprop
 from lowmem.fitting import Data, Samples, checked
+from lowmem.inference import Batches, evaluate
 from lowmem.journal import Journal
 from lowmem.meter import reset_resident_peak, resident, resident_peak
 from lowmem.nn.mlp import MLP
@@ -27,8 +27,8 @@ from lowmem.ram import RESERVE, give_back, read_ram, room_for_tables, room_for_t
 from lowmem.rates import LearningRate
 from lowmem.report import Report
 from lowmem.saved_run import Position, SavedRun, finite, open_run, save_run
-from lowmem.stream_batches import StreamBatches
 from lowmem.streams import Stream
+from lowmem.survey import Standardisation
 from lowmem.units import format_bytes
 from lowmem.workbench import positive
 
@@ -36,8 +36,6 @@ EVALUATION_ROWS = 256
 """Samples that are evaluated at a time, through buffers of their own."""
 
 NON_FINITE = ("stop", "skip")
-
-Batches = Batcher | StreamBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +120,8 @@ class Trainer:
         self.optimizer.clip_value = _limit("clip_value", clip_value)
         self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, seed
         self.schedule, self.clip_norm, self.non_finite = schedule, _limit("clip_norm", clip_norm), non_finite
+        self.between_epochs = True
+        """False while steps are run, and after an error among them."""
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again; JSON."""
         self._options = {"strategy": strategy, "micro_batch": micro_batch, "segments": segments, "slots": slots}
@@ -133,8 +133,9 @@ class Trainer:
         self._backprop: Backprop | None = None
         self._position = Position()
         self._data_marks: dict[str, Any] = {}
-        self._standardisation: dict[str, Any] | None = None
+        self._standardisation: Standardisation | None = None
         self._resumed: SavedRun | None = None
+        self._autosave = Autosave(None)
         self._last_save: str | None = None
         self._last: Epoch | None = None
         self._last_steps = 0
@@ -253,7 +254,7 @@ class Trainer:
         self._remember(train)
         if save_to is not None:
             _check_folder(Path(save_to))
-        autosave = Autosave(None if save_to is None else lambda: self.save(save_to), save_every)
+        autosave = self._autosave = Autosave(None if save_to is None else lambda: self.save(save_to), save_every)
         self._attach(train, held_out)
         architecture = self.mlp.architecture
         batcher = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
@@ -274,7 +275,7 @@ class Trainer:
                 f"these ({marks['fingerprint']}). Go on with the same data."
             )
         self._data_marks = marks
-        self._standardisation = None if found is None else {"mean": found.mean, "deviation": found.deviation}
+        self._standardisation = found
 
     def _run(
         self, batcher: Batches, evaluation: Batches | None, patience: int | None, keepers: _Keepers
@@ -284,6 +285,7 @@ class Trainer:
         journal.write("begin", **numbers)
         while at.epoch < at.until:
             before = at.steps - at.batch
+            self.between_epochs = False
             with autosave.holding_signals():
                 finished = self._go_through(batcher, keepers)
                 if finished:
@@ -295,6 +297,7 @@ class Trainer:
                     autosave.save()
                     journal.write("stopped", signal=autosave.stopped_by, steps=at.steps, saved=self._last_save)
             # A signal that was noted has been sent again; if the caller lives on, so does the run.
+            self.between_epochs = True
             if finished:
                 yield made
         journal.write("end", steps=at.steps, saved=self._last_save)
@@ -383,16 +386,8 @@ class Trainer:
     def _evaluate(self, batcher: Batches) -> tuple[float, float | None]:
         """Loss and accuracy over one unshuffled pass, in the arena of the training step."""
         assert self._backprop is not None
-        loss, correct, samples = 0.0, 0, 0
         labels = self.mlp.architecture.loss_facts.labels
-        for x, y in batcher.epoch(0):
-            outputs = self._outputs[: len(x)]
-            self._backprop.forward(x, outputs)
-            if labels:
-                correct += int(np.count_nonzero(outputs.argmax(axis=1) == y))
-            loss += self._backprop.loss(outputs, y) * len(x)
-            samples += len(x)
-        return loss / samples, correct / samples if labels else None
+        return evaluate(batcher, self._outputs, self._backprop.forward, self._backprop.loss, labels=labels)
 
     def report(self) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch."""
@@ -469,6 +464,21 @@ class Trainer:
         trainer._position, trainer._data_marks, trainer.notes = run.position, run.data, run.notes
         trainer._resumed, trainer._last_save = run, f"{run.path} (step {run.position.steps})"
         return trainer
+
+    @property
+    def epochs_planned(self) -> int:
+        """The epoch after which the run ends."""
+        return self._position.until
+
+    @property
+    def last_save(self) -> str | None:
+        """Where, and after which step, the run was last saved."""
+        return self._last_save
+
+    @property
+    def save_problem(self) -> SaveError | None:
+        """Why the last save failed, None if it did not."""
+        return self._autosave.problem
 
     @property
     def epochs_done(self) -> int:

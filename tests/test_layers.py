@@ -43,6 +43,7 @@ FLOORS = {
     "table_files": "train",
     "streams": "train",
     "survey": "train",
+    "inference": "train",
     "stream_batches": "train",
     "trainer": "train",
     "saved_run": "train",

@@ -31,6 +31,9 @@ from lowmem.data_files import (
 from lowmem.errors import InputError, RunError
 
 Array = NDArray[Any]
+MOST_PACKED = 1040
+"""Times by which unpacking (RFC 1951) can enlarge a file: a header that announces more lies."""
+
 AT_ONCE, UNPACKED_AT_ONCE = 1 << 20, 1 << 16
 """Bytes that are read at a time; those that are unpacked pass through several buffers of Python's."""
 
@@ -141,10 +144,12 @@ class ArrayFile:
                 "numpy.save(path, numpy.ascontiguousarray(x))."
             )
         wanted = math.prod(self.shape) * self.dtype.itemsize
-        if held >= 0 and held != wanted:  # of a gzip file it is not known before the end
+        most = MOST_PACKED * os.fstat(self._raw.fileno()).st_size
+        unknown = held < 0  # of a gzip file before its end
+        if wanted > most or (held != wanted and not unknown):
             raise InputError(
-                f"{self.what} announces shape {self.shape}, which is {wanted:,} bytes, and holds {held:,}. It is "
-                "truncated or damaged; save or fetch it again."
+                f"{self.what} announces shape {self.shape}, which is {wanted:,} bytes, and holds "
+                f"{'less' if unknown else f'{held:,}'}. It is truncated or damaged; save or fetch it again."
             )
 
     def read(self, start: int, out: Array) -> None:

@@ -77,7 +77,7 @@ def damage_is_input_error(path: Path) -> Iterator[None]:
     except MemoryError:
         raise InputError(f"{path} does not fit into memory. Keep fewer samples or a narrower dtype.") from None
     except _DAMAGE as problem:
-        reason = str(problem) or type(problem).__name__
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise InputError(
             f"{path} cannot be read: {reason}. It is truncated, damaged or something else; save or fetch it again."
         ) from None

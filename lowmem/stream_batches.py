@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lowmem.streams import Stream
 
 Array = NDArray[Any]
+
+STACK = 512 << 10
+"""Bytes of the reader's stack."""
+
 Piece = tuple[int, int, int, int]
 """Of a batch: the number and first row of a block, and a range of the block's order."""
 
@@ -68,7 +72,7 @@ class StreamBatches:
         stop = threading.Event()
         arguments = (epoch, start, free, ready, stop)
         reader = threading.Thread(target=self._read_ahead, args=arguments, name="lowmem reader", daemon=True)
-        reader.start()
+        _start(reader)
         try:
             while (batch := ready.get()) is not None:
                 if isinstance(batch, BaseException):
@@ -176,3 +180,14 @@ class StreamBatches:
             np.copyto(y, stored, casting="unsafe")
         else:
             np.copyto(y, stored.reshape(y.shape), casting="same_kind")
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread with a small stack: the usual 8 MiB are counted where a system limits what may be reserved."""
+    usual = threading.stack_size(STACK)
+    try:
+        thread.start()
+    except RuntimeError as problem:
+        raise MemoryError(f"a thread that reads data: {problem}") from None
+    finally:
+        threading.stack_size(usual)

@@ -7,6 +7,7 @@ more rows than a block are shuffled exactly, and give the same bits as the same 
 
 import math
 import os
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from lowmem.architecture import Architecture, lookup
 from lowmem.block_files import Rows, open_arrays, open_npz
 from lowmem.data import DIGITS, LABEL_DTYPE
-from lowmem.data_files import PARTS, existing, idx_images, idx_labels, kind_of
+from lowmem.data_files import PARTS, damage_is_input_error, existing, idx_images, idx_labels, kind_of
 from lowmem.errors import InputError
 from lowmem.stream_batches import StreamBatches
 from lowmem.survey import Standardisation, survey
@@ -148,10 +149,8 @@ def open_data(
     else:
         path = existing(source, names=("digits",))
     rows, scale = _open_rows(path, targets, part, target, scale, inputs_only)
-    try:
+    with damage_is_input_error(path), closing(rows):  # who reads opens it again
         facts = survey(rows, fit=standardise is True)
-    finally:
-        rows.close()  # who reads opens it again
     found = facts.whole and facts.low >= 0 and facts.high < MOST_CLASSES and rows.y_shape == ()
     if labels and not found:
         raise InputError(f"{rows.name}: y goes from {facts.low:g} to {facts.high:g}; labels are whole numbers from 0.")

@@ -36,11 +36,13 @@ class Feed:
     x: list[Array] = field(default_factory=list)
     x_tiles: list[Array] = field(default_factory=list)
     y_tiles: list[NDArray[Any]] = field(default_factory=list)
+    w_tiles: list[Array | None] = field(default_factory=list)
     scale: float = 1.0
     loss: float = 0.0
 
-    def fill(self, x: Array, y: NDArray[Any], bounds: list[tuple[int, int]]) -> None:
-        """Point at the rows of one (micro-)batch."""
+    def fill(self, x: Array, y: NDArray[Any], w: Array | None, bounds: list[tuple[int, int]]) -> None:
+        """Point at the rows of one (micro-)batch, and at their weights if they have any."""
+        self.w_tiles[:] = [None if w is None else w[start:stop] for start, stop in bounds]
         self.x[:] = (x,)
         self.x_tiles[:] = [x[start:stop] for start, stop in bounds]
         self.y_tiles[:] = [y[start:stop] for start, stop in bounds]
@@ -50,6 +52,7 @@ class Feed:
         self.x.clear()
         self.x_tiles.clear()
         self.y_tiles.clear()
+        self.w_tiles.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +237,8 @@ def sweep(ladder: list[Call], first: int, stop: int) -> None:
 def fold_loss(tiles: Sequence[Array], feed: Feed, fold: Callable[..., float], scratch: Sequence[Any]) -> None:
     """Fold the loss over the tiles; stop before any parameter changes if it is not finite."""
     total = 0.0
-    for s, y, tmp in zip(tiles, feed.y_tiles, scratch, strict=True):
-        total += fold(s, y, feed.scale, tmp)
+    for s, y, w, tmp in zip(tiles, feed.y_tiles, feed.w_tiles, scratch, strict=True):
+        total += fold(s, y, feed.scale, tmp, w)
     if not isfinite(total):
         raise NonFiniteError(
             f"the loss became {total}: the outputs of the network overflowed. The parameters are those before this "

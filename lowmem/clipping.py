@@ -35,9 +35,11 @@ class ClippedBackprop(Backprop):
         gathered = self._training.totals or self._training.gradients
         self._flat: NDArray[Any] = gathered.flat
 
-    def __call__(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, Gradients]:
+    def __call__(
+        self, x: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None = None
+    ) -> tuple[float, Gradients]:
         """Run one step on a batch; see `Backprop.__call__`."""
-        loss, _ = super().__call__(x, y)
+        loss, _ = super().__call__(x, y, weights)
         norm = self._norm()
         if not isfinite(norm):
             raise NonFiniteError(

@@ -32,12 +32,14 @@ class Dataset:
     x: (samples, features), any numeric dtype.
     y: (samples,) integer labels, or targets of shape (samples,) or (samples, outputs).
     scale: x is multiplied by it when a batch is cast.
+    weights: (samples,), by which the loss of each sample is multiplied in training; None is 1 for all.
     """
 
     name: str
     x: NDArray[Any] = field(repr=False)
     y: NDArray[Any] = field(repr=False)
     scale: float = 1.0
+    weights: NDArray[Any] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -86,11 +88,13 @@ class Dataset:
     def batches(self, rows: int, architecture: Architecture, seed: int | None) -> "Batcher":
         """Return what goes through the samples in batches that fit a network."""
         labels = architecture.loss_facts.labels
-        return Batcher(self.x, self.y, rows, architecture.dtype, self.scale, seed, labels=labels)
+        weights = None if seed is None else self.weights  # what is not shuffled is evaluated
+        return Batcher(self.x, self.y, rows, architecture.dtype, self.scale, seed, labels=labels, weights=weights)
 
     def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
         """Return the bytes that `batches` will own, in order or shuffled."""
-        return buffer_bytes(
+        weights = len(self) + rows if shuffled and self.weights is not None else 0
+        return weights * architecture.item_bytes + buffer_bytes(
             rows=rows,
             features=self.features,
             targets=architecture.widths[-1],
@@ -103,14 +107,18 @@ class Dataset:
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "Dataset":
         """Return a data set of these rows; they are copied."""
-        return Dataset(self.name, self.x[rows], self.y[rows], self.scale)
+        weights = None if self.weights is None else self.weights[rows]
+        return Dataset(self.name, self.x[rows], self.y[rows], self.scale, weights)
 
 
-def from_arrays(x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: float = 1.0) -> Dataset:
+def from_arrays(
+    x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: float = 1.0, weights: ArrayLike | None = None
+) -> Dataset:
     """Check x and y and make a `Dataset` of them, without copying NumPy arrays.
 
     x: (samples, ...), numbers; more than two dimensions are flattened to (samples, features).
     y: (samples,) labels from 0, or (samples, ...) targets.
+    weights: (samples,), by which the loss of each sample is multiplied in training.
 
     Raises `InputError` for arrays that are empty, not numeric, one-dimensional (x), of different lengths, with
     NaN or infinite values, or with negative labels.
@@ -135,13 +143,24 @@ def from_arrays(x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: floa
     targets = targets if targets.ndim == 1 else targets.reshape(len(targets), -1)
     _check_finite(inputs, "x", name)
     _check_finite(targets, "y", name)
-    dataset = Dataset(name, inputs, targets, scale)
+    dataset = Dataset(name, inputs, targets, scale, None if weights is None else _weights(weights, len(inputs), name))
     if dataset.labels and targets.min() < 0:
         raise InputError(
             f"{name}: the labels y go down to {targets.min()}; labels are whole numbers from 0. "
             "Number the classes from 0, or store targets that are not labels as floats."
         )
     return dataset
+
+
+def _weights(weights: ArrayLike, samples: int, name: str) -> NDArray[Any]:
+    """Check the weights of samples."""
+    array = _numeric(weights, "weights", name)
+    if array.shape != (samples,):
+        raise InputError(f"{name}: weights have shape {array.shape}; one for each of the {samples} samples is needed.")
+    _check_finite(array, "weights", name)
+    if array.min() < 0 or not array.max() > 0:
+        raise InputError(f"{name}: weights go from {array.min()} to {array.max()}; numbers from 0 are needed.")
+    return array
 
 
 def load(
@@ -241,6 +260,7 @@ class Batcher:
     scale: x is multiplied by it.
     seed: the order of epoch e is a function of (seed, e); None keeps the order of the rows.
     indices: the rows to go through, in any order (all of them by default); they are copied.
+    weights: (samples,), of which `weights_now` holds those of the batch that was yielded last.
 
     `x_buffer` is (rows, features), `y_buffer` (rows,) labels or (rows, targets). Raises `InputError` for arrays
     and numbers that do not fit together.
@@ -257,6 +277,7 @@ class Batcher:
         *,
         labels: bool,
         indices: NDArray[np.integer[Any]] | None = None,
+        weights: NDArray[Any] | None = None,
     ) -> None:
         """Check the arguments, then make every buffer."""
         work = _work_dtype(dtype)
@@ -277,6 +298,9 @@ class Batcher:
         y_work = LABEL_DTYPE if labels else work
         self.x_buffer: NDArray[Any] = np.zeros((rows, *self._x.shape[1:]), work)
         self.y_buffer: NDArray[Any] = np.zeros((rows, *self._y.shape[1:]), y_work)
+        self.weights_now: NDArray[Any] | None = None
+        self._weights = None if weights is None else weights.astype(work)
+        self._w_buffer = np.zeros(0 if weights is None else rows, work)
         self._x_staging = _staging(self._x, self.x_buffer)
         self._y_staging = _staging(self._y, self.y_buffer)
 
@@ -284,6 +308,7 @@ class Batcher:
     def nbytes(self) -> int:
         """Bytes of every array owned here; the data themselves stay the caller's."""
         owned = (self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at)
+        owned += (self._weights, self._w_buffer)
         return sum(array.nbytes for array in owned if array is not None)
 
     def __len__(self) -> int:
@@ -306,6 +331,9 @@ class Batcher:
             x = _gather(self._x, rows_at, self._x_staging, self.x_buffer)
             if self._scale != 1:
                 np.multiply(x, self._scale, out=x)
+            if self._weights is not None:
+                self.weights_now = self._w_buffer[: len(rows)]
+                np.take(self._weights, rows_at, out=self.weights_now, mode="clip")
             yield x, _gather(self._y, rows_at, self._y_staging, self.y_buffer)
 
 

@@ -53,6 +53,7 @@ class StreamBatches:
         if stream.standardisation is not None:
             found = stream.standardisation
             self._standard = found.mean.astype(work), (1 / found.deviation).astype(work)
+        self.weights_now: Array | None = None  # a stream has no weights of samples
         self._held: tuple[int, int] | None = None  # the block that is in memory
 
     @property

@@ -1,6 +1,6 @@
 """`Trainer`: epochs over a data set, inside a budget that is checked before anything is allocated."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,9 @@ from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lowmem.architecture import Architecture
 from lowmem.autosave import Autosave
 from lowmem.clipping import ClippedBackprop
 from lowmem.costs import CostModel
@@ -19,6 +21,7 @@ from lowmem.fitting import Data, Samples, checked
 from lowmem.inference import Batches, evaluate
 from lowmem.journal import Journal
 from lowmem.meter import reset_resident_peak, resident, resident_peak
+from lowmem.nn.losses import check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Adam, Optimizer
 from lowmem.planning import plan
@@ -36,6 +39,7 @@ EVALUATION_ROWS = 256
 """Samples that are evaluated at a time, through buffers of their own."""
 
 NON_FINITE = ("stop", "skip")
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,39 @@ class _Keepers:
     on_step: Callable[[int, int], None]
 
 
+class _Weights:
+    """The weights of a batch's samples: those of their classes, times their own."""
+
+    def __init__(self, architecture: Architecture, of_classes: Sequence[float] | None) -> None:
+        self.of_classes = None if of_classes is None else [float(weight) for weight in of_classes]
+        self._dtype, self._table, self._buffer = np.dtype(architecture.dtype), np.zeros(0), np.zeros(0)
+        if self.of_classes is None:
+            return
+        outputs = architecture.widths[-1]
+        if not architecture.loss_facts.labels or len(self.of_classes) != outputs:
+            raise InputError(f"class_weights needs a loss of labels and a number for each of the {outputs} outputs.")
+        self._table = np.array(self.of_classes, self._dtype)
+        check_weights(self._table, outputs, architecture.dtype)
+
+    def bytes_for(self, rows: int) -> int:
+        """Return the bytes for batches of so many rows."""
+        return 0 if self.of_classes is None else (rows + len(self.of_classes)) * self._dtype.itemsize
+
+    def allocate(self, rows: int) -> None:
+        """Make the memory for a batch."""
+        self._buffer = np.zeros(0 if self.of_classes is None else rows, self._dtype)
+
+    def of(self, y: Array, own: Array | None) -> Array | None:
+        """Return the weights of a batch with labels y, None if all are 1."""
+        if self.of_classes is None:
+            return own
+        weights = self._buffer[: len(y)]
+        np.take(self._table, y, out=weights, mode="clip")
+        if own is not None:
+            np.multiply(weights, own, out=weights)
+        return weights
+
+
 class Trainer:
     """Trains a network inside a memory budget.
 
@@ -87,6 +124,7 @@ class Trainer:
     schedule: a `LearningRate` that sets the optimizer's rate before each step.
     clip_value: cut every gradient to [-clip_value, clip_value], in the pass that updates. clip_norm: cut the norm of
         all gradients together, for which they are gathered, and counted.
+    class_weights: a number for each class, by which the loss of its samples is multiplied in training.
     non_finite: what to do when the loss is NaN or infinite: "stop", or "skip" the step without an update.
 
     Raises `BudgetError` if no plan fits.
@@ -109,6 +147,7 @@ class Trainer:
         schedule: LearningRate | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        class_weights: Sequence[float] | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         if budget is not None and ram is not None:
@@ -122,6 +161,7 @@ class Trainer:
         self.schedule, self.clip_norm, self.non_finite = schedule, _limit("clip_norm", clip_norm), non_finite
         self.between_epochs = True
         """False while steps are run, and after an error among them."""
+        self._weights = _Weights(mlp.architecture, class_weights)
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again; JSON."""
         self._options = {"strategy": strategy, "micro_batch": micro_batch, "segments": segments, "slots": slots}
@@ -180,6 +220,7 @@ class Trainer:
         # Those of an evaluation are counted in any case: `evaluate` may be called without validation data as well.
         buffers += (held_out or train).batch_bytes(self._evaluation_rows, architecture, shuffled=False)
         buffers += self._evaluation_rows * architecture.widths[-1] * architecture.item_bytes
+        buffers += self._weights.bytes_for(min(self.batch_size, len(train)))
         odd = len(train) % self.batch_size != 0
         if self._backprop is None or buffers > self._buffers or odd > self._odd:
             planned = self._plan(buffers, odd=odd)
@@ -202,6 +243,7 @@ class Trainer:
         else:
             self._backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm)
         self._outputs = np.empty((self._evaluation_rows, architecture.widths[-1]), self.mlp.parameters.dtype)
+        self._weights.allocate(self.batch_size)
         if self._resumed is not None:
             states = enumerate(self._backprop.optimizer_state, start=1)
             self._resumed.load({f"optimizer.{number}": array for number, array in states})
@@ -310,7 +352,7 @@ class Trainer:
         with closing(batcher.epoch(at.epoch, start=at.batch)) as batches:
             start = perf_counter()
             for x, y in batches:
-                self._step(x, y, keepers)
+                self._step(x, y, self._weights.of(y, batcher.weights_now), keepers)
                 at.seconds += perf_counter() - start
                 if self._cap is not None and self._first_step_peak is None:
                     self._first_step_peak = resident_peak()
@@ -321,14 +363,14 @@ class Trainer:
                 start = perf_counter()
         return True
 
-    def _step(self, x: Any, y: Any, keepers: _Keepers) -> None:  # noqa: ANN401 - a batch
+    def _step(self, x: Array, y: Array, weights: Array | None, keepers: _Keepers) -> None:
         """Run one step and move on; a loss that is not finite ends the run or is skipped."""
         assert self._backprop is not None
         at = self._position
         if self.schedule is not None:
             self.optimizer.lr = self.schedule.at(at.steps)
         try:
-            at.loss += self._backprop(x, y)[0] * len(x)
+            at.loss += self._backprop(x, y, weights)[0] * len(x)
             at.samples += len(x)
         except NonFiniteError as error:
             place = f"step {at.steps + 1} (epoch {at.epoch + 1}, batch {at.batch + 1})"
@@ -421,6 +463,7 @@ class Trainer:
                 for name in ("batch_size", "budget", "ram", "seed", "clip_norm", "non_finite")
             },
             "clip_value": self.optimizer.clip_value,
+            "class_weights": self._weights.of_classes,
             "schedule": None if self.schedule is None else self.schedule.to_dict(),
             "micro_batch": self.plan.micro_batch,  # a machine with other costs might choose another, and other bits
         }

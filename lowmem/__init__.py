@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lowmem.architecture import Architecture
     from lowmem.calibration import calibrated
     from lowmem.costs import CostModel
+    from lowmem.epochs import Epoch
     from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
     from lowmem.executor import Backprop
     from lowmem.nn.mlp import MLP
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from lowmem.rates import LearningRate
     from lowmem.report import Report
     from lowmem.streams import Stream, open_data
-    from lowmem.trainer import Epoch, Trainer
+    from lowmem.trainer import Trainer
 
 _HOMES = {
     "lowmem.architecture": ("Architecture",),
     "lowmem.calibration": ("calibrated",),
     "lowmem.costs": ("CostModel",),
+    "lowmem.epochs": ("Epoch",),
     "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
     "lowmem.executor": ("Backprop",),
     "lowmem.nn.mlp": ("MLP",),
@@ -37,7 +39,7 @@ _HOMES = {
     "lowmem.rates": ("LearningRate",),
     "lowmem.report": ("Report",),
     "lowmem.streams": ("Stream", "open_data"),
-    "lowmem.trainer": ("Epoch", "Trainer"),
+    "lowmem.trainer": ("Trainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

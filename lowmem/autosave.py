@@ -24,10 +24,13 @@ class Autosave:
     "10min", "1h"); None is once an epoch.
 
     A save that fails is a warning, and training goes on; `problem` is that of the last one, None if it succeeded.
+    `last` says where the last good one is.
     """
 
-    def __init__(self, save: Callable[[], None] | None, every: int | str | None = None) -> None:
-        self._save = save
+    def __init__(
+        self, save: Callable[[], None] | None, every: int | str | None = None, last: str | None = None
+    ) -> None:
+        self._save, self.last = save, last
         self.every_steps, self.every_seconds = _interval(every)
         self.problem: SaveError | None = None
         self.stopped_by: int | None = None

@@ -307,9 +307,8 @@ class Batcher:
     @property
     def nbytes(self) -> int:
         """Bytes of every array owned here; the data themselves stay the caller's."""
-        owned = (self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at)
-        owned += (self._weights, self._w_buffer)
-        return sum(array.nbytes for array in owned if array is not None)
+        owned = [self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at]
+        return sum(array.nbytes for array in (*owned, self._weights, self._w_buffer) if array is not None)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -3,6 +3,7 @@
 The floor is measured, not guessed: what the process holds now, libraries loaded, data read and BLAS warmed up.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from lowmem.errors import BudgetError
 from lowmem.meter import resident
+from lowmem.plans import Plan
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 
 RESERVE = 3 << 20
@@ -111,3 +113,28 @@ def room_for_training(ram: int, held: int) -> int:
             minimum=needed,
         )
     return room
+
+
+def plan_within(cap: int, held: int, make: Callable[[int, int], Plan]) -> tuple[Plan, int]:
+    """Return a plan with which the process stays within `cap`, and the peak of the process to be expected.
+
+    held: what of the process's memory is lowmem's already, and counted by the plan as well. make: plans for so many
+    bytes of training and of planning's tables. Raises `BudgetError`, saying what the process itself takes.
+    """
+    for _ in range(3):  # what planning leaves in the process is not known before
+        room = room_for_training(cap, held)
+        try:
+            made = make(room, room_for_tables(cap))
+        except BudgetError as error:
+            floor = cap - room
+            raise BudgetError(
+                f"ram={format_bytes(cap)}: {format_bytes(floor)} of it are the process before training. Of the rest, "
+                f"{error} With ram, {format_bytes(floor + error.minimum)} works.",
+                budget=cap,
+                minimum=floor + error.minimum,
+            ) from None
+        give_back()
+        promise = resident() - held + made.peak_bytes
+        if promise + RESERVE <= cap:
+            break
+    return made, promise

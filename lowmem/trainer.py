@@ -1,113 +1,38 @@
 """`Trainer`: epochs over a data set, inside a budget that is checked before anything is allocated."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
 from lowmem.autosave import Autosave
 from lowmem.clipping import ClippedBackprop
 from lowmem.costs import CostModel
-from lowmem.diagnosis import where_it_began
-from lowmem.errors import BudgetError, InputError, NonFiniteError, SaveError
+from lowmem.epochs import Epoch, Run, Stepper
+from lowmem.errors import InputError, SaveError
 from lowmem.executor import Backprop
 from lowmem.fitting import Data, Samples, checked
-from lowmem.inference import Batches, evaluate
 from lowmem.journal import Journal
-from lowmem.meter import reset_resident_peak, resident, resident_peak
-from lowmem.nn.losses import check_weights
+from lowmem.meter import reset_resident_peak, resident_peak
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Adam, Optimizer
 from lowmem.planning import plan
 from lowmem.plans import Plan
-from lowmem.ram import RESERVE, give_back, read_ram, room_for_tables, room_for_training, warm_up
+from lowmem.ram import plan_within, read_ram, warm_up
 from lowmem.rates import LearningRate
 from lowmem.report import Report
-from lowmem.saved_run import Position, SavedRun, finite, open_run, save_run
+from lowmem.saved_run import Position, SavedRun, open_run, save_run
 from lowmem.streams import Stream
 from lowmem.survey import Standardisation
-from lowmem.units import format_bytes
+from lowmem.weights import BatchWeights
 from lowmem.workbench import positive
 
 EVALUATION_ROWS = 256
 """Samples that are evaluated at a time, through buffers of their own."""
 
 NON_FINITE = ("stop", "skip")
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One pass over the data.
-
-    number: from 1. loss: mean over the samples, each taken before its step's update. seconds: training alone.
-    validation_loss, accuracy: on the validation data, after the epoch; accuracy where the targets are labels.
-    skipped: steps without an update, as their loss was not finite. learning_rate: of the last step.
-    peak_bytes: the most memory the whole process has held until now.
-    """
-
-    number: int
-    loss: float
-    samples: int
-    seconds: float
-    validation_loss: float | None = None
-    accuracy: float | None = None
-    skipped: int = 0
-    learning_rate: float = 0.0
-    peak_bytes: int = 0
-
-    @property
-    def samples_per_second(self) -> float:
-        """Training throughput."""
-        return self.samples / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Keepers:
-    """Who is told of a step: the one that saves, the journal, and whoever shows progress."""
-
-    autosave: Autosave
-    journal: Journal
-    on_step: Callable[[int, int], None]
-
-
-class _Weights:
-    """The weights of a batch's samples: those of their classes, times their own."""
-
-    def __init__(self, architecture: Architecture, of_classes: Sequence[float] | None) -> None:
-        self.of_classes = None if of_classes is None else [float(weight) for weight in of_classes]
-        self._dtype, self._table, self._buffer = np.dtype(architecture.dtype), np.zeros(0), np.zeros(0)
-        if self.of_classes is None:
-            return
-        outputs = architecture.widths[-1]
-        if not architecture.loss_facts.labels or len(self.of_classes) != outputs:
-            raise InputError(f"class_weights needs a loss of labels and a number for each of the {outputs} outputs.")
-        self._table = np.array(self.of_classes, self._dtype)
-        check_weights(self._table, outputs, architecture.dtype)
-
-    def bytes_for(self, rows: int) -> int:
-        """Return the bytes for batches of so many rows."""
-        return 0 if self.of_classes is None else (rows + len(self.of_classes)) * self._dtype.itemsize
-
-    def allocate(self, rows: int) -> None:
-        """Make the memory for a batch."""
-        self._buffer = np.zeros(0 if self.of_classes is None else rows, self._dtype)
-
-    def of(self, y: Array, own: Array | None) -> Array | None:
-        """Return the weights of a batch with labels y, None if all are 1."""
-        if self.of_classes is None:
-            return own
-        weights = self._buffer[: len(y)]
-        np.take(self._table, y, out=weights, mode="clip")
-        if own is not None:
-            np.multiply(weights, own, out=weights)
-        return weights
 
 
 class Trainer:
@@ -159,9 +84,7 @@ class Trainer:
         self.optimizer.clip_value = _limit("clip_value", clip_value)
         self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, seed
         self.schedule, self.clip_norm, self.non_finite = schedule, _limit("clip_norm", clip_norm), non_finite
-        self.between_epochs = True
-        """False while steps are run, and after an error among them."""
-        self._weights = _Weights(mlp.architecture, class_weights)
+        self._weights = BatchWeights(mlp.architecture, class_weights)
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again; JSON."""
         self._options = {"strategy": strategy, "micro_batch": micro_batch, "segments": segments, "slots": slots}
@@ -170,17 +93,14 @@ class Trainer:
         if ram is not None:
             warm_up(mlp.architecture.dtype)
         self._buffers, self._odd = 0, False
-        self._backprop: Backprop | None = None
+        self._stepper: Stepper | None = None
         self._position = Position()
         self._data_marks: dict[str, Any] = {}
         self._standardisation: Standardisation | None = None
         self._resumed: SavedRun | None = None
-        self._autosave = Autosave(None)
+        self._run: Run | None = None
         self._last_save: str | None = None
-        self._last: Epoch | None = None
-        self._last_steps = 0
         self._process_promise: int | None = None
-        self._first_step_peak: int | None = None
         self.plan: Plan = self._plan(0, odd=False)
 
     # Planning and memory ---------------------------------------------------------------------------------------
@@ -191,26 +111,12 @@ class Trainer:
         options["gather"] = self.clip_norm is not None
         if self._cap is None:
             return plan(self.mlp.architecture, self.batch_size, self.budget, self.optimizer, **options)
-        held = self.mlp.parameters.nbytes if self._backprop is None else self.plan.peak_bytes
-        for _ in range(3):  # what planning leaves in the process is not known before
-            room = room_for_training(self._cap, held)
-            tables = room_for_tables(self._cap)
-            try:
-                made = plan(
-                    self.mlp.architecture, self.batch_size, room, self.optimizer, **options, table_bytes=tables
-                )
-            except BudgetError as error:
-                floor = self._cap - room
-                raise BudgetError(
-                    f"ram={format_bytes(self._cap)}: {format_bytes(floor)} of it are the process before training. Of "
-                    f"the rest, {error} With ram, {format_bytes(floor + error.minimum)} works.",
-                    budget=self._cap,
-                    minimum=floor + error.minimum,
-                ) from None
-            give_back()
-            self._process_promise = resident() - held + made.peak_bytes
-            if self._process_promise + RESERVE <= self._cap:
-                break
+        held = self.mlp.parameters.nbytes if self._stepper is None else self.plan.peak_bytes
+
+        def make(room: int, tables: int) -> Plan:
+            return plan(self.mlp.architecture, self.batch_size, room, self.optimizer, **options, table_bytes=tables)
+
+        made, self._process_promise = plan_within(self._cap, held, make)
         return made
 
     def _attach(self, train: Samples, held_out: Samples | None) -> None:
@@ -220,34 +126,35 @@ class Trainer:
         # Those of an evaluation are counted in any case: `evaluate` may be called without validation data as well.
         buffers += (held_out or train).batch_bytes(self._evaluation_rows, architecture, shuffled=False)
         buffers += self._evaluation_rows * architecture.widths[-1] * architecture.item_bytes
-        buffers += self._weights.bytes_for(min(self.batch_size, len(train)))
+        buffers += self._weights.bytes_for(self.batch_size)
         odd = len(train) % self.batch_size != 0
-        if self._backprop is None or buffers > self._buffers or odd > self._odd:
+        if self._stepper is None or buffers > self._buffers or odd > self._odd:
             planned = self._plan(buffers, odd=odd)
-            if self._backprop is not None and planned.schedule != self.plan.schedule:
+            if self._stepper is not None and planned.schedule != self.plan.schedule:
                 raise InputError(
                     "these data need larger batch buffers than the data this trainer began with, and the plan would "
                     "change. Begin a new trainer with the larger data."
                 )
             self.plan, self._buffers, self._odd = planned, buffers, odd
-        if self._backprop is None:
-            self._allocate()
+        if self._stepper is None:
+            self._stepper = self._allocate()
 
-    def _allocate(self) -> None:
+    def _allocate(self) -> Stepper:
         """Make the step's memory, with what a saved run holds of it."""
-        architecture = self.mlp.architecture
         if self._cap is not None:
             reset_resident_peak()
         if self.clip_norm is None:
-            self._backprop = Backprop(self.mlp, self.plan, self.optimizer)
+            backprop = Backprop(self.mlp, self.plan, self.optimizer)
         else:
-            self._backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm)
-        self._outputs = np.empty((self._evaluation_rows, architecture.widths[-1]), self.mlp.parameters.dtype)
+            backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm)
+        outputs = np.empty((self._evaluation_rows, self.mlp.architecture.widths[-1]), self.mlp.parameters.dtype)
         self._weights.allocate(self.batch_size)
         if self._resumed is not None:
-            states = enumerate(self._backprop.optimizer_state, start=1)
+            states = enumerate(backprop.optimizer_state, start=1)
             self._resumed.load({f"optimizer.{number}": array for number, array in states})
             self._resumed = None
+        skips = self.non_finite == "skip"
+        return Stepper(backprop, self.optimizer, outputs, self._weights, self.schedule, skips)
 
     @property
     def _evaluation_rows(self) -> int:
@@ -296,14 +203,17 @@ class Trainer:
         self._remember(train)
         if save_to is not None:
             _check_folder(Path(save_to))
-        autosave = self._autosave = Autosave(None if save_to is None else lambda: self.save(save_to), save_every)
+        autosave = Autosave(None if save_to is None else lambda: self.save(save_to), save_every, self._last_save)
+        kept = Journal(journal)
         self._attach(train, held_out)
-        architecture = self.mlp.architecture
-        batcher = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
+        assert self._stepper is not None
+        at, architecture = self._position, self.mlp.architecture
+        at.until = until
+        batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
         evaluation = None if held_out is None else held_out.batches(self._evaluation_rows, architecture, None)
-        self._position.until = until
-        keepers = _Keepers(autosave, Journal(journal), on_step or (lambda done, count: None))
-        return self._run(batcher, evaluation, patience, keepers)
+        kept.write("begin", plan=self.plan.to_dict(), epoch=at.epoch, batch=at.batch, until=until)
+        self._run = Run(self._stepper, at, batches, evaluation, autosave, kept, on_step, patience)
+        return self._run.epochs()
 
     def _remember(self, train: Samples) -> None:
         """Note what the data are; in the middle of an epoch they must be those that it began with."""
@@ -319,97 +229,6 @@ class Trainer:
         self._data_marks = marks
         self._standardisation = found
 
-    def _run(
-        self, batcher: Batches, evaluation: Batches | None, patience: int | None, keepers: _Keepers
-    ) -> Iterator[Epoch]:
-        at, autosave, journal = self._position, keepers.autosave, keepers.journal
-        numbers = {"plan": self.plan.to_dict(), "epoch": at.epoch, "batch": at.batch, "until": at.until}
-        journal.write("begin", **numbers)
-        while at.epoch < at.until:
-            before = at.steps - at.batch
-            self.between_epochs = False
-            with autosave.holding_signals():
-                finished = self._go_through(batcher, keepers)
-                if finished:
-                    made = self._conclude(evaluation, patience)
-                    self._last_steps = at.steps - before
-                    journal.write("epoch", **{name: getattr(made, name) for name in Epoch.__slots__}, steps=at.steps)
-                    autosave.epoch_done(last=at.epoch >= at.until)
-                if autosave.stopped_by is not None:
-                    autosave.save()
-                    journal.write("stopped", signal=autosave.stopped_by, steps=at.steps, saved=self._last_save)
-            # A signal that was noted has been sent again; if the caller lives on, so does the run.
-            self.between_epochs = True
-            if finished:
-                yield made
-        journal.write("end", steps=at.steps, saved=self._last_save)
-        if autosave.problem is not None:
-            raise autosave.problem
-
-    def _go_through(self, batcher: Batches, keepers: _Keepers) -> bool:
-        """Run the steps of an epoch that are left; False if a signal ended them early."""
-        at = self._position
-        with closing(batcher.epoch(at.epoch, start=at.batch)) as batches:
-            start = perf_counter()
-            for x, y in batches:
-                self._step(x, y, self._weights.of(y, batcher.weights_now), keepers)
-                at.seconds += perf_counter() - start
-                if self._cap is not None and self._first_step_peak is None:
-                    self._first_step_peak = resident_peak()
-                keepers.on_step(at.batch, len(batcher))
-                keepers.autosave.step_done()
-                if keepers.autosave.stopped_by is not None and at.batch < len(batcher):
-                    return False
-                start = perf_counter()
-        return True
-
-    def _step(self, x: Array, y: Array, weights: Array | None, keepers: _Keepers) -> None:
-        """Run one step and move on; a loss that is not finite ends the run or is skipped."""
-        assert self._backprop is not None
-        at = self._position
-        if self.schedule is not None:
-            self.optimizer.lr = self.schedule.at(at.steps)
-        try:
-            at.loss += self._backprop(x, y, weights)[0] * len(x)
-            at.samples += len(x)
-        except NonFiniteError as error:
-            place = f"step {at.steps + 1} (epoch {at.epoch + 1}, batch {at.batch + 1})"
-            began = where_it_began(self.mlp, x)
-            keepers.journal.write("non-finite", steps=at.steps, where=began)
-            # Without finite parameters no later step would be any better.
-            if self.non_finite == "stop" or not finite(self.mlp.parameters):
-                kept = f"The last good save is {self._last_save}." if self._last_save else "Nothing was saved."
-                raise NonFiniteError(f"{str(error).rstrip('.')}. At {place} {began}. {kept}") from None
-            at.skipped += 1
-        at.batch += 1
-        at.steps += 1
-
-    def _conclude(self, evaluation: Batches | None, patience: int | None) -> Epoch:
-        """Evaluate after an epoch, say how it went, and see whether it was the last one."""
-        at = self._position
-        if not at.samples:
-            raise NonFiniteError(f"no step of epoch {at.epoch + 1} had a finite loss. Try a smaller learning rate.")
-        loss, accuracy = (None, None) if evaluation is None else self._evaluate(evaluation)
-        made = Epoch(
-            at.epoch + 1,
-            at.loss / at.samples,
-            at.samples,
-            at.seconds,
-            validation_loss=loss,
-            accuracy=accuracy,
-            skipped=at.skipped,
-            learning_rate=self.optimizer.lr,
-            peak_bytes=resident_peak(),
-        )
-        at.next_epoch()
-        judged = made.loss if made.validation_loss is None else made.validation_loss
-        better = at.best is None or judged < at.best
-        at.best, at.waited = (judged, 0) if better else (at.best, at.waited + 1)
-        if patience is not None and at.waited >= patience:
-            at.until = at.epoch
-        self._last = made
-        return made
-
     # Evaluation and report -------------------------------------------------------------------------------------
 
     def evaluate(self, data: Data) -> tuple[float, float | None]:
@@ -417,34 +236,28 @@ class Trainer:
 
         Raises `InputError` for data that do not fit the network, or before `epochs` has been called.
         """
-        if self._backprop is None:
+        if self._stepper is None:
             raise InputError(
                 "evaluate works in the memory of the training step, which trainer.epochs(...) makes: call that first. "
                 "For the outputs alone, mlp.predict(x) needs no trainer."
             )
         dataset = checked(data, self.mlp.architecture, "the data")
-        return self._evaluate(dataset.batches(self._evaluation_rows, self.mlp.architecture, None))
-
-    def _evaluate(self, batcher: Batches) -> tuple[float, float | None]:
-        """Loss and accuracy over one unshuffled pass, in the arena of the training step."""
-        assert self._backprop is not None
-        labels = self.mlp.architecture.loss_facts.labels
-        return evaluate(batcher, self._outputs, self._backprop.forward, self._backprop.loss, labels=labels)
+        return self._stepper.evaluate(dataset.batches(self._evaluation_rows, self.mlp.architecture, None))
 
     def report(self) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch."""
-        if self._last is None:
+        if self._run is None or self._run.last is None or self._stepper is None:
             raise InputError("there is nothing to report before the first epoch; run trainer.epochs(data, 1) first.")
         return Report(
             plan=self.plan,
             traced_peak=None,
             resident_peak=resident_peak(),
-            seconds_per_step=self._last.seconds / self._last_steps,
+            seconds_per_step=self._run.last.seconds / self._run.last_steps,
             steps=self._position.steps,
-            loss=self._last.loss,
-            accuracy=self._last.accuracy,
+            loss=self._run.last.loss,
+            accuracy=self._run.last.accuracy,
             process_promise=self._process_promise,
-            first_step_peak=self._first_step_peak,
+            first_step_peak=self._stepper.first_peak,
         )
 
     # Saved runs ------------------------------------------------------------------------------------------------
@@ -455,7 +268,7 @@ class Trainer:
         Nothing is copied on the way. Raises `SaveError` if the file cannot be written or a parameter is not finite,
         `InputError` before `epochs` has been called: until then there is no more than the network.
         """
-        if self._backprop is None:
+        if self._stepper is None:
             raise InputError("there is nothing to save before trainer.epochs(...) has been called; call that first.")
         options = self._options | {
             **{
@@ -471,7 +284,7 @@ class Trainer:
             path,
             self.mlp,
             self.optimizer,
-            self._backprop.optimizer_state,
+            self._stepper.backprop.optimizer_state,
             options=options,
             position=self._position,
             data=self._data_marks,
@@ -479,6 +292,8 @@ class Trainer:
             standardisation=self._standardisation,
         )
         self._last_save = f"{path} (step {self._position.steps})"
+        if self._run is not None:
+            self._run.autosave.last = self._last_save
 
     @classmethod
     def resume(cls, path: str | Path, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer
@@ -521,7 +336,12 @@ class Trainer:
     @property
     def save_problem(self) -> SaveError | None:
         """Why the last save failed, None if it did not."""
-        return self._autosave.problem
+        return None if self._run is None else self._run.autosave.problem
+
+    @property
+    def between_epochs(self) -> bool:
+        """False while steps are run, and after an error among them: then there is nothing to save."""
+        return self._run is None or self._run.between_epochs
 
     @property
     def epochs_done(self) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.cli.session import Progress
+from lowmem.epochs import Run
 from lowmem.saved_run import open_run
 from tests.test_cli import ROOT, Ran
 from tests.test_streams import X, Y
@@ -43,7 +44,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     flags = ["train", *SMALL, "--clip-norm", "1", "--lr-schedule", "cosine", "--warm-up", "5"]
     assert Ran(capsys, *flags, "--save", str(whole)).code == 0
-    step, left = lm.Trainer._step, [30]
+    step, left = Run._step, [30]
 
     def interrupted(*arguments: Any) -> None:
         left[0] -= 1
@@ -51,7 +52,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
             signal.raise_signal(signal.SIGTERM)
         step(*arguments)
 
-    monkeypatch.setattr(lm.Trainer, "_step", interrupted)
+    monkeypatch.setattr(Run, "_step", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     ran = Ran(capsys, *flags, "--save", str(broken))
     assert ran.code == 128 + signal.SIGTERM

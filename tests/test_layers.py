@@ -44,6 +44,8 @@ FLOORS = {
     "streams": "train",
     "survey": "train",
     "inference": "train",
+    "weights": "train",
+    "epochs": "train",
     "stream_batches": "train",
     "trainer": "train",
     "saved_run": "train",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lowmem.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
+    from lowmem.epochs import Epoch
     from lowmem.fitting import Samples
     from lowmem.meter import TracedPeak
-    from lowmem.trainer import Epoch, Trainer
+    from lowmem.trainer import Trainer
 
 BAR = 24
 

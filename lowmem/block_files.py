@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
-from zipfile import ZIP_STORED, ZipFile
 from zlib import error
 
 import numpy as np
@@ -124,6 +123,8 @@ class ArrayFile:
 
     def _enter(self, member: str) -> tuple[int, int]:
         """Go to a member of an .npz, return where its bytes begin and how many it has; stored plainly, it can jump."""
+        from zipfile import ZIP_STORED, ZipFile  # 1 MiB, for those who read archives
+
         with ZipFile(self.path) as archive:
             info = archive.getinfo(f"{member}.npy")
         if info.compress_type == ZIP_STORED and not info.flag_bits & 1:
@@ -255,6 +256,8 @@ def open_arrays(x: tuple[Path, str, str | None], y: tuple[Path, str, str | None]
 
 def open_npz(path: Path, part: str) -> ArrayRows:
     """Return the rows of an .npz, its members streamed."""
+    from zipfile import ZipFile
+
     with damage_is_input_error(path), ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     x, y = pair_names(names, part, path)

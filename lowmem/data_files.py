@@ -4,24 +4,25 @@ A file's first bytes say what it is, and a header is believed only after the byt
 """
 
 import contextlib
-import difflib
 import gzip
 import io
 import math
 import os
 import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 NUMBER_KINDS = "biuf"  # dtype kinds: bool, signed, unsigned, float
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, Fortran order, dtype
@@ -32,18 +33,24 @@ _NPY_HEADERS: dict[tuple[int, int], Callable[[Any], Header]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,  # version 3 is for field names, which are no numbers
 }
-_DAMAGE = (
-    gzip.BadGzipFile,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    RuntimeError,  # an encrypted archive; NotImplementedError is one too
-)
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """Return what readers raise on a damaged file."""
+    import zipfile  # 1 MiB, for those who read archives, here and below
+
+    return (
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        RuntimeError,  # an encrypted archive; NotImplementedError is one too
+    )
 
 
 def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
@@ -59,6 +66,8 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
     siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
     if path.name in siblings:
         raise InputError(f"{path} is neither a file nor a directory that can be read. Check the path.")
+    import difflib  # only on the way to an error
+
     known = names if path.name == str(source) and not path.suffix else ()
     near = difflib.get_close_matches(path.name, [*known, *siblings], n=1)
     if known and (not near or near[0] in known):
@@ -76,7 +85,7 @@ def damage_is_input_error(path: Path) -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError(f"{path} does not fit into memory. Keep fewer samples or a narrower dtype.") from None
-    except _DAMAGE as problem:
+    except _damage() as problem:
         reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise InputError(
             f"{path} cannot be read: {reason}. It is truncated, damaged or something else; save or fetch it again."
@@ -116,6 +125,8 @@ def read_array(path: Path) -> NDArray[Any]:
 
 def read_pair(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read x and y of an .npz."""
+    import zipfile
+
     with damage_is_input_error(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         x, y = (
@@ -125,8 +136,10 @@ def read_pair(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
         return x, y
 
 
-def open_member(archive: zipfile.ZipFile, name: str) -> io.BufferedIOBase:
+def open_member(archive: "ZipFile", name: str) -> io.BufferedIOBase:
     """Open an array in an .npz; NumPy writes no other compression than these two."""
+    import zipfile
+
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
     return cast(io.BufferedIOBase, archive.open(name))

@@ -148,3 +148,20 @@ def test_a_process_stays_within_its_cap_planning_included(case: dict[str, Any]) 
     assert seen["resident_peak_bytes"] <= case["ram"]
     assert seen["process_promise_bytes"] <= case["ram"]
     assert seen["first_step_peak_bytes"] == pytest.approx(seen["process_promise_bytes"], abs=5 << 20)
+
+
+THIN = """
+from pathlib import Path
+def held():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
+import argparse, json, numpy
+before = held()
+import lowmem.cli, lowmem.cli.session, lowmem.trainer
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_what_training_imports_is_thin() -> None:
+    done = subprocess.run([sys.executable, "-c", THIN], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stdout) < 12 * 1024

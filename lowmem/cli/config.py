@@ -1,6 +1,5 @@
 """`run.toml`: the flags of a command in a file, for runs that are done again."""
 
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ def flags_of(path: str, known: Collection[str]) -> list[str]:
     commas, `true` is a flag without a value. Raises `InputError` for a file that cannot be read, `UnknownNameError`
     for a key that is none of the `known` ones.
     """
+    import tomllib
+
     try:
         read = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as problem:

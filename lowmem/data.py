@@ -141,8 +141,8 @@ def from_arrays(
         )
     inputs = inputs.reshape(len(inputs), -1)
     targets = targets if targets.ndim == 1 else targets.reshape(len(targets), -1)
-    _check_finite(inputs, "x", name)
-    _check_finite(targets, "y", name)
+    check_finite(inputs, "x", name)
+    check_finite(targets, "y", name)
     dataset = Dataset(name, inputs, targets, scale, None if weights is None else _weights(weights, len(inputs), name))
     if dataset.labels and targets.min() < 0:
         raise InputError(
@@ -157,7 +157,7 @@ def _weights(weights: ArrayLike, samples: int, name: str) -> NDArray[Any]:
     array = _numeric(weights, "weights", name)
     if array.shape != (samples,):
         raise InputError(f"{name}: weights have shape {array.shape}; one for each of the {samples} samples is needed.")
-    _check_finite(array, "weights", name)
+    check_finite(array, "weights", name)
     if array.min() < 0 or not array.max() > 0:
         raise InputError(f"{name}: weights go from {array.min()} to {array.max()}; numbers from 0 are needed.")
     return array
@@ -434,15 +434,17 @@ def _numeric(values: ArrayLike, what: str, name: str) -> NDArray[Any]:
     return array
 
 
-def _check_finite(array: NDArray[Any], what: str, name: str) -> None:
-    """Refuse NaN and infinity: both show in min and max, which need no array of their own."""
-    if array.dtype.kind != "f":
-        return
+def finite(array: NDArray[Any]) -> bool:
+    """Say whether no element is NaN or infinite: both show in min and max, which need no array of their own."""
     with np.errstate(invalid="ignore"):
-        finite = math.isfinite(array.min()) and math.isfinite(array.max())
-    if not finite:
+        return math.isfinite(array.min()) and math.isfinite(array.max())
+
+
+def check_finite(array: NDArray[Any], what: str, name: str, first: int = 0) -> None:
+    """Refuse NaN and infinity, with the row; `first` is the number of the first one."""
+    if array.dtype.kind == "f" and not finite(array):
         row = next(row for row in range(len(array)) if not np.isfinite(array[row]).all())
         raise InputError(
-            f"{name}: {what}[{row}] holds NaN or infinite values; finite numbers are needed. Remove such samples, "
-            "or fill them in with numpy.nan_to_num."
+            f"{name}: {what}[{first + row}] holds NaN or infinite values; finite numbers are needed. Remove such "
+            "samples, or fill them in with numpy.nan_to_num."
         )

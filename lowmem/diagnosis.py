@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.data import finite
 from lowmem.nn.mlp import MLP
-from lowmem.saved_run import finite
 
 ROWS = 32
 """Samples that are looked at together: little memory, as this happens when little may be left."""

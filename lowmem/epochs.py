@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lowmem.autosave import Autosave
+from lowmem.data import finite
 from lowmem.diagnosis import where_it_began
 from lowmem.errors import NonFiniteError
 from lowmem.executor import Backprop
@@ -17,7 +18,7 @@ from lowmem.journal import Journal
 from lowmem.meter import resident_peak
 from lowmem.nn.optimizers import Optimizer
 from lowmem.rates import LearningRate
-from lowmem.saved_run import Position, finite
+from lowmem.saved_run import Position
 from lowmem.weights import BatchWeights
 
 Array = NDArray[Any]

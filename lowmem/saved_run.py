@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lowmem import tensor_file
 from lowmem.architecture import OPTIMIZERS, Architecture, lookup
+from lowmem.data import finite
 from lowmem.errors import InputError, SaveError
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer, restored
@@ -269,12 +270,6 @@ def _in_order(architecture: Architecture, entries: Mapping[str, Entry]) -> Itera
     for name in [*names, "optimizer.1", "optimizer.2", "data.mean", "data.deviation"]:
         if name in entries:
             yield name, entries[name]
-
-
-def finite(array: Array) -> bool:
-    """Say whether no element is NaN or infinite; both show in min and max, which need no array of their own."""
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def _signature(stream: BinaryIO) -> str:

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class StreamBatches:
     rows: samples per batch. seed: the order of epoch e is a function of (seed, e); None keeps the order of the file.
 
     Two batches, one block of rows as stored, and its order are all that is allocated. Batches are views (x, y), valid
-    until the next but one is asked for.
+    until the next one is asked for. One epoch at a time: they share the memory.
     """
 
     def __init__(self, stream: "Stream", rows: int, architecture: Architecture, seed: int | None) -> None:
@@ -39,7 +40,6 @@ class StreamBatches:
         work = np.dtype(architecture.dtype)
         if max(stream.largest, *map(abs, stream.y_range)) > float(np.finfo(work).max):
             raise InputError(f"{stream.name} has values too large for {work}. Scale them, or use float64.")
-        self._limit = architecture.widths[-1] if architecture.loss_facts.labels else None
         self._block_rows = stream.block_rows(rows, seed is not None)
         self._x_block, self._y_block = stream.buffers(self._block_rows)
         x_stage, self._y_stage = stream.buffers(rows)
@@ -89,18 +89,16 @@ class StreamBatches:
         self, epoch: int, start: int, free: threading.Semaphore, ready: "queue.SimpleQueue[Any]", stop: threading.Event
     ) -> None:
         """Make batches as long as a buffer is free; in a thread of its own."""
-        rows = self._stream.rows.again()
         try:
-            for number, pieces in enumerate(self._pieces(epoch, start)):
-                free.acquire()
-                if stop.is_set():
-                    return
-                ready.put(self._assemble(rows, epoch, pieces, number % 2))
+            with closing(self._stream.rows.again()) as rows:
+                for number, pieces in enumerate(self._pieces(epoch, start)):
+                    free.acquire()
+                    if stop.is_set():
+                        return
+                    ready.put(self._assemble(rows, epoch, pieces, number % 2))
             ready.put(None)
-        except BaseException as problem:
+        except BaseException as problem:  # raised again where batches are taken
             ready.put(problem)
-        finally:
-            rows.close()
 
     def _blocks(self, epoch: int) -> list[tuple[int, int, int]]:
         """Return (number, first row, row behind the last) of the blocks in the order of an epoch."""

@@ -24,6 +24,7 @@ from lowmem.errors import InputError
 from lowmem.stream_batches import StreamBatches
 from lowmem.survey import Standardisation, survey
 from lowmem.table_files import CsvRows, ParquetRows
+from lowmem.workbench import positive
 
 Array = NDArray[Any]
 
@@ -78,21 +79,18 @@ class Stream:
 
     def fingerprint(self) -> str:
         """Return a checksum of the first and last samples: it tells one data set from another."""
-        rows, code = self.rows.again(), 0
-        try:
+        code = 0
+        with closing(self.rows.again()) as rows:
             for start in dict.fromkeys((0, max(0, self.samples - 8))):
                 x, y = self.buffers(min(8, self.samples - start))
                 rows.read(self.first + start, x, y)
                 code = crc32(y.tobytes(), crc32(x.tobytes(), code))
-        finally:
-            rows.close()
         return f"{self.samples} x {self.features}, {code:08x}"
 
     def buffers(self, rows: int) -> tuple[Array, Array]:
         """Return arrays for so many rows as stored."""
-        return np.empty((rows, self.features), self.rows.x_dtype), np.empty(
-            (rows, *self.rows.y_shape), self.rows.y_dtype
-        )
+        stored = self.rows
+        return np.empty((rows, self.features), stored.x_dtype), np.empty((rows, *stored.y_shape), stored.y_dtype)
 
     def batches(self, rows: int, architecture: Architecture, seed: int | None) -> StreamBatches:
         """Return what goes through the samples in batches that fit a network."""
@@ -143,6 +141,7 @@ def open_data(
     Raises `InputError` in one line for what cannot be read or is no data set, with the row where there is one.
     """
     lookup("part", part, PARTS)
+    shuffle_rows = None if shuffle_rows is None else positive("shuffle_rows", shuffle_rows)
     scale = 1.0
     if isinstance(source, str) and source == "digits":
         path, scale = DIGITS, 1 / 16
@@ -162,10 +161,6 @@ def open_data(
             f"{rows.name} has {rows.features} features; the standardisation is for {len(standardise.mean)}."
         )
     per_row = rows.features * rows.x_dtype.itemsize + math.prod(rows.y_shape) * rows.y_dtype.itemsize
-    if shuffle_rows is not None and (
-        isinstance(shuffle_rows, bool) or not isinstance(shuffle_rows, int) or shuffle_rows < 1
-    ):
-        raise InputError(f"shuffle_rows={shuffle_rows!r}; a positive whole number of rows is needed.")
     return Stream(
         name=rows.name,
         rows=rows,
@@ -176,7 +171,7 @@ def open_data(
         y_range=(facts.low, facts.high),
         largest=facts.largest,
         row_of_largest=facts.row_of_high,
-        shuffle_rows=shuffle_rows or max(1, BLOCK_BYTES // per_row),
+        shuffle_rows=max(1, BLOCK_BYTES // per_row) if shuffle_rows is None else shuffle_rows,
         scale=scale,
         one_hot=one_hot,
         standardisation=standardise if isinstance(standardise, Standardisation) else facts.standardisation,

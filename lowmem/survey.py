@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.block_files import Rows, blocks
+from lowmem.data import check_finite
 from lowmem.errors import InputError, RunError
 
 Array = NDArray[Any]
@@ -50,7 +51,7 @@ def survey(rows: Rows, *, fit: bool) -> Facts:
         except RunError as problem:  # nothing has been started yet
             raise InputError(str(problem)) from None
         for what, array in (("x", x[:count]), ("y", y[:count])):
-            _check_finite(array, what, rows.name, start)
+            check_finite(array, what, rows.name, start)
         part = y[:count]
         low, largest = (
             min(low, float(part.min())),
@@ -62,19 +63,6 @@ def survey(rows: Rows, *, fit: bool) -> Facts:
         if moments is not None:
             moments.add(x[:count])
     return Facts(low, high, at, whole, largest, None if moments is None else moments.result())
-
-
-def _check_finite(array: Array, what: str, name: str, start: int) -> None:
-    """Refuse NaN and infinity, with the row."""
-    if array.dtype.kind != "f":
-        return
-    with np.errstate(invalid="ignore"):
-        if math.isfinite(array.min()) and math.isfinite(array.max()):
-            return
-    row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-    raise InputError(
-        f"{name}: {what}[{start + row}] holds NaN or infinite values. Remove such samples, or fill them in."
-    )
 
 
 class Moments:

@@ -45,7 +45,7 @@ class CsvRows(Rows):
         with damage_is_input_error(path):
             first = self._stream.readline(LONGEST_LINE)
             self._delimiter = max(",;\t", key=first.decode("utf-8", "replace").count)
-            cells = [cell.strip().strip('"') for cell in first.decode().split(self._delimiter)]
+            cells = [cell.strip().strip('"') for cell in first.decode("utf-8-sig").split(self._delimiter)]
         self._headed = not all(_is_number(cell) for cell in cells)
         self._columns = len(cells)
         if self._columns < 2 and not self._inputs_only:
@@ -64,7 +64,7 @@ class CsvRows(Rows):
         self._places, self.samples = [self._stream.tell()], 0
         for line in iter(partial(self._stream.readline, LONGEST_LINE), b""):
             if not line.strip():
-                break  # an empty line is the end, or an error that `read` never gets to: rows behind it are seen below
+                break  # the end, if nothing comes behind it
             self.samples += 1
             if self.samples % EVERY == 0:
                 self._places.append(self._stream.tell())
@@ -97,9 +97,8 @@ class CsvRows(Rows):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of lines without numbers, which are said below
-                values = np.loadtxt(
-                    lines, np.float32, delimiter=self._delimiter, ndmin=2, comments=None, encoding="utf-8"
-                )
+                options: dict[str, Any] = {"delimiter": self._delimiter, "comments": None, "quotechar": '"'}
+                values = np.loadtxt(lines, np.float32, ndmin=2, encoding="utf-8", **options)
             if values.shape != (len(lines), self._columns):
                 raise ValueError
         except (ValueError, UnicodeDecodeError):
@@ -126,7 +125,8 @@ class CsvRows(Rows):
         """See `Rows.again`: the places of the lines are shared."""
         other = CsvRows.__new__(CsvRows)
         other.__dict__.update(self.__dict__)
-        other._stream, other._row = self.path.open("rb"), -1
+        with damage_is_input_error(self.path):
+            other._stream, other._row = self.path.open("rb"), -1
         return other
 
     def close(self) -> None:

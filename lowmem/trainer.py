@@ -177,8 +177,9 @@ class Trainer:
     ) -> Iterator[Epoch]:
         """Train for `count` epochs, yielding an `Epoch` after each.
 
-        data: (x, y) or a `Dataset`: x (samples, n_0) of any real dtype, cast a batch at a time; y labels (samples,)
-        or targets (samples, n_L), by the loss. validation: the same, evaluated after each epoch.
+        data: (x, y), a `Dataset`, or what `open_data` returns: x (samples, n_0) of any real dtype, cast a batch at a
+        time; y labels (samples,) or targets (samples, n_L), by the loss. validation: the same, evaluated after each
+        epoch.
         count: an epoch that was begun before (see `resume`) counts as the first. None, after `resume`: as many as the
         saved run had still to do.
         save_to: a file that the run is saved to after each epoch, or every `save_every` steps (an int) or so much
@@ -270,11 +271,9 @@ class Trainer:
         """
         if self._stepper is None:
             raise InputError("there is nothing to save before trainer.epochs(...) has been called; call that first.")
-        options = self._options | {
-            **{
-                name: getattr(self, name)
-                for name in ("batch_size", "budget", "ram", "seed", "clip_norm", "non_finite")
-            },
+        kept = ("batch_size", "budget", "ram", "seed", "clip_norm", "non_finite")
+        options = self._options | {name: getattr(self, name) for name in kept}
+        options |= {
             "clip_value": self.optimizer.clip_value,
             "class_weights": self._weights.of_classes,
             "schedule": None if self.schedule is None else self.schedule.to_dict(),
@@ -303,8 +302,7 @@ class Trainer:
         Call `epochs` with the same data. Raises `InputError`, before anything big is allocated, for a file that is
         damaged or of another kind, `BudgetError` if no plan fits.
         """
-        run = open_run(path)
-        return cls.of_run(run, **changes)
+        return cls.of_run(open_run(path), **changes)
 
     @classmethod
     def of_run(cls, run: SavedRun, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer

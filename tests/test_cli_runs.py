@@ -18,6 +18,7 @@ from lowmem.cli.session import Progress
 from lowmem.epochs import Run
 from lowmem.saved_run import open_run
 from tests.test_cli import ROOT, Ran
+from tests.test_saved_run import rewritten
 from tests.test_streams import X, Y
 
 SMALL = ["--layers", "2", "--width", "16", "--batch", "64", "--epochs", "3", "--lr", "0.005", "--json"]
@@ -259,6 +260,23 @@ def test_data_that_do_not_fit_the_run_are_refused(capsys: Capture, run: Path, tm
     y[50] = 3
     np.savez(tmp_path / "more.npz", x=X, y=y)
     assert "in row 50 labels up to 3" in Ran(capsys, "evaluate", str(run), "--data", str(tmp_path / "more.npz")).err
+
+
+def test_class_weights_are_read(capsys: Capture, tmp_path: Path, data: Path) -> None:
+    flags = ["train", *SMALL, "--batch", "10", "--data", str(data), "--class-weights"]
+    assert Ran(capsys, *flags, "1,2,0.5", "--save", str(tmp_path / "run")).code == 0
+    assert open_run(tmp_path / "run").options["class_weights"] == [1, 2, 0.5]
+    for wrong in ("1,2", "1,x,2", ""):
+        ran = Ran(capsys, *flags, wrong)
+        assert ran.code == 2
+        assert "class" in ran.err
+
+
+def test_flags_in_a_run_that_are_none_are_refused(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert Ran(capsys, "train", *SMALL, "--save", str(path)).code == 0
+    rewritten(path, lambda header, inside: inside["notes"]["flags"].update(held_out="0.2"))
+    assert "was not saved by lowmem train" in Ran(capsys, "resume", str(path)).err
 
 
 def test_a_run_of_the_library_is_no_run_of_the_command(capsys: Capture, tmp_path: Path) -> None:

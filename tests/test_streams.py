@@ -390,7 +390,7 @@ def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
     assert "one row per sample" in refusal(y, y)
     assert "at least one sample" in refusal(*npy(tmp_path, X[:0], Y[:0]))
     assert "numbers are needed" in refusal(*npy(tmp_path, X.astype("U4")))
-    assert "shuffle_rows=0" in refusal(*npy(tmp_path), shuffle_rows=0)
+    assert "shuffle_rows must be a positive whole number" in refusal(*npy(tmp_path), shuffle_rows=0)
     assert "leave targets=" in refusal(npz(tmp_path)[0], x)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
     assert "cannot be read as Parquet" in refusal(tmp_path / "bad.parquet")
@@ -427,3 +427,19 @@ def test_a_file_that_changes_while_it_is_used_is_an_error(tmp_path: Path, write:
     assert error.value.exit_code == 1
     with pytest.raises(lm.LowmemError, match="has changed since it was opened"):
         list(stream.batches(10, ARCH, 0).epoch(0))
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_that_is_gone_is_an_error_and_no_waiting(tmp_path: Path, write: Any) -> None:
+    path, targets = write(tmp_path)
+    stream = lm.open_data(path, targets)
+    path.unlink()
+    with pytest.raises(lm.LowmemError):
+        list(stream.batches(10, ARCH, 0).epoch(0))
+
+
+def test_quoted_numbers_are_numbers_and_a_mark_of_the_byte_order_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('\ufeff"a";"b"\n"1.5";"0"\n2;1\n')
+    x, y = collected(lm.open_data(tmp_path / "a.csv").batches(2, lm.Architecture((1, 2)), None))
+    assert x.tolist() == [[1.5], [2]]
+    assert y.tolist() == [0, 1]

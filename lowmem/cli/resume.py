@@ -7,6 +7,14 @@ from lowmem.cli.options import add_json
 from lowmem.cli.session import add_run, open_samples, run_epochs
 from lowmem.errors import InputError
 
+TEXT, NUMBER = (str, type(None)), (int, type(None))
+NEEDED: dict[str, tuple[type, ...]] = {
+    **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float,), "stream": (bool,)},
+    **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
+    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT},
+}
+"""The flags of `lowmem train` that tell how to go on, and their types."""
+
 HELP = "Go on with a saved run where it stopped."
 
 
@@ -44,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Namespace:
     """Return the flags that the run was begun with, those given now in their place."""
     kept = notes.get("flags")
-    needed = ("data", "targets", "target", "held_out", "stream", "shuffle_rows", "standardise", "seed", "epochs")
-    if not isinstance(kept, dict) or not all(name in kept for name in needed):
+    if not isinstance(kept, dict) or not all(type(kept.get(name)) in kinds for name, kinds in NEEDED.items()):
         raise InputError(
             f"{arguments.run} was not saved by lowmem train, so where its data are is not known. Use "
             "lowmem.Trainer.resume(path) in Python."

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight-decay", type=float, default=0.0, metavar="F", help="weight decay (default 0)")
     group.add_argument("--clip-value", type=float, metavar="F", help="cut each gradient to this size")
     group.add_argument("--clip-norm", type=float, metavar="F", help="cut the norm of all gradients; they are gathered")
+    group.add_argument("--class-weights", metavar="A,B,...", help="a factor for the loss of each class's samples")
     group.add_argument("--non-finite", default="stop", metavar="WHAT", help="when the loss is: stop (default) or skip")
     group.add_argument("--init", metavar="NAME", help="initialiser (default: the one that matches the activation)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (default 0)")
@@ -97,11 +98,20 @@ def _trainer(
         schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
         clip_value=arguments.clip_value,
         clip_norm=arguments.clip_norm,
+        class_weights=_numbers(arguments.class_weights),
         non_finite=arguments.non_finite,
         **options,
     )
     trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
     return trainer
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    """Read numbers separated by commas."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1.") from None
 
 
 def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":

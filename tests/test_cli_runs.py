@@ -86,6 +86,15 @@ def test_interrupting_saves_and_has_the_usual_exit_code(
     assert "stopped by SIGINT. Nothing was saved." in ran.err
 
 
+def test_a_signal_between_two_epochs_saves_as_well(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowmem.cli.session._line", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
+    assert ran.code == 143
+    assert open_run(tmp_path / "run").position.epoch == 1
+
+
 @pytest.mark.parametrize("flags", [["--stream"], ["--shuffle-rows", "20"], ["--standardise"], ["--ram", "2GB"]])
 def test_streamed_runs_are_resumed_too(capsys: Capture, tmp_path: Path, data: Path, flags: list[str]) -> None:
     first, second = tmp_path / "first", tmp_path / "second"

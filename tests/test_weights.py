@@ -74,6 +74,7 @@ def test_weights_are_counted_and_saved(tmp_path: Any) -> None:
     data = from_arrays(X, Y, weights=np.ones(50))
     batcher = data.batches(16, ARCH, 0)
     assert batcher.nbytes == data.batch_bytes(16, ARCH)
+    assert data.batches(16, ARCH, None).nbytes == data.batch_bytes(16, ARCH, shuffled=False)
     assert data.take(np.array([1, 2])).weights is not None
     trainer = lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights=[1, 2, 3])
     list(trainer.epochs(data, 1))

@@ -32,6 +32,9 @@ from lowmem.workbench import positive
 EVALUATION_ROWS = 256
 """Samples that are evaluated at a time, through buffers of their own."""
 
+RUN_OBJECTS = 4096
+"""Bytes of Python's objects around the steps: what saves, what counts, what tells."""
+
 NON_FINITE = ("stop", "skip")
 
 
@@ -126,7 +129,7 @@ class Trainer:
         # Those of an evaluation are counted in any case: `evaluate` may be called without validation data as well.
         buffers += (held_out or train).batch_bytes(self._evaluation_rows, architecture, shuffled=False)
         buffers += self._evaluation_rows * architecture.widths[-1] * architecture.item_bytes
-        buffers += self._weights.bytes_for(self.batch_size)
+        buffers += self._weights.bytes_for(self.batch_size) + RUN_OBJECTS
         odd = len(train) % self.batch_size != 0
         if self._stepper is None or buffers > self._buffers or odd > self._odd:
             planned = self._plan(buffers, odd=odd)

@@ -11,29 +11,35 @@ if TYPE_CHECKING:
     from lowmem.architecture import Architecture
     from lowmem.calibration import calibrated
     from lowmem.costs import CostModel
-    from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, ScheduleError
+    from lowmem.epochs import Epoch
+    from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
     from lowmem.executor import Backprop
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
     from lowmem.planning import plan
     from lowmem.plans import Plan
     from lowmem.questions import compare, deepest, largest_batch, minimum_budget
+    from lowmem.rates import LearningRate
     from lowmem.report import Report
-    from lowmem.trainer import Epoch, Trainer
+    from lowmem.streams import Stream, open_data
+    from lowmem.trainer import Trainer
 
 _HOMES = {
     "lowmem.architecture": ("Architecture",),
     "lowmem.calibration": ("calibrated",),
     "lowmem.costs": ("CostModel",),
-    "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "ScheduleError"),
+    "lowmem.epochs": ("Epoch",),
+    "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
     "lowmem.executor": ("Backprop",),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
     "lowmem.planning": ("plan",),
     "lowmem.plans": ("Plan",),
     "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
+    "lowmem.rates": ("LearningRate",),
     "lowmem.report": ("Report",),
-    "lowmem.trainer": ("Epoch", "Trainer"),
+    "lowmem.streams": ("Stream", "open_data"),
+    "lowmem.trainer": ("Trainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -48,11 +54,14 @@ __all__ = [
     "CostModel",
     "Epoch",
     "InputError",
+    "LearningRate",
     "LowmemError",
     "NonFiniteError",
     "Plan",
     "Report",
+    "SaveError",
     "ScheduleError",
+    "Stream",
     "Trainer",
     "calibrated",
     "compare",
@@ -60,6 +69,7 @@ __all__ = [
     "largest_batch",
     "make_optimizer",
     "minimum_budget",
+    "open_data",
     "plan",
     "plots",
 ]

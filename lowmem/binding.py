@@ -37,6 +37,7 @@ class Feed:
 
     x_tiles: tuple[list[Array], ...]
     y_tiles: tuple[list[NDArray[Any]], ...]
+    w_tiles: tuple[list[Array | None], ...]
     losses: list[float]
     x: list[Array] = field(default_factory=list)
     scale: float = 1.0
@@ -45,18 +46,24 @@ class Feed:
     @classmethod
     def of(cls, lanes: int) -> "Feed":
         """Return an empty one for so many lanes."""
-        return cls(tuple([] for _ in range(lanes)), tuple([] for _ in range(lanes)), [0.0] * lanes)
+        return cls(
+            x_tiles=tuple([] for _ in range(lanes)),
+            y_tiles=tuple([] for _ in range(lanes)),
+            w_tiles=tuple([] for _ in range(lanes)),
+            losses=[0.0] * lanes,
+        )
 
-    def fill(self, x: Array, y: NDArray[Any], bounds: Sequence[Bounds]) -> None:
-        """Point at the rows of one (micro-)batch; bounds: of the tiles, by lane."""
+    def fill(self, x: Array, y: NDArray[Any], w: Array | None, bounds: Sequence[Bounds]) -> None:
+        """Point at the rows of one (micro-)batch, and at their weights if they have any; bounds: of tiles, by lane."""
         self.x[:] = (x,)
-        for x_tiles, y_tiles, own in zip(self.x_tiles, self.y_tiles, bounds, strict=True):
+        for x_tiles, y_tiles, w_tiles, own in zip(self.x_tiles, self.y_tiles, self.w_tiles, bounds, strict=True):
             x_tiles[:] = [x[start:stop] for start, stop in own]
             y_tiles[:] = [y[start:stop] for start, stop in own]
+            w_tiles[:] = [None if w is None else w[start:stop] for start, stop in own]
 
     def clear(self) -> None:
         """Let go of the caller's arrays."""
-        for tiles in ([self.x], self.x_tiles, self.y_tiles):
+        for tiles in ([self.x], self.x_tiles, self.y_tiles, self.w_tiles):
             for held in tiles:
                 held.clear()
 
@@ -418,8 +425,8 @@ def fold_loss(
 ) -> None:
     """Fold the loss over a lane's tiles."""
     total = 0.0
-    for s, y, tmp in zip(tiles, feed.y_tiles[lane], scratch, strict=True):
-        total += fold(s, y, feed.scale, tmp)
+    for s, y, w, tmp in zip(tiles, feed.y_tiles[lane], feed.w_tiles[lane], scratch, strict=True):
+        total += fold(s, y, feed.scale, tmp, w)
     feed.losses[lane] = total
 
 

@@ -5,15 +5,16 @@ Samples stay as stored (MNIST is 47 MB as uint8, 188 MB as float32) and are cast
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from lowmem.architecture import ITEM_BYTES, lookup
+from lowmem.architecture import ITEM_BYTES, Architecture, lookup
 from lowmem.data_files import NUMBER_KINDS, PARTS, existing, idx_images, idx_labels, kind_of, read_array, read_pair
 from lowmem.errors import InputError
 from lowmem.nn.initialisers import generator
@@ -31,12 +32,14 @@ class Dataset:
     x: (samples, features), any numeric dtype.
     y: (samples,) integer labels, or targets of shape (samples,) or (samples, outputs).
     scale: x is multiplied by it when a batch is cast.
+    weights: (samples,), by which the loss of each sample is multiplied in training; None is 1 for all.
     """
 
     name: str
     x: NDArray[Any] = field(repr=False)
     y: NDArray[Any] = field(repr=False)
     scale: float = 1.0
+    weights: NDArray[Any] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -59,16 +62,63 @@ class Dataset:
             return int(self.y.max()) + 1
         return 1 if self.y.ndim == 1 else int(self.y.shape[1])
 
+    @property
+    def columns(self) -> int:
+        """The number of columns of y."""
+        return 1 if self.y.ndim == 1 else int(self.y.shape[1])
+
+    @property
+    def y_range(self) -> tuple[float, float]:
+        """The least and the largest target."""
+        return float(self.y.min()), float(self.y.max())
+
+    @property
+    def row_of_largest(self) -> int:
+        """The sample with the largest target."""
+        return int(self.y.argmax()) // self.columns
+
+    def fingerprint(self) -> str:
+        """Return a checksum of some samples spread over the data: it tells one data set from another."""
+        code = 0
+        for row in range(0, len(self), max(1, len(self) // 64)):
+            for array in (self.x, self.y):
+                code = crc32(np.ascontiguousarray(array[row]).tobytes(), code)
+        return f"{len(self)} x {self.features}, {code:08x}"
+
+    def batches(self, rows: int, architecture: Architecture, seed: int | None) -> "Batcher":
+        """Return what goes through the samples in batches that fit a network."""
+        labels = architecture.loss_facts.labels
+        weights = None if seed is None else self.weights  # what is not shuffled is evaluated
+        return Batcher(self.x, self.y, rows, architecture.dtype, self.scale, seed, labels=labels, weights=weights)
+
+    def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
+        """Return the bytes that `batches` will own, in order or shuffled."""
+        weights = len(self) + rows if shuffled and self.weights is not None else 0
+        return weights * architecture.item_bytes + buffer_bytes(
+            rows=rows,
+            features=self.features,
+            targets=architecture.widths[-1],
+            samples=len(self),
+            x_dtype=self.x.dtype,
+            y_dtype=self.y.dtype,
+            labels=architecture.loss_facts.labels,
+            dtype=architecture.dtype,
+        )
+
     def take(self, rows: NDArray[np.integer[Any]]) -> "Dataset":
         """Return a data set of these rows; they are copied."""
-        return Dataset(self.name, self.x[rows], self.y[rows], self.scale)
+        weights = None if self.weights is None else self.weights[rows]
+        return Dataset(self.name, self.x[rows], self.y[rows], self.scale, weights)
 
 
-def from_arrays(x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: float = 1.0) -> Dataset:
+def from_arrays(
+    x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: float = 1.0, weights: ArrayLike | None = None
+) -> Dataset:
     """Check x and y and make a `Dataset` of them, without copying NumPy arrays.
 
     x: (samples, ...), numbers; more than two dimensions are flattened to (samples, features).
     y: (samples,) labels from 0, or (samples, ...) targets.
+    weights: (samples,), by which the loss of each sample is multiplied in training.
 
     Raises `InputError` for arrays that are empty, not numeric, one-dimensional (x), of different lengths, with
     NaN or infinite values, or with negative labels.
@@ -91,15 +141,26 @@ def from_arrays(x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: floa
         )
     inputs = inputs.reshape(len(inputs), -1)
     targets = targets if targets.ndim == 1 else targets.reshape(len(targets), -1)
-    _check_finite(inputs, "x", name)
-    _check_finite(targets, "y", name)
-    dataset = Dataset(name, inputs, targets, scale)
+    check_finite(inputs, "x", name)
+    check_finite(targets, "y", name)
+    dataset = Dataset(name, inputs, targets, scale, None if weights is None else _weights(weights, len(inputs), name))
     if dataset.labels and targets.min() < 0:
         raise InputError(
             f"{name}: the labels y go down to {targets.min()}; labels are whole numbers from 0. "
             "Number the classes from 0, or store targets that are not labels as floats."
         )
     return dataset
+
+
+def _weights(weights: ArrayLike, samples: int, name: str) -> NDArray[Any]:
+    """Check the weights of samples."""
+    array = _numeric(weights, "weights", name)
+    if array.shape != (samples,):
+        raise InputError(f"{name}: weights have shape {array.shape}; one for each of the {samples} samples is needed.")
+    check_finite(array, "weights", name)
+    if array.min() < 0 or not array.max() > 0:
+        raise InputError(f"{name}: weights go from {array.min()} to {array.max()}; numbers from 0 are needed.")
+    return array
 
 
 def load(
@@ -199,6 +260,7 @@ class Batcher:
     scale: x is multiplied by it.
     seed: the order of epoch e is a function of (seed, e); None keeps the order of the rows.
     indices: the rows to go through, in any order (all of them by default); they are copied.
+    weights: (samples,), of which `weights_now` holds those of the batch that was yielded last.
 
     `x_buffer` is (rows, features), `y_buffer` (rows,) labels or (rows, targets). Raises `InputError` for arrays
     and numbers that do not fit together.
@@ -215,6 +277,7 @@ class Batcher:
         *,
         labels: bool,
         indices: NDArray[np.integer[Any]] | None = None,
+        weights: NDArray[Any] | None = None,
     ) -> None:
         """Check the arguments, then make every buffer."""
         work = _work_dtype(dtype)
@@ -235,20 +298,23 @@ class Batcher:
         y_work = LABEL_DTYPE if labels else work
         self.x_buffer: NDArray[Any] = np.zeros((rows, *self._x.shape[1:]), work)
         self.y_buffer: NDArray[Any] = np.zeros((rows, *self._y.shape[1:]), y_work)
+        self.weights_now: NDArray[Any] | None = None
+        self._weights = None if weights is None else weights.astype(work)
+        self._w_buffer = np.zeros(0 if weights is None else rows, work)
         self._x_staging = _staging(self._x, self.x_buffer)
         self._y_staging = _staging(self._y, self.y_buffer)
 
     @property
     def nbytes(self) -> int:
         """Bytes of every array owned here; the data themselves stay the caller's."""
-        owned = (self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at)
-        return sum(array.nbytes for array in owned if array is not None)
+        owned = [self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at]
+        return sum(array.nbytes for array in (*owned, self._weights, self._w_buffer) if array is not None)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return -(-len(self._order) // self.rows)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield the batches of one epoch as views (x, y) of the buffers, valid until the next one is asked for.
 
         epoch: its number, from 0. start: the first batch wanted, to go on inside an epoch. One epoch at a time:
@@ -264,6 +330,9 @@ class Batcher:
             x = _gather(self._x, rows_at, self._x_staging, self.x_buffer)
             if self._scale != 1:
                 np.multiply(x, self._scale, out=x)
+            if self._weights is not None:
+                self.weights_now = self._w_buffer[: len(rows)]
+                np.take(self._weights, rows_at, out=self.weights_now, mode="clip")
             yield x, _gather(self._y, rows_at, self._y_staging, self.y_buffer)
 
 
@@ -365,15 +434,17 @@ def _numeric(values: ArrayLike, what: str, name: str) -> NDArray[Any]:
     return array
 
 
-def _check_finite(array: NDArray[Any], what: str, name: str) -> None:
-    """Refuse NaN and infinity: both show in min and max, which need no array of their own."""
-    if array.dtype.kind != "f":
-        return
+def finite(array: NDArray[Any]) -> bool:
+    """Say whether no element is NaN or infinite: both show in min and max, which need no array of their own."""
     with np.errstate(invalid="ignore"):
-        finite = math.isfinite(array.min()) and math.isfinite(array.max())
-    if not finite:
+        return math.isfinite(array.min()) and math.isfinite(array.max())
+
+
+def check_finite(array: NDArray[Any], what: str, name: str, first: int = 0) -> None:
+    """Refuse NaN and infinity, with the row; `first` is the number of the first one."""
+    if array.dtype.kind == "f" and not finite(array):
         row = next(row for row in range(len(array)) if not np.isfinite(array[row]).all())
         raise InputError(
-            f"{name}: {what}[{row}] holds NaN or infinite values; finite numbers are needed. Remove such samples, "
-            "or fill them in with numpy.nan_to_num."
+            f"{name}: {what}[{first + row}] holds NaN or infinite values; finite numbers are needed. Remove such "
+            "samples, or fill them in with numpy.nan_to_num."
         )

@@ -4,24 +4,25 @@ A file's first bytes say what it is, and a header is believed only after the byt
 """
 
 import contextlib
-import difflib
 import gzip
 import io
 import math
 import os
 import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 NUMBER_KINDS = "biuf"  # dtype kinds: bool, signed, unsigned, float
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, Fortran order, dtype
@@ -32,18 +33,24 @@ _NPY_HEADERS: dict[tuple[int, int], Callable[[Any], Header]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,  # version 3 is for field names, which are no numbers
 }
-_DAMAGE = (
-    gzip.BadGzipFile,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    RuntimeError,  # an encrypted archive; NotImplementedError is one too
-)
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """Return what readers raise on a damaged file."""
+    import zipfile  # 1 MiB, for those who read archives, here and below
+
+    return (
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        RuntimeError,  # an encrypted archive; NotImplementedError is one too
+    )
 
 
 def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
@@ -59,6 +66,8 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
     siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
     if path.name in siblings:
         raise InputError(f"{path} is neither a file nor a directory that can be read. Check the path.")
+    import difflib  # only on the way to an error
+
     known = names if path.name == str(source) and not path.suffix else ()
     near = difflib.get_close_matches(path.name, [*known, *siblings], n=1)
     if known and (not near or near[0] in known):
@@ -68,7 +77,7 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
 
 
 @contextlib.contextmanager
-def _damage_is_input_error(path: Path) -> Iterator[None]:
+def damage_is_input_error(path: Path) -> Iterator[None]:
     """Turn what a reader raises on a damaged file into one clear line."""
     try:
         yield
@@ -76,8 +85,8 @@ def _damage_is_input_error(path: Path) -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError(f"{path} does not fit into memory. Keep fewer samples or a narrower dtype.") from None
-    except _DAMAGE as problem:
-        reason = str(problem) or type(problem).__name__
+    except _damage() as problem:
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise InputError(
             f"{path} cannot be read: {reason}. It is truncated, damaged or something else; save or fetch it again."
         ) from None
@@ -87,7 +96,7 @@ def _damage_is_input_error(path: Path) -> Iterator[None]:
 
 def kind_of(path: Path) -> str:
     """Return "npz", "npy" or "idx" by the file's first bytes."""
-    with _damage_is_input_error(path), path.open("rb") as stream:
+    with damage_is_input_error(path), path.open("rb") as stream:
         start = stream.read(6)
     for kind, magics in (
         ("npz", (b"PK\x03\x04", b"PK\x05\x06")),
@@ -107,32 +116,36 @@ def read_array(path: Path) -> NDArray[Any]:
     kind = kind_of(path)
     if kind == "npz":
         raise InputError(f"{path} is an .npz with arrays of its own; one array is needed here, .npy or idx.")
-    with _damage_is_input_error(path):
+    with damage_is_input_error(path):
         with path.open("rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"
-        read_header = _npy_header if kind == "npy" else _idx_header
+        read_header = npy_header if kind == "npy" else idx_header
         return _counted_read(lambda: gzip.GzipFile(path) if zipped else path.open("rb"), read_header, str(path))
 
 
 def read_pair(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read x and y of an .npz."""
-    with _damage_is_input_error(path), zipfile.ZipFile(path) as archive:
+    import zipfile
+
+    with damage_is_input_error(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         x, y = (
-            _counted_read(partial(_open_member, archive, f"{name}.npy"), _npy_header, f"{name} in {path}")
-            for name in _pair_names(names, part, path)
+            _counted_read(partial(open_member, archive, f"{name}.npy"), npy_header, f"{name} in {path}")
+            for name in pair_names(names, part, path)
         )
         return x, y
 
 
-def _open_member(archive: zipfile.ZipFile, name: str) -> io.BufferedIOBase:
+def open_member(archive: "ZipFile", name: str) -> io.BufferedIOBase:
     """Open an array in an .npz; NumPy writes no other compression than these two."""
+    import zipfile
+
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
     return cast(io.BufferedIOBase, archive.open(name))
 
 
-def _pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
+def pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
     """Choose the arrays that are x and y among the names in an .npz."""
     pairs = [(f"x_{part}", f"y_{part}")]
     if part == "train":
@@ -185,7 +198,7 @@ def _bytes_left(stream: io.BufferedIOBase, limit: int) -> int:
     return count
 
 
-def _npy_header(stream: io.BufferedIOBase) -> Header:
+def npy_header(stream: io.BufferedIOBase) -> Header:
     """Read the header of an .npy: its text is parsed by NumPy as a literal, never run."""
     try:
         with warnings.catch_warnings():
@@ -199,7 +212,7 @@ def _npy_header(stream: io.BufferedIOBase) -> Header:
     return shape, fortran, dtype
 
 
-def _idx_header(stream: io.BufferedIOBase) -> Header:
+def idx_header(stream: io.BufferedIOBase) -> Header:
     """Read the header of an idx file: two zeros, the type (8 is uint8), the number of dimensions, their sizes."""
     start = stream.read(4)
     if len(start) < 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:

@@ -5,13 +5,12 @@ Two families. `InputError` is refused input: nothing has been lost, the shell se
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 
 class LowmemError(Exception):
     """Root of every error that lowmem raises on purpose."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class InputError(LowmemError, ValueError):
@@ -54,6 +53,18 @@ class ScheduleError(InputError):
 
 class RunError(LowmemError):
     """A run that started and could not go on."""
+
+
+class SaveError(RunError):
+    """A run could not be saved; an earlier file, if there is one, stands."""
+
+
+class StoppedError(RunError):
+    """A run that a signal ended; the shell sees 128 + the signal's number, as is the custom."""
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 class NonFiniteError(RunError):

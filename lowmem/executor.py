@@ -15,7 +15,7 @@ from lowmem.chain import tile_bounds, tile_rows
 from lowmem.errors import InputError, NonFiniteError
 from lowmem.lanes import Lanes
 from lowmem.nn.losses import KERNELS as LOSSES
-from lowmem.nn.losses import check_targets, loss_scale
+from lowmem.nn.losses import check_targets, check_weights, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
 from lowmem.plans import Plan
@@ -91,25 +91,34 @@ class Backprop:
         self._passes: dict[int, list[Pass]] = {}
         self._bind(plan.batch_size)
 
-    def __call__(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[float, Gradients]:
+    def __call__(self, x: NDArray[Any], y: NDArray[Any], weights: Array | None = None) -> tuple[float, Gradients]:
         """Run one step on a batch.
 
         x: (B, n_0) in the network's dtype, C-contiguous, B at most the plan's batch size. y: labels of shape (B,) or
-        targets of shape (B, n_L), by the loss. Both are read where they are.
+        targets of shape (B, n_L), by the loss. weights: (B,), in the network's dtype, by which the loss of each sample
+        is multiplied before the mean is taken. All are read where they are.
 
         Returns the loss (the mean over the batch) and the gradients. With an optimizer in the plan the parameters
         have been updated and the gradients are empty. Raises `InputError` for a batch that does not fit or holds
         NaN or infinity, `NonFiniteError` if the loss overflows; the parameters are then as before.
         """
-        return self.step(x, y, run_calls)
+        return self.step(x, y, run_calls, weights)
 
-    def step(self, x: NDArray[Any], y: NDArray[Any], run: Callable[[Sequence[Call]], None]) -> tuple[float, Gradients]:
+    def step(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        run: Callable[[Sequence[Call]], None],
+        weights: Array | None = None,
+    ) -> tuple[float, Gradients]:
         """Run one step as a call does, the calls of each pass carried out by `run`: for those who measure.
 
         With several lanes `run` gets the calls of each, in threads at the same time.
         """
         self._check_batch(x, y)
         rows = len(x)
+        if weights is not None:
+            check_weights(weights, rows, self.mlp.architecture.dtype)
         passes = self._passes.get(rows) or self._bind(rows)
         feed, optimizer = self._training.feed, self.optimizer
         feed.scale, feed.loss = loss_scale(self.mlp.architecture.loss, rows, self.mlp.architecture.widths[-1]), 0.0
@@ -117,7 +126,8 @@ class Backprop:
             optimizer.begin_step()
         try:
             for calls, bounds, start, stop in passes:
-                feed.fill(x[start:stop], y[start:stop], bounds)
+                w = None if weights is None else weights[start:stop]
+                feed.fill(x[start:stop], y[start:stop], w, bounds)
                 self._training.lanes.run(partial(_run_lane, calls, run))
         except NonFiniteError:
             if optimizer is not None:

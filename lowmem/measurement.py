@@ -101,7 +101,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     gc.collect()
     floor = resident()
     traced = TracedPeak()
-    options: dict[str, Any] = {name: request.get(name) for name in ("micro_batch", "segments", "slots")}
+    options: dict[str, Any] = {name: request.get(name) for name in ("micro_batch", "segments", "slots", "threads")}
     made = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
     gc.collect()
     traced.restart()  # planning is over, and what it took for a moment is not training's

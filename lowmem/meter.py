@@ -108,13 +108,19 @@ def reset_resident_peak() -> bool:
 
 def resident_peak() -> int:
     """Return the most memory that the process held resident, in bytes: since its start, or the last reset."""
+    known = _status("VmHWM:")
+    return _resident_peak_elsewhere() if known is None else known
+
+
+def _status(name: str) -> int | None:
+    """Return a size that the system tells of this process, None where there is no /proc."""
     try:
         for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return _resident_peak_elsewhere()
+    return None
 
 
 def _resident_peak_elsewhere() -> int:

@@ -32,7 +32,8 @@ class Moment:
 
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
-    return Chain.of(plan.architecture, plan.micro_batch, updates=plan.optimizer is not None, lanes=plan.lanes)
+    updates = plan.optimizer is not None and not plan.gathered
+    return Chain.of(plan.architecture, plan.micro_batch, updates=updates, lanes=plan.lanes)
 
 
 def occupancy(chain: Chain, schedule: Schedule) -> list[Moment]:

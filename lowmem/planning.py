@@ -37,6 +37,8 @@ def plan(
     odd_batches: bool = False,
     costs: CostModel | None = None,
     threads: int | None = None,
+    gather: bool = False,
+    table_bytes: int | None = None,
 ) -> Plan:
     """Plan one training step.
 
@@ -55,13 +57,24 @@ def plan(
         weighs passes of fewer rows against recomputation. By FLOPs alone small passes would always win.
     threads: lanes that each carry a part of the rows through a step. Left out, one for each core where the layers are
         large enough and of one width, else one. Bits and bytes depend on it, and on nothing else of the machine.
+    gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
+    table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
 
     Returns a `Plan`. Raises `BudgetError` if nothing fits, with the least budget that works; `InputError` for numbers
     or names that make no sense.
     """
     lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
     whole = Workbench(
-        architecture, batch_size, optimizer_name(optimizer), micro_batch, batch_buffers, odd_batches, costs, threads
+        architecture,
+        batch_size,
+        optimizer_name(optimizer),
+        micro_batch,
+        batch_buffers,
+        odd_batches,
+        costs,
+        threads,
+        gather,
+        table_bytes,
     )
     limit = None if budget is None else whole.read_budget(budget)
     if strategy == "auto" and limit is None:

@@ -29,6 +29,7 @@ class Plan:
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
+    gathered: whether an update waits for the gradients of all layers, as clipping by norm needs.
     """
 
     architecture: Architecture
@@ -53,6 +54,7 @@ class Plan:
     seconds: float | None = None
     lower_bound: float | None = None
     budget: int | None = None
+    gathered: bool = False
 
     @property
     def micro_batches(self) -> int:
@@ -107,6 +109,7 @@ class Plan:
             "strategy": self.strategy,
             "optimizer": self.optimizer,
             "lanes": self.lanes,
+            "gathered": self.gathered,
             "budget": self.budget,
             "bytes": self.account(),
             "peak_bytes": self.peak_bytes,
@@ -150,6 +153,8 @@ class Plan:
     def _gradients_hint(self) -> str:
         if self.optimizer is None:
             return "of all layers"
+        if self.gathered:
+            return "of all layers, gathered before the update"
         if self.micro_batches > 1:
             return "of all layers, summed over the passes, and one layer's"
         return "of one layer: each is updated right after its backward"

@@ -44,6 +44,7 @@ class Report:
     steps: how many were run in all.
     loss: mean over the last epoch, or of the last step. accuracy: on held-out samples, None without labels or
         validation.
+    process_promise: of a cap for the whole process, what was promised; first_step_peak: what the first step took.
     floor: the bytes that the process held resident before it planned and allocated.
     made: bytes of arrays that were really made, by the names of `plan.account()`. arena_written: bytes of the arena
         that a step has written to.
@@ -58,6 +59,8 @@ class Report:
     steps: int
     loss: float
     accuracy: float | None = None
+    process_promise: int | None = None
+    first_step_peak: int | None = None
     floor: int | None = None
     made: Mapping[str, int] | None = None
     arena_written: int | None = None
@@ -92,7 +95,9 @@ class Report:
         parts.append(Part("peak memory of training", plan.peak_bytes, self.traced_peak))
         parts.append(Part("process floor", None, self.floor))
         whole = None if self.floor is None else self.floor + plan.peak_bytes
-        return [*parts, Part("whole process", whole, self.resident_peak)]
+        if self.first_step_peak is not None:
+            parts.append(Part("whole process, after one step", self.process_promise, self.first_step_peak))
+        return [*parts, Part("whole process", whole or self.process_promise, self.resident_peak)]
 
     def phases(self) -> list[Phase]:
         """Return the work of a step by phase; phases without work or time are left out."""
@@ -116,6 +121,8 @@ class Report:
             "steps": self.steps,
             "loss": self.loss,
             "accuracy": self.accuracy,
+            "process_promise_bytes": self.process_promise,
+            "first_step_peak_bytes": self.first_step_peak,
             "memory": [asdict(part) for part in self.memory()],
             "phases": [asdict(phase) for phase in self.phases()],
             "backward_over_forward": {"planned_flops": planned, "measured_seconds": measured},

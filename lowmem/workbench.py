@@ -25,6 +25,9 @@ FEW_LAYERS = 400
 VERY_FEW_LAYERS = 24
 """Layers up to which all plans of the fixed strategies are."""
 
+LEAST_TABLES = 20 << 20
+"""Bytes below which the tables of planning are not begun, as they pass them; closed forms need none."""
+
 LEAST_ROWS = 16
 """Passes of fewer rows are done only when asked for: products that small run at a fraction of the speed."""
 
@@ -42,6 +45,8 @@ class Workbench:
         odd_batches: bool = False,
         costs: CostModel | None = None,
         threads: int | None = None,
+        gather: bool = False,
+        table_bytes: int | None = None,
     ) -> None:
         self.architecture = architecture
         self.batch_size = positive("batch_size", batch_size)
@@ -54,6 +59,8 @@ class Workbench:
         self.costs = costs
         self.threads = threads
         self.lanes = lanes_for(architecture, self.micro_batch, threads)
+        self.gather = gather
+        self.table_bytes = table_bytes
         self.bound: float | None = None  # of the cost of any schedule whose checkpoints stay, once a planner has run
         if costs is not None and costs.dtype != architecture.dtype:
             raise InputError(f"the cost model is for {costs.dtype}, the network is {architecture.dtype}.")
@@ -63,10 +70,15 @@ class Workbench:
         """Passes per batch."""
         return -(-self.batch_size // self.micro_batch)
 
+    @property
+    def fused(self) -> bool:
+        """Whether each layer is updated right after its backward."""
+        return self.optimizer is not None and not self.gather
+
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass."""
-        return Chain.of(self.architecture, self.micro_batch, updates=self.optimizer is not None, lanes=self.lanes)
+        return Chain.of(self.architecture, self.micro_batch, updates=self.fused, lanes=self.lanes)
 
     @cached_property
     def timed_chain(self) -> Chain:
@@ -91,6 +103,8 @@ class Workbench:
             self.odd_batches,
             self.costs,
             self.threads,
+            self.gather,
+            self.table_bytes,
         )
 
     def halved(self) -> Iterator["Workbench"]:
@@ -174,9 +188,13 @@ class Workbench:
         yield from self.fixed
         if self.least.peak_bytes > limit:
             return
+        if self.table_bytes is not None and self.table_bytes < LEAST_TABLES:
+            yield from self._revolve(None, limit)
+            yield from self._segments(None, limit)
+            return
         with suppress(BudgetError):  # packing and Python's objects may leave room for a fixed plan only
             room, taken = self._for_schedules(limit)
-            planner = Planner(self.timed_chain, room)
+            planner = Planner(self.timed_chain, room, self.table_bytes)
             self.bound = self.whole_batch(planner.lower_bound(room))
             optimum = planner.best(room, taken)
             yield self.account(optimum.schedule)
@@ -258,7 +276,7 @@ class Workbench:
         program = pack(self.chain, schedule, at_best=trace.peak_bytes)
         largest = max(architecture.layer_parameters(layer) for layer in range(1, architecture.layers + 1))
         several, facts = self.passes > 1, OPTIMIZERS.get(self.optimizer or "")
-        gathered = architecture.parameters if self.optimizer is None or several else 0
+        gathered = architecture.parameters if not self.fused or several else 0
         shared = largest if several or not gathered else 0
         scratch = min(CHUNK, largest) * facts.scratch if facts else 0
         states = facts.states * architecture.parameters if facts else 0
@@ -270,6 +288,7 @@ class Workbench:
             micro_batch=self.micro_batch,
             strategy=schedule.planner,
             optimizer=self.optimizer,
+            gathered=self.gather,
             schedule=schedule,
             program=program,
             parameter_bytes=architecture.parameters * item,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import lowmem as lm
 from lowmem.data import from_arrays
-from lowmem.trainer import Epoch
+from lowmem.epochs import Epoch
 
 Array = NDArray[Any]
 ARCH = lm.Architecture((2, 16, 16, 3), "tanh")

@@ -1,13 +1,16 @@
 """The command line: one file for each command, errors as one clear line, exit code 0, 1 (failed) or 2 (bad input)."""
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
-from lowmem.cli import calibrate, compare, plan, profile, train
+from lowmem.cli import calibrate, compare, evaluate, plan, predict, profile, resume, train
+from lowmem.cli.config import flags_of
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
-COMMANDS = (plan, train, compare, profile, calibrate)
+COMMANDS = (plan, train, resume, evaluate, predict, compare, profile, calibrate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(parser: Parser, argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command they name."""
-    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(given)
+    if getattr(arguments, "config", None):
+        known = vars(arguments).keys() - {"config", "command", "version"}
+        arguments = parser.parse_args([given[0], *flags_of(arguments.config, known), *given[1:]])
     if arguments.version:
         from lowmem import __version__
 
@@ -44,6 +51,21 @@ def _run(parser: Parser, argv: Sequence[str] | None) -> int:
         return 0
     for command in COMMANDS:
         if command.__name__.rpartition(".")[2] == arguments.command:
-            return int(command.run(arguments))
+            with warnings.catch_warnings():
+                warnings.showwarning = _say
+                warnings.simplefilter("always", RuntimeWarning)
+                return int(command.run(arguments))
     parser.print_help()
     return 2
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning as one line, as errors are."""
+    print(f"lowmem: warning: {message}", file=sys.stderr)

@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         micro_batch=arguments.micro_batch,
         segments=arguments.segments,
         slots=arguments.slots,
+        threads=arguments.threads,
         costs=costs,
     )
     options = {"micro_batch": arguments.micro_batch, "costs": costs}

@@ -1,37 +1,46 @@
 """`lowmem train`: learn a data set inside a budget, and say what was promised and what was measured."""
 
 import argparse
-import json
-import sys
-from dataclasses import replace
-from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
+from lowmem.cli.session import add_data, add_run, open_samples, run_epochs, streamed
 from lowmem.errors import InputError
 from lowmem.planning import plan
 
 if TYPE_CHECKING:
     from lowmem.architecture import Architecture
-    from lowmem.data import Dataset
-    from lowmem.meter import TracedPeak
-    from lowmem.trainer import Epoch
+    from lowmem.fitting import Samples
+    from lowmem.nn.optimizers import Optimizer
+    from lowmem.rates import LearningRate
+    from lowmem.trainer import Trainer
 
 HELP = "Train a network on a data set inside a memory budget."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with flags, such as epochs = 5; flags here win")
     group = parser.add_argument_group("data and training")
-    group.add_argument("--data", default="digits", metavar="WHAT", help="digits, or a .npz, .npy, idx file or folder")
-    group.add_argument("--targets", metavar="PATH", help="the file with y, where the data file holds x alone")
+    add_data(group, default="digits")
+    group.add_argument("--stream", action="store_true", help="read the data in blocks, not into memory")
+    group.add_argument("--shuffle-rows", type=int, metavar="N", help="rows of a block that are shuffled together")
+    group.add_argument("--standardise", action="store_true", help="bring features to mean 0 and deviation 1")
     group.add_argument("--held-out", type=float, default=0.2, metavar="F", help="share held out for validation (0.2)")
     group.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default 10)")
     group.add_argument("--lr", type=float, metavar="F", help="learning rate (default: the optimizer's usual one)")
+    group.add_argument("--lr-schedule", metavar="NAME", help="constant, step or cosine (over all steps)")
+    group.add_argument("--lr-every", type=int, metavar="N", help="of a step schedule: steps until the rate falls")
+    group.add_argument("--lr-factor", type=float, default=0.1, metavar="F", help="and what it is multiplied by (0.1)")
+    group.add_argument("--warm-up", type=int, default=0, metavar="N", help="steps in which the rate rises (default 0)")
     group.add_argument("--weight-decay", type=float, default=0.0, metavar="F", help="weight decay (default 0)")
+    group.add_argument("--clip-value", type=float, metavar="F", help="cut each gradient to this size")
+    group.add_argument("--clip-norm", type=float, metavar="F", help="cut the norm of all gradients; they are gathered")
+    group.add_argument("--class-weights", metavar="A,B,...", help="a factor for the loss of each class's samples")
+    group.add_argument("--non-finite", default="stop", metavar="WHAT", help="when the loss is: stop (default) or skip")
     group.add_argument("--init", metavar="NAME", help="initialiser (default: the one that matches the activation)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (default 0)")
+    add_run(group)
     add_network(parser)
     add_planning(parser, optimizer="adam")
     add_calibration(parser)
@@ -44,82 +53,81 @@ def run(arguments: argparse.Namespace) -> int:
     import lowmem.trainer  # noqa: F401 - what importing and printing load is not training's
     from lowmem.meter import TracedPeak
 
-    train, held_out = _data(arguments)
+    arguments.stream = streamed(arguments)
+    train, held_out = open_samples(arguments)
     network = architecture(arguments, train.features, train.classes, "cross_entropy" if train.labels else "mse")
     options: dict[str, Any] = {
         "strategy": arguments.strategy,
         "micro_batch": arguments.micro_batch,
         "segments": arguments.segments,
         "slots": arguments.slots,
+        "threads": arguments.threads,
         "costs": cost_model(arguments, network.dtype),
     }
+    if arguments.ram is not None:
+        # Tracing would take memory of the cap.
+        trainer = _trainer(arguments, network, train, options)
+        return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
     # A budget that cannot work is refused here, before the weights are made; and what planning and printing import is
     # not counted as training's.
-    str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **options))
+    gather = arguments.clip_norm is not None
+    str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, gather=gather, **options))
     traced = TracedPeak()
     try:
-        return _train(arguments, network, train, held_out, options, traced)
+        trainer = _trainer(arguments, network, train, options)
+        return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced)
     finally:
         traced.stop()
 
 
-def _train(
-    arguments: argparse.Namespace,
-    network: "Architecture",
-    train: "Dataset",
-    held_out: "Dataset",
-    options: dict[str, Any],
-    traced: "TracedPeak",
-) -> int:
-    """Train inside the budget, under a trace of the first epoch's allocations."""
+def _trainer(
+    arguments: argparse.Namespace, network: "Architecture", train: "Samples", options: dict[str, Any]
+) -> "Trainer":
+    """Make network, optimizer and trainer; the flags go into the saved run."""
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import make_optimizer
     from lowmem.trainer import Trainer
 
-    say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
-    mlp = MLP(network, arguments.seed, initialiser=arguments.init)
     trainer = Trainer(
-        mlp, optimizer, batch_size=arguments.batch, budget=arguments.budget, seed=arguments.seed, **options
+        MLP(network, arguments.seed, initialiser=arguments.init),
+        optimizer,
+        batch_size=arguments.batch,
+        budget=arguments.budget,
+        ram=arguments.ram,
+        seed=arguments.seed,
+        schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
+        clip_value=arguments.clip_value,
+        clip_norm=arguments.clip_norm,
+        class_weights=_numbers(arguments.class_weights),
+        non_finite=arguments.non_finite,
+        **options,
     )
-    epochs = trainer.epochs(train, arguments.epochs, held_out)
-    traced.restart()  # planning, which may take memory of its own for a moment, is over; all is allocated
-    say(str(trainer.plan))
-    say(f"\n{train.name}: {len(train):,} samples to train on, {len(held_out):,} held out\n")
-    peak, start = 0, perf_counter()
-    for epoch in epochs:
-        if epoch.number == 1:
-            peak = traced.stop()  # one epoch has seen every kind of step; the others run untraced
-        left = (perf_counter() - start) / epoch.number * (arguments.epochs - epoch.number)
-        say(_line(epoch, arguments.epochs, left))
-    report = replace(trainer.report(), traced_peak=peak)
-    say(f"\n{report}")
-    if arguments.json:
-        print(json.dumps(report.to_dict()))
-    return 0
+    trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
+    return trainer
 
 
-def _line(epoch: "Epoch", count: int, left: float) -> str:
-    """Write one epoch for people."""
-    parts = [f"epoch {epoch.number:>{len(str(count))}}/{count}", f"loss {epoch.loss:.4f}"]
-    if epoch.validation_loss is not None:
-        parts.append(f"held-out loss {epoch.validation_loss:.4f}")
-    if epoch.accuracy is not None:
-        parts.append(f"accuracy {epoch.accuracy:6.2%}")
-    parts.append(f"{epoch.samples_per_second:,.0f} samples/s")
-    if epoch.number < count:
-        parts.append(f"{left:.0f} s left")
-    return "  ".join(parts)
+def _numbers(text: str | None) -> list[float] | None:
+    """Read numbers separated by commas."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1.") from None
 
 
-def _data(arguments: argparse.Namespace) -> tuple["Dataset", "Dataset"]:
-    """Return training and held-out data: two parts of a folder that has them, else a split."""
-    from lowmem.data import load, split
+def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":
+    """Return the schedule that the flags describe, if any; `steps` are those of an epoch."""
+    from lowmem.rates import LearningRate
 
-    if Path(arguments.data).is_dir():
-        return load(arguments.data), load(arguments.data, part="test")
-    whole = load(arguments.data, arguments.targets)
-    if not 0 < arguments.held_out < 1:
-        raise InputError(f"--held-out must be a share between 0 and 1, such as 0.2; got {arguments.held_out:g}.")
-    train, held_out = split(whole, arguments.held_out, arguments.seed)
-    return whole.take(train), whole.take(held_out)
+    if arguments.lr_schedule is None and not arguments.warm_up:
+        if arguments.lr_every is not None:
+            raise InputError("--lr-every goes with --lr-schedule step; give that too.")
+        return None
+    return LearningRate(
+        optimizer.lr,
+        arguments.lr_schedule or "constant",
+        warm_up=arguments.warm_up,
+        every=arguments.lr_every,
+        factor=arguments.lr_factor,
+        steps=arguments.epochs * steps,
+    )

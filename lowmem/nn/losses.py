@@ -4,10 +4,10 @@ The last layer's σ belongs to its loss: softmax with cross_entropy, the sigmoid
 huber. `check_targets` is the one place that refuses bad targets; the kernels trust it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +34,28 @@ class LossScratch:
     starts: NDArray[np.intp]
 
 
+class Fold(Protocol):
+    """The kernel of a loss; see `Loss`."""
+
+    def __call__(
+        self, s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None, /
+    ) -> float:
+        """Overwrite s with δ, and return the sum of the losses."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """One loss.
 
-    fold: `fold(s, y, scale, scratch)` overwrites s, a C-contiguous tile (rows, n_L) of the last layer's outputs
+    fold: `fold(s, y, scale, scratch, w)` overwrites s, a C-contiguous tile (rows, n_L) of the last layer's outputs
         s^(L), with δ^(L) = scale·∂(sum of the losses)/∂s and returns that sum, unscaled. With `scale` from
         `loss_scale` δ is the gradient of the mean loss over the batch, and the mean is sum·scale. y holds integer
-        labels (rows,) for cross_entropy, else targets of the shape and dtype of s.
+        labels (rows,) for cross_entropy, else targets of the shape and dtype of s. w: None, or weights (rows,) of that
+        dtype, by which each row's loss is multiplied.
     """
 
     name: str
-    fold: Callable[[Tile, NDArray[Any], float, LossScratch], float]
+    fold: Fold
 
 
 def loss_scale(loss: str, batch: int, outputs: int) -> float:
@@ -58,16 +68,24 @@ def _sum(values: Tile) -> float:
     return float(np.add.reduce(values, axis=None))
 
 
-def _mse(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+def _weigh(values: Tile, w: Tile | None) -> None:
+    """Multiply each row, or each number of a vector, by its weight."""
+    if w is not None:
+        np.multiply(values, w if values.ndim == 1 else w[:, None], out=values)
+
+
+def _mse(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
     """ℓ = (s - y)², δ = 2·(s - y)."""
     square = scratch.tiles[0]
     np.subtract(s, y, out=s)
     np.multiply(s, s, out=square)
     np.multiply(s, 2.0 * scale, out=s)
+    _weigh(s, w)
+    _weigh(square, w)
     return _sum(square)
 
 
-def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
     """ℓ = ln(Σ_j e^(s_j)) - s_y, δ = softmax(s) - onehot(y), with the row's maximum taken off s first.
 
     The two broadcasts use NumPy's iteration buffer, 8192 numbers whatever the tile.
@@ -80,10 +98,12 @@ def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch)
     np.maximum.reduce(s, axis=1, out=total)
     np.subtract(s, total[:, None], out=s)
     np.take(flat, index, out=labelled, mode="clip")  # the other modes copy `out`
+    _weigh(labelled, w)
     picked = _sum(labelled)  # neither sum changes sign, so taking one from the other below cancels nothing
     np.exp(s, out=s)
     np.add.reduce(s, axis=1, out=total)
     np.log(total, out=labelled)
+    _weigh(labelled, w)
     loss = _sum(labelled) - picked
 
     np.divide(scale, total, out=total)
@@ -91,10 +111,11 @@ def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch)
     np.take(flat, index, out=labelled, mode="clip")
     np.subtract(labelled, scale, out=labelled)
     np.put(flat, index, labelled, mode="clip")
+    _weigh(s, w)
     return loss
 
 
-def _bce(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+def _bce(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
     """ℓ = max(s, 0) - s·y + ln(1 + e^(-|s|)), δ = sigmoid(s) - y, with sigmoid(s) = ½ + ½·tanh(s/2)."""
     loss, work = scratch.tiles[:2]
     np.clip(s, 0.0, np.inf, out=loss)
@@ -112,10 +133,12 @@ def _bce(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
     np.add(s, 0.5, out=s)
     np.subtract(s, y, out=s)
     np.multiply(s, scale, out=s)
+    _weigh(s, w)
+    _weigh(loss, w)
     return _sum(loss)
 
 
-def _huber(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> float:
+def _huber(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
     """With r = s - y and c = r clipped to [-1, 1]: ℓ = c·(r - c/2), δ = c (Huber 1964, threshold 1)."""
     c = scratch.tiles[0]
     np.subtract(s, y, out=s)
@@ -124,8 +147,10 @@ def _huber(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch) -> floa
     np.add(s, c, out=s)
     np.multiply(c, -2.0, out=c)
     np.multiply(s, c, out=s)
+    _weigh(s, w)
     loss = _sum(s)
     np.multiply(c, scale, out=s)
+    _weigh(s, w)
     return loss
 
 
@@ -168,6 +193,16 @@ def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> 
         _check_labels(y, need, outputs)
     else:
         _check_floats(y, need, dtype, (0.0, 1.0) if loss == "bce" else None)
+
+
+def check_weights(w: object, rows: int, dtype: str) -> None:
+    """Refuse weights of `rows` samples that are not finite numbers from 0 of shape (rows,) and the given dtype."""
+    need = f"weights must be {dtype} numbers from 0 of shape ({rows},)"
+    if not isinstance(w, np.ndarray) or w.shape != (rows,) or w.dtype != np.dtype(dtype):
+        given = f"{w.dtype} of shape {w.shape}" if isinstance(w, np.ndarray) else type(w).__name__
+        raise InputError(f"{need}; got {given}.")
+    if not (w.min() >= 0 and np.isfinite(w.max())):
+        raise InputError(f"{need}; they go from {w.min()} to {w.max()}.")
 
 
 def _shape_advice(y: NDArray[Any], rows: int, outputs: int, labels: bool) -> str:

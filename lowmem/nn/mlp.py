@@ -1,5 +1,6 @@
 """The network: its parameters in one flat array, and prediction in bounded memory."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,22 @@ class MLP:
 
     def __init__(self, architecture: Architecture, seed: int = 0, *, initialiser: str | None = None) -> None:
         rng = generator(seed)
+        self._allocate(architecture)
+        scheme = initialiser or DEFAULT_SCHEMES[architecture.activation]
+        initialise(self.weights, self.biases, architecture.activation, rng, scheme)
+
+    @classmethod
+    def empty(cls, architecture: Architecture) -> "MLP":
+        """Return a network whose parameters are still to be written."""
+        mlp = cls.__new__(cls)
+        mlp._allocate(architecture)
+        return mlp
+
+    def _allocate(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.parameters: Array = np.empty(architecture.parameters, architecture.dtype)
         views = LayerViews(architecture, self.parameters)
         self.blocks, self.weights, self.biases = views.blocks, views.weights, views.biases
-        scheme = initialiser or DEFAULT_SCHEMES[architecture.activation]
-        initialise(self.weights, self.biases, architecture.activation, rng, scheme)
 
     def predict(self, x: NDArray[Any]) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
@@ -104,6 +115,11 @@ class MLP:
         x: (rows, n_0). out: (rows, n_L). workspace: flat, at least rows * `workspace_per_row` numbers. All in the
         network's dtype. Allocates nothing.
         """
+        for _ in self.states(x, out, workspace):
+            pass
+
+    def states(self, x: Array, out: Array, workspace: Array) -> Iterator[tuple[int, Array]]:
+        """Do what `forward_into` does, yielding (layer, its state) after each layer; the next one overwrites it."""
         widths, last = self.architecture.widths, self.architecture.layers
         sigma, identity = KERNELS[self.architecture.activation], KERNELS["identity"]
         keeps_x, count = self.architecture.activation_facts.state == "x", len(x)
@@ -129,3 +145,4 @@ class MLP:
             else:
                 tmp = (matrix(1, leaving), *scratch(leaving))
                 kernels.advance_x([source], w_t, b, [target], sigma, [tmp])
+            yield layer, target

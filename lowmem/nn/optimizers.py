@@ -21,11 +21,15 @@ class Optimizer(ABC):
 
     lr: learning rate; may be changed between steps.
     weight_decay: λ; how it enters is said by each optimizer.
+    clip_value: gradients are cut to [-clip_value, clip_value] first, in the same pass; None leaves them.
     """
+
+    tunable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
 
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         self.lr = _number("lr", lr, lower=0.0)
         self.weight_decay = _number("weight_decay", weight_decay, lower=0.0)
+        self.clip_value: float | None = None
         self.step_count = 0
 
     @property
@@ -42,9 +46,20 @@ class Optimizer(ABC):
         """Count a step; called once before the updates of all layers."""
         self.step_count += 1
 
-    @abstractmethod
+    def settings(self) -> dict[str, float]:
+        """Return the arguments that make such an optimizer again."""
+        values = {name: getattr(self, name) for name in self.tunable}
+        return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
+
     def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
         """Update the flat chunk `w` with its gradient `g`, which is spent; all arrays have the same shape."""
+        if self.clip_value is not None:
+            np.clip(g, -self.clip_value, self.clip_value, out=g)
+        self.rule(w, g, states, scratch)
+
+    @abstractmethod
+    def rule(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+        """Do what `update` does, after clipping."""
 
 
 class SGD(Optimizer):
@@ -52,6 +67,8 @@ class SGD(Optimizer):
 
     Weight decay is added to the gradient as λ w. Matches `torch.optim.SGD`.
     """
+
+    tunable = ("lr", "momentum", "nesterov", "weight_decay")
 
     def __init__(
         self, lr: float = 0.01, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
@@ -67,7 +84,7 @@ class SGD(Optimizer):
         """The optimizer's name: "sgd", "momentum" or "nesterov"."""
         return "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
 
-    def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+    def rule(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
         """Update one chunk; see `Optimizer.update`."""
         if self.weight_decay:
             # g + λ w without a working array: (g / λ + w) λ.
@@ -96,6 +113,7 @@ class Adam(Optimizer):
     """
 
     decoupled: ClassVar[bool] = False
+    tunable = ("lr", "beta1", "beta2", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -116,7 +134,7 @@ class Adam(Optimizer):
         """The optimizer's name: "adam" or "adamw"."""
         return "adamw" if self.decoupled else "adam"
 
-    def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+    def rule(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
         """Update one chunk; see `Optimizer.update`."""
         m, v = states
         (t,) = scratch
@@ -162,6 +180,18 @@ def make_optimizer(name: str, *, lr: float | None = None, weight_decay: float = 
         return (AdamW if name == "adamw" else Adam)(1e-3 if lr is None else lr, weight_decay=weight_decay)
     momentum = 0.0 if name == "sgd" else 0.9
     return SGD(0.01 if lr is None else lr, momentum=momentum, nesterov=name == "nesterov", weight_decay=weight_decay)
+
+
+def restored(name: str, settings: dict[str, Any]) -> Optimizer:
+    """Return the optimizer `name` with what its `settings` returned. Raises `ValueError` for other settings."""
+    kind: type[Optimizer] = {"adam": Adam, "adamw": AdamW}.get(name, SGD)
+    given = {key: type(value) for key, value in settings.items()}
+    if given != {key: bool if key == "nesterov" else float for key in kind.tunable}:
+        raise ValueError(f"an optimizer {name} has the settings {', '.join(kind.tunable)}; got {settings}")
+    optimizer = kind(**settings)
+    if optimizer.name != name:
+        raise ValueError(f"these settings make the optimizer {optimizer.name}, not {name}")
+    return optimizer
 
 
 def _number(name: str, value: float, *, lower: float, upper: float = float("inf")) -> float:

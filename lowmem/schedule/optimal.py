@@ -82,8 +82,9 @@ def optimal(chain: Chain, *, budget: int) -> Schedule:
 class Planner:
     """The tables for one chain and all budgets up to `budget` (bytes, as `simulate` counts them)."""
 
-    def __init__(self, chain: Chain, budget: int) -> None:
+    def __init__(self, chain: Chain, budget: int, table_bytes: int | None = None) -> None:
         self.chain = chain
+        self.table_bytes = table_bytes  # less than usual where planning itself is short of memory
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
         self.uniform = _is_uniform(chain)
@@ -97,7 +98,7 @@ class Planner:
         """Make the table that schedules are read from, and the lower bound."""
         chain = self.chain
         quantum = _exact_quantum(chain, budget)
-        limits = _limits(chain)
+        limits = _limits(chain, self.table_bytes)
         if quantum:
             self._table = Table(chain, budget, quantum, down=False, limits=limits.twice(), exact=True)
             self._table.grow()
@@ -255,10 +256,11 @@ def _exact_quantum(chain: Chain, budget: int) -> int:
     return common if few else 0
 
 
-def _limits(chain: Chain) -> Limits:
+def _limits(chain: Chain, table_bytes: int | None) -> Limits:
     """Return what a table of a chain may take."""
     work = min(max(WORK_OF_LAYER * chain.length, LEAST_WORK), MOST_WORK)
-    return Limits(work, MODEST if chain.length <= SHORT else LARGE)
+    usual = MODEST if chain.length <= SHORT else LARGE
+    return Limits(work, usual if table_bytes is None else min(usual, table_bytes))
 
 
 def _grown(chain: Chain, budget: int, *, down: bool, limits: Limits) -> Table:

@@ -1,0 +1,270 @@
+"""Files of arrays, read a run of rows at a time: .npy, .npz and MNIST's idx.
+
+Nothing is mapped and nothing is kept: `read` fills the caller's arrays. What cannot jump (gzip, deflate) is read on
+from where it stands, and from the start again for earlier rows.
+"""
+
+import gzip
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, cast
+from zlib import error
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.data_files import (
+    NUMBER_KINDS,
+    Header,
+    damage_is_input_error,
+    idx_header,
+    npy_header,
+    open_member,
+    pair_names,
+)
+from lowmem.errors import InputError, RunError
+
+Array = NDArray[Any]
+MOST_PACKED = 1040
+"""Times by which unpacking (RFC 1951) can enlarge a file: a header that announces more lies."""
+
+AT_ONCE, UNPACKED_AT_ONCE = 1 << 20, 1 << 16
+"""Bytes that are read at a time; those that are unpacked pass through several buffers of Python's."""
+
+
+class Rows(ABC):
+    """Samples in a file: x (samples, features) and y (samples,) or (samples, columns), read by runs of rows.
+
+    Every reader has a place of its own; `again` opens another.
+    """
+
+    name: str
+    samples: int
+    features: int
+    x_dtype: np.dtype[Any]
+    y_dtype: np.dtype[Any]
+    y_shape: tuple[int, ...]
+    seekable: bool = True
+
+    @abstractmethod
+    def read(self, start: int, x: Array, y: Array) -> None:
+        """Fill x and y with the rows from `start` on. Raises `RunError` if the file has changed or ends early."""
+
+    @abstractmethod
+    def again(self) -> "Rows":
+        """Return another reader of the same rows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files."""
+
+
+class Watched:
+    """A file that must not change while it is in use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    def check(self) -> None:
+        """Refuse to go on if the file is another than at the start."""
+        if self._look() != self._known:
+            raise RunError(f"{self.path} has changed since it was opened; what was read may not belong together.")
+
+
+class ArrayFile:
+    """One array in a file, its first axis read by runs of rows.
+
+    kind: "npy" or "idx", or "npz" with the name of the member.
+    """
+
+    def __init__(self, path: Path, kind: str, member: str | None = None) -> None:
+        self._arguments = (path, kind, member)
+        self.path, self.what = path, f"{member} in {path}" if member else str(path)
+        self._watched = Watched(path)
+        with damage_is_input_error(path):
+            self._start()
+        if len(self.shape) == 0 or min(self.shape) == 0:
+            self.close()
+            raise InputError(f"{self.what} has the shape {self.shape}; at least one sample is needed.")
+
+    def _start(self) -> None:
+        """Open the file and read the header; `seekable` says whether its rows can be jumped to."""
+        path, kind, member = self._arguments
+        self._raw = path.open("rb")
+        self._stream: BufferedIOBase = self._raw
+        self.seekable, size = True, os.fstat(self._raw.fileno()).st_size
+        before = 0
+        try:
+            if member is not None:
+                before, size = self._enter(member)
+            elif kind == "idx" and self._raw.peek(2)[:2] == b"\x1f\x8b":
+                self._stream, self.seekable, size = cast("BufferedIOBase", gzip.GzipFile(fileobj=self._raw)), False, -1
+            read: Callable[[BufferedIOBase], Header] = idx_header if kind == "idx" else npy_header
+            self.shape, fortran, self.dtype = read(self._stream)
+            self._begin, self._row = self._stream.tell(), 0
+            self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+            self._check(fortran, size - (self._begin - before))
+        except BaseException:
+            self.close()
+            raise
+
+    def _enter(self, member: str) -> tuple[int, int]:
+        """Go to a member of an .npz, return where its bytes begin and how many it has; stored plainly, it can jump."""
+        from zipfile import ZIP_STORED, ZipFile  # 1 MiB, for those who read archives
+
+        with ZipFile(self.path) as archive:
+            info = archive.getinfo(f"{member}.npy")
+        if info.compress_type == ZIP_STORED and not info.flag_bits & 1:
+            self._raw.seek(info.header_offset + 26)
+            lengths = self._raw.read(4)  # of the name and of the extra field behind the local header
+            self._raw.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), os.SEEK_CUR)
+            return self._raw.tell(), info.file_size
+        self._stream, self.seekable = open_member(ZipFile(self._raw), info.filename), False
+        return 0, info.file_size
+
+    def _check(self, fortran: bool, held: int) -> None:
+        """Refuse arrays that cannot be read by rows, and headers that announce what the file does not hold."""
+        if self.dtype.kind not in NUMBER_KINDS:
+            raise InputError(f"{self.what} holds {self.dtype} values; numbers are needed. Convert and save it again.")
+        if fortran and len(self.shape) > 1:
+            raise InputError(
+                f"{self.what} is stored column by column and cannot be read by rows. Save it again with "
+                "numpy.save(path, numpy.ascontiguousarray(x))."
+            )
+        wanted = math.prod(self.shape) * self.dtype.itemsize
+        most = MOST_PACKED * os.fstat(self._raw.fileno()).st_size
+        unknown = held < 0  # of a gzip file before its end
+        if wanted > most or (held != wanted and not unknown):
+            raise InputError(
+                f"{self.what} announces shape {self.shape}, which is {wanted:,} bytes, and holds "
+                f"{'less' if unknown else f'{held:,}'}. It is truncated or damaged; save or fetch it again."
+            )
+
+    def read(self, start: int, out: Array) -> None:
+        """Fill `out`, C-contiguous, with the rows from `start` on."""
+        self._watched.check()
+        self._seek(start)
+        target, filled = out.reshape(-1).view(np.uint8).data, 0
+        at_once = AT_ONCE if self.seekable else UNPACKED_AT_ONCE
+        while filled < len(target):
+            filled += self._some(target[filled : filled + at_once], start + filled // self.row_bytes)
+        self._row = start + len(out)
+        if (
+            self._row == self.shape[0]
+            and not self.seekable
+            and self._some(memoryview(bytearray(1)), self._row, end=True)
+        ):
+            raise RunError(f"{self.what} holds more than the {self.shape[0]:,} samples that its header announces.")
+
+    def _some(self, target: memoryview, row: int, *, end: bool = False) -> int:
+        """Read some bytes; it is an error if there are none, unless this is the end."""
+        try:
+            got = self._stream.readinto(target)
+        except (OSError, EOFError, ValueError, RuntimeError, error) as problem:
+            raise RunError(f"{self.what} cannot be read at row {row:,}: {problem}. It is damaged.") from None
+        if not got and not end:
+            raise RunError(
+                f"{self.what} ends in row {row:,} of the {self.shape[0]:,} that its header announces. It is truncated "
+                "or damaged; save or fetch it again."
+            )
+        return int(got)
+
+    def _seek(self, start: int) -> None:
+        """Go to a row."""
+        if start == self._row:
+            return
+        if self.seekable:
+            self._stream.seek(self._begin + start * self.row_bytes)
+        else:
+            if start < self._row:
+                self.close()
+                self._start()
+            left, scratch = (start - self._row) * self.row_bytes, memoryview(bytearray(UNPACKED_AT_ONCE))
+            while left:
+                left -= self._some(scratch[:left], self._row)
+        self._row = start
+
+    def again(self) -> "ArrayFile":
+        """Return another reader of the same file, which must not have changed."""
+        other = ArrayFile(*self._arguments)
+        other._watched = self._watched
+        return other
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        self._raw.close()
+
+
+class ArrayRows(Rows):
+    """x and y in an array each; without y, all of it is zero."""
+
+    def __init__(self, x: ArrayFile, y: ArrayFile | None) -> None:
+        self._x, self._y = x, y
+        self.name = str(x.path)
+        if len(x.shape) < 2:
+            raise InputError(f"{x.what} has the shape {x.shape}; one row per sample is needed, (samples, features).")
+        if y is not None and x.shape[0] != y.shape[0]:
+            raise InputError(
+                f"{x.what} has {x.shape[0]:,} samples and {y.what} {y.shape[0]:,}; they do not belong together."
+            )
+        self.samples, self.features = x.shape[0], math.prod(x.shape[1:])
+        self.x_dtype, self.y_dtype = x.dtype, np.dtype(np.int8) if y is None else y.dtype
+        self.y_shape = () if y is None or len(y.shape) == 1 else (math.prod(y.shape[1:]),)
+        self.seekable = x.seekable and (y is None or y.seekable)
+
+    def read(self, start: int, x: Array, y: Array) -> None:
+        """See `Rows.read`."""
+        self._x.read(start, x)
+        if self._y is None:
+            y[:] = 0
+        else:
+            self._y.read(start, y)
+
+    def again(self) -> "ArrayRows":
+        """See `Rows.again`."""
+        return ArrayRows(self._x.again(), None if self._y is None else self._y.again())
+
+    def close(self) -> None:
+        """See `Rows.close`."""
+        self._x.close()
+        if self._y is not None:
+            self._y.close()
+
+
+def open_arrays(x: tuple[Path, str, str | None], y: tuple[Path, str, str | None] | None) -> ArrayRows:
+    """Return the rows of two arrays, each given as path, kind and member."""
+    with ExitStack() as opened:  # what goes wrong leaves no file open
+        files = [opened.enter_context(closing(ArrayFile(*given))) for given in (x, y) if given is not None]
+        made = ArrayRows(files[0], None if y is None else files[1])
+        opened.pop_all()
+        return made
+
+
+def open_npz(path: Path, part: str) -> ArrayRows:
+    """Return the rows of an .npz, its members streamed."""
+    from zipfile import ZipFile
+
+    with damage_is_input_error(path), ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    x, y = pair_names(names, part, path)
+    return open_arrays((path, "npz", x), (path, "npz", y))
+
+
+def blocks(samples: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of runs of at most `rows` rows."""
+    for start in range(0, samples, rows):
+        yield start, min(start + rows, samples)

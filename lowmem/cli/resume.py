@@ -1,0 +1,63 @@
+"""`lowmem resume`: go on with a saved run where it stood, to the same bits as if it had never stopped."""
+
+import argparse
+from typing import Any
+
+from lowmem.cli.options import add_json
+from lowmem.cli.session import add_run, open_samples, run_epochs
+from lowmem.errors import InputError
+
+TEXT, NUMBER = (str, type(None)), (int, type(None))
+NEEDED: dict[str, tuple[type, ...]] = {
+    **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float,), "stream": (bool,)},
+    **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
+    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT},
+}
+"""The flags of `lowmem train` that tell how to go on, and their types."""
+
+HELP = "Go on with a saved run where it stopped."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("run", metavar="RUN", help="the file that lowmem train --save wrote")
+    group = parser.add_argument_group("what may change")
+    group.add_argument("--epochs", type=int, metavar="N", help="epochs in all (default: as when it was begun)")
+    group.add_argument("--data", metavar="WHAT", help="where the same data are now")
+    group.add_argument("--targets", metavar="PATH", help="and the file with y")
+    group.add_argument("--budget", metavar="SIZE", help="another budget; it changes no bits")
+    group.add_argument("--strategy", metavar="NAME", help="another strategy; nor does this")
+    add_run(group)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Go on, and print the report."""
+    from lowmem.saved_run import open_run
+    from lowmem.trainer import Trainer
+
+    saved = open_run(arguments.run)
+    changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
+    flags = _flags(arguments, saved.notes)
+    data = open_samples(flags)
+    trainer = Trainer.of_run(saved, **{name: value for name, value in changes.items() if value is not None})
+    until = flags.epochs if arguments.epochs is not None else saved.position.until
+    if until <= trainer.epochs_done:
+        raise InputError(
+            f"{arguments.run} has all of its {trainer.epochs_done} epochs; --epochs {until + 1} or more goes on."
+        )
+    return run_epochs(trainer, data, until - trainer.epochs_done, flags, None)
+
+
+def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Namespace:
+    """Return the flags that the run was begun with, those given now in their place."""
+    kept = notes.get("flags")
+    if not isinstance(kept, dict) or not all(type(kept.get(name)) in kinds for name, kinds in NEEDED.items()):
+        raise InputError(
+            f"{arguments.run} was not saved by lowmem train, so where its data are is not known. Use "
+            "lowmem.Trainer.resume(path) in Python."
+        )
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    defaults = {"save": arguments.run, "save_every": None, "journal": None, "patience": None, "ram": None}
+    flags = defaults | {name: value for name, value in kept.items() if value is not None or name not in defaults}
+    return argparse.Namespace(**(flags | given))

@@ -1,0 +1,285 @@
+"""A saved run: one safetensors file with all that training needs to go on to the same bits.
+
+Tensors: layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L; optimizer.<k>, the optimizer's
+arrays, flat, in the order of the layers; data.mean and data.deviation where inputs are standardised. The metadata hold
+the configuration and the position as JSON, and a checksum of everything. A file is verified in one pass through a
+small buffer before anything is allocated for it.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem import tensor_file
+from lowmem.architecture import OPTIMIZERS, Architecture, lookup
+from lowmem.data import finite
+from lowmem.errors import InputError, SaveError
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import Optimizer, restored
+from lowmem.survey import Standardisation
+from lowmem.tensor_file import BLOCK, Entry
+
+Array = NDArray[Any]
+
+FORMAT = "lowmem run 1"
+SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run stands; with the seed it says which sample comes next.
+
+    epoch, batch: epochs done, and batches done of the next one. steps: in all. until: the epoch to stop after.
+    loss, samples, skipped, seconds: of the epoch begun: the sum of the samples' losses, and how many they were, steps
+    without an update, and time. best, waited: for early stopping: the best loss so far and the epochs since.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    until: int = 0
+    loss: float = 0.0
+    samples: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    waited: int = 0
+
+    def next_epoch(self) -> None:
+        """Begin another epoch."""
+        self.epoch += 1
+        self.batch = self.samples = self.skipped = 0
+        self.loss = self.seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """What a file says, once it has been verified.
+
+    architecture, optimizer: as they were. options: keywords of the trainer. position: where it stood. data: what
+    tells the data from others. notes: what the caller wanted kept, such as the flags of a command.
+    """
+
+    path: Path
+    architecture: Architecture
+    optimizer: Optimizer
+    options: dict[str, Any]
+    position: Position
+    data: dict[str, Any]
+    notes: dict[str, Any]
+    entries: Mapping[str, Entry] = field(repr=False)
+    begin: int = field(repr=False)
+    checksum: str
+
+    def network(self) -> MLP:
+        """Return the network with its weights."""
+        mlp = MLP.empty(self.architecture)
+        self.load(_layers(mlp.weights, mlp.biases))
+        return mlp
+
+    def standardisation(self) -> Standardisation | None:
+        """Return how inputs were standardised, if they were."""
+        if "data.mean" not in self.entries:
+            return None
+        made = Standardisation(*(np.empty(self.architecture.widths[0]) for _ in range(2)))
+        self.load({"data.mean": made.mean, "data.deviation": made.deviation})
+        return made
+
+    def load(self, tensors: Mapping[str, Array]) -> None:
+        """Read tensors into arrays of the same names and shapes. Raises `InputError` if the file has changed."""
+        with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
+            if _signature(stream) != self.checksum:
+                raise ValueError("it has changed since it was verified")
+            for name, array in tensors.items():
+                tensor_file.read_into(stream, self.begin + self.entries[name].start, array)
+
+
+def save_run(
+    path: str | Path,
+    mlp: MLP,
+    optimizer: Optimizer,
+    optimizer_state: tuple[Array, ...],
+    *,
+    options: dict[str, Any],
+    position: Position,
+    data: dict[str, Any],
+    notes: dict[str, Any],
+    standardisation: Standardisation | None = None,
+) -> None:
+    """Write a run to `path`, replacing an earlier one only when the new one is complete.
+
+    Raises `SaveError` if it cannot be written (the earlier file stands) or if a parameter is not finite.
+    """
+    tensors = _layers(mlp.weights, mlp.biases)
+    tensors |= {f"optimizer.{number}": array for number, array in enumerate(optimizer_state, start=1)}
+    if standardisation is not None:
+        tensors |= {"data.mean": standardisation.mean, "data.deviation": standardisation.deviation}
+    for name, array in tensors.items():
+        if not finite(array):
+            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
+    architecture = mlp.architecture
+    settings = {
+        "architecture": asdict(architecture),
+        "optimizer": {"name": optimizer.name, "step_count": optimizer.step_count, **optimizer.settings()},
+        "options": options,
+        "position": asdict(position),
+        "data": data,
+        "notes": notes,
+    }
+    text = json.dumps(settings, allow_nan=False, default=int)  # NumPy's whole numbers
+    code = tensor_file.checksum(tensors, crc32(text.encode()))
+    try:
+        tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
+    except OSError as problem:
+        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
+
+
+def open_run(path: str | Path) -> SavedRun:
+    """Verify a saved run from the first byte to the last, and return what it says.
+
+    Raises `InputError`, in one line, for a file that is missing, truncated, damaged, of another kind or of another
+    version, and for one whose tensors are not those of its network or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
+    with _damage_is_input_error(path), path.open("rb", buffering=0) as stream:
+        metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
+        if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:
+            kind = metadata.get("format", "safetensors without the marks of one")
+            raise ValueError(f"it is no saved run that this version knows ({kind[:60]})")
+        settings = json.loads(metadata["settings"])
+        run = _read_settings(path, settings, entries, begin, metadata["crc32"])
+        _verify(stream, run, metadata["settings"])
+        return run
+
+
+@contextmanager
+def _damage_is_input_error(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one clear line."""
+    try:
+        yield
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from None
+    except (ValueError, TypeError, KeyError, EOFError, RecursionError, OverflowError, MemoryError) as problem:
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise InputError(
+            f"{path} is not a saved run that can be resumed: {reason[:300].rstrip('.')}. It is truncated, damaged or "
+            "something else; use an earlier one."
+        ) from None
+
+
+def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: str) -> SavedRun:  # noqa: ANN401
+    """Make a run of what the metadata say, if that is consistent with the tensors."""
+    _exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
+    shape = settings["architecture"]
+    _exact("architecture", shape, {"widths": (list,), "activation": (str,), "loss": (str,), "dtype": (str,)})
+    architecture = Architecture(**shape)
+    kept = dict(settings["optimizer"])
+    name, steps = kept.pop("name", None), kept.pop("step_count", None)
+    facts = lookup("optimizer", name, OPTIMIZERS)
+    if type(steps) is not int or steps < 0:
+        raise ValueError(f"its optimizer has made {steps!r} steps")
+    optimizer = restored(name, kept)
+    optimizer.step_count = steps
+    _exact("position", settings["position"], _POSITION)
+    position = Position(**settings["position"])
+    if min(value for value in asdict(position).values() if type(value) is int) < 0:
+        raise ValueError("its position has a negative number")
+    _compare(entries, _expected(architecture, facts.states, settings["data"].get("standardised") is True))
+    return SavedRun(
+        path,
+        architecture,
+        optimizer,
+        settings["options"],
+        position,
+        settings["data"],
+        settings["notes"],
+        entries,
+        begin,
+        code,
+    )
+
+
+_POSITION = {
+    **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
+    **dict.fromkeys(("loss", "seconds"), (float,)),
+    "best": (float, type(None)),
+}
+
+
+def _exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse a part of the settings with other names, or values of other types, than these."""
+    if not isinstance(value, dict):
+        raise ValueError(f"its {what} are no JSON object")
+    for name in sorted(value.keys() | names.keys()):
+        if name not in names:
+            raise ValueError(f"its {what} have the unknown name {name[:60]!r}")
+        if type(value.get(name)) not in names[name]:
+            raise ValueError(f"its {what} have {name} = {str(value.get(name))[:60]!r}")
+
+
+def _expected(architecture: Architecture, states: int, standardised: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of every tensor that a run of this network has."""
+    dtype, widths = architecture.dtype, architecture.widths
+    made: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for layer in range(1, architecture.layers + 1):
+        made[f"layers.{layer}.weight"] = (dtype, (widths[layer], widths[layer - 1]))
+        made[f"layers.{layer}.bias"] = (dtype, (widths[layer],))
+    made |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
+    if standardised:
+        made |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
+    return made
+
+
+def _compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse tensors that are not exactly those expected."""
+    for name in sorted(entries.keys() ^ expected.keys()):
+        raise ValueError(f"tensor {name[:60]!r} is {'missing' if name in expected else 'unknown'}")
+    for name, entry in entries.items():
+        if (entry.dtype.name, entry.shape) != expected[name]:
+            wanted = "{} of shape {}".format(*expected[name])
+            raise ValueError(f"tensor {name!r} is {entry.dtype.name} of shape {entry.shape}; its network has {wanted}")
+
+
+def _verify(stream: BinaryIO, run: SavedRun, text: str) -> None:
+    """Read all tensors once through a small buffer: every number finite, and the checksum as written."""
+    code, buffer = crc32(text.encode()), np.empty(BLOCK, np.uint8)
+    for name, entry in _in_order(run.architecture, run.entries):
+        for start in range(entry.start, entry.stop, BLOCK):
+            block = buffer[: min(BLOCK, entry.stop - start)]
+            tensor_file.read_into(stream, run.begin + start, block)
+            code = crc32(block.data, code)
+            if not finite(block.view(entry.dtype)):
+                raise ValueError(f"tensor {name!r} holds NaN or infinity")
+    if run.checksum != f"{code:08x}":
+        raise ValueError("its checksum is not that of its content, which was altered")
+
+
+def _in_order(architecture: Architecture, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
+    """Yield tensors in the order of the checksum, whatever their order in the file."""
+    names = [f"layers.{layer}.{part}" for layer in range(1, architecture.layers + 1) for part in ("weight", "bias")]
+    for name in [*names, "optimizer.1", "optimizer.2", "data.mean", "data.deviation"]:
+        if name in entries:
+            yield name, entries[name]
+
+
+def _signature(stream: BinaryIO) -> str:
+    """Return the checksum that a file's header holds now."""
+    return tensor_file.read_header(stream, os.fstat(stream.fileno()).st_size)[0].get("crc32", "")
+
+
+def _layers(weights: list[Array], biases: list[Array]) -> dict[str, Array]:
+    """Name the arrays of all layers."""
+    made = {}
+    for layer, (w, b) in enumerate(zip(weights, biases, strict=True), start=1):
+        made[f"layers.{layer}.weight"], made[f"layers.{layer}.bias"] = w, b
+    return made

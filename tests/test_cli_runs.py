@@ -1,0 +1,319 @@
+"""`lowmem train --save`, `resume`, `evaluate`, `predict` and `run.toml`, as a shell sees them."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from lowmem.cli.session import Progress
+from lowmem.epochs import Run
+from lowmem.saved_run import open_run
+from tests.test_cli import ROOT, Ran
+from tests.test_saved_run import rewritten
+from tests.test_streams import X, Y
+
+SMALL = ["--layers", "2", "--width", "16", "--batch", "64", "--epochs", "3", "--lr", "0.005", "--json"]
+Capture = pytest.CaptureFixture[str]
+
+
+def parameters(path: Path) -> Any:
+    return open_run(path).network().parameters
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Write a small data set as .npz."""
+    np.savez(tmp_path / "data.npz", x=X, y=Y)
+    return tmp_path / "data.npz"
+
+
+# train and resume ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    flags = ["train", *SMALL, "--clip-norm", "1", "--lr-schedule", "cosine", "--warm-up", "5"]
+    assert Ran(capsys, *flags, "--save", str(whole)).code == 0
+    step, left = Run._step, [30]
+
+    def interrupted(*arguments: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            signal.raise_signal(signal.SIGTERM)
+        step(*arguments)
+
+    monkeypatch.setattr(Run, "_step", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    ran = Ran(capsys, *flags, "--save", str(broken))
+    assert ran.code == 128 + signal.SIGTERM
+    told = rf"lowmem: stopped by SIGTERM\. The run is in .* \(step 30\); go on with: lowmem resume {broken}"
+    assert re.search(told, ran.err)
+    assert signal.getsignal(signal.SIGTERM) == before
+    ran = Ran(capsys, "resume", str(broken), "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["steps"] == 69
+    assert np.array_equal(parameters(broken), parameters(whole))
+    ran = Ran(capsys, "resume", str(broken))
+    assert ran.code == 2
+    assert "has all of its 3 epochs; --epochs 4 or more goes on" in ran.err
+    assert Ran(capsys, "resume", str(broken), "--epochs", "4", "--strategy", "recompute_all").code == 0
+    assert open_run(broken).position.epoch == 4
+
+
+def test_interrupting_saves_and_has_the_usual_exit_code(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("lowmem.cli.session.Progress.step", interrupt)
+    ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"))
+    assert ran.code == 130
+    assert "stopped by SIGINT. The run is in" in ran.err
+    ran = Ran(capsys, "train", *SMALL)
+    assert ran.code == 130
+    assert "stopped by SIGINT. Nothing was saved." in ran.err
+
+
+def test_a_signal_between_two_epochs_saves_as_well(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowmem.cli.session._line", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
+    assert ran.code == 143
+    assert open_run(tmp_path / "run").position.epoch == 1
+
+
+@pytest.mark.parametrize("flags", [["--stream"], ["--shuffle-rows", "20"], ["--standardise"], ["--ram", "2GB"]])
+def test_streamed_runs_are_resumed_too(capsys: Capture, tmp_path: Path, data: Path, flags: list[str]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ["train", *SMALL, "--batch", "10", "--data", str(data), *flags]
+    assert Ran(capsys, *common, "--save", str(first)).code == 0
+    assert Ran(capsys, *common, "--epochs", "2", "--save", str(second)).code == 0
+    # Without --ram now: the data are streamed as before.
+    assert Ran(capsys, "resume", str(second), "--epochs", "3", "--save-every", "4", "--json").code == 0
+    assert np.array_equal(parameters(first), parameters(second))
+
+
+def test_a_last_save_that_fails_is_exit_code_one_and_the_earlier_file_stands(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    assert Ran(capsys, "train", *SMALL, "--save", str(path)).code == 0
+    earlier = path.read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lowmem.tensor_file.os.fsync", full)
+    ran = Ran(capsys, "train", *SMALL, "--save", str(path))
+    assert ran.code == 1
+    assert ran.err.count("lowmem: warning: ") == 3
+    assert ran.err.splitlines()[-1].endswith("No space left on device. An earlier file stands.")
+    assert path.read_bytes() == earlier
+
+
+def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-m", "lowmem", "train", *SMALL, "--epochs", "100000", "--save", str(path)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "--save-every", "5"], cwd=ROOT, stderr=-1, stdout=-1, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+        assert process.wait(30) == 143
+    assert "go on with: lowmem resume" in rest
+    assert "Traceback" not in rest
+    assert open_run(path).position.steps >= 23
+
+
+def test_a_cap_for_the_process_is_reported(capsys: Capture) -> None:
+    ran = Ran(capsys, "train", *SMALL[:-1], "--ram", "1GB")
+    assert ran.code == 0
+    assert re.search(r"whole process +[\d.]+ MiB +[\d.]+ MiB", ran.out)
+    assert "after the first step" in ran.out
+    ran = Ran(capsys, "train", *SMALL, "--ram", "1MB")
+    assert ran.code == 2
+    assert "less than the process takes before any training" in ran.err
+
+
+def test_a_journal_can_be_kept(capsys: Capture, tmp_path: Path) -> None:
+    assert Ran(capsys, "train", *SMALL, "--journal", str(tmp_path / "j")).code == 0
+    assert [json.loads(line)["event"] for line in (tmp_path / "j").read_text().splitlines()] == [
+        *("begin", "epoch", "epoch", "epoch", "end")
+    ]
+
+
+# run.toml --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_flags_is_the_same_as_the_flags(capsys: Capture, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    (tmp_path / "run.toml").write_text(
+        f'widths = [64, 16, 16, 10]\nseed = 4\n[training]\nepochs = 9\nheld_out = 0.25\n"lr" = 0.01\n'
+        f'no-calibrate = true\nstream = false\n[files]\nsave = "{one}"\n'
+    )
+    assert Ran(capsys, "train", "--epochs", "2", "--config", str(tmp_path / "run.toml")).code == 0
+    flags = ["--widths", "64,16,16,10", "--seed", "4", "--epochs", "2", "--held-out", "0.25", "--lr", "0.01"]
+    assert Ran(capsys, "train", *flags, "--save", str(two)).code == 0
+    assert np.array_equal(parameters(one), parameters(two))
+    kept = open_run(one).notes["flags"]
+    assert (kept["seed"], kept["epochs"], kept["held_out"], kept["batch"]) == (4, 2, 0.25, 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochz = 3", r"unknown key in .*run.toml 'epochz'\. Did you mean 'epochs'\?"),
+        ("[a]\nwidht = 3", "Did you mean 'width'"),
+        ("epochs = ", "is no TOML"),
+        ("epochs = 2020-01-01", "is no number, text, list or truth value"),
+        ('epochs = "many"', "invalid int value: 'many'"),
+        ("config = 'other.toml'", "unknown key"),
+    ],
+)
+def test_a_file_of_flags_that_is_wrong_is_one_clear_line(
+    capsys: Capture, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    ran = Ran(capsys, "train", "--config", str(tmp_path / "run.toml"))
+    assert (ran.code, ran.out) == (2, "")
+    assert re.search(words, ran.err)
+    assert re.fullmatch(r"lowmem: [^\n]+\n", ran.err)
+    assert "cannot read" in Ran(capsys, "train", "--config", str(tmp_path / "none.toml")).err
+
+
+# evaluate and predict --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path, capsys: Capture) -> Path:
+    """Train on standardised data."""
+    path = tmp_path / "run"
+    flags = ["--data", str(data), "--standardise", "--batch", "10", "--layers", "1", "--width", "8"]
+    assert Ran(capsys, "train", *flags, "--save", str(path)).code == 0
+    return path
+
+
+def expected(path: Path) -> Any:
+    """Return the outputs of a saved run for all samples."""
+    saved = open_run(path)
+    standard = saved.standardisation()
+    assert standard is not None
+    x = ((X - standard.mean.astype(np.float32)) * (1 / standard.deviation).astype(np.float32)).astype(np.float32)
+    return saved.network().predict(x)
+
+
+def test_evaluate_says_loss_and_accuracy_of_the_standardised_data(capsys: Capture, run: Path, data: Path) -> None:
+    ran = Ran(capsys, "evaluate", str(run), "--data", str(data), "--json")
+    assert (ran.code, ran.err) == (0, "")
+    told, outputs = json.loads(ran.out), expected(run).astype(float)
+    assert told["samples"] == 103
+    assert told["accuracy"] == np.mean(outputs.argmax(axis=1) == Y)
+    losses = np.log(np.exp(outputs).sum(axis=1)) - outputs[np.arange(103), Y]
+    assert told["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert "103 samples  loss" in Ran(capsys, "evaluate", str(run), "--data", str(data)).out
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.csv", "both.csv", "data.npz"])
+def test_predict_writes_classes_or_outputs(capsys: Capture, run: Path, tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.savetxt(tmp_path / "x.csv", X, fmt="%.9g", delimiter=",")
+    np.savetxt(tmp_path / "both.csv", np.column_stack([X, Y]), fmt="%.9g", delimiter=",")
+    outputs = expected(run)
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / name))
+    assert (ran.code, ran.err) == (0, "")
+    assert [int(line) for line in ran.out.split()] == outputs.argmax(axis=1).tolist()
+    npy = ["--output", str(tmp_path / "found.npy")]
+    assert Ran(capsys, "predict", str(run), "--data", str(tmp_path / name), "--outputs", *npy).code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), outputs, rtol=1e-5, atol=1e-6)
+    text = ["--output", str(tmp_path / "found.csv")]
+    assert Ran(capsys, "predict", str(run), "--data", str(tmp_path / name), "--outputs", *text).code == 0
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "found.csv", delimiter=","), outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "resume"])
+def test_what_is_no_run_is_one_clear_line(capsys: Capture, tmp_path: Path, data: Path, command: str) -> None:
+    (tmp_path / "text").write_text("not a run")
+    flags = [] if command == "resume" else ["--data", str(data)]
+    for path in (tmp_path / "text", tmp_path / "none", data):
+        ran = Ran(capsys, command, str(path), *flags)
+        assert (ran.code, ran.out) == (2, "")
+        assert re.fullmatch(r"lowmem: [^\n]+\n", ran.err)
+
+
+def test_data_that_do_not_fit_the_run_are_refused(capsys: Capture, run: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "wide.npz", x=np.zeros((9, 7)), y=np.zeros(9, int))
+    for command in ("evaluate", "predict"):
+        ran = Ran(capsys, command, str(run), "--data", str(tmp_path / "wide.npz"))
+        assert ran.code == 2
+        assert "7 features" in ran.err or "the standardisation is for 5" in ran.err
+        assert "--data is needed" in Ran(capsys, command, str(run)).err
+    y = Y.copy()
+    y[50] = 3
+    np.savez(tmp_path / "more.npz", x=X, y=y)
+    assert "in row 50 labels up to 3" in Ran(capsys, "evaluate", str(run), "--data", str(tmp_path / "more.npz")).err
+
+
+def test_class_weights_are_read(capsys: Capture, tmp_path: Path, data: Path) -> None:
+    flags = ["train", *SMALL, "--batch", "10", "--data", str(data), "--class-weights"]
+    assert Ran(capsys, *flags, "1,2,0.5", "--save", str(tmp_path / "run")).code == 0
+    assert open_run(tmp_path / "run").options["class_weights"] == [1, 2, 0.5]
+    for wrong in ("1,2", "1,x,2", ""):
+        ran = Ran(capsys, *flags, wrong)
+        assert ran.code == 2
+        assert "class" in ran.err
+
+
+def test_flags_in_a_run_that_are_none_are_refused(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert Ran(capsys, "train", *SMALL, "--save", str(path)).code == 0
+    rewritten(path, lambda header, inside: inside["notes"]["flags"].update(held_out="0.2"))
+    assert "was not saved by lowmem train" in Ran(capsys, "resume", str(path)).err
+
+
+def test_a_run_of_the_library_is_no_run_of_the_command(capsys: Capture, tmp_path: Path) -> None:
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((5, 3))), batch_size=10)
+    list(trainer.epochs((X, Y), 1))
+    trainer.save(tmp_path / "run")
+    assert "was not saved by lowmem train" in Ran(capsys, "resume", str(tmp_path / "run")).err
+
+
+# Progress --------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left_and_a_file_nothing() -> None:
+    clock = iter(range(100))
+    shown = Terminal()
+    progress = Progress(shown, lambda: float(next(clock)))
+    for done in range(1, 5):
+        progress.step(done, 4)
+    assert "2/4 steps, 2 s left" in shown.getvalue()
+    progress.clear()
+    assert shown.getvalue().endswith(" \r")
+    plain = io.StringIO()
+    progress = Progress(plain)
+    progress.step(1, 2)
+    progress.clear()
+    assert plain.getvalue() == ""

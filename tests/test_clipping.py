@@ -1,0 +1,126 @@
+"""Clipping: by value in the pass that updates, by norm over gathered gradients, which the plan counts."""
+
+import gc
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from lowmem.clipping import ClippedBackprop
+from tests.helpers import batch, randomised
+
+ARCH = lm.Architecture((6, 20, 20, 4), "tanh")
+
+
+def gradients_of(architecture: lm.Architecture, x: Any, y: Any, micro_batch: int | None = None) -> Any:
+    """Return one flat array of all gradients, in the order of the parameters."""
+    mlp = randomised(architecture)
+    plan = lm.plan(architecture, len(x), micro_batch=micro_batch)
+    found = lm.Backprop(mlp, plan)(x, y)[1]
+    pairs = zip(found.weights, found.biases, strict=True)
+    return np.concatenate([part.ravel().copy() for pair in pairs for part in pair])
+
+
+@pytest.mark.parametrize("micro_batch", [None, 7])
+def test_by_value_cuts_each_gradient_before_the_update(micro_batch: int | None) -> None:
+    x, y = batch(ARCH, 20)
+    g = gradients_of(ARCH, x, y, micro_batch)
+    mlp, limit = randomised(ARCH), float(np.median(np.abs(g)))
+    trainer = lm.Trainer(mlp, lm.SGD(0.5), batch_size=20, clip_value=limit, micro_batch=micro_batch)
+    before = mlp.parameters.copy()
+    assert trainer.plan.peak_bytes == lm.plan(ARCH, 20, optimizer="sgd", micro_batch=micro_batch).peak_bytes
+    list(trainer.epochs((x, y), 1))
+    shuffled_sums_differ = 1e-6
+    np.testing.assert_allclose(before - mlp.parameters, 0.5 * np.clip(g, -limit, limit), atol=shuffled_sums_differ)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("micro_batch", [None, 7])
+@pytest.mark.parametrize("share", [0.1, 3.0])
+def test_by_norm_scales_all_gradients_together(optimizer: str, micro_batch: int | None, share: float) -> None:
+    x, y = batch(ARCH, 20)
+    g = gradients_of(ARCH, x, y, micro_batch)
+    norm = float(np.linalg.norm(g.astype(float)))
+    plan = lm.plan(ARCH, 20, optimizer=optimizer, micro_batch=micro_batch, gather=True)
+    mlp, made = randomised(ARCH), lm.make_optimizer(optimizer)
+    ClippedBackprop(mlp, plan, made, share * norm)(x, y)
+    other, alone = randomised(ARCH).parameters, lm.make_optimizer(optimizer)
+    alone.begin_step()
+    states = tuple(np.zeros_like(other) for _ in range(alone.states))
+    alone.update(other, (g * min(1.0, share)).astype(g.dtype), states, (np.zeros_like(other),))
+    np.testing.assert_allclose(mlp.parameters, other, rtol=1e-5, atol=1e-7)
+    assert made.step_count == 1
+
+
+def test_a_norm_that_is_never_reached_gives_the_bits_of_no_clipping() -> None:
+    x, y = batch(ARCH, 50)
+    ends = []
+    for clip_norm in (None, 1e9):
+        trainer = lm.Trainer(lm.MLP(ARCH), lm.Adam(), batch_size=16, clip_norm=clip_norm)
+        list(trainer.epochs((x, y), 3))
+        ends.append(trainer.mlp.parameters)
+    assert np.array_equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("strategy", ["store_all", "recompute_all", "sqrt"])
+def test_the_same_bits_under_every_strategy(strategy: str) -> None:
+    x, y = batch(ARCH, 50)
+    ends = []
+    for name in ("auto", strategy):
+        trainer = lm.Trainer(lm.MLP(ARCH), lm.SGD(), batch_size=16, clip_norm=0.1, strategy=name)
+        list(trainer.epochs((x, y), 2))
+        ends.append(trainer.mlp.parameters)
+    assert np.array_equal(ends[0], ends[1])
+
+
+def test_the_plan_counts_what_is_gathered_and_says_so() -> None:
+    fused, gathered = (lm.plan(ARCH, 20, optimizer="adam", gather=gather) for gather in (False, True))
+    assert gathered.gradient_bytes == ARCH.parameters * 4 > fused.gradient_bytes
+    assert "gathered before the update" in str(gathered)
+    assert gathered.to_dict()["gathered"] is True
+    with pytest.raises(lm.BudgetError):
+        lm.Trainer(lm.MLP(ARCH), batch_size=20, budget=gathered.peak_bytes - 1000, strategy="store_all", clip_norm=1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("micro_batch", [None, 100])
+def test_training_takes_no_more_than_promised(optimizer: str, micro_batch: int | None) -> None:
+    architecture = lm.Architecture((64, *[200] * 6, 10))
+    x, y = batch(architecture, 300)
+    made = lm.make_optimizer(optimizer)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        mlp = lm.MLP(architecture)
+        plan = lm.plan(architecture, 300, None, optimizer, micro_batch=micro_batch, gather=True)
+        step = ClippedBackprop(mlp, plan, made, 0.5)
+        for _ in range(2):
+            step(x, y)
+        assert 0.97 * plan.peak_bytes < tracemalloc.get_traced_memory()[1] <= plan.peak_bytes + 2**16
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf"), "much", [1]])
+@pytest.mark.parametrize("name", ["clip_value", "clip_norm"])
+def test_limits_that_make_no_sense_are_refused(name: str, wrong: Any) -> None:
+    with pytest.raises(lm.InputError, match=f"{name} must be a positive number"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=4, **{name: wrong})
+
+
+def test_a_norm_that_overflows_leaves_the_parameters() -> None:
+    mlp = lm.MLP(lm.Architecture((2, 2, 1), "identity", "mse"))
+    x, y = np.full((4, 2), 1e19, np.float32), np.full((4, 1), 1e10, np.float32)
+    mlp.weights[0][:], mlp.weights[1][:] = 1e-12, 1.0
+    before = mlp.parameters.copy()
+    plan = lm.plan(mlp.architecture, 4, optimizer="sgd", gather=True)
+    with pytest.raises(lm.NonFiniteError, match="norm of the gradients became inf"):
+        ClippedBackprop(mlp, plan, lm.SGD(), 1.0)(x, y)
+    assert np.array_equal(mlp.parameters, before)
+
+
+def test_a_plan_that_gathers_nothing_is_refused() -> None:
+    with pytest.raises(lm.InputError, match="gather=True"):
+        ClippedBackprop(lm.MLP(ARCH), lm.plan(ARCH, 4, optimizer="sgd"), lm.SGD(), 1.0)

@@ -1,0 +1,168 @@
+"""Caps for the whole process: read where the system says them, refused below the floor, kept in a real process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from lowmem.meter import resident
+from lowmem.ram import OF_A_LIMIT, machine_limit, read_ram
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCH = lm.Architecture((10, 32, 32, 3))
+DATA = (np.zeros((40, 10), np.float32), np.zeros(40, int))
+
+
+def system(root: Path, files: dict[str, str]) -> Path:
+    """Write the files of a pretended system."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal:  9000 kB\nMemAvailable:  4096 kB\n"}
+NONE = str(0x7FFFFFFFFFFFF000)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "1000000\n"}, 1_000_000),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+                "sys/fs/cgroup/a/memory.max": "700000\n",
+            },
+            700_000,
+        ),
+        # In a container the path is the host's, and the limit lies at the top.
+        ({"proc/self/cgroup": "0::/docker/1f\n", "sys/fs/cgroup/memory.max": "500000\n"}, 500_000),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/a\n0::/\n",
+                "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "300000\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": NONE,
+            },
+            300_000,
+        ),
+    ],
+)
+def test_the_limit_of_the_control_group_is_found(tmp_path: Path, files: dict[str, str], limit: int) -> None:
+    assert machine_limit(system(tmp_path, files | MEMINFO)) == int(limit * OF_A_LIMIT)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"},
+        {"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": NONE},
+        {"proc/self/cgroup": "nonsense\n\n::\n"},
+    ],
+)
+def test_without_a_limit_it_is_what_is_available_and_what_we_hold(tmp_path: Path, files: dict[str, str]) -> None:
+    held = resident()
+    assert machine_limit(system(tmp_path, files | MEMINFO)) == pytest.approx(held + 4096 * 1024, abs=2**21)
+
+
+def test_a_cap_is_a_size_or_auto() -> None:
+    assert read_ram("128MB") == 128_000_000
+    assert read_ram("auto") > 2**20
+    with pytest.raises(lm.InputError, match="cannot read 'much'"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=4, ram="much")
+    with pytest.raises(lm.InputError, match="not both"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=4, ram="1GB", budget="1GB")
+
+
+def test_a_cap_below_the_floor_is_refused_and_the_floor_said() -> None:
+    with pytest.raises(lm.BudgetError, match="less than the process takes before any training: .* MiB for") as error:
+        lm.Trainer(lm.MLP(ARCH), batch_size=4, ram="4MiB")
+    assert error.value.minimum > resident() // 2
+
+
+def test_a_cap_that_leaves_too_little_is_refused_with_what_works() -> None:
+    mlp = lm.MLP(lm.Architecture((512, *[512] * 20, 10)))
+    words = "are the process before training. Of the rest, .* With ram, .* works"
+    with pytest.raises(lm.BudgetError, match=words) as error:
+        lm.Trainer(mlp, batch_size=4096, ram=resident() + (40 << 20))
+    assert error.value.minimum > resident() + (20 << 20)
+    lm.Trainer(mlp, batch_size=4096, ram=error.value.minimum + (4 << 20))
+
+
+def test_auto_trains_and_the_report_puts_the_first_step_beside_the_promise() -> None:
+    trainer = lm.Trainer(lm.MLP(ARCH), batch_size=8, ram="auto")
+    (epoch,) = trainer.epochs(DATA, 1)
+    assert epoch.peak_bytes > 2**20
+    report = trainer.report()
+    assert report.process_promise is not None
+    assert report.first_step_peak is not None
+    assert "after the first step" in str(report)
+    assert report.to_dict()["process_promise_bytes"] == report.process_promise
+
+
+SCRIPT = """
+import json, sys
+import numpy as np
+import lowmem as lm
+case = json.loads(sys.argv[1])
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((1500, 64), np.float32), rng.integers(0, 10, 1500)
+from lowmem.meter import reset_resident_peak
+reset_resident_peak()
+architecture = lm.Architecture(tuple(case["widths"]))
+trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(1e-7), batch_size=512, ram=case["ram"])
+planned = __import__("lowmem.meter").meter.resident_peak()
+list(trainer.epochs((x, y), 2))
+report = trainer.report()
+print(json.dumps(report.to_dict() | {"planned": planned}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"widths": [64, *[256] * 100, 10], "ram": 96 << 20},
+        {"widths": [64, *[300, 130, 257, 90] * 20, 10], "ram": 76 << 20},
+        # Here the usual tables of planning would pass the cap.
+        {"widths": [64, *[40 + 97 * n % 361 for n in range(200)], 10], "ram": 98 << 20},
+    ],
+    ids=lambda case: f"{len(case['widths'])}-{case['ram'] >> 20}",
+)
+def test_a_process_stays_within_its_cap_planning_included(case: dict[str, Any]) -> None:
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(case)], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["planned"] <= case["ram"]
+    assert seen["resident_peak_bytes"] <= case["ram"]
+    assert seen["process_promise_bytes"] <= case["ram"]
+    assert seen["first_step_peak_bytes"] == pytest.approx(seen["process_promise_bytes"], abs=5 << 20)
+
+
+THIN = """
+from pathlib import Path
+def held():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
+import argparse, json, numpy
+before = held()
+import lowmem.cli, lowmem.cli.session, lowmem.trainer
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_what_training_imports_is_thin() -> None:
+    done = subprocess.run([sys.executable, "-c", THIN], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stdout) < 12 * 1024

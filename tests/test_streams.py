@@ -1,0 +1,445 @@
+"""Data that stay in their files: the same samples and bits as in memory, in bounded memory, and no trust in files."""
+
+import gzip
+import os
+import threading
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import lowmem as lm
+from lowmem.data import load
+from tests.test_data import idx_bytes
+
+Array = NDArray[Any]
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((103, 5)).astype(np.float32)
+Y = RNG.integers(0, 3, 103)
+ARCH = lm.Architecture((5, 8, 3))
+
+
+def npy(folder: Path, x: Array = X, y: Array = Y) -> tuple[Path, Path]:
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+    return folder / "x.npy", folder / "y.npy"
+
+
+def npz(folder: Path) -> tuple[Path, None]:
+    np.savez(folder / "plain.npz", x=X, y=Y)
+    return folder / "plain.npz", None
+
+
+def packed(folder: Path) -> tuple[Path, None]:
+    np.savez_compressed(folder / "packed.npz", x=X, y=Y)
+    return folder / "packed.npz", None
+
+
+def csv(folder: Path) -> tuple[Path, None]:
+    np.savetxt(folder / "table.csv", np.column_stack([X, Y]), fmt=["%.9g"] * 5 + ["%d"], delimiter=",")
+    return folder / "table.csv", None
+
+
+def headed(folder: Path) -> tuple[Path, None]:
+    path, _ = csv(folder)
+    path.write_text("a,b,c,d,e,class\r\n" + path.read_text().replace("\n", "\r\n"))
+    return path, None
+
+
+def parquet(folder: Path) -> tuple[Path, None]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = [*"abcde", "class"]
+    table = pa.table(dict(zip(names, [*X.T, Y], strict=True)))
+    parquet.write_table(table, folder / "table.parquet", row_group_size=40)
+    return folder / "table.parquet", None
+
+
+WRITERS: list[Callable[[Path], tuple[Path, Path | None]]] = [npy, npz, packed, csv, headed, parquet]
+
+
+def collected(batches: Any, epoch: int = 0, start: int = 0) -> tuple[Array, Array]:
+    pairs = [(x.copy(), y.copy()) for x, y in batches.epoch(epoch, start=start)]
+    return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
+
+
+# The same samples ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("rows", [1, 10, 103, 200])
+def test_every_format_gives_the_samples_as_they_are(tmp_path: Path, write: Any, rows: int) -> None:
+    stream = lm.open_data(*write(tmp_path))
+    assert (len(stream), stream.features, stream.labels, stream.classes) == (103, 5, True, 3)
+    x, y = collected(stream.batches(min(rows, 103), ARCH, None))
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+    assert [x.dtype.name, y.dtype.name] == ["float32", "int64"]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_fits_a_block_trains_to_the_bits_of_arrays(tmp_path: Path, write: Any) -> None:
+    ends = []
+    for data in ((X, Y), lm.open_data(*write(tmp_path), shuffle_rows=103)):
+        trainer = lm.Trainer(lm.MLP(ARCH), batch_size=10, seed=5)
+        list(trainer.epochs(data, 3, data))
+        ends.append(trainer.mlp.parameters)
+    assert np.array_equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("block", [7, 10, 25, 102])
+def test_a_block_shuffle_shows_every_sample_once_in_another_order_each_epoch(
+    tmp_path: Path, write: Any, block: int
+) -> None:
+    batches = lm.open_data(*write(tmp_path), shuffle_rows=block).batches(10, ARCH, 3)
+    orders = [collected(batches, epoch) for epoch in (0, 1)]
+    for x, y in orders:
+        where = np.argsort(x[:, 0])
+        np.testing.assert_array_equal(x[where], X[np.argsort(X[:, 0])])
+        np.testing.assert_array_equal(y[where], Y[np.argsort(X[:, 0])])
+    assert not np.array_equal(orders[0][0], orders[1][0])
+    np.testing.assert_array_equal(collected(batches, 0)[0], orders[0][0])  # whatever ran before
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    samples=st.integers(1, 103),
+    rows=st.integers(1, 30),
+    block=st.integers(1, 120),
+    start=st.integers(0, 9),
+    seed=st.integers(0, 3),
+)
+def test_an_epoch_goes_on_from_any_batch(
+    tmp_path_factory: pytest.TempPathFactory, samples: int, rows: int, block: int, start: int, seed: int
+) -> None:
+    stream = lm.open_data(*npy(tmp_path_factory.mktemp("data"), X[:samples], Y[:samples]), shuffle_rows=block)
+    whole, rest = (stream.batches(rows, ARCH, seed) for _ in range(2))
+    sizes = [len(x) for x, _ in whole.epoch(1)]
+    assert sizes == [rows] * (samples // rows) + [samples % rows] * (samples % rows > 0)
+    assert len(whole) == len(sizes)
+    if start < len(sizes):
+        np.testing.assert_array_equal(collected(rest, 1, start)[0], collected(whole, 1)[0][start * rows :])
+
+
+def test_a_run_over_a_stream_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    paths = npy(tmp_path)
+    options: dict[str, Any] = {"shuffle_rows": 25, "standardise": True}
+    whole = lm.Trainer(lm.MLP(ARCH), batch_size=10, seed=5)
+    list(whole.epochs(lm.open_data(*paths, **options), 3))
+    broken = lm.Trainer(lm.MLP(ARCH), batch_size=10, seed=5)
+
+    def stop(done: int, count: int) -> None:
+        if broken.optimizer.step_count == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(broken.epochs(lm.open_data(*paths, **options), 3, save_to=tmp_path / "run", save_every=17, on_step=stop))
+    broken.save(tmp_path / "run")
+    resumed = lm.Trainer.resume(tmp_path / "run")
+    with pytest.raises(lm.InputError, match="over other data"):
+        resumed.epochs(lm.open_data(*paths, shuffle_rows=26, standardise=True))
+    list(resumed.epochs(lm.open_data(*paths, **options)))
+    assert np.array_equal(resumed.mlp.parameters, whole.mlp.parameters)
+
+
+def test_idx_files_are_streamed_gzipped_or_not(tmp_path: Path) -> None:
+    images = RNG.integers(0, 256, (30, 4, 3)).astype(np.uint8)
+    for part, pack in (("train", gzip.compress), ("t10k", bytes)):
+        end = ".gz" if part == "train" else ""
+        (tmp_path / f"{part}-images-idx3-ubyte{end}").write_bytes(pack(idx_bytes(images)))
+        (tmp_path / f"{part}-labels-idx1-ubyte{end}").write_bytes(
+            pack(idx_bytes((np.arange(30) % 7).astype(np.uint8)))
+        )
+    architecture = lm.Architecture((12, 7))
+    for part in ("train", "test"):
+        stream = lm.open_data(tmp_path, part=part)
+        x, y = collected(stream.batches(8, architecture, None))
+        np.testing.assert_array_equal(x, (images.reshape(30, 12) * np.float32(1 / 255)).astype(np.float32))
+        np.testing.assert_array_equal(y, np.arange(30) % 7)
+
+
+def test_the_digits_are_those_that_load_gives() -> None:
+    digits = load("digits")
+    x, y = collected(lm.open_data("digits").batches(256, lm.Architecture((64, 10)), None))
+    np.testing.assert_array_equal(x, digits.x * np.float32(digits.scale))
+    np.testing.assert_array_equal(y, digits.y)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "<i2", "|u1", "<f2"])
+def test_any_number_type_is_cast_a_batch_at_a_time(tmp_path: Path, dtype: str) -> None:
+    x = np.round(X * 9).astype("i1").astype(dtype)
+    stream = lm.open_data(*npy(tmp_path, x, Y.astype(np.uint8)))
+    np.testing.assert_array_equal(collected(stream.batches(10, ARCH, None))[0], x.astype(np.float32))
+
+
+# Targets, standardisation, parts ---------------------------------------------------------------------------------
+
+
+def test_standardisation_is_that_of_all_rows_together(tmp_path: Path) -> None:
+    x = X * [1, 100, 0, 1e-3, 5] + [0, 1e4, 7, 0, -3]
+    stream = lm.open_data(*npy(tmp_path, x), standardise=True)
+    assert stream.standardisation is not None
+    np.testing.assert_allclose(stream.standardisation.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        stream.standardisation.deviation, np.where(x.std(axis=0) > 0, x.std(axis=0), 1), rtol=1e-9
+    )
+    seen = collected(stream.batches(10, lm.Architecture((5, 3), dtype="float64"), None))[0]
+    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(seen.std(axis=0), [1, 1, 0, 1, 1], atol=1e-9)
+    test = lm.open_data(*npy(tmp_path, x[:9], Y[:9]), standardise=stream.standardisation)
+    np.testing.assert_allclose(collected(test.batches(9, ARCH, None))[0], seen[:9], atol=1e-5)
+    with pytest.raises(lm.InputError, match="the standardisation is for 5"):
+        lm.open_data(*npy(tmp_path, x[:, :4]), standardise=stream.standardisation)
+
+
+def test_labels_become_rows_with_a_one_where_that_is_asked_for(tmp_path: Path) -> None:
+    stream, architecture = lm.open_data(*npy(tmp_path), one_hot=True), lm.Architecture((5, 8, 3), loss="bce")
+    np.testing.assert_array_equal(collected(stream.batches(10, architecture, None))[1], np.eye(3)[Y])
+    trainer = lm.Trainer(lm.MLP(architecture), batch_size=10)
+    assert len(list(trainer.epochs(stream, 1, stream))) == 1
+    with pytest.raises(lm.InputError, match="needs integer labels"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=10).epochs(stream, 1)
+
+
+def test_targets_are_numbers_where_they_are_not_whole_or_it_is_said(tmp_path: Path) -> None:
+    y = RNG.random((103, 2))
+    stream = lm.open_data(*npy(tmp_path, X, y))
+    assert (stream.labels, stream.classes, stream.columns) == (False, 2, 2)
+    seen = collected(stream.batches(10, lm.Architecture((5, 2), loss="mse"), None))[1]
+    np.testing.assert_array_equal(seen, y.astype(np.float32))
+    stream = lm.open_data(*npy(tmp_path), labels=False)
+    assert collected(stream.batches(10, lm.Architecture((5, 1), loss="mse"), None))[1].shape == (103, 1)
+    with pytest.raises(lm.InputError, match="labels are whole numbers from 0"):
+        lm.open_data(*npy(tmp_path, X, Y - 1), labels=True)
+    with pytest.raises(lm.InputError, match="one_hot needs labels"):
+        lm.open_data(*npy(tmp_path, X, y), one_hot=True)
+
+
+def test_a_stream_is_split_by_rows(tmp_path: Path) -> None:
+    train, held_out = lm.open_data(*npy(tmp_path), shuffle_rows=10).split(0.2)
+    assert (len(train), len(held_out)) == (82, 21)
+    np.testing.assert_array_equal(collected(held_out.batches(10, ARCH, None))[0], X[82:])
+    assert set(collected(train.batches(10, ARCH, 1))[0][:, 0]) == set(X[:82, 0])
+    for share in (0.0, 1.0, 0.001):
+        with pytest.raises(lm.InputError, match="leaves none on one side"):
+            lm.open_data(*npy(tmp_path)).split(share)
+
+
+@pytest.mark.parametrize("target", ["a", 0, -6])
+@pytest.mark.parametrize("write", [headed, parquet])
+def test_the_target_may_be_any_column(tmp_path: Path, write: Any, target: Any) -> None:
+    stream = lm.open_data(*write(tmp_path), target=target)
+    x, y = collected(stream.batches(50, lm.Architecture((5, 1), loss="mse"), None))
+    np.testing.assert_array_equal(y[:, 0], X[:, 0])
+    np.testing.assert_array_equal(x, np.column_stack([X[:, 1:], Y]).astype(np.float32))
+    with pytest.raises(lm.InputError, match="has no column 'z' to be the target"):
+        lm.open_data(*write(tmp_path), target="z")
+
+
+# Memory ----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 40),
+    block=st.integers(1, 120),
+    x_dtype=st.sampled_from(["u1", "f4", "f8", ">f4"]),
+    columns=st.sampled_from([0, 1, 3]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    standardise=st.booleans(),
+    shuffled=st.booleans(),
+    one_hot=st.booleans(),
+)
+def test_the_bytes_told_beforehand_are_the_bytes_owned(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    block: int,
+    x_dtype: str,
+    columns: int,
+    dtype: str,
+    standardise: bool,
+    shuffled: bool,
+    one_hot: bool,
+) -> None:
+    y = RNG.random((103, columns)) if columns else Y
+    one_hot = one_hot and not columns
+    folder = tmp_path_factory.mktemp("data")
+    stream = lm.open_data(
+        *npy(folder, np.ones((103, 5), x_dtype), y), shuffle_rows=block, standardise=standardise, one_hot=one_hot
+    )
+    outputs = columns or 3
+    architecture = lm.Architecture((5, outputs), "relu", "mse" if columns or one_hot else "cross_entropy", dtype)
+    batches = stream.batches(rows, architecture, 0 if shuffled else None)
+    arrays = [a for value in vars(batches).values() for a in (value if isinstance(value, list | tuple) else [value])]
+    owned = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+    assert stream.batch_bytes(rows, architecture, shuffled=shuffled) == batches.nbytes == owned
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path, compressed: bool) -> None:
+    x, y = np.zeros((20_000, 250), np.float32), np.zeros(20_000, np.int8)  # 20 MB
+    if compressed:
+        np.savez_compressed(tmp_path / "data.npz", x=x, y=y)
+        paths: tuple[Path, Path | None] = (tmp_path / "data.npz", None)
+    else:
+        paths = npy(tmp_path, x, y)
+    del x
+    architecture = lm.Architecture((250, 3))
+    tracemalloc.start()
+    try:
+        stream = lm.open_data(*paths, shuffle_rows=2000)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+        trainer = lm.Trainer(lm.MLP(architecture), batch_size=500)
+        tracemalloc.reset_peak()
+        list(trainer.epochs(stream, 2, stream))
+        held = stream.batch_bytes(500, architecture) + stream.batch_bytes(256, architecture, shuffled=False)
+        assert held < trainer.plan.batch_bytes
+        assert tracemalloc.get_traced_memory()[1] < trainer.plan.peak_bytes + 2**19
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_next_batch_is_read_while_the_last_one_is_used_and_not_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = lm.open_data(*npy(tmp_path), shuffle_rows=10)
+    batches = stream.batches(10, ARCH, 0)
+    made: list[int] = []
+    ready, assemble = threading.Event(), batches._assemble
+
+    def noted(*arguments: Any) -> Any:
+        made.append(len(made))
+        if len(made) == 2:
+            ready.set()
+        return assemble(*arguments)
+
+    monkeypatch.setattr(batches, "_assemble", noted)
+    epoch = batches.epoch(0)
+    next(epoch)
+    assert ready.wait(20)
+    assert len(made) == 2
+    epoch.close()
+    assert not any(thread.name == "lowmem reader" for thread in threading.enumerate())
+
+
+# Refusals --------------------------------------------------------------------------------------------------------
+
+
+def refusal(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(lm.InputError) as error:
+        lm.open_data(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_with_their_row(tmp_path: Path, value: float) -> None:
+    bad = np.tile(X, (3, 300))[:300]
+    bad[207, 3] = value
+    assert "x[207] holds NaN or infinite" in refusal(*npy(tmp_path, bad, np.zeros(300)))
+    y = np.zeros(103)
+    y[55] = value
+    assert "y[55] holds NaN or infinite" in refusal(*npy(tmp_path, X, y))
+
+
+def test_labels_that_the_network_has_no_output_for_are_refused_with_the_row(tmp_path: Path) -> None:
+    y = Y.copy()
+    y[77] = 3
+    stream = lm.open_data(*npy(tmp_path, X, y))
+    with pytest.raises(lm.InputError, match="in row 77 labels up to 3 and the network 3 outputs"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=10).epochs(stream, 1)
+    with pytest.raises(lm.InputError, match="in row 77 labels up to 3 and the network 3 outputs"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=10).epochs((X, y), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2,0\n3,4\n", "line 2 has 2 columns; the first line has 3"),
+        ("a,b,c\n1,2,0\n3,4,5,6\n", "line 3 has 4 columns; the first line has 3"),
+        ("1,2,0\n1,2,0\n3,four,1\n", "line 3, column 2: 'four' is no number"),
+        ("a,b,c\n1,2,0\n3,,1\n", "line 3, column 2: '' is no number"),
+        ("1,2,0\n\n3,4,1\n", "an empty line 2 with more rows behind it"),
+        ("a,b,c\n", "has no rows of numbers"),
+        ("", "has one column"),
+        ("1\n2\n", "has one column"),
+        ("1,2,0\n1,nan,0\n", "x[1] holds NaN"),
+        ("1,2,0\n1,\xff\x00,0\n", "line 2, column 2"),
+    ],
+)
+def test_a_csv_file_that_is_none_is_refused_with_the_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text, encoding="latin-1")
+    assert words in refusal(path)
+
+
+def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
+    x, y = npy(tmp_path, np.asfortranarray(X))
+    assert "stored column by column" in refusal(x, y)
+    assert "y is needed too" in refusal(x)
+    x, y = npy(tmp_path, X[:9])
+    assert "9 samples and" in refusal(x, y)
+    assert "one row per sample" in refusal(y, y)
+    assert "at least one sample" in refusal(*npy(tmp_path, X[:0], Y[:0]))
+    assert "numbers are needed" in refusal(*npy(tmp_path, X.astype("U4")))
+    assert "shuffle_rows must be a positive whole number" in refusal(*npy(tmp_path), shuffle_rows=0)
+    assert "leave targets=" in refusal(npz(tmp_path)[0], x)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
+    assert "cannot be read as Parquet" in refusal(tmp_path / "bad.parquet")
+    assert "no file or directory" in refusal(tmp_path / "none.npy")
+
+
+@pytest.mark.parametrize("write", [npy, npz, packed])
+def test_files_cut_short_are_refused(tmp_path: Path, write: Any) -> None:
+    path, targets = write(tmp_path)
+    content = path.read_bytes()
+    for keep in (len(content) - 1, len(content) // 2, 130, 5):
+        path.write_bytes(content[:keep])
+        refusal(path, targets)
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_gzipped_files_that_lie_are_refused(tmp_path: Path, longer: bool) -> None:
+    images = idx_bytes(np.ones((30, 4, 3), np.uint8))
+    (tmp_path / "images").write_bytes(gzip.compress(images + b"1" if longer else images[:-1]))
+    (tmp_path / "labels").write_bytes(idx_bytes(np.ones(30, np.uint8)))
+    words = "holds more than the 30 samples" if longer else "ends in row 29 of the 30"
+    assert words in refusal(tmp_path / "images", tmp_path / "labels")
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_that_changes_while_it_is_used_is_an_error(tmp_path: Path, write: Any) -> None:
+    path, targets = write(tmp_path)
+    stream = lm.open_data(path, targets, shuffle_rows=20)
+    epoch = stream.batches(10, ARCH, 0).epoch(0)
+    next(epoch)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(lm.LowmemError, match="has changed since it was opened") as error:
+        list(epoch)
+    assert error.value.exit_code == 1
+    with pytest.raises(lm.LowmemError, match="has changed since it was opened"):
+        list(stream.batches(10, ARCH, 0).epoch(0))
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_that_is_gone_is_an_error_and_no_waiting(tmp_path: Path, write: Any) -> None:
+    path, targets = write(tmp_path)
+    stream = lm.open_data(path, targets)
+    path.unlink()
+    with pytest.raises(lm.LowmemError):
+        list(stream.batches(10, ARCH, 0).epoch(0))
+
+
+def test_quoted_numbers_are_numbers_and_a_mark_of_the_byte_order_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('\ufeff"a";"b"\n"1.5";"0"\n2;1\n')
+    x, y = collected(lm.open_data(tmp_path / "a.csv").batches(2, lm.Architecture((1, 2)), None))
+    assert x.tolist() == [[1.5], [2]]
+    assert y.tolist() == [0, 1]

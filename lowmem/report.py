@@ -95,8 +95,8 @@ class Report:
         parts.append(Part("peak memory of training", plan.peak_bytes, self.traced_peak))
         parts.append(Part("process floor", None, self.floor))
         whole = None if self.floor is None else self.floor + plan.peak_bytes
-        if self.first_step_peak is not None:
-            parts.append(Part("whole process, after one step", self.process_promise, self.first_step_peak))
+        if self.first_step_peak is not None and self.process_promise is not None:
+            parts.append(Part("whole process, after the first step", self.process_promise, self.first_step_peak))
         return [*parts, Part("whole process", whole or self.process_promise, self.resident_peak)]
 
     def phases(self) -> list[Phase]:

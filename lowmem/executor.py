@@ -14,6 +14,7 @@ from lowmem.binding import Binder, Call, Feed, Training, lane_share, loss_scratc
 from lowmem.chain import tile_bounds, tile_rows
 from lowmem.errors import InputError, NonFiniteError
 from lowmem.lanes import Lanes
+from lowmem.layout import small
 from lowmem.nn.losses import KERNELS as LOSSES
 from lowmem.nn.losses import check_targets, check_weights, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
@@ -80,7 +81,7 @@ class Backprop:
             mlp=mlp,
             arena=Arena(plan.arena_bytes, item),
             feed=Feed.of(plan.lanes),
-            lanes=Lanes(plan.lanes),
+            lanes=Lanes(plan.lanes, small=small(architecture, rows)),
             ones=np.ones(rows, item),
             starts=np.arange(tile_rows(rows) if architecture.loss_facts.labels else 0) * architecture.widths[-1],
             gradients=written,

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,10 +18,13 @@ Done = SimpleQueue[tuple[int, BaseException | None]]
 
 
 class Lanes:
-    """A pool of `count` lanes, of which the first is the thread that calls `run`."""
+    """A pool of `count` lanes, of which the first is the thread that calls `run`.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    small: the products are too small for BLAS to share one among threads, so it keeps to one with a single lane too.
+    """
+
+    def __init__(self, count: int, *, small: bool = False) -> None:
+        self.count, self.small = count, small
         self._barrier = threading.Barrier(count)
         self._process = 0
         self._work: list[Work] = []
@@ -37,7 +40,8 @@ class Lanes:
         If lanes fail, the error of one of them is raised, once; the pool is as good as new.
         """
         if self.count == 1:
-            task(0)
+            with one_blas_thread() if self.small else nullcontext():
+                task(0)
             return
         if self._process != os.getpid():
             self._start()  # the first time, or in a forked child, where no thread but this one lives

@@ -10,6 +10,10 @@ from lowmem.errors import InputError
 LEAST_WORK = 1.6e7
 """FLOPs of a layer's forward in each lane below which lanes wait and talk too much for what they do: about 0.2 ms."""
 
+SMALL = 5e6
+"""FLOPs of a layer's forward below which BLAS does not share it among threads: it takes less than 0.1 ms, of which two
+threads save a third on a quiet machine, and on a busy one they wait for each other many times as long."""
+
 MOST_CHANGES = 0.1
 """Share of layers of another width than the one before up to which lanes pay: they do not pass those side by side."""
 
@@ -30,8 +34,17 @@ def lanes_for(architecture: Architecture, rows: int, threads: int | None = None)
     changes = sum(one != other for one, other in pairwise(widths[1:-1]))
     if changes > MOST_CHANGES * architecture.layers:
         return 1
-    work = 2 * rows * fmean(one * other for one, other in pairwise(widths))
-    return max(min(cores(), rows, int(work / LEAST_WORK)), 1)
+    return max(min(cores(), rows, int(_work(architecture, rows) / LEAST_WORK)), 1)
+
+
+def small(architecture: Architecture, rows: int) -> bool:
+    """Say whether the products of a pass of `rows` samples are too small for several threads."""
+    return _work(architecture, rows) < SMALL
+
+
+def _work(architecture: Architecture, rows: int) -> float:
+    """Return the mean FLOPs of a layer's forward."""
+    return 2 * rows * fmean(one * other for one, other in pairwise(architecture.widths))
 
 
 def cores() -> int:

@@ -297,6 +297,28 @@ def test_lanes_follow_the_machine_where_layers_are_large_and_even(monkeypatch: p
     assert lanes_for(lm.Architecture((4, 3)), 2, 3) == 2
 
 
+@pytest.mark.parametrize(("width", "held"), [(32, True), (300, False)])
+def test_blas_keeps_to_one_thread_where_products_are_small(
+    width: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = lm.Architecture((8, *[width] * 3, 3))
+    x, y = batch(architecture, 64)
+    seen = set[int]()
+    plain = kernels.gradients
+
+    def gradients(*arguments: Any) -> None:
+        seen.update(blas_threads())
+        plain(*arguments)
+
+    monkeypatch.setattr(kernels, "gradients", gradients)
+    backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64, threads=1))
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        backprop(x, y)
+        assert blas_threads() == before
+    assert seen == ({1} if held else set(before))
+
+
 def test_cores_are_those_that_blas_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in layout.VARIABLES:
         monkeypatch.delenv(name, raising=False)

@@ -12,6 +12,9 @@ from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np  # noqa: F401 - brings BLAS
+from threadpoolctl import ThreadpoolController
+
 Task = Callable[[int], None]
 Work = SimpleQueue[Task | None]
 Done = SimpleQueue[tuple[int, BaseException | None]]
@@ -95,6 +98,9 @@ def _end(queues: list[Work]) -> None:
         work.put(None)
 
 
+_CONTROLLER = ThreadpoolController()
+"""Of NumPy's BLAS, which is loaded by now. Made here, as looking for it takes memory that is no step's."""
+
 _limit_lock = threading.Lock()
 _limited = 0
 _limiter: Any = None
@@ -106,7 +112,7 @@ def one_blas_thread() -> Iterator[None]:
     global _limited, _limiter
     with _limit_lock:
         if not _limited:
-            _limiter = _controller().limit(limits=1, user_api="blas")
+            _limiter = _CONTROLLER.limit(limits=1, user_api="blas")
         _limited += 1
     try:
         yield
@@ -115,16 +121,3 @@ def one_blas_thread() -> Iterator[None]:
             _limited -= 1
             if not _limited:
                 _limiter.restore_original_limits()
-
-
-_found: Any = None
-
-
-def _controller() -> Any:  # noqa: ANN401 - threadpoolctl has no types
-    """Return what controls the thread pools of the libraries that are loaded; looking for them takes a while."""
-    global _found
-    if _found is None:
-        from threadpoolctl import ThreadpoolController
-
-        _found = ThreadpoolController()
-    return _found

@@ -104,7 +104,6 @@ class Binder:
         self.keeps_x = self.architecture.activation_facts.state == "x"
         self.sigma = KERNELS[self.architecture.activation]
         self.bounds = tile_bounds(rows, lane, self.lanes)
-        self.all_bounds = [bound for each in range(self.lanes) for bound in tile_bounds(rows, each, self.lanes)]
         self.places = Places()
         self._wait: Call = (training.lanes.wait, ())
         self._calls: dict[tuple[Any, ...], Call] = {}
@@ -183,10 +182,11 @@ class Binder:
         calls.append(self._once(("first", step, stride), partial(self._first_layer, step, place)))
         if last == first:
             return calls
-        for layer in range(first + 1, last + 1):
-            if widths[layer] != widths[layer - 1]:
-                self.places.clear()  # the rung of this layer begins and ends with a wait
-                self._meet((step.target, layer), scratch=place)
+        if self.lanes > 1:
+            for layer in range(first + 1, last + 1):
+                if widths[layer] != widths[layer - 1]:
+                    self.places.clear()  # the rung of this layer begins and ends with a wait
+                    self._meet((step.target, layer), scratch=place)
         calls.append((sweep, (self._ladder(step, place, first + 1, last), first + 1, last + 1)))
         return calls
 
@@ -224,10 +224,9 @@ class Binder:
         # Rows of another width lie where other lanes have theirs: the first lane does them all, the others wait.
         call: Call | None = None
         if self.lane == 0:
-            sources, outs = (
-                self.training.arena.tiles(target, self.all_bounds, w) for w in widths[layer - 1 : layer + 1]
-            )
-            call = self._forward(layer, sources, outs, place, self.all_bounds, in_place=True)
+            bounds = [bound for each in range(self.lanes) for bound in tile_bounds(self.rows, each, self.lanes)]
+            sources, outs = (self.training.arena.tiles(target, bounds, w) for w in widths[layer - 1 : layer + 1])
+            call = self._forward(layer, sources, outs, place, bounds, in_place=True)
         return alone, (self.training.lanes.wait, call)
 
     def _forward_matrices(self, layer: int, *, in_place: bool) -> tuple[int, int]:
@@ -315,6 +314,7 @@ class Binder:
             calls.append((kernels.backward_x, (deltas, w, states, self.sigma, scratch)))
         else:
             calls.append((kernels.backward_s, (deltas, w, states, xs)))
+        # Noted for what comes next; all were here just now, so nobody waits.
         self._meet((step.source, layer), (step.target, layer - 1), (x_place, layer - 1), scratch=place)
         return calls
 

@@ -51,7 +51,13 @@ class Lanes:
         with one_blas_thread():
             for work in self._work:
                 work.put(task)
-            errors = {0: self._attempt(task)} | dict(self._done.get() for _ in self._work)
+            try:
+                errors = {0: self._attempt(task)} | dict(self._done.get() for _ in self._work)
+            except BaseException:  # an interrupt while the other lanes finish: what they still say is nobody's
+                self._barrier.abort()
+                _end(self._work)
+                self._process = 0  # the next run starts other threads
+                raise
         failed = [error for _, error in sorted(errors.items()) if error is not None]
         if failed:
             self._barrier.reset()

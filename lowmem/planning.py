@@ -56,7 +56,7 @@ def plan(
     costs: a cost model (`lowmem.calibrated()`): "auto" then minimises predicted seconds in place of FLOPs, and
         weighs passes of fewer rows against recomputation. By FLOPs alone small passes would always win.
     threads: lanes that each carry a part of the rows through a step. Left out, one for each core where the layers are
-        large enough and of one width, else one. Bits and bytes depend on it, and on nothing else of the machine.
+        large enough and of one width, else one. Bits and bytes depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
 

@@ -132,7 +132,8 @@ def _placements(blocks: Sequence[Block]) -> Iterator[list[int]]:
     """Yield offsets of the blocks, placed in several ways."""
     reserve = max((block.largest() for block in blocks if block.is_scratch), default=0)
     yield _first_fit(blocks)
-    yield _first_fit(blocks, reserve=reserve)
+    if reserve:
+        yield _first_fit(blocks, reserve=reserve)
     yield _first_fit(blocks, closest=True)
     weights = [float(block.largest()) for block in blocks]
     for _ in range(min(ROUNDS, PAIRS // max(len(blocks), 1) ** 2)):

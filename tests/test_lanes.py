@@ -5,6 +5,7 @@ import os
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,16 +237,15 @@ def test_a_loss_that_overflows_stops_all_lanes_before_any_update() -> None:
 
 
 def test_lanes_within_other_pools_give_the_same_bits() -> None:
-    expected = [deep() for _ in range(1)]
-    losses = [backprop(x, y)[0] for backprop, x, y in expected for _ in range(4)]
     before = blas_threads()
 
     def run(_: int) -> list[float]:
         backprop, x, y = deep()
         return [backprop(x, y)[0] for _ in range(4)]
 
+    alone = run(0)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(run, range(8))) == [losses] * 8
+        assert list(pool.map(run, range(8))) == [alone] * 8
     assert blas_threads() == before
 
 
@@ -270,6 +270,21 @@ def test_blas_has_its_threads_back_only_when_nobody_holds_it() -> None:
                 assert set(blas_threads()) == {1}
             assert set(blas_threads()) == {1}
         assert blas_threads() == before
+
+
+def test_an_interrupt_while_other_lanes_finish_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes(3)
+    lanes.run(lambda _: None)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes, "_done", SimpleNamespace(get=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        lanes.run(lambda _: None)
+    done = list[int]()
+    lanes.run(done.append)
+    assert sorted(done) == [0, 1, 2]
 
 
 def test_a_task_that_fails_in_every_lane_raises_one_error() -> None:

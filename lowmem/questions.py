@@ -85,19 +85,22 @@ def compare(
     *,
     micro_batch: int | None = None,
     costs: CostModel | None = None,
+    threads: int | None = None,
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
-    budgets, optimizer, micro_batch, costs: as in `lowmem.plan`. A budget that does not fit is a row that says so.
+    budgets, optimizer, micro_batch, costs, threads: as in `lowmem.plan`. A budget that does not fit is a row that says
+    so.
     """
     answers = []
+    options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads}
     for strategy in ("store_all", "sqrt", "recompute_all"):
-        made = plan(architecture, batch_size, None, optimizer, strategy, micro_batch=micro_batch, costs=costs)
+        made = plan(architecture, batch_size, None, optimizer, strategy, **options)
         answers.append(Answer(strategy, made, made.peak_bytes))
     for budget in budgets:
         asked = budget if isinstance(budget, str) else format_bytes(budget)
         try:
-            made = plan(architecture, batch_size, budget, optimizer, micro_batch=micro_batch, costs=costs)
+            made = plan(architecture, batch_size, budget, optimizer, **options)
             answers.append(Answer(f"budget {asked}", made, made.peak_bytes))
         except BudgetError as error:
             answers.append(Answer(f"budget {asked}", None, error.minimum))

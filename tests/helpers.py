@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import lowmem as lm
 from lowmem.architecture import ACTIVATIONS, LOSSES
 from lowmem.chain import Chain, Stage, Value
+from lowmem.costs import ROWS, WIDTHS, CostModel
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update
 
 Array = NDArray[Any]
@@ -45,6 +46,13 @@ def randomised(architecture: lm.Architecture, seed: int = 0) -> lm.MLP:
     for b in mlp.biases:
         b[:] = rng.uniform(-0.3, 0.3, b.shape)
     return mlp
+
+
+def model(rate: float = 1e-11, *, accumulate: float = 1e-10, dtype: str = "float32") -> CostModel:
+    """A machine of one speed."""
+    grid = tuple(tuple(rate for _ in WIDTHS) for _ in ROWS)
+    each = dict.fromkeys(ACTIVATIONS, 1e-9)
+    return CostModel("test", dtype, grid, grid, each, each, 1e-10, accumulate)
 
 
 @st.composite

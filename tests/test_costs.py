@@ -10,13 +10,7 @@ import lowmem as lm
 from lowmem import calibration
 from lowmem.architecture import ACTIVATIONS
 from lowmem.costs import ROWS, WIDTHS, CostModel
-
-
-def model(rate: float = 1e-11, *, accumulate: float = 1e-10, dtype: str = "float32") -> CostModel:
-    """A machine of one speed."""
-    grid = tuple(tuple(rate for _ in WIDTHS) for _ in ROWS)
-    each = dict.fromkeys(ACTIVATIONS, 1e-9)
-    return CostModel("test", dtype, grid, grid, each, each, 1e-10, accumulate)
+from tests.helpers import model
 
 
 def test_a_machine_of_one_speed_takes_time_by_flops() -> None:

@@ -20,7 +20,7 @@ from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, sca
 from lowmem.plots.diagram import Stroke, strokes_of
 from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
-from tests.helpers import planned
+from tests.helpers import model, planned
 
 DEEP = lm.Architecture((16, *[32] * 20, 10))
 SHARES = [f"{share}% of activations" for share in (70, 50, 35, 25)]
@@ -164,6 +164,14 @@ class TestFrontier:
         assert axis.get_ylabel() == "FLOPs, relative to storing all"
         assert {"optimal", "store_all", "sqrt", "recompute_all"} < set(legend(figure))
         assert any(entry.startswith("least memory: ") for entry in legend(figure))
+
+    def test_of_plans_that_minimise_time_shows_time_which_never_rises_with_memory(self) -> None:
+        (axis,) = frontier(lm.compare(DEEP, 1024, SHARES, "sgd", micro_batch=1024, costs=model())).axes
+        assert axis.get_ylabel() == "predicted time, relative to storing all"
+        (optimal,) = [line for line in axis.lines if line.get_label() == "optimal"]
+        times = np.asarray(optimal.get_ydata()).tolist()
+        assert len(times) > 1
+        assert times == sorted(times, reverse=True)
 
     def test_has_storing_everything_at_one_and_one(self) -> None:
         (axis,) = frontier(lm.compare(DEEP, 1024, SHARES, "sgd")).axes

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from lowmem.cli.options import (
     add_calibration,
@@ -38,9 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_folder(arguments.plot)
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER
     costs = cost_model(arguments, network.dtype)
-    made = compare(
-        network, arguments.batch, budgets, arguments.optimizer, micro_batch=arguments.micro_batch, costs=costs
-    )
+    options: dict[str, Any] = {"micro_batch": arguments.micro_batch, "costs": costs, "threads": arguments.threads}
+    made = compare(network, arguments.batch, budgets, arguments.optimizer, **options)
     if arguments.plot is not None:
         from lowmem.plots import frontier
 

@@ -53,10 +53,7 @@ def add_planning(parser: argparse.ArgumentParser, *, optimizer: str | None, budg
         group.add_argument("--strategy", default="auto", metavar="NAME", help=f"one of {', '.join(STRATEGIES)}")
         group.add_argument("--segments", type=int, metavar="K", help="with --strategy segments: keep every K-th state")
         group.add_argument("--slots", type=int, metavar="N", help="with --strategy revolve: states kept")
-    if not budgets:
-        group.add_argument(
-            "--threads", type=int, metavar="N", help="threads that share a batch (default: by the machine)"
-        )
+    group.add_argument("--threads", type=int, metavar="N", help="threads that share a batch (default: by the machine)")
     group.add_argument("--micro-batch", type=int, metavar="N", help="run a batch in passes of N samples")
     group.add_argument(
         "--optimizer",

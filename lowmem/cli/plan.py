@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 from lowmem.architecture import Architecture
 from lowmem.cli.options import (
@@ -41,19 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.largest_batch or arguments.deepest:
         return _answer(arguments, network)
     costs = cost_model(arguments, network.dtype)
+    options: dict[str, Any] = {
+        "micro_batch": arguments.micro_batch,
+        "costs": costs,
+        "threads": arguments.threads,
+    }
     made = plan(
         network,
         arguments.batch,
         arguments.budget,
         arguments.optimizer,
         arguments.strategy,
-        micro_batch=arguments.micro_batch,
         segments=arguments.segments,
         slots=arguments.slots,
-        threads=arguments.threads,
-        costs=costs,
+        **options,
     )
-    options = {"micro_batch": arguments.micro_batch, "costs": costs}
     others = compare(network, arguments.batch, SHARES, arguments.optimizer, **options)
     if arguments.json:
         print(json.dumps({"plan": made.to_dict(), "compared": others.to_dict()}))

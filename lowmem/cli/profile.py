@@ -93,6 +93,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "dtype": network.dtype,
         "batch_size": arguments.batch,
         "micro_batch": arguments.micro_batch,
+        "threads": arguments.threads,
         "optimizer": arguments.optimizer,
         "steps": arguments.steps,
     }
@@ -101,7 +102,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
     requests += [(f"budget {budget}", {"budget": budget}) for budget in budgets]
     fitting = []
     for name, request in requests:
-        options: dict[str, Any] = request | {"micro_batch": arguments.micro_batch}
+        options: dict[str, Any] = request | {"micro_batch": arguments.micro_batch, "threads": arguments.threads}
         try:
             made = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
             fitting.append((name, request, made))

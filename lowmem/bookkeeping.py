@@ -1,7 +1,8 @@
 """How many bytes of Python objects a bound program takes: an upper estimate, so that a promise holds to the byte.
 
 Views and bound calls are small, but a deep network has many. Their number follows from the program; the bytes of each
-kind were fitted on traced allocations of CPython 3.11 by `scripts/fit_bookkeeping.py`, which also shows what is left.
+kind were fitted on traced allocations of CPython 3.11 by `scripts/fit_bookkeeping.py`, which also shows what is left;
+those of lanes were set by hand above what two and four of them took.
 """
 
 from lowmem.architecture import CHUNK, Architecture
@@ -11,7 +12,9 @@ from lowmem.schedule.ops import Backward, Forward
 
 BYTES = {
     "constant": 12837,
-    "lanes": 24000,
+    "lanes": 8000,
+    "shares": 200,
+    "lane chunks": 900,
     "layers": 1005,
     "forwards": 488,
     "rungs": 452,
@@ -80,10 +83,9 @@ def counts(
     if states is not None:
         size = CHUNK // lanes
         chunks = sum(-(-architecture.layer_parameters(layer) // size) for layer in range(1, layers + 1))
-        chunks += (
-            (2 * lanes - 1) * layers if lanes > 1 else 0
-        )  # shares of weights and biases begin chunks of their own
-    shares = 3 * backwards * lanes * passes if lanes > 1 else 0  # of δ and of both gradients
+    several = lanes > 1
+    if several and states is not None:
+        chunks += (2 * lanes - 1) * layers  # shares of weights and of biases begin chunks of their own
     remade = 0 if keeps_x else backwards * passes * lanes
     return {
         "constant": 1,
@@ -93,12 +95,14 @@ def counts(
         "rungs": rungs * bound,
         "ladders": len(ladders) * (layers + 1) * bound,
         "matrices": len(places.matrices) * sizes,
-        "views": places.views() * sizes + shares,
+        "views": places.views() * sizes,
+        "shares": 3 * backwards * lanes * passes * several,  # of δ and of both gradients
         "backwards": backwards * passes * lanes,
         "remade": remade,
         "tiled": ((len(forwards) + rungs) * bound + backwards * passes * lanes + remade) * (tiles - 1),
         "calls": calls * passes * lanes,
-        "chunks": chunks,
+        "chunks": chunks * (not several),
+        "lane chunks": chunks * several,
         "states": chunks * (states or 0),
     }
 

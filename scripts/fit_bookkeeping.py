@@ -60,7 +60,8 @@ def one(rng: random.Random) -> tuple[dict[str, int], int]:
     made = None if optimizer is None else lm.make_optimizer(optimizer)
     gc.collect()
     tracemalloc.start()
-    plan = lm.plan(architecture, batch, None, optimizer, strategy, micro_batch=micro, **options.get(strategy, {}))
+    chosen = {"micro_batch": micro, "threads": 1} | options.get(strategy, {})  # what lanes add is set by hand
+    plan = lm.plan(architecture, batch, None, optimizer, strategy, **chosen)
     mlp = lm.MLP(architecture)
     backprop = lm.Backprop(mlp, plan, made)
     bound = tracemalloc.get_traced_memory()[1]  # binding itself needs tables that are dropped afterwards
@@ -74,7 +75,7 @@ def one(rng: random.Random) -> tuple[dict[str, int], int]:
 
 def counts_of(plan: lm.Plan) -> dict[str, int]:
     """Return the counts that the planner made for this plan."""
-    bench = Workbench(plan.architecture, plan.batch_size, plan.optimizer, plan.micro_batch)
+    bench = Workbench(plan.architecture, plan.batch_size, plan.optimizer, plan.micro_batch, threads=1)
     return counts(plan.architecture, plan.program, **bench.object_counts())
 
 

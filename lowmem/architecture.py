@@ -5,111 +5,33 @@ counts its operations per element, one for each of + - * / max, exp, log, tanh. 
 it runs, from the shapes it really multiplies; a test holds the two equal.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from math import prod
+from typing import Any
 
-from lowmem.errors import InputError, UnknownNameError
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationFacts:
-    """What planning must know of an activation σ; the kernels themselves live in `lowmem.nn.activations`.
-
-    state: what a layer keeps for its backward. "x" where σ' is a function of the output, "s" where it needs the
-        input.
-    value_flops, slope_flops: operations per element of σ, and of multiplying by σ'; where s is kept, the latter make
-        σ on the way.
-    value_scratch, slope_scratch: working arrays of a tile's shape that the two kernels need beside their operands.
-    """
-
-    state: Literal["x", "s"]
-    value_flops: int
-    slope_flops: int
-    value_scratch: int
-    slope_scratch: int
-
-
-ACTIVATIONS: Mapping[str, ActivationFacts] = MappingProxyType(
-    {
-        "identity": ActivationFacts("x", 0, 0, 0, 0),
-        "relu": ActivationFacts("x", 1, 2, 0, 0),
-        "leaky_relu": ActivationFacts("x", 2, 3, 1, 0),
-        "elu": ActivationFacts("x", 3, 3, 1, 0),
-        "selu": ActivationFacts("x", 6, 5, 1, 1),
-        "tanh": ActivationFacts("x", 1, 3, 0, 0),
-        "sigmoid": ActivationFacts("x", 4, 3, 0, 0),
-        "softplus": ActivationFacts("x", 4, 4, 1, 0),
-        "gelu": ActivationFacts("s", 19, 26, 2, 2),
-        "gelu_tanh": ActivationFacts("s", 9, 18, 1, 2),
-        "silu": ActivationFacts("s", 4, 9, 1, 1),
-        "mish": ActivationFacts("s", 7, 14, 2, 2),
-    }
+from lowmem.errors import InputError
+from lowmem.facts import (
+    ACTIVATIONS,
+    ITEM_BYTES,
+    LOSSES,
+    SMOOTHING_FLOPS,
+    ActivationFacts,
+    LossFacts,
+    lookup,
 )
+from lowmem.layers import NORMS, Layer, layer_of
 
+SKIPS: Mapping[bool | str, str] = {
+    False: "",
+    True: "residual",
+    "scaled": "residual with scaled branches",
+    "learned": "residual with learned factors",
+}
+"""Kinds of skips, and what they are called."""
 
-@dataclass(frozen=True, slots=True)
-class LossFacts:
-    """What planning must know of a loss.
-
-    flops: operations per element of the last layer's output, for the loss and its δ together.
-    scratch: working arrays of a tile's shape.
-    row_scratch: working vectors with a number per row of a tile.
-    labels: True where the targets are integer labels of shape (B,), False where they are shaped like the output.
-    """
-
-    flops: int
-    scratch: int
-    row_scratch: int
-    labels: bool
-
-
-LOSSES: Mapping[str, LossFacts] = MappingProxyType(
-    {
-        "mse": LossFacts(4, 1, 0, False),
-        "cross_entropy": LossFacts(5, 0, 2, True),
-        "bce": LossFacts(15, 2, 0, False),
-        "huber": LossFacts(8, 1, 0, False),
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerFacts:
-    """What planning must know of an optimizer: its arrays shaped like the parameters, and its scratch.
-
-    scratch: working arrays of a chunk's size (`CHUNK` numbers).
-    """
-
-    states: int
-    scratch: int
-
-
-OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType(
-    {
-        "sgd": OptimizerFacts(0, 0),
-        "momentum": OptimizerFacts(1, 0),
-        "nesterov": OptimizerFacts(1, 0),
-        "adam": OptimizerFacts(2, 1),
-        "adamw": OptimizerFacts(2, 1),
-    }
-)
-
-CHUNK = 65_536
-"""Numbers that an optimizer updates at a time: its passes then find them in cache, and its scratch stays small."""
-
-ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float64": 8})
-
-
-def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return `table[name]`, or raise `UnknownNameError` with the nearest known name."""
-    try:
-        return table[name]
-    except (KeyError, TypeError):
-        raise UnknownNameError(kind, name, table) from None
+LAYER_OPTIONS = ("residual", "norm", "dropout")
+"""What may differ from layer to layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +42,41 @@ class Architecture:
     activation: σ of layers 1..L-1; the last layer's σ belongs to the loss.
     loss: "mse", "cross_entropy", "bce" or "huber".
     dtype: "float32" or "float64".
+    residual: whether layers 2..L-1 between equal widths have a skip, in pre-activation form: True; "scaled" with a
+        factor of 1/sqrt(number of such layers) on each branch; "learned" with a factor that starts at zero.
+    norm: what stands before σ on the way into layers 2..L: "layer", "rms", "batch" or None.
+    dropout: the rate at which what enters layers 2..L is dropped in training, in [0, 1).
+    label_smoothing: the share of the target that cross_entropy spreads evenly over all classes, in [0, 1).
+    overrides: for layers that differ, by number: {5: {"dropout": 0.3, "norm": None}}.
 
-    Raises `InputError` for widths that are not positive whole numbers, `UnknownNameError` for unknown names.
+    Raises `InputError` for widths that are not positive whole numbers and numbers out of range, `UnknownNameError`
+    for unknown names.
     """
 
     widths: tuple[int, ...]
     activation: str = "relu"
     loss: str = "cross_entropy"
     dtype: str = "float32"
+    residual: bool | str = False
+    norm: str | None = None
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    overrides: Mapping[int, Mapping[str, Any]] | tuple[tuple[int, tuple[tuple[str, Any], ...]], ...] = ()
+    _layers: tuple[Layer, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check every field and normalise `widths` to a tuple of ints."""
+        """Check every field and normalise `widths` to a tuple of ints, `overrides` to sorted tuples."""
         object.__setattr__(self, "widths", _checked_widths(self.widths))
         object.__setattr__(self, "dtype", getattr(self.dtype, "__name__", str(self.dtype)))
         lookup("activation", self.activation, ACTIVATIONS)
         lookup("loss", self.loss, LOSSES)
         lookup("dtype", self.dtype, ITEM_BYTES)
+        for name in LAYER_OPTIONS:
+            object.__setattr__(self, name, _checked_option(name, getattr(self, name)))
+        object.__setattr__(self, "overrides", _checked_overrides(self.overrides, self.layers))
+        object.__setattr__(self, "label_smoothing", _share("label_smoothing", self.label_smoothing))
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise InputError(f'label_smoothing goes with loss="cross_entropy"; the loss is "{self.loss}".')
 
     @property
     def layers(self) -> int:
@@ -157,37 +98,106 @@ class Architecture:
         """What planning must know of this network's loss."""
         return LOSSES[self.loss]
 
+    @property
+    def preactivation(self) -> bool:
+        """Whether σ is the first act of layers 2..L, and states are s: where σ' needs s, or something stands by σ."""
+        plain = not (self.residual or self.norm or self.dropout or self.overrides)
+        return self.activation_facts.state == "s" or not plain
+
+    def option(self, layer: int, name: str) -> Any:  # noqa: ANN401
+        """Return what `layer` has of residual, norm or dropout, overrides considered."""
+        for number, options in self.overrides:  # type: ignore[misc]
+            if number == layer:
+                return dict(options).get(name, getattr(self, name))
+        return getattr(self, name)
+
+    def has_skip(self, layer: int) -> bool:
+        """Whether `layer` adds to its input: not the first, not the last, and between equal widths only."""
+        inner = 1 < layer < self.layers and self.widths[layer - 1] == self.widths[layer]
+        return inner and bool(self.option(layer, "residual"))
+
+    @property
+    def skips(self) -> int:
+        """How many layers have a skip."""
+        if not (self.residual or self.overrides):
+            return 0
+        return sum(map(self.has_skip, range(1, self.layers + 1)))
+
+    def layer(self, layer: int) -> Layer:
+        """Return what `layer` (1..L) is: its parameters, bytes, costs and kernels."""
+        return self.each_layer[layer - 1]
+
+    @property
+    def each_layer(self) -> tuple[Layer, ...]:
+        """Layers 1..L, made at the first use."""
+        if not self._layers:
+            object.__setattr__(self, "_layers", tuple(self._make_layers()))
+        return self._layers
+
+    def _make_layers(self) -> Iterator[Layer]:
+        factors: dict[Any, float | str] = {True: 1.0, "scaled": max(self.skips, 1) ** -0.5, "learned": "learned"}
+        preactivation = self.preactivation
+        for number in range(1, self.layers + 1):
+            yield layer_of(
+                self.widths[number - 1],
+                self.widths[number],
+                self.activation,
+                self.item_bytes,
+                is_first=number == 1,
+                is_last=number == self.layers,
+                preactivation=preactivation,
+                norm=self.option(number, "norm"),
+                dropout=self.option(number, "dropout"),
+                branch=factors[self.option(number, "residual")] if self.has_skip(number) else None,
+            )
+
+    @property
+    def couples(self) -> str | None:
+        """What makes the samples of a batch depend on each other, if anything does."""
+        if self.norm is None and not self.overrides:
+            return None
+        return next((layer.couples for layer in self.each_layer if layer.couples), None)
+
     def layer_parameters(self, layer: int) -> int:
-        """Return the number of parameters of `layer` (1..L): its weights and biases."""
-        return self.widths[layer] * (self.widths[layer - 1] + 1)
+        """Return the number of parameters of `layer` (1..L): weights, biases, and what its norm and branch learn."""
+        return self.layer(layer).size
 
     @property
     def parameters(self) -> int:
         """The number of all parameters."""
-        return sum(self.layer_parameters(layer) for layer in range(1, self.layers + 1))
+        return sum(layer.size for layer in self.each_layer)
 
-    def value_flops(self, layer: int) -> int:
-        """Return FLOPs per row of x^(l) = σ(s^(l)): zero for the input and for the last layer."""
-        return self.activation_facts.value_flops * self.widths[layer] if 0 < layer < self.layers else 0
+    @property
+    def running(self) -> int:
+        """How many numbers are learnt by averaging over steps: running means and variances."""
+        if self.couples is None:
+            return 0
+        return sum(sum(map(prod, layer.running.values())) for layer in self.each_layer)
 
     def forward_flops(self, layer: int, rows: int) -> int:
         """Return the FLOPs of making state l from state l-1 on `rows` samples."""
-        wide, narrow = self.widths[layer], self.widths[layer - 1]
-        kept_x = self.activation_facts.state == "x"
-        elementwise = wide + (self.value_flops(layer) if kept_x else self.value_flops(layer - 1))
-        return rows * (2 * wide * narrow + elementwise)
+        return self.layer(layer).forward_flops(rows)
 
     def backward_flops(self, layer: int, rows: int) -> int:
         """Return the FLOPs of layer l's two gradients and of δ^(l-1) on `rows` samples; l = 1 needs no δ^(0)."""
-        wide, narrow = self.widths[layer], self.widths[layer - 1]
-        flops = 2 * wide * narrow + 2 * wide
-        if layer > 1:
-            flops += 2 * wide * narrow + self.activation_facts.slope_flops * narrow
-        return rows * flops
+        return self.layer(layer).backward_flops(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON; `from_dict` makes an equal network of them."""
+        made = {own.name: getattr(self, own.name) for own in fields(self) if own.init}
+        overrides = {str(layer): dict(options) for layer, options in self.overrides}  # type: ignore[misc]
+        return made | {"widths": list(self.widths), "overrides": overrides}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> "Architecture":
+        """Return the network that `to_dict` described. Raises as the constructor does."""
+        overrides = {int(layer): options for layer, options in given.get("overrides", {}).items()}
+        return cls(**{**given, "overrides": overrides})
 
     def loss_flops(self, rows: int) -> int:
         """Return the FLOPs of the loss and δ^(L) on `rows` samples."""
-        return rows * self.loss_facts.flops * self.widths[-1]
+        smoothing = SMOOTHING_FLOPS if self.label_smoothing else 0
+        return rows * (self.loss_facts.flops + smoothing) * self.widths[-1]
 
     def __str__(self) -> str:
         """Describe the network in one line, runs of equal widths folded."""
@@ -199,10 +209,11 @@ class Architecture:
                 runs.append(f"{self.widths[start]}" + (f" x {repeat}" if repeat > 1 else ""))
                 start = stop
         shown = runs if len(runs) <= 9 else [*runs[:4], "...", *runs[-4:]]
-        return (
-            f"{self.layers} layers ({', '.join(shown)}), {self.activation}, {self.loss}, {self.dtype}, "
-            f"{self.parameters:,} parameters"
-        )
+        form = _described({name: getattr(self, name) for name in LAYER_OPTIONS})
+        loss = self.loss + (f" with {self.label_smoothing:g} of smoothing" if self.label_smoothing else "")
+        parts = [f"{self.layers} layers ({', '.join(shown)})", *form, self.activation, loss, self.dtype]
+        parts += [f"layer {layer}: {' and '.join(_described(dict(its), told=True))}" for layer, its in self.overrides]  # type: ignore[misc]
+        return ", ".join([*parts, f"{self.parameters:,} parameters"])
 
 
 def _checked_widths(widths: object) -> tuple[int, ...]:
@@ -220,3 +231,52 @@ def _checked_widths(widths: object) -> tuple[int, ...]:
             raise InputError(f"{need}; widths[{position}] is {width!r}.")
         checked.append(width.__index__())
     return tuple(checked)
+
+
+def _described(options: Mapping[str, Any], *, told: bool = False) -> list[str]:
+    """Say in words what layers have; with `told`, what they have not, too."""
+    words = []
+    if "residual" in options and (options["residual"] or told):
+        words.append(SKIPS[options["residual"]] or "no skip")
+    if "norm" in options and (options["norm"] or told):
+        words.append(f"{options['norm'] or 'no'} norm")
+    if "dropout" in options and (options["dropout"] or told):
+        words.append(f"dropout {options['dropout']:g}")
+    return words
+
+
+def _checked_option(name: str, value: object) -> object:
+    """Return one of residual, norm and dropout as it is kept, or raise."""
+    if name == "dropout":
+        return _share(name, value)
+    if name == "norm":
+        return value if value is None else (lookup("norm", value, NORMS), value)[1]  # type: ignore[arg-type]
+    if isinstance(value, bool):
+        return value
+    return (lookup("kind of residual", value, {key: key for key in SKIPS if isinstance(key, str)}), value)[1]  # type: ignore[arg-type]
+
+
+def _share(name: str, value: object) -> float:
+    """Return a number of [0, 1), or raise `InputError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"{name} must be a number from 0 and below 1, such as 0.1; got {value!r}.")
+    return float(value)
+
+
+def _checked_overrides(given: Any, layers: int) -> tuple[tuple[int, tuple[tuple[str, Any], ...]], ...]:  # noqa: ANN401
+    """Return overrides as sorted tuples, so that a network can be compared and hashed."""
+    need = f'overrides need the numbers of layers 2..{layers} and what is theirs, such as {{2: {{"dropout": 0.3}}}}'
+    try:
+        by_layer = {layer: dict(options) for layer, options in dict(given).items()}
+    except (TypeError, ValueError):
+        raise InputError(f"{need}; got {given!r}.") from None
+    for layer, options in by_layer.items():
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 2 <= layer <= layers:
+            raise InputError(f"{need}; got the layer {layer!r}.")
+        for name in options:
+            lookup("option of a layer", name, dict.fromkeys(LAYER_OPTIONS))
+    return tuple(
+        (layer, tuple((name, _checked_option(name, options[name])) for name in sorted(options)))
+        for layer, options in sorted(by_layer.items())
+        if options
+    )

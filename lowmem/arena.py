@@ -1,6 +1,8 @@
 """One buffer for everything that a step makes, and typed views into it."""
 
 from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -63,14 +65,19 @@ class Arena:
         bytes_per_row = width * self.item.itemsize
         return tuple(self.matrix(offset + start * bytes_per_row, stop - start, width) for start, stop in bounds)
 
-    def scratch(self, offset: int, bounds: Bounds, rows: int, width: int, count: int) -> Scratch:
-        """Return, for each row tile, `count` working matrices of its shape; all tiles use the same memory.
+    def block(self, offset: int, shape: tuple[int, ...]) -> Array:
+        """Return an array of that shape at byte `offset`."""
+        return np.ndarray(shape, self.item, self.buffer, offset) if prod(shape) else np.empty(shape, self.item)
+
+    def scratch(self, offset: int, bounds: Bounds, rows: int, rooms: Sequence[int]) -> Scratch:
+        """Return, for each row tile, working matrices of these widths; all tiles use the same memory.
 
         rows: of the largest tile, for which there is room.
         """
-        size = aligned(rows * width * self.item.itemsize)
+        offsets = [*accumulate((aligned(rows * width * self.item.itemsize) for width in rooms), initial=offset)]
         return tuple(
-            tuple(self.matrix(offset + n * size, stop - start, width) for n in range(count)) for start, stop in bounds
+            tuple(self.matrix(at, stop - start, width) for at, width in zip(offsets, rooms, strict=False))
+            for start, stop in bounds
         )
 
     def forget_views(self) -> None:

@@ -3,8 +3,8 @@
 Nothing is decided here that the program has not decided; nothing is looked up in a step that could be bound before.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from typing import Any, cast
@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
 from lowmem.arena import Arena, Array, Bounds, Scratch
-from lowmem.chain import aligned, loss_scratch_bytes, tile_bounds, tile_rows
+from lowmem.chain import (
+    aligned,
+    loss_scratch_bytes,
+    rooms_bytes,
+    tile_bounds,
+    tile_count,
+    tile_rows,
+    whole_bytes,
+)
 from lowmem.errors import NonFiniteError
 from lowmem.lanes import Lanes
-from lowmem.nn import kernels, losses
-from lowmem.nn.activations import KERNELS
+from lowmem.layers.base import Call, Reversal, Rooms, Site, Statistics
+from lowmem.layers.dropout import Philox
+from lowmem.nn import losses
 from lowmem.nn.mlp import MLP, LayerViews
 from lowmem.nn.optimizers import Optimizer
 from lowmem.places import Places
 from lowmem.program import BATCH, Program, Step
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Update
-
-Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 @dataclass(slots=True)
@@ -74,6 +81,8 @@ class Training:
 
     gradients: where each layer's gradient is written. totals: where micro-batches are summed up, None if there is
     only one. updates: by lane, for each layer the chunks (w, g, states, scratch) of its parameters.
+    masks: by lane, dropout's random numbers. statistics: by layer, of the batch, where a norm needs them.
+    slots: a number for each lane, of which the gradient of a learned factor is the sum.
     """
 
     mlp: MLP
@@ -86,6 +95,13 @@ class Training:
     totals: LayerViews | None
     optimizer: Optimizer | None
     updates: Sequence[Sequence[Sequence[tuple[Any, ...]]]]
+    masks: Sequence[Philox]
+    statistics: Sequence[Statistics | None]
+    slots: Array
+
+
+OF_ALL = 0
+"""The shape, for `Places`, of what all lanes read: no width and no stride, so nothing else may touch it."""
 
 
 class Binder:
@@ -101,13 +117,13 @@ class Binder:
         self.rows, self.lane, self.lanes = rows, lane, training.lanes.count
         self.tile = tile_rows(rows, self.lanes)
         self.architecture: Architecture = training.mlp.architecture
-        self.keeps_x = self.architecture.activation_facts.state == "x"
-        self.sigma = KERNELS[self.architecture.activation]
         self.bounds = tile_bounds(rows, lane, self.lanes)
         self.places = Places()
         self._wait: Call = (training.lanes.wait, ())
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._ladders: dict[tuple[int, int, int], list[Call | None]] = {}
+        self._scratches: dict[tuple[int, int, Rooms, int], Scratch] = {}
+        self._sites: dict[tuple[int, bool], Site] = {}
 
     def bind(self, program: Program, *, first: bool, last: bool) -> list[Call]:
         """Return the calls of one pass; of several micro-batches, whether it is the first or the last."""
@@ -120,7 +136,7 @@ class Binder:
                     calls += self._run(step, start, stop)
                 case Loss():
                     stride = loss_scratch_bytes(self.architecture, self.tile)
-                    calls += self._meet((step.source, self.architecture.layers), scratch=(step.scratch, stride))
+                    calls += self._meet((step.source, self.architecture.widths[-1]), scratch=(step.scratch, stride))
                     calls.append(self._once(("loss",), partial(self._loss, step)))
                     calls += [*self._all_here(), (check_loss, (self.training.feed, self.lane))]
                 case Backward(layer):
@@ -139,19 +155,15 @@ class Binder:
         self.places.clear()
         return [self._wait] if self.lanes > 1 else []
 
-    def _meet(self, *states: tuple[int, int], scratch: tuple[int, int] = (0, 0)) -> list[Call]:
+    def _meet(self, *matrices: tuple[int, int], scratch: tuple[int, int] = (0, 0)) -> list[Call]:
         """Return a wait if an op touches what has been touched in another shape since the last one.
 
-        states: (offset, layer) of every state or δ. scratch: offset, and bytes for each lane.
+        matrices: (offset, width) of every matrix of all rows. scratch: offset, and bytes for each lane.
         """
         if self.lanes == 1:
             return []
-        item, widths = self.architecture.item_bytes, self.architecture.widths
-        wanted = [
-            (offset, offset + self.rows * widths[layer] * item, widths[layer])
-            for offset, layer in states
-            if offset != BATCH
-        ]
+        item = self.architecture.item_bytes
+        wanted = [(offset, offset + self.rows * width * item, width) for offset, width in matrices if offset != BATCH]
         offset, stride = scratch
         if stride:
             wanted.append((offset, offset + self.lanes * stride, -stride))  # minus: it is no width
@@ -159,14 +171,38 @@ class Binder:
         self.places.touch(wanted)
         return calls
 
-    def _tile_bytes(self, width: int) -> int:
-        """Return the bytes of a working matrix."""
-        return aligned(self.tile * width * self.architecture.item_bytes)
+    def _rooms_bytes(self, rooms: Rooms) -> int:
+        """Return the bytes of the working matrices of a tile."""
+        return rooms_bytes(rooms, self.tile, self.architecture.item_bytes)
 
-    def _scratch(self, place: tuple[int, int], bounds: Bounds, width: int, count: int) -> Scratch:
+    def _scratch(self, place: tuple[int, int], bounds: Bounds, rooms: Rooms) -> Scratch:
         """Return this lane's working matrices for every tile; place: offset, and bytes for each lane."""
         offset, stride = place
-        return self.training.arena.scratch(offset + self.lane * stride, bounds, self.tile, width, count)
+        key = (offset, stride, rooms, len(bounds))
+        made = self._scratches.get(key)
+        if made is None:
+            made = self.training.arena.scratch(offset + self.lane * stride, bounds, self.tile, rooms)
+            self._scratches[key] = made
+        return made
+
+    def _site(self, number: int, *, backwards: bool = False) -> Site:
+        """Return where a layer works; backwards: its tiles are walked from the last to the first."""
+        site = self._sites.get((number, backwards))
+        if site is None:
+            t, layer = self.training, self.architecture.layer(number)
+            starts = [start for start, _ in self.bounds]
+            special = bool(layer.partials or layer.drops)
+            site = t.mlp.sites[number - 1]
+            if special:
+                site = replace(
+                    site,
+                    starts=starts[::-1] if backwards else starts,
+                    ones=t.ones[: self.tile],
+                    masks=t.masks[self.lane] if layer.drops else None,
+                    statistics=t.statistics[number - 1] if t.statistics else None,
+                )
+            self._sites[number, backwards] = site
+        return site
 
     # ops ----------------------------------------------------------------------------------------------------------
 
@@ -178,7 +214,7 @@ class Binder:
             rungs = (self._forward_bytes(layer, in_place=True) for layer in range(first + 1, last + 1))
             stride = max(self._forward_bytes(first, in_place=False), *rungs, 0)
         place = (step.scratch, stride)
-        calls = self._meet((step.source, first - 1), (step.target, first), scratch=place)
+        calls = self._meet((step.source, widths[first - 1]), (step.target, widths[first]), scratch=place)
         calls.append(self._once(("first", step, stride), partial(self._first_layer, step, place)))
         if last == first:
             return calls
@@ -186,7 +222,7 @@ class Binder:
             for layer in range(first + 1, last + 1):
                 if widths[layer] != widths[layer - 1]:
                     self.places.clear()  # the rung of this layer begins and ends with a wait
-                    self._meet((step.target, layer), scratch=place)
+                    self._meet((step.target, widths[layer]), scratch=place)
         calls.append((sweep, (self._ladder(step, place, first + 1, last), first + 1, last + 1)))
         return calls
 
@@ -200,11 +236,11 @@ class Binder:
     def _first_layer(self, step: Step, place: tuple[int, int]) -> Call:
         """Run the first layer of a `Forward`: its input stays, its output goes to the travelling state's place."""
         layer = cast("Forward", step.op).first
-        outs = self._tiles(step.target, layer)
+        outs = self._tiles(step.target, self.architecture.widths[layer])
         if step.source == BATCH:
             sources: Sequence[Array] = self.training.feed.x_tiles[self.lane]
         else:
-            sources = self._tiles(step.source, layer - 1)
+            sources = self._tiles(step.source, self.architecture.widths[layer - 1])
         return self._forward(layer, sources, outs, place, self.bounds, in_place=False)
 
     def _ladder(self, step: Step, place: tuple[int, int], start: int, stop: int) -> list[Call | None]:
@@ -219,7 +255,7 @@ class Binder:
         """Bind one layer in the place of its input."""
         widths = self.architecture.widths
         if self.lanes == 1 or widths[layer] == widths[layer - 1]:
-            sources, outs = self._tiles(target, layer - 1), self._tiles(target, layer)
+            sources, outs = self._tiles(target, widths[layer - 1]), self._tiles(target, widths[layer])
             return self._forward(layer, sources, outs, place, self.bounds, in_place=True)
         # Rows of another width lie where other lanes have theirs: the first lane does them all, the others wait.
         call: Call | None = None
@@ -229,22 +265,13 @@ class Binder:
             call = self._forward(layer, sources, outs, place, bounds, in_place=True)
         return alone, (self.training.lanes.wait, call)
 
-    def _forward_matrices(self, layer: int, *, in_place: bool) -> tuple[int, int]:
-        """Return how many working matrices a layer's forward takes, and their width."""
-        architecture, facts = self.architecture, self.architecture.activation_facts
-        if not self.keeps_x:
-            return (1 + facts.value_scratch, architecture.widths[layer - 1]) if layer > 1 else (int(in_place), 0)
-        values = 0 if layer == architecture.layers else facts.value_scratch
-        return int(in_place) + values, architecture.widths[layer]
-
     def _forward_bytes(self, layer: int, *, in_place: bool) -> int:
         """Return the bytes that a layer's forward works in."""
-        count, width = self._forward_matrices(layer, in_place=in_place)
-        return count * self._tile_bytes(width)
+        return self._rooms_bytes(self.architecture.layer(layer).forward_rooms(in_place=in_place))
 
     def _forward(
         self,
-        layer: int,
+        number: int,
         sources: Sequence[Array],
         outs: Sequence[Array],
         place: tuple[int, int],
@@ -253,127 +280,142 @@ class Binder:
         in_place: bool,
     ) -> Call:
         """Bind one layer's forward."""
-        architecture, mlp = self.architecture, self.training.mlp
-        w_t, b = mlp.weights[layer - 1].T, mlp.biases[layer - 1]
-        if not self.keeps_x and layer > 1:
-            kernel: Callable[..., None] = kernels.forward_s
-            sigma = self.sigma
-        else:
-            kernel = kernels.advance_x if in_place else kernels.forward_x
-            sigma = self.sigma if self.keeps_x and layer < architecture.layers else KERNELS["identity"]
-        count, width = self._forward_matrices(layer, in_place=in_place)
-        scratch = self._scratch(place, bounds, width, count)
-        if in_place and architecture.widths[layer] > architecture.widths[layer - 1]:
-            # Where rows grow, the last tile must go first, or it would be overwritten before it is read.
+        layer = self.architecture.layer(number)
+        scratch = self._scratch(place, bounds, layer.forward_rooms(in_place=in_place))
+        # Where rows grow, the last tile must go first, or it would be overwritten before it is read.
+        backwards = in_place and layer.leaving > layer.entering
+        site = self._site(number, backwards=backwards)
+        if len(bounds) != len(self.bounds) and site.starts:
+            starts = [start for start, _ in bounds]
+            site = replace(site, starts=starts[::-1] if backwards else starts)
+        if backwards:
             sources, outs, scratch = sources[::-1], outs[::-1], scratch[::-1]
-        return kernel, (sources, w_t, b, outs, sigma, scratch)
+        return layer.run(site, sources, outs, scratch, in_place=in_place)
 
     def _loss(self, step: Step) -> Call:
         """Bind the loss: the last layer's outputs become δ^(L)."""
-        fold = losses.KERNELS[self.architecture.loss].fold
+        fold = losses.fold_of(self.architecture)
         stride = loss_scratch_bytes(self.architecture, self.tile)
         scratch = loss_scratch(self.training, step.scratch + self.lane * stride, self.bounds, self.tile)
         return fold_loss, (
-            self._tiles(step.source, self.architecture.layers),
+            self._tiles(step.source, self.architecture.widths[-1]),
             self.training.feed,
             self.lane,
             fold,
             scratch,
         )
 
-    def _backward(self, step: Step, layer: int, first: bool, due: list[Call]) -> list[Call]:
+    def _backward(self, step: Step, number: int, first: bool, due: list[Call]) -> list[Call]:
         """Bind one layer's backward: its gradients, δ^(l-1), and the sum over micro-batches.
 
         due: the update of the layer above. It waits until all lanes are through with that layer's weights.
         """
-        arena, facts, width = (
-            self.training.arena,
-            self.architecture.activation_facts,
-            self.architecture.widths[layer - 1],
-        )
-        delta = arena.matrix(step.source, self.rows, self.architecture.widths[layer])
+        t, layer, item = self.training, self.architecture.layer(number), self.architecture.item_bytes
+        delta = t.arena.matrix(step.source, self.rows, layer.leaving)
         if step.target == BATCH:
-            return [*self._meet_for_gradients(layer, due), *self._gradients(layer, delta, None, first)]
-        calls: list[Call] = []
-        deltas, states = self._tiles(step.source, layer), self._tiles(step.target, layer - 1)
-        x_place, behind = step.target, step.scratch
-        count = 1 + facts.slope_scratch
-        if not self.keeps_x:
-            x_place, behind = step.scratch, step.scratch + aligned(self.rows * width * self.architecture.item_bytes)
-            count = facts.slope_scratch
-        place = (behind, count * self._tile_bytes(width))
-        scratch = self._scratch(place, self.bounds, width, count)
-        xs = self._tiles(x_place, layer - 1)
-        if not self.keeps_x:
-            calls += self._meet((step.target, layer - 1), (x_place, layer - 1), scratch=place)
-            calls.append((kernels.split, (states, xs, self.sigma, scratch)))
-        x, w = arena.matrix(x_place, self.rows, width), self.training.mlp.weights[layer - 1]
-        calls += self._meet_for_gradients(layer, due)
-        calls += [*self._gradients(layer, delta, x, first), *self._all_here()]
-        if self.keeps_x:
-            calls.append((kernels.backward_x, (deltas, w, states, self.sigma, scratch)))
-        else:
-            calls.append((kernels.backward_s, (deltas, w, states, xs)))
+            calls = [*self._meet_for_gradients(number, due), *self._gradients(number, delta, None, first)]
+            return [*calls, *self._sum_up(number, first)]
+        places, offset = [], step.scratch
+        for width in layer.whole_rooms:
+            places.append((offset, width))
+            offset += aligned(self.rows * width * item)
+        begin = offset
+        partials = t.arena.block(begin, (tile_count(self.rows, self.lanes), layer.partials, layer.entering))
+        offset = step.scratch + whole_bytes(layer, self.rows, self.lanes)
+        place = (offset, self._rooms_bytes(layer.backward_rooms))
+        touched = [(step.source, layer.leaving), (step.target, layer.entering), *places]
+        own = sum(len(tile_bounds(self.rows, lane, self.lanes)) for lane in range(self.lane))
+        at = Reversal(
+            deltas=self._tiles(step.source, layer.leaving),
+            states=self._tiles(step.target, layer.entering),
+            whole=tuple(self._tiles(where, width) for where, width in places),
+            scratch=self._scratch(place, self.bounds, layer.backward_rooms),
+            partials=tuple(partials[own : own + len(self.bounds)]) if layer.partials else (),
+            rows=self.rows,
+        )
+        site = self._site(number)
+        calls = []
+        prepare = layer.prepare(site, at)
+        if prepare is not None:
+            calls += [*self._meet(*touched[1:], scratch=place), prepare]
+        x_place = places[0][0] if places else step.target
+        calls += self._meet_for_gradients(number, due)
+        calls += self._gradients(number, delta, t.arena.matrix(x_place, self.rows, layer.entering), first)
+        calls += [*self._all_here(), layer.finish(site, at)]
+        if layer.partials:
+            calls += self._all_here()
+            share = slice(*lane_share(layer.entering, self.lane, self.lanes))
+            calls += layer.gather(site, at, partials, self._into(first).arrays[number - 1], share)
+        calls += self._sum_up(number, first)
         # Noted for what comes next; all were here just now, so nobody waits.
-        self._meet((step.source, layer), (step.target, layer - 1), (x_place, layer - 1), scratch=place)
+        self._meet(*touched, scratch=place)
+        if layer.partials and self.lanes > 1:
+            self.places.touch([(begin, offset, OF_ALL)])
         return calls
 
-    def _meet_for_gradients(self, layer: int, due: list[Call]) -> list[Call]:
+    def _meet_for_gradients(self, number: int, due: list[Call]) -> list[Call]:
         """Wait until δ^(l) and all it comes from is there, and carry out the update that is due.
 
         Gradients of the layer above may lie in the same buffer. If in the same shape, each lane overwrites what it
         has just used itself; else it waits for the others to have used theirs.
         """
         calls = [*self._all_here(), *due]
-        widths = self.architecture.widths
-        above = layer < self.architecture.layers
-        if (
-            due
-            and above
-            and self.training.totals is None
-            and widths[layer - 1 : layer + 1] != widths[layer : layer + 2]
-        ):
-            calls += self._all_here()
+        layers = self.architecture.layers
+        if due and number < layers and self.training.totals is None:
+            shapes, above = (self.architecture.layer(n).parameters for n in (number, number + 1))
+            if shapes != above:
+                calls += self._all_here()
         return calls
 
-    def _gradients(self, layer: int, delta: Array, x: Array | None, first: bool) -> list[Call]:
-        """Bind this lane's share of a layer's gradients: some of its outputs, over the whole batch.
+    def _into(self, first: bool) -> LayerViews:
+        """Return where gradients are written: those of the first of several micro-batches to the totals at once."""
+        t = self.training
+        return t.totals if t.totals is not None and first else t.gradients
+
+    def _gradients(self, number: int, delta: Array, x: Array | None, first: bool) -> list[Call]:
+        """Bind this lane's share of the gradients of weights and biases: some outputs, over the whole batch.
 
         x: None for the caller's batch.
         """
-        t = self.training
-        into = t.totals if t.totals is not None and first else t.gradients
-        share = slice(*lane_share(self.architecture.widths[layer], self.lane, self.lanes))
+        t, layer = self.training, self.architecture.layer(number)
+        into, w = self._into(first).arrays[number - 1], t.mlp.weights[number - 1]
+        share = slice(*lane_share(layer.leaving, self.lane, self.lanes))
+        own = t.slots[self.lane : self.lane + 1] if self.lanes > 1 or "scale" not in into else into["scale"]
         if share.start == share.stop:
-            return []
-        outputs = into.weights[layer - 1], into.biases[layer - 1]
+            return [(own.fill, (0.0,))]
+        outputs = into["weight"], into["bias"]
         if self.lanes > 1:
-            delta, outputs = delta[:, share], (outputs[0][share], outputs[1][share])
+            delta, outputs, w = delta[:, share], (outputs[0][share], outputs[1][share]), w[share]
         ones = t.ones[: self.rows]
         if x is None:
             calls: list[Call] = [(gradients_of_batch, (delta, t.feed.x, ones, *outputs))]
         else:
-            calls = [(kernels.gradients, (delta, x, ones, *outputs))]
+            calls = [(gradients, (delta, x, ones, *outputs))]
+        return calls + layer.scale_gradients(t.mlp.sites[number - 1], outputs[0], w, own)
+
+    def _sum_up(self, number: int, first: bool) -> list[Call]:
+        """Finish this lane's share of the gradients: join the lanes' parts, and add up micro-batches."""
+        t, calls = self.training, list[Call]()
+        into = self._into(first).arrays[number - 1]
+        if "scale" in into and self.lanes > 1 and self.lane == 0:
+            calls.append((add_up, (t.slots, into["scale"])))
         if t.totals is not None and not first:
-            for total, gradient in zip(
-                self._share_of(t.totals, layer, share), self._share_of(t.gradients, layer, share), strict=True
-            ):
-                calls.append((np.add, (total, gradient, total)))
+            pairs = zip(self._shares(t.totals, number), self._shares(t.gradients, number), strict=True)
+            calls += [(np.add, (total, gradient, total)) for total, gradient in pairs]
         return calls
 
-    def _share_of(self, views: LayerViews, layer: int, share: slice) -> list[Array]:
-        """Return this lane's share of a layer's parameters: all in one where there is one lane."""
+    def _shares(self, views: LayerViews, number: int) -> list[Array]:
+        """Return this lane's shares of a layer's parameters: all in one where there is one lane."""
         if self.lanes == 1:
-            return [views.blocks[layer - 1]]
-        return [views.weights[layer - 1][share], views.biases[layer - 1][share]]
+            return [views.blocks[number - 1]]
+        return shares(views.arrays[number - 1], self.lane, self.lanes)
 
-    def _tiles(self, offset: int, layer: int) -> tuple[Array, ...]:
-        """Return this lane's row tiles of the state (or δ) of `layer` at `offset`, made once."""
-        key = ("tiles", offset, self.architecture.widths[layer])
+    def _tiles(self, offset: int, width: int) -> tuple[Array, ...]:
+        """Return this lane's row tiles of the matrix of that width at `offset`, made once."""
+        key = ("tiles", offset, width)
         tiles = self._calls.get(key)
         if tiles is None:
-            made = self.training.arena.tiles(offset, self.bounds, self.architecture.widths[layer])
-            tiles = self._calls[key] = cast("Call", made)
+            tiles = self._calls[key] = cast("Call", self.training.arena.tiles(offset, self.bounds, width))
         return cast("tuple[Array, ...]", tiles)
 
 
@@ -382,12 +424,21 @@ def lane_share(width: int, lane: int, lanes: int) -> tuple[int, int]:
     return width * lane // lanes, width * (lane + 1) // lanes
 
 
+def shares(arrays: Mapping[str, Array], lane: int, lanes: int) -> list[Array]:
+    """Return a lane's share of each of a layer's parameters, flat; of a learned factor the first lane's is all."""
+    made = []
+    for name, array in arrays.items():
+        start, stop = (0, int(lane == 0)) if name == "scale" else lane_share(len(array), lane, lanes)
+        made.append(array[start:stop].reshape(-1))
+    return made
+
+
 def loss_scratch(training: Training, offset: int, bounds: Bounds, tile: int) -> list[losses.LossScratch]:
     """Return the working memory of the loss for each row tile, of at most `tile` rows, at byte `offset`."""
     architecture, arena = training.mlp.architecture, training.arena
     facts, width = architecture.loss_facts, architecture.widths[-1]
     item = arena.item.itemsize
-    matrices = arena.scratch(offset, bounds, tile, width, facts.scratch)
+    matrices = arena.scratch(offset, bounds, tile, (width,) * facts.scratch)
     vector = aligned(tile * item)
     vectors = offset + facts.scratch * aligned(tile * width * item)
     index = vectors + facts.row_scratch * vector
@@ -442,9 +493,20 @@ def check_loss(feed: Feed, lane: int) -> None:
         feed.loss += total
 
 
+def gradients(delta: Array, x: Array, ones: Array, g_w: Array, g_b: Array) -> None:
+    """∂ℓ/∂w = δᵀ x and ∂ℓ/∂b = the sum of δ over the batch, as a product with ones."""
+    np.matmul(delta.T, x, g_w)
+    np.matmul(ones, delta, g_b)
+
+
 def gradients_of_batch(delta: Array, x: list[Array], ones: Array, g_w: Array, g_b: Array) -> None:
     """Compute the gradients of layer 1, whose input is the caller's batch."""
-    kernels.gradients(delta, x[0], ones, g_w, g_b)
+    gradients(delta, x[0], ones, g_w, g_b)
+
+
+def add_up(parts: Array, total: Array) -> None:
+    """Write the sum of all lanes' parts."""
+    np.add.reduce(parts, out=total, keepdims=True)
 
 
 def update(optimizer: Optimizer, chunks: Sequence[tuple[Any, ...]]) -> None:

@@ -5,8 +5,10 @@ kind were fitted on traced allocations of CPython 3.11 by `scripts/fit_bookkeepi
 those of lanes were set by hand above what two and four of them took.
 """
 
-from lowmem.architecture import CHUNK, Architecture
-from lowmem.chain import aligned, lane_rows, tile_rows
+from lowmem.architecture import Architecture
+from lowmem.chain import aligned, lane_rows, tile_rows, whole_bytes
+from lowmem.facts import CHUNK
+from lowmem.layers.base import Rooms
 from lowmem.program import Program, Step
 from lowmem.schedule.ops import Backward, Forward
 
@@ -18,6 +20,9 @@ BYTES = {
     "layers": 1005,
     "forwards": 488,
     "rungs": 452,
+    "parts": 600,
+    "sites": 300,
+    "gathered": 300,
     "ladders": 8,
     "matrices": 0,
     "views": 330,
@@ -40,12 +45,11 @@ def counts(
     passes: kinds of passes; the calls of each are listed, those that write gradients made anew. states: arrays of the
     optimizer, None without one.
     """
-    widths, layers, facts = architecture.widths, architecture.layers, architecture.activation_facts
-    keeps_x = facts.state == "x"
+    widths, layers = architecture.widths, architecture.layers
     places = _Places(rows, lanes, architecture.item_bytes)
     ladders: dict[tuple[int, int], bytearray] = {}  # (place, scratch) -> a mark for each layer run in place there
     forwards: set[Step] = set()  # equal ones are bound once
-    backwards = calls = 0
+    backwards = calls = remade = gathered = 0
     for step in program.steps:
         match step.op:
             case Forward(first, last):
@@ -53,46 +57,52 @@ def counts(
                 if step not in forwards:
                     forwards.add(step)
                     places.matrices.add((step.target, widths[first]))
-                    if not keeps_x and first > 1:
-                        places.work(step.scratch, widths[first - 1], 1 + facts.value_scratch)
-                    elif keeps_x and first < layers:
-                        places.work(step.scratch, widths[first], facts.value_scratch)
+                    places.work(step.scratch, architecture.layer(first).forward_rooms(in_place=False))
                 if last > first:
                     marks = ladders.setdefault((step.target, step.scratch), bytearray(layers + 1))
                     marks[first + 1 : last + 1] = b"\1" * (last - first)
-            case Backward(layer):
+            case Backward(number):
+                layer = architecture.layer(number)
                 backwards += 1
                 calls += 2
-                places.matrices.add((step.source, widths[layer]))
-                if keeps_x:
-                    places.work(step.scratch, widths[layer - 1], 1 + facts.slope_scratch)
-                elif layer > 1:
-                    places.matrices.add((step.scratch, widths[layer - 1]))
-                    behind = step.scratch + aligned(rows * widths[layer - 1] * architecture.item_bytes)
-                    places.work(behind, widths[layer - 1], facts.slope_scratch)
+                places.matrices.add((step.source, widths[number]))
+                offset = step.scratch
+                for width in layer.whole_rooms:
+                    places.matrices.add((offset, width))
+                    offset += aligned(rows * width * architecture.item_bytes)
+                remade += len(layer.whole_rooms)
+                gathered += layer.partials
+                places.work(step.scratch + whole_bytes(layer, rows, lanes), layer.backward_rooms)
             case _:
                 calls += 1
     for (place, scratch), marks in ladders.items():
-        for width in {widths[layer + shift] for layer in range(layers + 1) if marks[layer] for shift in (-1, 0)}:
+        rungs_of = {architecture.layer(number) for number in range(1, layers + 1) if marks[number]}
+        for width in {width for layer in rungs_of for width in (layer.entering, layer.leaving)}:
             places.matrices.add((place, width))
-            places.work(scratch, width, 1 + facts.value_scratch)
+        for rooms in {layer.forward_rooms(in_place=True) for layer in rungs_of}:
+            places.work(scratch, rooms)
     tiles = -(-lane_rows(rows, lanes) // tile_rows(rows, lanes))
     rungs = sum(map(sum, ladders.values()))
     bound = lanes * sizes
     chunks = 0
     if states is not None:
         size = CHUNK // lanes
-        chunks = sum(-(-architecture.layer_parameters(layer) // size) for layer in range(1, layers + 1))
+        chunks = sum(-(-layer.size // size) for layer in architecture.each_layer)
     several = lanes > 1
     if several and states is not None:
-        chunks += (2 * lanes - 1) * layers  # shares of weights and of biases begin chunks of their own
-    remade = 0 if keeps_x else backwards * passes * lanes
+        # Shares of weights, biases and all others begin chunks of their own.
+        chunks += sum(len(layer.parameters) * lanes - 1 for layer in architecture.each_layer)
+    remade *= passes * lanes
+    special = sum(layer.partials > 0 or layer.drops for layer in architecture.each_layer)
     return {
         "constant": 1,
         "layers": layers,
         "lanes": lanes - 1,
         "forwards": len(forwards) * bound,
         "rungs": rungs * bound,
+        "parts": sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer),
+        "sites": special * bound,
+        "gathered": gathered * passes * lanes,
         "ladders": len(ladders) * (layers + 1) * bound,
         "matrices": len(places.matrices) * sizes,
         "views": places.views() * sizes,
@@ -120,11 +130,11 @@ class _Places:
         self.matrices: set[tuple[int, int]] = set()
         self.working: set[tuple[int, int]] = set()
 
-    def work(self, offset: int, width: int, count: int) -> None:
-        """Add `count` working matrices, one behind the other."""
-        size = aligned(self.tile * width * self.item_bytes)
-        for n in range(count):
-            self.working.add((offset + n * size, width))
+    def work(self, offset: int, rooms: Rooms) -> None:
+        """Add working matrices, one behind the other."""
+        for width in rooms:
+            self.working.add((offset, width))
+            offset += aligned(self.tile * width * self.item_bytes)
 
     def views(self) -> int:
         """Return how many views that makes: of a matrix its tiles and the whole; tiles of a lane work in one place."""

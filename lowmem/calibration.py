@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, Architecture, lookup
+from lowmem.architecture import Architecture
 from lowmem.chain import TILE_ROWS, tile_bounds
 from lowmem.costs import ROWS, WIDTHS, CostModel
+from lowmem.facts import ACTIVATIONS, ITEM_BYTES, lookup
 from lowmem.nn.activations import KERNELS, Activation
 
 VERSION = 2

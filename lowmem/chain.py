@@ -14,6 +14,8 @@ from typing import Literal
 from lowmem.architecture import Architecture
 from lowmem.costs import CostModel
 from lowmem.errors import InputError
+from lowmem.layers import Layer
+from lowmem.layers.base import Rooms
 
 ALIGNMENT = 64
 """Bytes; every array of the arena begins at a multiple of this (a cache line, and the widest vector register)."""
@@ -226,30 +228,33 @@ def loss_scratch_bytes(architecture: Architecture, tile: int) -> int:
     return facts.scratch * matrices + facts.row_scratch * vectors + index
 
 
-def _stage(architecture: Architecture, layer: int, rows: int, lanes: int) -> Stage:
-    """Cost and size of one layer, by the kernels of `lowmem.nn.kernels`."""
-    facts = architecture.activation_facts
-    is_last, item = layer == architecture.layers, architecture.item_bytes
-    entering, leaving = architecture.widths[layer - 1], architecture.widths[layer]
-    tile = tile_rows(rows, lanes)
-    tile_in, tile_out = lanes * aligned(tile * entering * item), lanes * aligned(tile * leaving * item)
-    if facts.state == "x":
-        # σ is applied to the tile just computed; in place, that tile is computed beside its input first.
-        forward = 0 if is_last else facts.value_scratch * tile_out
-        advance = forward + tile_out
-        backward = (1 + facts.slope_scratch) * tile_in
-    else:
-        # x^(l-1) = σ(s^(l-1)) is made again, a tile at a time for the forward, whole for the weight gradient.
-        forward = advance = (1 + facts.value_scratch) * tile_in if layer > 1 else 0
-        backward = aligned(rows * entering * item) + facts.slope_scratch * tile_in
-    state = aligned(rows * leaving * item)
+def rooms_bytes(rooms: Rooms, rows: int, item_bytes: int) -> int:
+    """Return the bytes of working matrices of so many rows, one behind the other."""
+    return sum(aligned(rows * width * item_bytes) for width in rooms)
+
+
+def tile_count(rows: int, lanes: int = 1) -> int:
+    """Return how many tiles all lanes have together."""
+    return sum(len(tile_bounds(rows, lane, lanes)) for lane in range(lanes))
+
+
+def whole_bytes(layer: Layer, rows: int, lanes: int) -> int:
+    """Return the bytes of what all lanes share to reverse a layer: whole matrices, and sums over tiles."""
+    partials = aligned(tile_count(rows, lanes) * layer.partials * layer.entering * layer.item_bytes)
+    return rooms_bytes(layer.whole_rooms, rows, layer.item_bytes) + partials
+
+
+def _stage(architecture: Architecture, number: int, rows: int, lanes: int) -> Stage:
+    """Cost and size of one layer."""
+    layer, item, tile = architecture.layer(number), architecture.item_bytes, tile_rows(rows, lanes)
+    state = aligned(rows * layer.leaving * item)
     return Stage(
-        forward=architecture.forward_flops(layer, rows),
-        backward=architecture.backward_flops(layer, rows),
+        forward=layer.forward_flops(rows),
+        backward=layer.backward_flops(rows),
         state_bytes=state,
         delta_bytes=state,
-        forward_scratch=forward,
-        advance_scratch=advance,
-        backward_scratch=backward if layer > 1 else 0,
-        kind="s" if is_last else facts.state,
+        forward_scratch=lanes * rooms_bytes(layer.forward_rooms(in_place=False), tile, item),
+        advance_scratch=lanes * rooms_bytes(layer.forward_rooms(in_place=True), tile, item),
+        backward_scratch=whole_bytes(layer, rows, lanes) + lanes * rooms_bytes(layer.backward_rooms, tile, item),
+        kind=layer.kind,
     )

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import CHUNK
 from lowmem.errors import InputError, NonFiniteError
 from lowmem.executor import Backprop, Gradients
+from lowmem.facts import CHUNK
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.plans import Plan
@@ -24,10 +24,10 @@ class ClippedBackprop(Backprop):
     |g| is the Euclidean norm over the gradients of all weights and biases together.
     """
 
-    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer, clip_norm: float) -> None:
+    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer, clip_norm: float, *, seed: int = 0) -> None:
         if not plan.gathered or plan.optimizer != optimizer.name:
             raise InputError(f"clipping by norm needs a plan made with gather=True and optimizer={optimizer.name!r}.")
-        super().__init__(mlp, replace(plan, optimizer=None))
+        super().__init__(mlp, replace(plan, optimizer=None), seed=seed)
         self.plan, self.clip_norm, self._update = plan, clip_norm, optimizer
         architecture, parameters = mlp.architecture, mlp.parameters
         self.optimizer_state = tuple(np.zeros_like(parameters) for _ in range(optimizer.states))
@@ -39,6 +39,7 @@ class ClippedBackprop(Backprop):
         self, x: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None = None
     ) -> tuple[float, Gradients]:
         """Run one step on a batch; see `Backprop.__call__`."""
+        self.steps = self._update.step_count  # dropout goes by the optimizer's count, which a saved run keeps
         loss, _ = super().__call__(x, y, weights)
         norm = self._norm()
         if not isfinite(norm):

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from math import log2
 
 from lowmem.architecture import Architecture
+from lowmem.layers import Layer
+from lowmem.layers.base import DRAW_FLOPS, Work
 
 ROWS = (16, 64, 256, 512, 2048)
 WIDTHS = (16, 64, 128, 256, 512, 1024)
 """The grid: products of a (rows, width) by a (width, width) matrix."""
+
+DRAW_SECONDS = 3e-9
+"""Of a random number by Philox, on the machine this was written on; it hardly weighs beside what is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +43,22 @@ class CostModel:
 
     def forward(self, architecture: Architecture, layer: int, rows: int) -> float:
         """Return the seconds of making state `layer` from the one before on `rows` samples."""
-        entering, leaving = architecture.widths[layer - 1], architecture.widths[layer]
-        seconds = self._product(self.products, rows, entering, leaving) + rows * leaving * self.bias
-        if architecture.activation_facts.state == "x":
-            made = leaving if layer < architecture.layers else 0
-        else:
-            made = entering if layer > 1 else 0
-        return seconds + rows * made * self.value[architecture.activation]
+        its = architecture.layer(layer)
+        seconds = self._product(self.products, rows, its.entering, its.leaving)
+        return seconds + rows * self._elementwise(its, its.forward)
 
     def backward(self, architecture: Architecture, layer: int, rows: int) -> float:
         """Return the seconds of reversing `layer` on `rows` samples."""
-        entering, leaving = architecture.widths[layer - 1], architecture.widths[layer]
-        seconds = self._product(self.gradients, rows, entering, leaving)
-        if layer > 1:
-            seconds += self._product(self.products, rows, leaving, entering)
-            seconds += rows * entering * self.slope[architecture.activation]
-        return seconds
+        its = architecture.layer(layer)
+        seconds = self._product(self.gradients, rows, its.entering, its.leaving)
+        if not its.is_first:
+            seconds += self._product(self.products, rows, its.leaving, its.entering)
+        return seconds + rows * self._elementwise(its, its.backward)
+
+    def _elementwise(self, layer: Layer, work: Work) -> float:
+        """Return the seconds for each row of what is no product; a pass takes what adding a bias takes."""
+        sigma = work.values * self.value[layer.activation] + work.slopes * self.slope[layer.activation]
+        return sigma + work.plain * self.bias + work.draws * (DRAW_SECONDS + DRAW_FLOPS * self.bias)
 
     def _product(self, grid: Sequence[Sequence[float]], rows: int, entering: int, leaving: int) -> float:
         """Return the seconds of a product, its rate interpolated in rows and mean width on logarithmic scales."""

@@ -14,9 +14,10 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from lowmem.architecture import ITEM_BYTES, Architecture, lookup
+from lowmem.architecture import Architecture
 from lowmem.data_files import NUMBER_KINDS, PARTS, existing, idx_images, idx_labels, kind_of, read_array, read_pair
 from lowmem.errors import InputError
+from lowmem.facts import ITEM_BYTES, lookup
 from lowmem.nn.initialisers import generator
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"

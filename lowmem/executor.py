@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import CHUNK, Architecture
+from lowmem.architecture import Architecture
 from lowmem.arena import Arena, Array, Bounds
-from lowmem.binding import Binder, Call, Feed, Training, lane_share, loss_scratch, run_calls
+from lowmem.binding import Binder, Feed, Training, loss_scratch, run_calls, shares
 from lowmem.chain import tile_bounds, tile_rows
 from lowmem.errors import InputError, NonFiniteError
+from lowmem.facts import CHUNK
 from lowmem.lanes import Lanes
+from lowmem.layers.base import STATISTICS, Call, Statistics
+from lowmem.layers.dropout import Philox
 from lowmem.layout import small
-from lowmem.nn.losses import KERNELS as LOSSES
-from lowmem.nn.losses import check_targets, check_weights, loss_scale
+from lowmem.nn.losses import check_targets, check_weights, fold_of, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
 from lowmem.plans import Plan
@@ -34,12 +36,14 @@ Pass = tuple[list[list[Call]], list[Bounds], int, int]
 class Gradients:
     """∂ℓ/∂w and ∂ℓ/∂b: weights[l-1] of shape (n_l, n_{l-1}), biases[l-1] of shape (n_l,).
 
-    These are the executor's own buffers: the next step overwrites them. Both are empty where a plan fuses the
+    arrays[l-1]: all of layer l's by name, those of a norm and of a learned factor among them. These are the
+    executor's own buffers: the next step overwrites them. All are empty where a plan fuses the
     update into the backward pass, as then no gradient outlives its layer.
     """
 
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]
+    arrays: tuple[dict[str, Array], ...] = ()
 
 
 class Backprop:
@@ -48,17 +52,18 @@ class Backprop:
     mlp: the network; its parameters are used where they are.
     plan: made by `lowmem.plan` for the same architecture.
     optimizer: needed, and of the kind named in the plan, if the plan has one.
+    seed: of dropout; with it and the number of the step, every mask is told.
 
     Everything is allocated here; a call allocates no array. Raises `InputError` if the three do not fit together.
     """
 
-    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None) -> None:
+    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0) -> None:
         _check_fit(mlp, plan, optimizer)
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         architecture, rows = mlp.architecture, plan.micro_batch
         item = np.dtype(architecture.dtype)
         whole = architecture.parameters
-        largest = max(architecture.layer_parameters(layer) for layer in range(1, architecture.layers + 1))
+        largest = max(layer.size for layer in architecture.each_layer)
         several = plan.micro_batches > 1
         gathers = LayerViews(architecture, np.zeros(whole, item)) if optimizer is None or several else None
         shared = SharedViews(architecture, np.zeros(largest, item)) if gathers is None or several else None
@@ -68,7 +73,7 @@ class Backprop:
         assert written is not None
         self.gradients = Gradients((), ())
         if optimizer is None:
-            self.gradients = Gradients(tuple(spent.weights), tuple(spent.biases))
+            self.gradients = Gradients(tuple(spent.weights), tuple(spent.biases), tuple(spent.arrays))
         self.optimizer_state: tuple[Array, ...] = ()
         updates: list[list[list[tuple[Any, ...]]]] = []
         if optimizer is not None:
@@ -88,7 +93,12 @@ class Backprop:
             totals=gathers if several else None,
             optimizer=optimizer,
             updates=updates,
+            masks=[Philox(seed) for _ in range(plan.lanes)] if any(_.drops for _ in architecture.each_layer) else [],
+            statistics=_statistics(architecture),
+            slots=np.zeros(plan.lanes, item),
         )
+        self.steps = 0
+        """Steps begun; with an optimizer in the plan, those that it has made."""
         self._passes: dict[int, list[Pass]] = {}
         self._bind(plan.batch_size)
 
@@ -125,10 +135,14 @@ class Backprop:
         feed.scale, feed.loss = loss_scale(self.mlp.architecture.loss, rows, self.mlp.architecture.widths[-1]), 0.0
         if optimizer is not None:
             optimizer.begin_step()
+        self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
+        self._begin_step()
         try:
             for calls, bounds, start, stop in passes:
                 w = None if weights is None else weights[start:stop]
                 feed.fill(x[start:stop], y[start:stop], w, bounds)
+                for masks in self._training.masks:
+                    masks.step, masks.start = self.steps, start
                 self._training.lanes.run(partial(_run_lane, calls, run))
         except NonFiniteError:
             if optimizer is not None:
@@ -137,6 +151,13 @@ class Backprop:
         finally:
             feed.clear()
         return feed.loss * feed.scale, self.gradients
+
+    def _begin_step(self) -> None:
+        """Forget the statistics of the step before."""
+        for statistics in self._training.statistics:
+            if statistics is not None:
+                statistics.made.clear()
+                return  # they all share it
 
     @property
     def arena(self) -> Arena:
@@ -149,13 +170,15 @@ class Backprop:
         if self.optimizer is not None:
             scratch = sum(array.base.nbytes for array in training.updates[0][0][0][3])
         gradients = [training.gradients] + ([] if training.totals is None else [training.totals])
-        return {
+        made = {
             "parameters": self.mlp.parameters.nbytes,
             "gradients": sum(views.flat.nbytes for views in gradients),
             "optimizer": sum(array.nbytes for array in self.optimizer_state) + scratch,
             "activation arena": training.arena.buffer.nbytes,
             "batch": training.ones.nbytes + training.starts.nbytes,
         }
+        kept = sum(_.kept.nbytes for _ in training.statistics if _ is not None)
+        return made | ({"statistics": self.mlp.running.nbytes + kept} if kept else {})
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
@@ -169,7 +192,7 @@ class Backprop:
         architecture = self.mlp.architecture
         check_targets(architecture.loss, y, len(outputs), architecture.widths[-1], architecture.dtype)
         scale = loss_scale(architecture.loss, len(outputs), architecture.widths[-1])
-        fold, total = LOSSES[architecture.loss].fold, 0.0
+        fold, total = fold_of(architecture), 0.0
         bounds = tile_bounds(len(outputs))
         scratches = loss_scratch(self._training, 0, bounds, tile_rows(len(outputs)))
         for (start, stop), scratch in zip(bounds, scratches, strict=True):
@@ -259,15 +282,24 @@ def _updates(
     scratch = working[lane * size : (lane + 1) * size]
     updates = []
     for layer in range(1, architecture.layers + 1):
-        leaving, entering = architecture.widths[layer], architecture.widths[layer - 1]
-        start, stop = lane_share(leaving, lane, lanes)
-        parts = [(start * entering, stop * entering), (leaving * entering + start, leaving * entering + stop)]
-        if lanes == 1:
-            parts = [(0, leaving * entering + leaving)]
+        parts = [
+            [view.blocks[layer - 1]] if lanes == 1 else shares(view.arrays[layer - 1], lane, lanes) for view in views
+        ]
         chunks = []
-        for begin, end in parts:
-            for first in range(begin, end, size):
-                w, g, *states = (view.blocks[layer - 1][first : min(first + size, end)] for view in views)
+        for arrays in zip(*parts, strict=False):
+            for first in range(0, len(arrays[0]), size):
+                w, g, *states = (array[first : first + size] for array in arrays)
                 chunks.append((w, g, tuple(states), (scratch[: len(w)],) if len(working) else ()))
         updates.append(chunks)
     return updates
+
+
+def _statistics(architecture: Architecture) -> list[Statistics | None]:
+    """Return by layer where the statistics of a batch are kept, if a norm needs them; else nothing."""
+    if architecture.couples is None:
+        return []
+    made: set[int] = set()
+    return [
+        Statistics(np.zeros((STATISTICS, layer.entering), architecture.dtype), made) if layer.couples else None
+        for layer in architecture.each_layer
+    ]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.data import Batcher
-from lowmem.nn.losses import KERNELS, LossScratch, check_targets, loss_scale
+from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.nn.mlp import MLP
 from lowmem.stream_batches import StreamBatches
 
@@ -77,4 +77,4 @@ class Inference:
             index=np.empty(len(self._starts[:rows]), np.intp),
             starts=self._starts[:rows],
         )
-        return KERNELS[architecture.loss].fold(outputs, y, scale, scratch) * scale
+        return fold_of(architecture)(outputs, y, scale, scratch) * scale

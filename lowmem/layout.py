@@ -23,13 +23,16 @@ VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 def lanes_for(architecture: Architecture, rows: int, threads: int | None = None) -> int:
     """Return the number of lanes for passes of `rows` samples.
 
-    threads: what was asked for; if None, a lane for each core where the layers are large enough, else one.
+    threads: what was asked for; if None, a lane for each core where the layers are large enough, else one. Always one
+    where a norm looks at the whole batch.
     Raises `InputError` for anything but a positive whole number.
     """
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise InputError(f"threads must be a positive whole number, or None to choose; got {threads!r}.")
-        return min(threads, rows)
+        return 1 if architecture.couples else min(threads, rows)
+    if architecture.couples:
+        return 1  # every lane would wait for the others' rows twice more in every layer
     widths = architecture.widths
     changes = sum(one != other for one, other in pairwise(widths[1:-1]))
     if changes > MOST_CHANGES * architecture.layers:

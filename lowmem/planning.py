@@ -6,8 +6,9 @@
 from dataclasses import replace
 from typing import Protocol
 
-from lowmem.architecture import OPTIMIZERS, Architecture, lookup
+from lowmem.architecture import Architecture
 from lowmem.costs import CostModel
+from lowmem.facts import OPTIMIZERS, lookup
 from lowmem.plans import Plan
 from lowmem.schedule import PLANNERS
 from lowmem.workbench import Workbench, budget_error

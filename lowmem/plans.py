@@ -29,6 +29,7 @@ class Plan:
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
+    statistics_bytes: of norms over the batch: running means and variances, and those of a step.
     gathered: whether an update waits for the gradients of all layers, as clipping by norm needs.
     """
 
@@ -55,6 +56,7 @@ class Plan:
     lower_bound: float | None = None
     budget: int | None = None
     gathered: bool = False
+    statistics_bytes: int = 0
 
     @property
     def micro_batches(self) -> int:
@@ -88,7 +90,7 @@ class Plan:
 
     def account(self) -> dict[str, int]:
         """Return where every byte goes: names for people, and bytes."""
-        return {
+        account = {
             "parameters": self.parameter_bytes,
             "gradients": self.gradient_bytes,
             "optimizer": self.optimizer_bytes,
@@ -96,14 +98,12 @@ class Plan:
             "batch": self.batch_bytes,
             "bookkeeping": self.bookkeeping_bytes,
         }
+        return account | ({"statistics": self.statistics_bytes} if self.statistics_bytes else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan's numbers for JSON, without the list of ops."""
         return {
-            "widths": list(self.architecture.widths),
-            "activation": self.architecture.activation,
-            "loss": self.architecture.loss,
-            "dtype": self.architecture.dtype,
+            **self.architecture.to_dict(),
             "batch_size": self.batch_size,
             "micro_batch": self.micro_batch,
             "strategy": self.strategy,
@@ -133,6 +133,7 @@ class Plan:
             f"{format_bytes(self.store_all_bytes)} for storing everything",
             "batch": "constants for each row, and buffers of the batch where lowmem owns them",
             "bookkeeping": "bound calls and views",
+            "statistics": "running ones, and those of a step, of norms over the batch",
         }
         rows = [[name, format_bytes(size), hints[name]] for name, size in self.account().items()]
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import binding
-from lowmem.architecture import ACTIVATIONS, Architecture
-from lowmem.binding import Call
+from lowmem.architecture import Architecture
 from lowmem.executor import Backprop
+from lowmem.layers.base import Call, Layer, Site, numbers
+from lowmem.layers.preactivation import add_up, learned_scale
 from lowmem.meter import SampledPeak
-from lowmem.nn import kernels
 from lowmem.occupancy import PHASES
 
 POINTS = 400
@@ -112,8 +112,7 @@ class _Meter:
         self, architecture: Architecture, profile: StepProfile, progress: Progress | None, lanes: int
     ) -> None:
         self.architecture, self.profile, self.progress, self.lanes = architecture, profile, progress, lanes
-        self.facts = ACTIVATIONS[architecture.activation]
-        self.seen: set[int] = set()  # layers that have run in this pass, by the identity of their bias
+        self.seen: set[int] = set()  # layers that have run in this pass
 
     def run(self, calls: Sequence[Call]) -> None:
         """Run the calls of one pass."""
@@ -152,32 +151,27 @@ class _Meter:
 
     def count(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, int]:
         """Return the phase of a call, and its FLOPs from the shapes of its arrays."""
-        facts = self.facts
-        if function in (kernels.forward_x, kernels.advance_x, kernels.forward_s):
-            sources, w_t, b, outs, sigma, _ = arguments
-            phase = "recomputation" if id(b) in self.seen else "forward"
-            self.seen.add(id(b))
-            evaluated = _numbers(sources if function is kernels.forward_s else outs)
-            values = evaluated * facts.value_flops if sigma.name == self.architecture.activation else 0
-            return phase, 2 * _numbers(sources) * w_t.shape[1] + _numbers(outs) + values
-        if function in (kernels.gradients, binding.gradients_of_batch):
+        if function in (binding.gradients, binding.gradients_of_batch):
             delta, _, _, g_w, _ = arguments
             return "backward", 2 * len(delta) * g_w.size + 2 * delta.size
-        if function in (kernels.backward_x, kernels.backward_s):
-            deltas, w, states = arguments[:3]
-            slopes = facts.slope_flops * _numbers(states) if function is kernels.backward_x else 0
-            return "backward", 2 * _numbers(deltas) * w.shape[1] + slopes
-        if function is kernels.split:
-            return "backward", facts.slope_flops * _numbers(arguments[0])
         if function is binding.check_loss:
             return "loss", 0
         if function is binding.fold_loss:
-            return "loss", self.architecture.loss_facts.flops * _numbers(arguments[0])
+            flops = self.architecture.loss_flops(1) // self.architecture.widths[-1]
+            return "loss", flops * numbers(arguments[0])
         if function is np.add:
             return "sum of gradients", arguments[0].size
-        return ("update" if function is binding.update else "waiting"), 0
+        owner = getattr(function, "__self__", None)
+        layer = owner if isinstance(owner, Layer) else self.architecture.layer(1)
+        if (counted := layer.counted((function, arguments))) is not None:
+            return self.sweep(arguments) if counted[0] == "forward" else "backward", counted[1]
+        if function in (binding.update, binding.add_up, add_up, learned_scale):
+            return "update", 0
+        return "waiting", 0
 
-
-def _numbers(tiles: Sequence[NDArray[Any]]) -> int:
-    """Return how many numbers some tiles hold."""
-    return sum(tile.size for tile in tiles)
+    def sweep(self, arguments: tuple[Any, ...]) -> str:
+        """Say whether a forward is the layer's first in this pass, by its parameters."""
+        which = arguments[0].layer if isinstance(arguments[0], Site) else id(arguments[2])
+        phase = "recomputation" if which in self.seen else "forward"
+        self.seen.add(which)
+        return phase

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from math import cos, isfinite, pi
 from typing import Any, Literal
 
-from lowmem.architecture import lookup
 from lowmem.errors import InputError
+from lowmem.facts import lookup
 
 KINDS = ("constant", "step", "cosine")
 

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import tensor_file
-from lowmem.architecture import OPTIMIZERS, Architecture, lookup
+from lowmem.architecture import Architecture
 from lowmem.data import finite
 from lowmem.errors import InputError, SaveError
+from lowmem.facts import OPTIMIZERS, lookup
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer, restored
 from lowmem.survey import Standardisation

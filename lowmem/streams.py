@@ -16,11 +16,12 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture, lookup
+from lowmem.architecture import Architecture
 from lowmem.block_files import Rows, open_arrays, open_npz
 from lowmem.data import DIGITS, LABEL_DTYPE
 from lowmem.data_files import PARTS, damage_is_input_error, existing, idx_images, idx_labels, kind_of
 from lowmem.errors import InputError
+from lowmem.facts import lookup
 from lowmem.stream_batches import StreamBatches
 from lowmem.survey import Standardisation, survey
 from lowmem.table_files import CsvRows, ParquetRows

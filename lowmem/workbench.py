@@ -6,11 +6,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from lowmem.architecture import CHUNK, OPTIMIZERS, Architecture
+from lowmem.architecture import Architecture
 from lowmem.bookkeeping import bookkeeping_bytes, counts, least_bookkeeping
 from lowmem.chain import INDEX_BYTES, Chain, tile_rows
 from lowmem.costs import CostModel
 from lowmem.errors import BudgetError, InputError
+from lowmem.facts import CHUNK, OPTIMIZERS
+from lowmem.layers.base import STATISTICS
 from lowmem.layout import lanes_for
 from lowmem.plans import Plan
 from lowmem.program import pack
@@ -53,6 +55,11 @@ class Workbench:
         self.micro_batch = self.batch_size if micro_batch is None else positive("micro_batch", micro_batch)
         if self.micro_batch > self.batch_size:
             raise InputError(f"micro_batch={micro_batch} is more than batch_size={batch_size}; give at most that.")
+        if architecture.couples and self.micro_batch < self.batch_size:
+            raise InputError(
+                f"micro_batch={self.micro_batch} would split a batch of {self.batch_size}, but {architecture.couples} "
+                "looks at all samples of a batch together; leave micro_batch out, or take another norm."
+            )
         self.optimizer = optimizer
         self.batch_buffers = batch_buffers
         self.odd_batches = odd_batches
@@ -111,7 +118,7 @@ class Workbench:
         """Yield this request, then in ever more passes of half the rows, down to `LEAST_ROWS`."""
         bench = self
         yield bench
-        while bench.micro_batch >= 2 * LEAST_ROWS:
+        while bench.micro_batch >= 2 * LEAST_ROWS and not self.architecture.couples:
             bench = bench.with_micro_batch(-(-bench.micro_batch // 2))
             yield bench
 
@@ -274,7 +281,7 @@ class Workbench:
         trace = simulate(self.chain, schedule)
         architecture, item = self.architecture, self.architecture.item_bytes
         program = pack(self.chain, schedule, at_best=trace.peak_bytes)
-        largest = max(architecture.layer_parameters(layer) for layer in range(1, architecture.layers + 1))
+        largest = max(layer.size for layer in architecture.each_layer)
         several, facts = self.passes > 1, OPTIMIZERS.get(self.optimizer or "")
         gathered = architecture.parameters if not self.fused or several else 0
         shared = largest if several or not gathered else 0
@@ -298,6 +305,7 @@ class Workbench:
             arena_bytes=program.arena_bytes,
             batch_bytes=self.batch_buffers + self._row_constants(),
             bookkeeping_bytes=bookkeeping_bytes(objects),
+            statistics_bytes=self._statistics * item,
             store_all_bytes=store_all_bytes,
             store_all_flops=store_all_flops,
             forward_runs=trace.forward_runs * self.passes,
@@ -331,6 +339,14 @@ class Workbench:
         """Return the FLOPs of a whole batch; those of a pass are a multiple of its rows."""
         sums = (self.passes - 1) * self.architecture.parameters
         return int(one_pass) * self.batch_size // self.micro_batch + sums
+
+    @cached_property
+    def _statistics(self) -> int:
+        """Numbers that norms over the batch keep, running ones and those of a step."""
+        if self.architecture.couples is None:
+            return 0
+        kept = sum(layer.entering for layer in self.architecture.each_layer if layer.couples)
+        return self.architecture.running + STATISTICS * kept
 
     def _row_constants(self) -> int:
         """Bytes of the ones that sum up δ over a batch, and of the row starts that labels are added to."""
@@ -370,7 +386,7 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
     """Return the largest power-of-two fraction of a pass (or, with an optimizer, of the batch) that works, if any."""
     rows = bench.micro_batch // 2
     while rows:
-        if bench.optimizer is None:
+        if bench.optimizer is None and not bench.architecture.couples:
             name, smaller = "micro_batch", bench.with_micro_batch(rows)
         else:
             name, smaller = "batch_size", bench.with_batch_size(rows)

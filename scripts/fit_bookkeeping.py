@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import linprog
 
 import lowmem as lm
-from lowmem.architecture import ACTIVATIONS
 from lowmem.bookkeeping import counts
+from lowmem.facts import ACTIVATIONS
 from lowmem.workbench import Workbench
 
 
@@ -43,14 +43,21 @@ def one(rng: random.Random) -> tuple[dict[str, int], int]:
     # Of one width, ragged with few or many different widths, or in turns: each fills the tables of views otherwise.
     kinds = rng.sample(range(1, width + 1), min(width, rng.choice([1, 2, 6, 64])))
     hidden = [rng.choice(kinds) for _ in range(layers)]
+    micro = None
+    stages: dict[str, Any] = {}
+    if rng.random() < 0.5:
+        stages = {
+            "residual": rng.choice([False, True, "scaled", "learned"]),
+            "norm": rng.choice([None, "layer", "rms", "batch"]),
+            "dropout": rng.choice([0.0, 0.1]),
+        }
     architecture = lm.Architecture(
-        (8, *hidden, 5),
-        rng.choice(sorted(ACTIVATIONS)),
-        dtype=rng.choice(["float32", "float64"]),
+        (8, *hidden, 5), rng.choice(sorted(ACTIVATIONS)), dtype=rng.choice(["float32", "float64"]), **stages
     )
     batch = rng.choice([3, 64, 512, 700, 2048, *([20_000] if layers < 100 else [])])
     optimizer = rng.choice([None, "sgd", "adam"])
-    micro = rng.choice([None, None, max(1, batch // 3)])
+    if stages.get("norm") != "batch":
+        micro = rng.choice([None, None, max(1, batch // 3)])
     strategy = rng.choice(["store_all", "sqrt", "recompute_all", "revolve", "segments"])
     options: dict[str, dict[str, Any]] = {
         "revolve": {"slots": rng.randint(0, 9)},

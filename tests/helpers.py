@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.architecture import ACTIVATIONS, LOSSES
 from lowmem.chain import Chain, Stage, Value
 from lowmem.costs import ROWS, WIDTHS, CostModel
+from lowmem.facts import ACTIVATIONS, LOSSES
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update
 
 Array = NDArray[Any]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, LOSSES, Architecture, lookup
+from lowmem.architecture import Architecture
 from lowmem.errors import InputError, UnknownNameError
+from lowmem.facts import ACTIVATIONS, ITEM_BYTES, LOSSES, lookup
 
 networks = st.builds(
     Architecture,

@@ -1,6 +1,7 @@
 """The promises of a step: the same bits under every plan, the right mathematics, and bad input refused."""
 
 import re
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.architecture import ACTIVATIONS, LOSSES, OPTIMIZERS
+from lowmem import binding
+from lowmem.facts import ACTIVATIONS, LOSSES, OPTIMIZERS
+from lowmem.layers import postactivation
+from lowmem.layers.preactivation import Preactivation
 from lowmem.nn import reference
 from lowmem.nn.optimizers import Optimizer
 from tests.helpers import FIXED, Array, architectures, batch, randomised
@@ -343,8 +347,6 @@ def test_numpys_settings_are_as_before_a_step() -> None:
 def test_products_run_are_those_that_the_plan_counts(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]], micro: int | None
 ) -> None:
-    from lowmem.nn import kernels
-
     micro_batch = None if micro is None else min(micro, rows)
     plan = lm.plan(architecture, rows, None, strategy=fixed[0], micro_batch=micro_batch, **fixed[1])
     forwards = flops = 0
@@ -362,17 +364,20 @@ def test_products_run_are_those_that_the_plan_counts(
             np.matmul(a, b, out)
 
     def counting(kernel: Any) -> Any:
-        def call(sources: Any, *rest: Any) -> None:
+        def call(*arguments: Any) -> None:
             nonlocal forwards
             forwards += 1
-            kernel(sources, *rest)
+            kernel(*arguments)
 
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("forward_x", "advance_x", "forward_s"):
-            patch.setattr(kernels, name, counting(getattr(kernels, name)))
-        patch.setattr(kernels, "np", Counting())
+        places = {postactivation: ("forward", "advance"), Preactivation: ("_run", "_run_first")}
+        for where, names in places.items():
+            for name in names:
+                patch.setattr(where, name, counting(getattr(where, name)))
+        patch.setattr(binding, "np", Counting())
+        patch.setitem(sys.modules, "numpy", Counting())  # the layers' own
         lm.Backprop(randomised(architecture), plan)(*batch(architecture, rows))
     assert forwards == plan.forward_runs
     # The products alone: of the elementwise part plans count a few FLOPs per element.

@@ -8,8 +8,8 @@ import pytest
 
 import lowmem as lm
 from lowmem import calibration
-from lowmem.architecture import ACTIVATIONS
 from lowmem.costs import ROWS, WIDTHS, CostModel
+from lowmem.facts import ACTIVATIONS
 from tests.helpers import model
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowmem.architecture import ACTIVATIONS
 from lowmem.errors import UnknownNameError
+from lowmem.facts import ACTIVATIONS
 from lowmem.nn.initialisers import DEFAULT_SCHEMES, SCHEMES, initialise
 
 Array = NDArray[Any]

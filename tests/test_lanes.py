@@ -19,7 +19,6 @@ from lowmem import binding, layout
 from lowmem.chain import tile_bounds
 from lowmem.lanes import Lanes, one_blas_thread
 from lowmem.layout import lanes_for
-from lowmem.nn import kernels
 from lowmem.nn.reference import backprop as reference
 from lowmem.places import Places, Region
 from lowmem.profiling import profile_step
@@ -207,7 +206,7 @@ def test_an_error_in_a_lane_surfaces_once_and_leaves_all_as_it_was(
     original = backprop(x, y)[0]
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
-        plain = kernels.gradients
+        plain = binding.gradients
 
         def gradients(*arguments: Any) -> None:
             name = threading.current_thread().name
@@ -215,7 +214,7 @@ def test_an_error_in_a_lane_surfaces_once_and_leaves_all_as_it_was(
                 raise RuntimeError("here")
             plain(*arguments)
 
-        monkeypatch.setattr(kernels, "gradients", gradients)
+        monkeypatch.setattr(binding, "gradients", gradients)
         failing_one, _, _ = deep()
         with pytest.raises(RuntimeError, match="here"):
             failing_one(x, y)
@@ -319,13 +318,13 @@ def test_blas_keeps_to_one_thread_where_products_are_small(
     architecture = lm.Architecture((8, *[width] * 3, 3))
     x, y = batch(architecture, 64)
     seen = set[int]()
-    plain = kernels.gradients
+    plain = binding.gradients
 
     def gradients(*arguments: Any) -> None:
         seen.update(blas_threads())
         plain(*arguments)
 
-    monkeypatch.setattr(kernels, "gradients", gradients)
+    monkeypatch.setattr(binding, "gradients", gradients)
     backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64, threads=1))
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()

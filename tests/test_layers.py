@@ -14,6 +14,8 @@ FLOORS = {
     "units": "words",
     "errors": "words",
     "architecture": "words",
+    "facts": "words",
+    "layers": "words",
     "tables": "words",
     "costs": "words",
     "chain": "costs",

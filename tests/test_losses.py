@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lowmem.architecture import LOSSES
 from lowmem.errors import InputError
+from lowmem.facts import LOSSES
 from lowmem.nn import losses, reference
 
 Array = NDArray[Any]

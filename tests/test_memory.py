@@ -11,9 +11,9 @@ import pytest
 
 import lowmem as lm
 from lowmem import executor
-from lowmem.architecture import ACTIVATIONS, LOSSES, OPTIMIZERS
 from lowmem.arena import Arena
 from lowmem.chain import ALIGNMENT, TILE_ROWS, Chain, aligned
+from lowmem.facts import ACTIVATIONS, LOSSES, OPTIMIZERS
 from lowmem.plans import Plan
 from lowmem.program import BATCH, Program, Step
 from lowmem.schedule import Backward, Forward, Loss, Schedule

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.architecture import OPTIMIZERS
 from lowmem.chain import Chain
+from lowmem.facts import OPTIMIZERS
 from lowmem.planning import STRATEGIES
 from lowmem.plans import Plan
 from lowmem.schedule import simulate

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.architecture import ACTIVATIONS, LOSSES
 from lowmem.calibration import product_rate
+from lowmem.facts import ACTIVATIONS, LOSSES
 from lowmem.meter import SampledPeak
 from lowmem.occupancy import PHASES, planned_flops
 from lowmem.profiling import POINTS, Progress, StepProfile, memory_over_work, profile_step, twice

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowmem.architecture import ACTIVATIONS, LOSSES, Architecture
+from lowmem.architecture import Architecture
+from lowmem.facts import ACTIVATIONS, LOSSES
 from lowmem.nn import reference
 
 Array = NDArray[Any]

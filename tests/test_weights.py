@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.architecture import LOSSES
 from lowmem.data import from_arrays
+from lowmem.facts import LOSSES
 from tests.helpers import batch, randomised
 
 

@@ -4,9 +4,9 @@ import argparse
 import json
 from dataclasses import asdict
 
-from lowmem.architecture import ITEM_BYTES
 from lowmem.cli.options import add_json
 from lowmem.costs import ROWS, WIDTHS
+from lowmem.facts import ITEM_BYTES
 from lowmem.tables import Table
 
 HELP = "Measure how long the pieces of a step take here, for plans that minimise time."

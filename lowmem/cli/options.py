@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS, Architecture
+from lowmem.architecture import Architecture
 from lowmem.costs import CostModel
 from lowmem.errors import InputError
+from lowmem.facts import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
 from lowmem.planning import STRATEGIES
 
 if TYPE_CHECKING:

@@ -7,6 +7,11 @@ With a layer's fan-in n_in and fan-out n_out, the variance of each weight is
 - lecun: 1/n_in. LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp"; Klambauer et al. 2017 ask it for selu.
 - orthogonal: rows or columns orthonormal, times a gain. Saxe, McClelland and Ganguli 2014, "Exact solutions to the
   nonlinear dynamics of learning in deep linear neural networks".
+- fixup: zero in every branch beside a skip and in the last layer, so that the network begins as its first layer; else
+  as the activation asks. Zhang, Dauphin and Ma 2019, "Fixup Initialization", for branches of one layer.
+
+Where nothing is asked for, branches without a factor of their own begin 1/sqrt(number of branches) as large: what
+passes all skips then stays of one size however deep the network is (Radford et al. 2019 do so for GPT-2).
 """
 
 import math
@@ -17,8 +22,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import ACTIVATIONS, lookup
+from lowmem.architecture import Architecture
 from lowmem.errors import InputError
+from lowmem.facts import ACTIVATIONS, lookup
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
@@ -57,6 +63,15 @@ _ORTHOGONAL_GAINS: Mapping[str, float] = MappingProxyType(
 )
 
 
+FIXUP = "fixup"
+"""The scheme that depends on a layer's place in the network."""
+
+STARTS: Mapping[str, float] = MappingProxyType(
+    {"gain": 1.0, "shift": 0.0, "scale": 0.0, "running_mean": 0.0, "running_variance": 1.0}
+)
+"""What is not drawn."""
+
+
 def generator(seed: int) -> np.random.Generator:
     """Return NumPy's generator for a seed. Raises `InputError` unless it is a whole number from 0."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
@@ -78,7 +93,7 @@ def initialise(
     Arguments:
         weights: C-contiguous arrays (n_l, n_{l-1}), float32 or float64.
         biases: arrays (n_l,).
-        activation: a key of `architecture.ACTIVATIONS`; it decides the default scheme and orthogonal's gain.
+        activation: a key of `facts.ACTIVATIONS`; it decides the default scheme and orthogonal's gain.
         rng: where the numbers come from; the same state gives the same weights.
         scheme: a key of `SCHEMES`, or None for `DEFAULT_SCHEMES[activation]`.
 
@@ -91,6 +106,31 @@ def initialise(
         fill(w, activation, rng)
     for b in biases:
         b.fill(0.0)
+
+
+def initialise_network(
+    architecture: Architecture, arrays: Sequence[Mapping[str, Array]], rng: np.random.Generator, scheme: str | None
+) -> None:
+    """Fill the arrays of all layers in place, given by name for each.
+
+    scheme: a key of `SCHEMES`, "fixup", or None for what suits the network. Gains begin at 1, shifts and learned
+    factors at 0. Raises `UnknownNameError` for an unknown scheme.
+    """
+    weights, biases = ([its[name] for its in arrays] for name in ("weight", "bias"))
+    fixup = scheme == FIXUP
+    if scheme is not None and not fixup:
+        lookup("initialisation scheme", scheme, dict.fromkeys((*SCHEMES, FIXUP)))
+    initialise(weights, biases, architecture.activation, rng, None if fixup else scheme)
+    factor = max(architecture.skips, 1) ** -0.5
+    for number, its in enumerate(arrays, start=1):
+        branch = architecture.has_skip(number)
+        if fixup and (branch or number == architecture.layers):
+            its["weight"].fill(0.0)
+        elif scheme is None and branch and architecture.option(number, "residual") is True:
+            np.multiply(its["weight"], factor, out=its["weight"])
+        for name, value in STARTS.items():
+            if name in its:
+                its[name].fill(value)
 
 
 def _normal(w: Array, variance: float, rng: np.random.Generator) -> None:

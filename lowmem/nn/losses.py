@@ -6,14 +6,16 @@ huber. `check_targets` is the one place that refuses bad targets; the kernels tr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import LOSSES, lookup
+from lowmem.architecture import Architecture
 from lowmem.errors import InputError
+from lowmem.facts import LOSSES, lookup
 
 Tile: TypeAlias = NDArray[np.floating[Any]]
 
@@ -85,8 +87,12 @@ def _mse(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile |
     return _sum(square)
 
 
-def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
-    """ℓ = ln(Σ_j e^(s_j)) - s_y, δ = softmax(s) - onehot(y), with the row's maximum taken off s first.
+def _cross_entropy(
+    s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None, /, *, smoothing: float = 0.0
+) -> float:
+    """ℓ = ln(Σ_j e^(s_j)) - Σ_j t_j s_j, δ = softmax(s) - t, with the row's maximum taken off s first.
+
+    t is onehot(y), or with label smoothing ε (Szegedy et al. 2016) (1-ε)·onehot(y) + ε/n_L.
 
     The two broadcasts use NumPy's iteration buffer, 8192 numbers whatever the tile.
     """
@@ -98,6 +104,11 @@ def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch,
     np.maximum.reduce(s, axis=1, out=total)
     np.subtract(s, total[:, None], out=s)
     np.take(flat, index, out=labelled, mode="clip")  # the other modes copy `out`
+    if smoothing:
+        np.add.reduce(s, axis=1, out=total)
+        np.multiply(total, smoothing / s.shape[1], out=total)
+        np.multiply(labelled, 1 - smoothing, out=labelled)
+        np.add(labelled, total, out=labelled)
     _weigh(labelled, w)
     picked = _sum(labelled)  # neither sum changes sign, so taking one from the other below cancels nothing
     np.exp(s, out=s)
@@ -108,8 +119,10 @@ def _cross_entropy(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch,
 
     np.divide(scale, total, out=total)
     np.multiply(s, total[:, None], out=s)
+    if smoothing:
+        np.subtract(s, scale * smoothing / s.shape[1], out=s)
     np.take(flat, index, out=labelled, mode="clip")
-    np.subtract(labelled, scale, out=labelled)
+    np.subtract(labelled, scale * (1 - smoothing), out=labelled)
     np.put(flat, index, labelled, mode="clip")
     _weigh(s, w)
     return loss
@@ -167,11 +180,18 @@ KERNELS: Mapping[str, Loss] = MappingProxyType(
 )
 
 
+def fold_of(architecture: Architecture) -> Fold:
+    """Return the kernel of a network's loss, with its label smoothing if it has any."""
+    if architecture.label_smoothing:
+        return partial(_cross_entropy, smoothing=architecture.label_smoothing)
+    return KERNELS[architecture.loss].fold
+
+
 def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> None:
     """Refuse targets that the loss cannot use; good ones cost two reductions and no array.
 
     Arguments:
-        loss: a key of `architecture.LOSSES`.
+        loss: a key of `facts.LOSSES`.
         y: the targets of `rows` samples.
         rows: how many samples there are.
         outputs: n_L, the network's outputs per sample.

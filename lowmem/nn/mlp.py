@@ -1,6 +1,7 @@
 """The network: its parameters in one flat array, and prediction in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
 from lowmem.errors import InputError
-from lowmem.nn import kernels
+from lowmem.layers.base import Site
 from lowmem.nn.activations import KERNELS
-from lowmem.nn.initialisers import DEFAULT_SCHEMES, generator, initialise
+from lowmem.nn.initialisers import generator, initialise_network
 
 Array = NDArray[np.floating[Any]]
 
@@ -19,37 +20,44 @@ PREDICT_ROWS = 512
 
 
 class LayerViews:
-    """One flat array seen layer by layer: blocks [w^(l), b^(l)] one behind the other.
+    """One flat array seen layer by layer: the parameters of layer l, [w^(l), b^(l), ...], one block behind the other.
 
-    blocks[l-1]: layer l's whole block, flat. weights[l-1]: (n_l, n_{l-1}). biases[l-1]: (n_l,). All are views.
+    blocks[l-1]: layer l's whole block, flat. arrays[l-1]: its parts by name, as `Layer.parameters` names and shapes
+    them. weights[l-1]: (n_l, n_{l-1}). biases[l-1]: (n_l,). All are views.
     """
 
     def __init__(self, architecture: Architecture, flat: Array) -> None:
         self.flat = flat
         self.blocks: list[Array] = []
-        self.weights: list[Array] = []
-        self.biases: list[Array] = []
+        self.arrays: list[dict[str, Array]] = []
         start = 0
-        for layer in range(1, architecture.layers + 1):
-            size = architecture.layer_parameters(layer)
-            self._add(architecture, layer, flat[start : start + size])
-            start += size
+        for layer in architecture.each_layer:
+            block = self._block(start, layer.size)
+            self.blocks.append(block)
+            self.arrays.append(_parts(block, layer.parameters))
+            start += layer.size
+        self.weights = [arrays["weight"] for arrays in self.arrays]
+        self.biases = [arrays["bias"] for arrays in self.arrays]
 
-    def _add(self, architecture: Architecture, layer: int, block: Array) -> None:
-        leaving, entering = architecture.widths[layer], architecture.widths[layer - 1]
-        self.blocks.append(block)
-        self.weights.append(block[: leaving * entering].reshape(leaving, entering))
-        self.biases.append(block[leaving * entering :])
+    def _block(self, start: int, size: int) -> Array:
+        return self.flat[start : start + size]
 
 
 class SharedViews(LayerViews):
-    """The same views over one buffer that every layer uses in turn: layer l's block begins at its start."""
+    """The same views over one buffer that every layer uses in turn: each layer's block begins at its start."""
 
-    def __init__(self, architecture: Architecture, flat: Array) -> None:
-        self.flat = flat
-        self.blocks, self.weights, self.biases = [], [], []
-        for layer in range(1, architecture.layers + 1):
-            self._add(architecture, layer, flat[: architecture.layer_parameters(layer)])
+    def _block(self, start: int, size: int) -> Array:
+        return self.flat[:size]
+
+
+def _parts(block: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Cut a flat block into arrays of these shapes, one behind the other."""
+    parts, start = {}, 0
+    for name, shape in shapes.items():
+        size = prod(shape)
+        parts[name] = block[start : start + size].reshape(shape)
+        start += size
+    return parts
 
 
 class MLP:
@@ -57,16 +65,17 @@ class MLP:
 
     architecture: what to build.
     seed: of the initial weights; the same seed gives the same bits.
-    initialiser: a scheme of `lowmem.nn.initialisers`; by default the one that matches the activation.
+    initialiser: a scheme of `lowmem.nn.initialisers`; by default the one that matches the network.
 
-    The weights and biases are views of the flat array `parameters`; write into them in place.
+    The weights and biases are views of the flat array `parameters`; write into them in place. arrays[l-1] holds all
+    arrays of layer l by name: weight, bias, and where there are such gain, shift, scale, running_mean and
+    running_variance, of which the last two are views of `running`.
     """
 
     def __init__(self, architecture: Architecture, seed: int = 0, *, initialiser: str | None = None) -> None:
         rng = generator(seed)
         self._allocate(architecture)
-        scheme = initialiser or DEFAULT_SCHEMES[architecture.activation]
-        initialise(self.weights, self.biases, architecture.activation, rng, scheme)
+        initialise_network(architecture, self.arrays, rng, initialiser)
 
     @classmethod
     def empty(cls, architecture: Architecture) -> "MLP":
@@ -78,8 +87,16 @@ class MLP:
     def _allocate(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.parameters: Array = np.empty(architecture.parameters, architecture.dtype)
+        self.running: Array = np.zeros(architecture.running, architecture.dtype)
         views = LayerViews(architecture, self.parameters)
-        self.blocks, self.weights, self.biases = views.blocks, views.weights, views.biases
+        self.blocks, self.arrays, self.weights, self.biases = views.blocks, views.arrays, views.weights, views.biases
+        start = 0
+        if len(self.running):
+            for layer, arrays in zip(architecture.each_layer, self.arrays, strict=True):
+                arrays |= _parts(self.running[start:], layer.running)
+                start += sum(map(prod, layer.running.values()))
+        sigma = KERNELS[architecture.activation]
+        self.sites = [Site(number, arrays, sigma) for number, arrays in enumerate(self.arrays, start=1)]
 
     def predict(self, x: NDArray[Any]) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
@@ -107,42 +124,33 @@ class MLP:
     @property
     def workspace_per_row(self) -> int:
         """How many numbers of working memory `forward_into` needs for each row."""
-        return max(self.architecture.widths[1:]) * (2 + self.architecture.activation_facts.value_scratch)
+        layers = self.architecture.each_layer
+        return max(layer.leaving for layer in layers) + max(
+            sum(layer.forward_rooms(in_place=True)) for layer in layers
+        )
 
     def forward_into(self, x: Array, out: Array, workspace: Array) -> None:
         """Write the outputs for the rows of x to `out`, one state travelling through the layers in `workspace`.
 
         x: (rows, n_0). out: (rows, n_L). workspace: flat, at least rows * `workspace_per_row` numbers. All in the
-        network's dtype. Allocates nothing.
+        network's dtype. Nothing is dropped, and running statistics are used. Allocates nothing.
         """
         for _ in self.states(x, out, workspace):
             pass
 
     def states(self, x: Array, out: Array, workspace: Array) -> Iterator[tuple[int, Array]]:
         """Do what `forward_into` does, yielding (layer, its state) after each layer; the next one overwrites it."""
-        widths, last = self.architecture.widths, self.architecture.layers
-        sigma, identity = KERNELS[self.architecture.activation], KERNELS["identity"]
-        keeps_x, count = self.architecture.activation_facts.state == "x", len(x)
-        room = count * max(widths[1:])
-
-        def matrix(place: int, width: int) -> Array:
-            return workspace[place * room : place * room + count * width].reshape(count, width)
-
-        def scratch(width: int) -> tuple[Array, ...]:
-            return tuple(matrix(2 + n, width) for n in range(self.architecture.activation_facts.value_scratch))
-
-        for layer in range(1, last + 1):
-            w_t, b = self.weights[layer - 1].T, self.biases[layer - 1]
-            entering, leaving = widths[layer - 1], widths[layer]
-            source = x if layer == 1 else matrix(0, entering)
-            target = out if layer == last else matrix(0, leaving)
-            if not keeps_x and layer > 1:
-                tmp = (matrix(1, entering), *scratch(entering))
-                kernels.forward_s([source], w_t, b, [target], sigma, [tmp])
-            elif layer in (1, last):
-                post = sigma if keeps_x and layer < last else identity
-                kernels.forward_x([source], w_t, b, [target], post, [() if post is identity else scratch(leaving)])
-            else:
-                tmp = (matrix(1, leaving), *scratch(leaving))
-                kernels.advance_x([source], w_t, b, [target], sigma, [tmp])
-            yield layer, target
+        layers, count = self.architecture.each_layer, len(x)
+        room = count * max(layer.leaving for layer in layers)
+        source = x
+        for number, (layer, site) in enumerate(zip(layers, self.sites, strict=True), start=1):
+            target = out if layer.is_last else workspace[: count * layer.leaving].reshape(count, layer.leaving)
+            in_place = not (layer.is_first or layer.is_last)
+            scratch, start = [], room
+            for width in layer.forward_rooms(in_place=in_place):
+                scratch.append(workspace[start : start + count * width].reshape(count, width))
+                start += count * width
+            function, arguments = layer.run(site, [source], [target], [scratch], in_place=in_place)
+            function(*arguments)
+            yield number, target
+            source = target

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import OPTIMIZERS, lookup
 from lowmem.errors import InputError
+from lowmem.facts import OPTIMIZERS, lookup
 
 Array = NDArray[np.floating[Any]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowmem.architecture import ACTIVATIONS, LOSSES
+from lowmem.facts import ACTIVATIONS, LOSSES
 from lowmem.nn import activations, losses
 
 torch = pytest.importorskip("torch")

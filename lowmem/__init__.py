@@ -6,6 +6,8 @@ Names are imported when they are first used: planning needs no NumPy, and nothin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from lowmem import plots
     from lowmem.architecture import Architecture
@@ -77,13 +79,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name
     """Import a public name from its home at its first use."""
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("lowmem")
-        except PackageNotFoundError:
-            return "unknown (not installed)"
     if name == "plots":
         return import_module("lowmem.plots")
     if name not in _HOME:

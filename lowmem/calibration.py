@@ -5,11 +5,12 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import numpy as np
@@ -46,23 +47,34 @@ def cache_path(dtype: str) -> Path:
     return Path(folder) / f"costs-{dtype}.json"
 
 
+def age(dtype: str) -> float | None:
+    """Return how many seconds ago the cached cost model was measured, None without one for this machine."""
+    path = cache_path(dtype)
+    return None if _read(path, dtype) is None else max(time() - path.stat().st_mtime, 0.0)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> str:
     """Return what a cost model depends on, as text: processor, cores, NumPy and thread limits."""
     from importlib.metadata import version
 
-    processor = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [
         f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
     ]
-    return ", ".join([processor, f"{cores} cores", f"NumPy {version('numpy')}", *limits])
+    return ", ".join([processor(), f"{usable_cores()} cores", f"NumPy {version('numpy')}", *limits])
 
 
 def _read(path: Path, dtype: str) -> CostModel | None:

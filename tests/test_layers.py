@@ -36,6 +36,7 @@ FLOORS = {
     "meter": "see",
     "occupancy": "see",
     "ram": "see",
+    "machine": "see",
     "profiling": "see",
     "measurement": "see",
     "pages": "see",

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from lowmem.cli import calibrate, compare, completion, evaluate, plan, predict, profile, resume, train
+from lowmem.cli import calibrate, compare, completion, doctor, evaluate, plan, predict, profile, resume, train
 from lowmem.cli.config import flags_of
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
 COMMANDS = {
     module.__name__.rpartition(".")[2].rstrip("_"): module
-    for module in (plan, train, resume, evaluate, predict, compare, profile, calibrate, completion)
+    for module in (plan, train, resume, evaluate, predict, compare, profile, calibrate, doctor, completion)
 }
 """The commands by their names: those of their modules."""
 

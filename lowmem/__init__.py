@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lowmem.epochs import Epoch
     from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
     from lowmem.executor import Backprop
+    from lowmem.interchange import export_torch, import_torch
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
     from lowmem.planning import plan
@@ -33,6 +34,7 @@ _HOMES = {
     "lowmem.epochs": ("Epoch",),
     "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
     "lowmem.executor": ("Backprop",),
+    "lowmem.interchange": ("export_torch", "import_torch"),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
     "lowmem.planning": ("plan",),
@@ -68,6 +70,8 @@ __all__ = [
     "calibrated",
     "compare",
     "deepest",
+    "export_torch",
+    "import_torch",
     "largest_batch",
     "make_optimizer",
     "minimum_budget",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lowmem.errors import InputError
 
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 LONGEST_HEADER = 16 << 20
@@ -160,8 +160,10 @@ def _entry(name: str, value: Any) -> Entry:  # noqa: ANN401 - whatever JSON held
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES or not _counts(shape) or not _counts(offsets):
+    if not isinstance(dtype, str) or not _counts(shape) or not _counts(offsets):
         raise wrong
+    if dtype not in DTYPES:
+        raise ValueError(f"tensor {name[:60]!r} is {dtype[:20]}; known are {', '.join(DTYPES)}")
     if len(offsets) != 2 or len(shape) > 8 or offsets[1] - offsets[0] != prod(shape) * DTYPES[dtype].itemsize:
         raise wrong
     return Entry(DTYPES[dtype], tuple(shape), *offsets)

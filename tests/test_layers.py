@@ -55,6 +55,7 @@ FLOORS = {
     "trainer": "train",
     "saved_run": "train",
     "tensor_file": "train",
+    "interchange": "train",
     "autosave": "train",
     "journal": "train",
     "rates": "train",

@@ -430,7 +430,7 @@ def inside(part: str, **values: Any) -> Callable[[dict[str, Any], dict[str, Any]
     ("change", "words"),
     [
         (entry("layers.1.weight", dtype="F64"), "not understood"),
-        (entry("layers.1.weight", dtype="I32"), "not understood"),
+        (entry("layers.1.weight", dtype="I32"), "'layers.1.weight' is I32; known are F32"),
         (entry("layers.1.weight", dtype=["F32"]), "not understood"),
         (entry("layers.1.weight", shape=[40]), r"float32 of shape (40,); its network has float32 of shape (8, 5)"),
         (entry("layers.1.weight", shape=[5, 8]), "its network has"),

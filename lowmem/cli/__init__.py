@@ -5,15 +5,26 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from lowmem.cli import calibrate, compare, completion, doctor, evaluate, plan, predict, profile, resume, train
+from lowmem.cli import (
+    calibrate,
+    compare,
+    completion,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    plan,
+    predict,
+    profile,
+    resume,
+    train,
+)
 from lowmem.cli.config import flags_of
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
-COMMANDS = {
-    module.__name__.rpartition(".")[2].rstrip("_"): module
-    for module in (plan, train, resume, evaluate, predict, compare, profile, calibrate, doctor, completion)
-}
+_MODULES = (plan, train, resume, evaluate, predict, compare, profile, calibrate, export, import_, doctor, completion)
+COMMANDS = {module.__name__.rpartition(".")[2].rstrip("_"): module for module in _MODULES}
 """The commands by their names: those of their modules."""
 
 

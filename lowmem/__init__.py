@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lowmem.interchange import export_torch, import_torch
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
+    from lowmem.onnx import export_onnx
     from lowmem.planning import plan
     from lowmem.plans import Plan
     from lowmem.questions import compare, deepest, largest_batch, minimum_budget
@@ -37,6 +38,7 @@ _HOMES = {
     "lowmem.interchange": ("export_torch", "import_torch"),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
+    "lowmem.onnx": ("export_onnx",),
     "lowmem.planning": ("plan",),
     "lowmem.plans": ("Plan",),
     "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
@@ -70,6 +72,7 @@ __all__ = [
     "calibrated",
     "compare",
     "deepest",
+    "export_onnx",
     "export_torch",
     "import_torch",
     "largest_batch",

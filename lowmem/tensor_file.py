@@ -69,21 +69,36 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     if len(text) > LONGEST_HEADER:
         raise InputError(f"a saved run of {len(tensors):,} tensors needs a header of {len(text):,} bytes; too many.")
+    with replacing(path) as stream:
+        write_all(stream, memoryview(struct.pack("<Q", len(text)) + text))
+        for array in tensors.values():
+            write_array(stream, array)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the name `path` in one step once all is written and on the disk, or is taken away.
+
+    Raises `OSError` if that fails; an earlier file stands then.
+    """
     path = Path(os.path.realpath(path))
     beside = path.with_name(path.name + ".part")
     try:
         with beside.open("wb", buffering=0) as stream:
-            _write_all(stream, memoryview(struct.pack("<Q", len(text)) + text))
-            for array in tensors.values():
-                for block in _blocks(array):
-                    _write_all(stream, block)
+            yield stream
             os.fsync(stream.fileno())
         os.replace(beside, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
+    """Write an array's bytes, block by block."""
+    for block in _blocks(array):
+        write_all(stream, block)
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
@@ -93,8 +108,8 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK]
 
 
-def _write_all(stream: Any, block: memoryview) -> None:  # noqa: ANN401 - an unbuffered file
-    """Write a block, however many calls the system takes for it."""
+def write_all(stream: BinaryIO, block: memoryview) -> None:
+    """Write a block to an unbuffered file, however many calls the system takes for it."""
     while block:
         block = block[stream.write(block) :]
 

@@ -188,7 +188,7 @@ def test_export_and_import_keep_network_and_standardisation(capsys: Capture, sav
     ran = Ran(capsys, "export", str(saved), str(out))
     assert (ran.code, ran.err) == (0, "")
     assert "nn.Linear(64, 16), nn.ReLU(),\n" in ran.out
-    assert "inputs are standardised" in ran.out
+    assert "# inputs: (x - mean) / deviation, " in ran.out
     told = json.loads(Ran(capsys, "export", str(saved), str(out), "--format", "torch", "--json").out)
     assert told["bytes"] == out.stat().st_size
     assert told["code"] in ran.out
@@ -224,6 +224,7 @@ def test_what_export_and_import_cannot_do_is_one_clear_line(capsys: Capture, sav
     for flags, words in [
         (("export", str(saved), "net.pt"), "tells no format"),
         (("export", str(saved), str(out), "--format", "troch"), "Did you mean 'torch'"),
+        (("export", str(saved), str(out), "--probabilities"), "go with ONNX"),
         (("export", str(saved), str(saved)), "is the saved run itself"),
         (("export", str(saved), str(tmp_path / "no" / "net.safetensors")), "there is no folder"),
         (("export", str(tmp_path / "none"), str(out)), "there is no saved run"),

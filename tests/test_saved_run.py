@@ -231,7 +231,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("call", ["_write_all", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("call", ["write_all", "os.fsync", "os.replace"])
 def test_on_a_full_disk_the_earlier_file_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     trainer, path = trainer_of(), tmp_path / "run"
     list(trainer.epochs((X, Y), 1))

@@ -29,6 +29,13 @@ def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
     """Return this machine's cost model, measured at the first call ever (some two seconds) and cached.
 
     again: measure anew. A cache that cannot be written or read is done without.
+
+    >>> import lowmem as lm
+    >>> costs = lm.calibrated()
+    >>> arch = lm.Architecture(widths=(64, *[128] * 10, 10))
+    >>> plan = lm.plan(arch, batch_size=512, budget="90%", costs=costs)
+    >>> 0 < plan.seconds < 60
+    True
     """
     lookup("dtype", dtype, ITEM_BYTES)
     path = cache_path(dtype)

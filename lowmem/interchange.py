@@ -87,7 +87,20 @@ def tensors(mlp: MLP) -> dict[str, Array]:
 
 
 def torch_code(architecture: Architecture, path: str | Path) -> str:
-    """Return the lines of Python that make a network in PyTorch and load its tensors from `path`."""
+    """Return the lines of Python that make a network in PyTorch and load its tensors from `path`.
+
+    >>> import lowmem as lm
+    >>> print(torch_code(lm.Architecture((4, 8, 8, 8, 3)), "net.safetensors"))
+    import torch.nn as nn
+    from safetensors.torch import load_file
+    <BLANKLINE>
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(),
+        *(module for _ in range(2) for module in (nn.Linear(8, 8), nn.ReLU(),)),
+        nn.Linear(8, 3),
+    )
+    net.load_state_dict(load_file('net.safetensors'))
+    """
     codes = [module.code for module in modules(architecture)]
     pairs = [", ".join(codes[start : start + 2]) for start in range(0, len(codes), 2)]
     lines = ["import torch.nn as nn", "from safetensors.torch import load_file", "", "net = nn.Sequential("]
@@ -141,6 +154,11 @@ def import_torch(
 
     Raises `InputError` for a file that is missing, damaged or holds something else: every name that is missing or
     unexpected, and every shape and dtype that is wrong, is listed.
+
+    >>> import lowmem as lm
+    >>> lm.export_torch(lm.MLP(lm.Architecture((4, 8, 3), "gelu")), "net.safetensors")
+    >>> print(lm.import_torch("net.safetensors").architecture)
+    2 layers (4, 8, 3), gelu, cross_entropy, float32, 67 parameters
     """
     return open_torch(path, architecture, activation=activation, loss=loss).network()
 

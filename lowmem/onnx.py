@@ -216,6 +216,12 @@ def export_onnx(
 
     Needs the onnx library (`pip install "lowmem[onnx]"`). Raises `InputError` without it, `SaveError` if a file cannot
     be written or a parameter is not finite.
+
+    >>> import lowmem as lm
+    >>> lm.export_onnx(lm.MLP(lm.Architecture((4, 8, 3))), "net.onnx")
+    >>> import onnx
+    >>> [node.op_type for node in onnx.load("net.onnx").graph.node]
+    ['Gemm', 'Relu', 'Gemm', 'Identity']
     """
     try:
         import onnx  # noqa: F401 - 13 MiB, for those who export

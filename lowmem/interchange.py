@@ -180,7 +180,7 @@ class TorchFile:
             for name, array in tensors(mlp).items():
                 tensor_file.read_into(stream, self.begin + self.entries[name].start, array)
                 if not finite(array):
-                    raise ValueError(f"{name} holds NaN or infinity")
+                    raise InputError(f"{self.path}: {name} holds NaN or infinity. Use a file from before that.")
         return mlp
 
 
@@ -234,9 +234,10 @@ def _architecture_told(metadata: Mapping[str, str]) -> Architecture | None:
     if "lowmem" not in metadata or "architecture" not in metadata:
         return None
     told = json.loads(metadata["architecture"])
-    if not isinstance(told, dict):
-        raise ValueError("its metadata tell no architecture")
-    return Architecture(**told)
+    try:
+        return Architecture(**told)
+    except (InputError, TypeError) as problem:
+        raise ValueError(f"its metadata tell no architecture: {problem}") from None
 
 
 def _standardisation_told(metadata: Mapping[str, str]) -> Standardisation | None:
@@ -245,7 +246,8 @@ def _standardisation_told(metadata: Mapping[str, str]) -> Standardisation | None
         return None
     told = json.loads(metadata["standardisation"])
     mean, deviation = (np.array(told[name], np.float64) for name in ("mean", "deviation"))
-    if mean.ndim != 1 or mean.shape != deviation.shape or not (finite(mean) and finite(deviation)):
+    sound = mean.ndim == 1 and mean.shape == deviation.shape and finite(mean) and finite(deviation)
+    if not sound or deviation.min() <= 0:
         raise ValueError("its metadata tell no standardisation")
     return Standardisation(mean, deviation)
 

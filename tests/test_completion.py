@@ -48,6 +48,7 @@ def test_commands_flags_names_and_files_are_offered(
     assert {"--batch", "--budget"} <= offered(path, "lowmem", "plan", "--b")
     assert offered(path, "lowmem", "plan", "--activation", "ge") == {"gelu", "gelu_tanh"}
     assert "optimal" in offered(path, "lowmem", "train", "--strategy", "o")
+    assert offered(path, "lowmem", "export", "--format", "") == {"onnx", "torch"}
     assert offered(path, "lowmem", "evaluate", "run") == {"run.safetensors"}
     assert offered(path, "lowmem", "completion", "") >= set(SHELLS)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,29 @@ def test_what_is_no_such_file_is_one_clear_line(tmp_path: Path, content: bytes) 
 @pytest.mark.parametrize("told", ["[1]", '{"widths": [0, 2]}', '{"widths": [2, 2], "depth": 3}', "{", "null"])
 def test_metadata_are_not_believed(tmp_path: Path, told: str) -> None:
     tensor_file.write(tmp_path / "net", tensors(lm.MLP(ARCH)), {"lowmem": "9", "architecture": told})
-    with pytest.raises(lm.InputError):
+    with pytest.raises(lm.InputError, match=r"net is no safetensors file that can be imported: "):
         lm.import_torch(tmp_path / "net")
+
+
+@pytest.mark.parametrize("mean", ["[0, 0, 0]", "[]", '"0000"', "[0, 0, 0, 1e999]", "[[0, 0, 0, 0]]", "null"])
+def test_a_standardisation_is_not_believed_either(tmp_path: Path, mean: str) -> None:
+    told = {"lowmem": "9", "standardisation": f'{{"mean": {mean}, "deviation": [1, 1, 1, 1]}}'}
+    tensor_file.write(tmp_path / "net", tensors(lm.MLP(ARCH)), told)
+    with pytest.raises(lm.InputError, match="net is no safetensors file that can be imported: "):
+        lm.import_torch(tmp_path / "net", ARCH)
+
+
+def test_no_copy_of_the_parameters_is_made_on_the_way(tmp_path: Path) -> None:
+    mlp = lm.MLP(lm.Architecture((1000, 1000, 1000, 1000)))
+    tracemalloc.start()
+    try:
+        lm.export_torch(mlp, tmp_path / "net")
+        exported = tracemalloc.get_traced_memory()[1]
+        lm.import_torch(tmp_path / "net")
+        imported = tracemalloc.get_traced_memory()[1] - mlp.parameters.nbytes
+    finally:
+        tracemalloc.stop()
+    assert max(exported, imported) < 1 << 18
 
 
 def test_missing_files_and_numbers_that_are_none_are_refused(tmp_path: Path) -> None:

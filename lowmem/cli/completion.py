@@ -3,6 +3,7 @@
 import argparse
 
 from lowmem.architecture import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS, lookup
+from lowmem.cli.export import FORMATS
 from lowmem.planning import STRATEGIES
 
 HELP = "Print the completion script of a shell: bash, zsh or fish."
@@ -15,6 +16,7 @@ NAMES = {
     "dtype": ITEM_BYTES,
     "optimizer": OPTIMIZERS,
     "strategy": STRATEGIES,
+    "format": tuple(FORMATS),
     "shell": SHELLS,
 }
 """What can stand behind a flag that takes a name."""

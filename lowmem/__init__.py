@@ -6,6 +6,8 @@ Names are imported when they are first used: planning needs no NumPy, and nothin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from lowmem import plots
     from lowmem.architecture import Architecture
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from lowmem.epochs import Epoch
     from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
     from lowmem.executor import Backprop
+    from lowmem.interchange import export_torch, import_torch
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
+    from lowmem.onnx import export_onnx
     from lowmem.planning import plan
     from lowmem.plans import Plan
     from lowmem.questions import compare, deepest, largest_batch, minimum_budget
@@ -31,8 +35,10 @@ _HOMES = {
     "lowmem.epochs": ("Epoch",),
     "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
     "lowmem.executor": ("Backprop",),
+    "lowmem.interchange": ("export_torch", "import_torch"),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
+    "lowmem.onnx": ("export_onnx",),
     "lowmem.planning": ("plan",),
     "lowmem.plans": ("Plan",),
     "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
@@ -66,6 +72,9 @@ __all__ = [
     "calibrated",
     "compare",
     "deepest",
+    "export_onnx",
+    "export_torch",
+    "import_torch",
     "largest_batch",
     "make_optimizer",
     "minimum_budget",
@@ -77,13 +86,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name
     """Import a public name from its home at its first use."""
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("lowmem")
-        except PackageNotFoundError:
-            return "unknown (not installed)"
     if name == "plots":
         return import_module("lowmem.plots")
     if name not in _HOME:

@@ -5,11 +5,12 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
     """Return this machine's cost model, measured at the first call ever (some two seconds) and cached.
 
     again: measure anew. A cache that cannot be written or read is done without.
+
+    >>> import lowmem as lm
+    >>> costs = lm.calibrated()
+    >>> arch = lm.Architecture(widths=(64, *[128] * 10, 10))
+    >>> plan = lm.plan(arch, batch_size=512, budget="90%", costs=costs)
+    >>> 0 < plan.seconds < 60
+    True
     """
     lookup("dtype", dtype, ITEM_BYTES)
     path = cache_path(dtype)
@@ -47,23 +55,34 @@ def cache_path(dtype: str) -> Path:
     return Path(folder) / f"costs-{dtype}.json"
 
 
+def age(dtype: str) -> float | None:
+    """Return how many seconds ago the cached cost model was measured, None without one for this machine."""
+    path = cache_path(dtype)
+    return None if _read(path, dtype) is None else max(time() - path.stat().st_mtime, 0.0)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> str:
     """Return what a cost model depends on, as text: processor, cores, NumPy and thread limits."""
     from importlib.metadata import version
 
-    processor = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [
         f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
     ]
-    return ", ".join([processor, f"{cores} cores", f"NumPy {version('numpy')}", *limits])
+    return ", ".join([processor(), f"{usable_cores()} cores", f"NumPy {version('numpy')}", *limits])
 
 
 def _read(path: Path, dtype: str) -> CostModel | None:

@@ -35,6 +35,14 @@ class BudgetError(InputError):
     """No plan fits the budget.
 
     `budget` is what was asked for, `minimum` the least number of bytes that works for the same request.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> try:
+    ...     lm.plan(arch, batch_size=512, budget="1MiB")
+    ... except lm.BudgetError as error:
+    ...     print(lm.plan(arch, batch_size=512, budget=error.minimum).peak_bytes <= error.minimum)
+    True
     """
 
     def __init__(self, message: str, *, budget: int, minimum: int) -> None:

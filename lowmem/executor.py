@@ -55,6 +55,15 @@ class Backprop:
     seed: of dropout; with it and the number of the step, every mask is told.
 
     Everything is allocated here; a call allocates no array. Raises `InputError` if the three do not fit together.
+
+    >>> import numpy as np, lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> mlp = lm.MLP(arch, seed=0)
+    >>> backprop = lm.Backprop(mlp, lm.plan(arch, batch_size=512, budget="50%"))
+    >>> x, y = np.ones((512, 64), np.float32), np.zeros(512, int)
+    >>> loss, gradients = backprop(x, y)
+    >>> [g.shape for g in gradients.weights[:2]]
+    [(128, 64), (128, 128)]
     """
 
     def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0) -> None:

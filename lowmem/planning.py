@@ -63,6 +63,14 @@ def plan(
 
     Returns a `Plan`. Raises `BudgetError` if nothing fits, with the least budget that works; `InputError` for numbers
     or names that make no sense.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> plan = lm.plan(arch, batch_size=512, budget="50%")
+    >>> plan.strategy, plan.peak_bytes <= plan.budget
+    ('optimal', True)
+    >>> plan.forward_runs > arch.layers  # some layers are run again
+    True
     """
     lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
     whole = Workbench(

@@ -91,6 +91,16 @@ def compare(
 
     budgets, optimizer, micro_batch, costs, threads: as in `lowmem.plan`. A budget that does not fit is a row that says
     so.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> for row in lm.compare(arch, batch_size=512, budgets=["50%", "1MiB"]).to_dict():
+    ...     print(row["asked"], row["fits"])
+    store_all True
+    sqrt True
+    recompute_all True
+    budget 50% True
+    budget 1MiB False
     """
     answers = []
     options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads}
@@ -114,7 +124,14 @@ def minimum_budget(
     *,
     micro_batch: int | None = None,
 ) -> int:
-    """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan."""
+    """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> least = lm.minimum_budget(arch, batch_size=512)
+    >>> lm.plan(arch, batch_size=512, budget=least).peak_bytes == least
+    True
+    """
     return Workbench(architecture, batch_size, optimizer_name(optimizer), micro_batch).least.peak_bytes
 
 
@@ -123,6 +140,12 @@ def largest_batch(architecture: Architecture, budget: int | str, optimizer: str 
 
     Raises `BudgetError` if not even one sample does, `InputError` for a budget in percent, whose meaning would
     change with the batch.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> rows = lm.largest_batch(arch, budget="12MiB")
+    >>> lm.minimum_budget(arch, rows) <= 12 * 2**20 < lm.minimum_budget(arch, rows + 1)
+    True
     """
     if isinstance(budget, str) and "%" in budget:
         raise InputError(f'a share such as "{budget}" depends on the batch; give the budget in bytes.')
@@ -143,6 +166,13 @@ def deepest(
 
     A batch is run in one pass. Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
     differ or the budget is in percent, whose meaning would change with the depth.
+
+    >>> import lowmem as lm
+    >>> one = lm.Architecture(widths=(64, 128, 10))
+    >>> layers = lm.deepest(one, batch_size=512, budget="12MiB", optimizer="adam")
+    >>> deep = lm.Architecture(widths=(64, *[128] * layers, 10))
+    >>> lm.minimum_budget(deep, batch_size=512, optimizer="adam") <= 12 * 2**20
+    True
     """
     inputs, *hidden, outputs = architecture.widths
     if len(set(hidden)) != 1:

@@ -3,8 +3,9 @@
 The floor is measured, not guessed: what the process holds now, libraries loaded, data read and BLAS warmed up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,38 +29,53 @@ def read_ram(ram: int | str) -> int:
     return machine_limit() if ram == "auto" else parse_bytes(ram)
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The bytes that this process may hold, and what says so."""
+
+    bytes: int
+    source: str
+
+
 def machine_limit(root: Path = Path("/")) -> int:
-    """Return the bytes that this process may hold: its control group's limit (v1 or v2), else what is available.
+    """Return the bytes that this process may hold: its control group's limit (v1 or v2), else what is available."""
+    return found_limit(root).bytes
 
-    root: where the system's files are, for tests.
-    """
-    limits = [limit for limit in _group_limits(root) if limit < UNLIMITED]
+
+def found_limit(root: Path = Path("/")) -> Limit:
+    """Return the same with its source. root: where the system's files are, for tests."""
+    limits = [
+        (int(text), version)
+        for version, folder in control_groups("memory", root)
+        for text in lines_of(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
+        if text.isdecimal() and int(text) < UNLIMITED
+    ]
     if limits:
-        return int(min(limits) * OF_A_LIMIT)
-    return resident() + _available(root)
+        limit, version = min(limits)
+        return Limit(int(limit * OF_A_LIMIT), f"control group v{version}")
+    return Limit(resident() + _available(root), "available memory")
 
 
-def _group_limits(root: Path) -> list[int]:
-    """Return the limits of the control groups that this process is in, and of those above them."""
-    found = []
-    for line in _lines(root / "proc/self/cgroup"):
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
+    """Yield version (1 or 2) and folder of the control groups that this process is in, and of those above them."""
+    for line in lines_of(root / "proc/self/cgroup"):
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if controllers == "":
-            bases, name = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], "memory.max"
-        elif "memory" in controllers.split(","):
-            bases, name = ["sys/fs/cgroup/memory"], "memory.limit_in_bytes"
+            version, bases = 2, ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
+        elif controller in controllers.split(","):
+            version, bases = 1, [f"sys/fs/cgroup/{controller}"]
         else:
             continue
         inside = PurePosixPath(group.lstrip("/"))
         # In a container the group's path may be the host's: then its own files lie at the top.
         for folder in (inside, *inside.parents):
             for base in bases:
-                found += [int(text) for text in _lines(root / base / folder / name) if text.isdecimal()]
-    return found
+                yield version, root / base / folder
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file of the system, none if it cannot be read."""
     try:
         return path.read_text().splitlines()
     except (OSError, ValueError):
@@ -68,7 +84,7 @@ def _lines(path: Path) -> list[str]:
 
 def _available(root: Path) -> int:
     """Return the memory that can be had without swapping."""
-    for line in _lines(root / "proc/meminfo"):
+    for line in lines_of(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     import psutil

@@ -20,6 +20,11 @@ class LearningRate:
     warm_up: steps in which the rate rises in a line from lr / warm_up to lr; the rest begins after them.
 
     Raises `InputError` for numbers that make no sense.
+
+    >>> import lowmem as lm
+    >>> rate = lm.LearningRate(0.1, "step", warm_up=2, every=10)
+    >>> [round(rate.at(step), 4) for step in (0, 1, 2, 11, 12, 22)]
+    [0.05, 0.1, 0.1, 0.1, 0.01, 0.001]
     """
 
     lr: float

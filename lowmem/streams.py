@@ -140,6 +140,15 @@ def open_data(
     inputs_only: there are no targets, for predictions; y is then zero.
 
     Raises `InputError` in one line for what cannot be read or is no data set, with the row where there is one.
+
+    >>> import numpy as np, lowmem as lm
+    >>> np.savez("train.npz", x=np.random.default_rng(0).random((100, 5)), y=np.arange(100) % 3)
+    >>> data = lm.open_data("train.npz", standardise=True)
+    >>> len(data), data.features, data.classes
+    (100, 5, 3)
+    >>> train, held_out = data.split(0.2)
+    >>> len(train), len(held_out)
+    (80, 20)
     """
     lookup("part", part, PARTS)
     shuffle_rows = None if shuffle_rows is None else positive("shuffle_rows", shuffle_rows)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lowmem.errors import InputError
 
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 LONGEST_HEADER = 16 << 20
@@ -69,21 +69,36 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     if len(text) > LONGEST_HEADER:
         raise InputError(f"a saved run of {len(tensors):,} tensors needs a header of {len(text):,} bytes; too many.")
+    with replacing(path) as stream:
+        write_all(stream, memoryview(struct.pack("<Q", len(text)) + text))
+        for array in tensors.values():
+            write_array(stream, array)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the name `path` in one step once all is written and on the disk, or is taken away.
+
+    Raises `OSError` if that fails; an earlier file stands then.
+    """
     path = Path(os.path.realpath(path))
     beside = path.with_name(path.name + ".part")
     try:
         with beside.open("wb", buffering=0) as stream:
-            _write_all(stream, memoryview(struct.pack("<Q", len(text)) + text))
-            for array in tensors.values():
-                for block in _blocks(array):
-                    _write_all(stream, block)
+            yield stream
             os.fsync(stream.fileno())
         os.replace(beside, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
+    """Write an array's bytes, block by block."""
+    for block in _blocks(array):
+        write_all(stream, block)
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
@@ -93,8 +108,8 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK]
 
 
-def _write_all(stream: Any, block: memoryview) -> None:  # noqa: ANN401 - an unbuffered file
-    """Write a block, however many calls the system takes for it."""
+def write_all(stream: BinaryIO, block: memoryview) -> None:
+    """Write a block to an unbuffered file, however many calls the system takes for it."""
     while block:
         block = block[stream.write(block) :]
 
@@ -160,8 +175,10 @@ def _entry(name: str, value: Any) -> Entry:  # noqa: ANN401 - whatever JSON held
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES or not _counts(shape) or not _counts(offsets):
+    if not isinstance(dtype, str) or not _counts(shape) or not _counts(offsets):
         raise wrong
+    if dtype not in DTYPES:
+        raise ValueError(f"tensor {name[:60]!r} is {dtype[:20]}; known are {', '.join(DTYPES)}")
     if len(offsets) != 2 or len(shape) > 8 or offsets[1] - offsets[0] != prod(shape) * DTYPES[dtype].itemsize:
         raise wrong
     return Entry(DTYPES[dtype], tuple(shape), *offsets)

@@ -56,6 +56,16 @@ class Trainer:
     non_finite: what to do when the loss is NaN or infinite: "stop", or "skip" the step without an update.
 
     Raises `BudgetError` if no plan fits.
+
+    >>> import lowmem as lm
+    >>> mlp = lm.MLP(lm.Architecture(widths=(64, 32, 32, 10)))
+    >>> trainer = lm.Trainer(mlp, lm.Adam(lr=0.01), batch_size=128, budget="4MiB")
+    >>> losses = [epoch.loss for epoch in trainer.epochs(lm.open_data("digits"), 3)]
+    >>> losses[2] < losses[0] / 2
+    True
+    >>> trainer.save("run.safetensors")
+    >>> lm.Trainer.resume("run.safetensors").epochs_done
+    3
     """
 
     def __init__(

@@ -5,24 +5,43 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from lowmem.cli import calibrate, compare, evaluate, plan, predict, profile, resume, train
+from lowmem.cli import (
+    calibrate,
+    compare,
+    completion,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    plan,
+    predict,
+    profile,
+    resume,
+    train,
+)
 from lowmem.cli.config import flags_of
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
-COMMANDS = (plan, train, resume, evaluate, predict, compare, profile, calibrate)
+_MODULES = (plan, train, resume, evaluate, predict, compare, profile, calibrate, export, import_, doctor, completion)
+COMMANDS = {module.__name__.rpartition(".")[2].rstrip("_"): module for module in _MODULES}
+"""The commands by their names: those of their modules."""
+
+
+def make_parser() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser(prog="lowmem", description="Train deep MLPs inside a memory budget that is kept.")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. argv: arguments without the program's name, those of the process by default."""
-    parser = Parser(prog="lowmem", description="Train deep MLPs inside a memory budget that is kept.")
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
     try:
-        return _run(parser, argv)
+        return _run(make_parser(), argv)
     except LowmemError as error:
         print(f"lowmem: {error}", file=sys.stderr)
         return error.exit_code
@@ -49,14 +68,13 @@ def _run(parser: Parser, argv: Sequence[str] | None) -> int:
 
         print(f"lowmem {__version__}")
         return 0
-    for command in COMMANDS:
-        if command.__name__.rpartition(".")[2] == arguments.command:
-            with warnings.catch_warnings():
-                warnings.showwarning = _say
-                warnings.simplefilter("always", RuntimeWarning)
-                return int(command.run(arguments))
-    parser.print_help()
-    return 2
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    with warnings.catch_warnings():
+        warnings.showwarning = _say
+        warnings.simplefilter("always", RuntimeWarning)
+        return int(COMMANDS[arguments.command].run(arguments))
 
 
 def _say(

@@ -174,6 +174,13 @@ def make_optimizer(name: str, *, lr: float | None = None, weight_decay: float = 
     """Return the optimizer `name` ("sgd", "momentum", "nesterov", "adam", "adamw") with usual settings.
 
     Raises `UnknownNameError` for other names.
+
+    >>> import lowmem as lm
+    >>> lm.make_optimizer("adam", lr=0.01).settings()["lr"]
+    0.01
+    >>> lm.make_optimizer("adan")
+    Traceback (most recent call last):
+    lowmem.errors.UnknownNameError: unknown optimizer 'adan'. Did you mean 'adam'? Known: adam, adamw, momentum, ...
     """
     lookup("optimizer", name, OPTIMIZERS)
     if name in ("adam", "adamw"):

@@ -45,6 +45,10 @@ def memory_timeline(
         its own where `everything` is shown: resident memory, which does not tell the arena from all else.
 
     Where a batch is run in several passes one of them is shown: they are alike.
+
+    >>> import lowmem as lm
+    >>> plan = lm.plan(lm.Architecture(widths=(64, *[128] * 20, 10)), batch_size=512, budget="60%")
+    >>> lm.plots.memory_timeline(plan).savefig("memory.svg")
     """
     plan = source.plan if isinstance(source, Report) else source
     moments = occupancy(chain_of(plan), plan.schedule)

@@ -1,0 +1,52 @@
+"""`lowmem import`: a network that was trained in PyTorch becomes a saved run."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lowmem.cli.options import add_json, check_folder
+from lowmem.errors import InputError
+from lowmem.facts import ACTIVATIONS, LOSSES
+
+HELP = "Make a saved run of a network from PyTorch, for evaluate, predict and export."
+
+BATCH = 128
+"""Samples per step, should the run be resumed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("file", metavar="FILE", help="safetensors of an nn.Sequential, or what lowmem export wrote")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the saved run to write")
+    group = parser.add_argument_group("what the file may not say")
+    group.add_argument("--activation", metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
+    group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)}")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the network, and save it."""
+    from lowmem.interchange import open_torch
+    from lowmem.nn.optimizers import SGD
+    from lowmem.saved_run import Position, save_run
+
+    check_folder(arguments.run)
+    opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)
+    if arguments.run.exists() and arguments.run.samefile(arguments.file):
+        raise InputError(f"{arguments.run} is the file to be read; name another one for the run.")
+    save_run(
+        arguments.run,
+        opened.network(),
+        SGD(),
+        (),
+        options={"batch_size": BATCH, "schedule": None},
+        position=Position(),
+        data={"standardised": opened.standardisation is not None},
+        notes={},
+        standardisation=opened.standardisation,
+    )
+    if arguments.json:
+        print(json.dumps({"run": str(arguments.run), "architecture": str(opened.architecture)}))
+    else:
+        print(f"{arguments.run}: {opened.architecture}")
+    return 0

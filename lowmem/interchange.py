@@ -1,14 +1,15 @@
 """Networks to and from PyTorch, without PyTorch: safetensors files with the names of an `nn.Sequential`.
 
 Layer l is a module `nn.Linear` with tensors "<i>.weight", (n_l, n_{l-1}), and "<i>.bias", (n_l,), where i is its place
-among all modules, those without parameters included. `modules` says which module stands where, and is the only place
-that does. Tensors are streamed: arrays go to the file, and come from it, without a copy on the way.
+among all modules, those without parameters included; a norm before its activation is a module of its own. A layer with
+a skip is one module, `Residual`, whose code `torch_code` writes. `modules` says which module stands where, and is the
+only place that does. Tensors are streamed: arrays go to the file, and come from it, without a copy on the way.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -45,45 +46,98 @@ SHOWN = 5
 """How many names of one kind an error lists."""
 
 
+NORM_CODE: Mapping[str, str] = {
+    "layer": "nn.LayerNorm({})",
+    "rms": "nn.RMSNorm({}, eps=1e-5)",
+    "batch": "nn.BatchNorm1d({})",
+}
+
+NORM_TENSORS: Mapping[str, str] = {
+    "weight": "gain",
+    "bias": "shift",
+    "running_mean": "running_mean",
+    "running_var": "running_variance",
+}
+"""Names of a norm's arrays in PyTorch, and ours."""
+
+RESIDUAL_CODE = """
+class Residual(nn.Module):
+    def __init__(self, *modules, scale=1.0):
+        super().__init__()
+        *enter, self.linear = modules
+        self.enter = nn.Sequential(*enter)
+        self.scale = nn.Parameter(torch.zeros(1)) if scale is None else scale
+
+    def forward(self, x):
+        return x + self.scale * (self.enter(x) @ self.linear.weight.T) + self.linear.bias
+
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module of an `nn.Sequential`: the code that makes it, and the layer whose parameters it has (0: none)."""
+    """A module of an `nn.Sequential`: the code that makes it, and its tensors: (layer, our name) by name there."""
 
     code: str
-    layer: int = 0
+    tensors: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def modules(architecture: Architecture) -> list[Module]:
     """Return the modules that a network is in PyTorch, in their order."""
-    widths, sigma = architecture.widths, Module(ACTIVATION_CODE[architecture.activation])
     made: list[Module] = []
-    for layer in range(1, architecture.layers + 1):
-        made.append(Module(f"nn.Linear({widths[layer - 1]}, {widths[layer]})", layer))
-        if layer < architecture.layers:
-            made.append(sigma)
+    for number, layer in enumerate(architecture.each_layer, start=1):
+        linear = Module(
+            f"nn.Linear({layer.entering}, {layer.leaving})", {name: (number, name) for name in ("weight", "bias")}
+        )
+        parts = [*_entering(architecture, number), linear]
+        made += [_residual(architecture, number, parts)] if architecture.has_skip(number) else parts
     return made
+
+
+def _entering(architecture: Architecture, number: int) -> list[Module]:
+    """Return what stands before the product of a layer."""
+    if number == 1:
+        return []
+    layer, norm, dropout = architecture.layer(number), architecture.option(number, "norm"), 0.0
+    made = [Module(ACTIVATION_CODE[architecture.activation])]
+    if norm is not None:
+        own = {**layer.parameters, **layer.running}
+        tensors = {theirs: (number, ours) for theirs, ours in NORM_TENSORS.items() if ours in own}
+        made.insert(0, Module(NORM_CODE[norm].format(layer.entering), tensors))
+    dropout = architecture.option(number, "dropout")
+    return [*made, Module(f"nn.Dropout({dropout:g})")] if dropout else made
+
+
+def _residual(architecture: Architecture, number: int, parts: list[Module]) -> Module:
+    """Return the module of a layer with a skip."""
+    kind = architecture.option(number, "residual")
+    scale = {"scaled": f", scale={architecture.skips**-0.5!r}", "learned": ", scale=None"}.get(kind, "")
+    places = [*(f"enter.{place}" for place in range(len(parts) - 1)), "linear"]
+    tensors = {
+        f"{place}.{name}": own for place, part in zip(places, parts, strict=True) for name, own in part.tensors.items()
+    }
+    if kind == "learned":
+        tensors["scale"] = (number, "scale")
+    return Module(f"Residual({', '.join(part.code for part in parts)}{scale})", tensors)
 
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor by its name in PyTorch."""
     made: dict[str, tuple[int, ...]] = {}
     for place, module in enumerate(modules(architecture)):
-        if module.layer:
-            leaving, entering = architecture.widths[module.layer], architecture.widths[module.layer - 1]
-            made |= {f"{place}.weight": (leaving, entering), f"{place}.bias": (leaving,)}
+        for name, (number, ours) in module.tensors.items():
+            layer = architecture.layer(number)
+            made[f"{place}.{name}"] = {**layer.parameters, **layer.running}[ours]
     return made
 
 
 def tensors(mlp: MLP) -> dict[str, Array]:
     """Return the arrays of a network, not copies, by their names in PyTorch."""
-    made: dict[str, Array] = {}
-    for place, module in enumerate(modules(mlp.architecture)):
-        if module.layer:
-            made[f"{place}.weight"], made[f"{place}.bias"] = (
-                mlp.weights[module.layer - 1],
-                mlp.biases[module.layer - 1],
-            )
-    return made
+    return {
+        f"{place}.{name}": mlp.arrays[number - 1][ours]
+        for place, module in enumerate(modules(mlp.architecture))
+        for name, (number, ours) in module.tensors.items()
+    }
 
 
 def torch_code(architecture: Architecture, path: str | Path) -> str:
@@ -102,14 +156,22 @@ def torch_code(architecture: Architecture, path: str | Path) -> str:
     net.load_state_dict(load_file('net.safetensors'))
     """
     codes = [module.code for module in modules(architecture)]
-    pairs = [", ".join(codes[start : start + 2]) for start in range(0, len(codes), 2)]
-    lines = ["import torch.nn as nn", "from safetensors.torch import load_file", "", "net = nn.Sequential("]
-    for text, run in groupby(pairs):
+    written: list[list[str]] = []  # a line begins with a product, and a layer with a skip has one of its own
+    for code, before in zip(codes, ["Residual", *codes], strict=False):
+        if code.startswith(("nn.Linear", "Residual")) or before.startswith("Residual"):
+            written.append([])
+        written[-1].append(code)
+    skips = any(code.startswith("Residual") for code in codes)
+    lines = ["import torch"] * skips + ["import torch.nn as nn", "from safetensors.torch import load_file", ""]
+    lines += [RESIDUAL_CODE] * skips + ["net = nn.Sequential("]
+    for text, run in groupby(map(", ".join, written)):
         count = len(list(run))
         repeated = f"*(module for _ in range({count}) for module in ({text},))"
         lines.append(f"    {text if count == 1 else repeated},")
     double = ".double()" if architecture.dtype == "float64" else ""
-    return "\n".join([*lines, f"){double}", f"net.load_state_dict(load_file({str(path)!r}))"])
+    in_training = any(word in code for code in codes for word in ("Dropout", "BatchNorm"))
+    lines += [f"){double}", f"net.load_state_dict(load_file({str(path)!r}))"]
+    return "\n".join([*lines, *["net.eval()  # nothing is dropped, and running statistics are used"] * in_training])
 
 
 def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation | None = None) -> None:
@@ -130,7 +192,7 @@ def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation
     for name, array in named.items():
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
-    metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(asdict(mlp.architecture))}
+    metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(mlp.architecture.to_dict())}
     if standardisation is not None:
         moments = {"mean": standardisation.mean.tolist(), "deviation": standardisation.deviation.tolist()}
         metadata["standardisation"] = json.dumps(moments, allow_nan=False)
@@ -235,8 +297,8 @@ def _architecture_told(metadata: Mapping[str, str]) -> Architecture | None:
         return None
     told = json.loads(metadata["architecture"])
     try:
-        return Architecture(**told)
-    except (InputError, TypeError) as problem:
+        return Architecture.from_dict(told)
+    except (InputError, TypeError, AttributeError) as problem:
         raise ValueError(f"its metadata tell no architecture: {problem}") from None
 
 
@@ -278,7 +340,10 @@ def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry
     wrong = []
     if missing := [name for name in needed if name not in entries]:
         wrong.append(f"missing: {_listed(missing)}")
-    if unexpected := [name for name in entries if name not in needed]:
+    counters = tuple(
+        f"{name.removesuffix('running_mean')}num_batches_tracked" for name in needed if name.endswith(".running_mean")
+    )
+    if unexpected := [name for name in entries if name not in needed and name not in counters]:
         wrong.append(f"unexpected: {_listed(unexpected)}")
     found = {name: entries[name] for name in needed if name in entries}
     shaped = [f"{name} {one.shape}, not {needed[name]}" for name, one in found.items() if one.shape != needed[name]]

@@ -1,14 +1,13 @@
 """ONNX export: a network as a graph that ONNX Runtime and others run (https://onnx.ai/onnx/operators/).
 
-A network is a list of *steps* (`steps`), and `STEPS` is the table from the kind of a step to the nodes it becomes. A
-new kind of stage, such as a norm or a residual branch, is one more function in that table and its place in `steps`.
+A layer is what enters its product (norm, activation), the product, and its skip; `NORMS` and `ACTIVATIONS` are the
+tables of nodes. Dropout drops nothing outside of training, so it has none.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import __version__
-from lowmem.architecture import Architecture
 from lowmem.data import finite
 from lowmem.errors import InputError, SaveError
+from lowmem.layers.norms import EPSILON
 from lowmem.nn.activations import LEAKY_SLOPE, SELU_ALPHA, SELU_LAMBDA
 from lowmem.nn.mlp import MLP
 from lowmem.survey import Standardisation
@@ -56,6 +55,7 @@ class Graph:
         self.nodes: list[Any] = []
         self.tensors: list[tuple[TensorProto, Array]] = []
         self._constants: dict[float, str] = {}
+        self._axis = ""
 
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401
         """Add a node with one output, and return the output's name."""
@@ -78,6 +78,15 @@ class Graph:
             array = np.array(number, self.dtype)
             self._constants[number] = self.parameter(f"constant_{len(self._constants)}", array)
         return self._constants[number]
+
+    def last_axis(self) -> str:
+        """Return the name of the axis over which a row is summed up."""
+        from onnx import TensorProto
+
+        if not self._axis:
+            self._axis = "last_axis"
+            self.tensors.append((TensorProto(name=self._axis, dims=[1], data_type=TensorProto.INT64), np.array([-1])))
+        return self._axis
 
     def scaled(self, value: str, factor: float) -> str:
         """Add a product with a number."""
@@ -157,41 +166,62 @@ ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = {
 """σ by name: from the name of s to the name of σ(s)."""
 
 
-# Steps -----------------------------------------------------------------------------------------------------------
+# Layers ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of the forward pass: its kind, a key of `STEPS`, and the layer it belongs to."""
-
-    kind: str
-    layer: int
+def _layer_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """γ ⊙ (s - mean) / deviation + β by rows."""
+    centred = graph.node("Sub", s, graph.node("ReduceMean", s, graph.last_axis(), keepdims=1))
+    return graph.node("Add", _over_rms(graph, mlp, layer, centred), _array(graph, mlp, layer, "shift"))
 
 
-def steps(architecture: Architecture) -> Iterator[Step]:
-    """Yield the steps that a network is, in their order."""
-    for layer in range(1, architecture.layers + 1):
-        yield Step("affine", layer)
-        if layer < architecture.layers:
-            yield Step("activation", layer)
+def _rms_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """γ ⊙ s / root mean square by rows."""
+    return _over_rms(graph, mlp, layer, s)
 
 
-def _affine(graph: Graph, mlp: MLP, layer: int, x: str) -> str:
-    """Add s = x wᵀ + b, with w as it lies in memory."""
-    w = graph.parameter(f"layers.{layer}.weight", mlp.weights[layer - 1])
-    b = graph.parameter(f"layers.{layer}.bias", mlp.biases[layer - 1])
-    return graph.node("Gemm", x, w, b, transB=1)
+def _over_rms(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    mean = graph.node("ReduceMean", graph.node("Mul", s, s), graph.last_axis(), keepdims=1)
+    deviation = graph.node("Sqrt", graph.node("Add", mean, graph.constant(EPSILON)))
+    return graph.node("Mul", graph.node("Div", s, deviation), _array(graph, mlp, layer, "gain"))
 
 
-def _activation(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
-    return ACTIVATIONS[mlp.architecture.activation](graph, s)
+def _batch_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """γ ⊙ (s - running mean) / running deviation + β, as a factor and a term."""
+    arrays = mlp.arrays[layer - 1]
+    factor = arrays["gain"] / np.sqrt(arrays["running_variance"] + EPSILON)
+    term = arrays["shift"] - arrays["running_mean"] * factor
+    scaled = graph.node("Mul", s, graph.parameter(f"layers.{layer}.factor", factor))
+    return graph.node("Add", scaled, graph.parameter(f"layers.{layer}.term", term))
 
 
-STEPS: Mapping[str, Callable[[Graph, MLP, int, str], str]] = {"affine": _affine, "activation": _activation}
-"""The nodes of each kind of step: from the name of the value that enters it to the name of the one that leaves.
+NORMS: Mapping[str, Callable[[Graph, MLP, int, str], str]] = {
+    "layer": _layer_norm,
+    "rms": _rms_norm,
+    "batch": _batch_norm,
+}
+"""Normalisations by name: from the name of the state to that of what enters σ."""
 
-Values stay alive in a graph: what a residual branch adds again later is no more than a name to be remembered.
-"""
+
+def _array(graph: Graph, mlp: MLP, layer: int, name: str) -> str:
+    return graph.parameter(f"layers.{layer}.{name}", mlp.arrays[layer - 1][name])
+
+
+def add_layer(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """Add the nodes of a layer: from the name of s^(l-1), or of the input, to that of s^(l)."""
+    architecture, x = mlp.architecture, s
+    if layer > 1:
+        norm = architecture.option(layer, "norm")
+        x = ACTIVATIONS[architecture.activation](graph, x if norm is None else NORMS[norm](graph, mlp, layer, x))
+    w, b = (_array(graph, mlp, layer, name) for name in ("weight", "bias"))
+    if not architecture.has_skip(layer):
+        return graph.node("Gemm", x, w, b, transB=1)
+    branch, kind = graph.node("Gemm", x, w, transB=1), architecture.option(layer, "residual")
+    if kind == "learned":
+        branch = graph.node("Mul", branch, _array(graph, mlp, layer, "scale"))
+    elif kind == "scaled":
+        branch = graph.scaled(branch, architecture.skips**-0.5)
+    return graph.node("Add", graph.node("Add", branch, b), s)
 
 
 # The model -------------------------------------------------------------------------------------------------------
@@ -269,8 +299,8 @@ def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standar
         mean = graph.parameter("mean", standardisation.mean.astype(graph.dtype))
         factor = graph.parameter("factor", (1 / standardisation.deviation).astype(graph.dtype))
         value = graph.node("Mul", graph.node("Sub", value, mean), factor)
-    for step in steps(architecture):
-        value = STEPS[step.kind](graph, mlp, step.layer, value)
+    for layer in range(1, architecture.layers + 1):
+        value = add_layer(graph, mlp, layer, value)
     output = "probabilities" if probabilities else "outputs"
     graph.node(PROBABILITIES[architecture.loss] if probabilities else "Identity", value, output=output)
     shapes = {name: ["batch", architecture.widths[place]] for name, place in (("x", 0), (output, -1))}
@@ -282,7 +312,7 @@ def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standar
         producer_name="lowmem",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {"architecture": json.dumps(asdict(architecture))})
+    helper.set_model_props(model, {"architecture": json.dumps(architecture.to_dict())})
     return model
 
 

@@ -1,6 +1,7 @@
 """A saved run: one safetensors file with all that training needs to go on to the same bits.
 
-Tensors: layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L; optimizer.<k>, the optimizer's
+Tensors: layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L, and the others of a layer by their
+names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's
 arrays, flat, in the order of the layers; data.mean and data.deviation where inputs are standardised. The metadata hold
 the configuration and the position as JSON, and a checksum of everything. A file is verified in one pass through a
 small buffer before anything is allocated for it.
@@ -8,7 +9,7 @@ small buffer before anything is allocated for it.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ class SavedRun:
     def network(self) -> MLP:
         """Return the network with its weights."""
         mlp = MLP.empty(self.architecture)
-        self.load(_layers(mlp.weights, mlp.biases))
+        self.load(_named(mlp.arrays))
         return mlp
 
     def standardisation(self) -> Standardisation | None:
@@ -119,7 +120,7 @@ def save_run(
 
     Raises `SaveError` if it cannot be written (the earlier file stands) or if a parameter is not finite.
     """
-    tensors = _layers(mlp.weights, mlp.biases)
+    tensors = _named(mlp.arrays)
     tensors |= {f"optimizer.{number}": array for number, array in enumerate(optimizer_state, start=1)}
     if standardisation is not None:
         tensors |= {"data.mean": standardisation.mean, "data.deviation": standardisation.deviation}
@@ -128,7 +129,7 @@ def save_run(
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
     architecture = mlp.architecture
     settings = {
-        "architecture": asdict(architecture),
+        "architecture": architecture.to_dict(),
         "optimizer": {"name": optimizer.name, "step_count": optimizer.step_count, **optimizer.settings()},
         "options": options,
         "position": asdict(position),
@@ -182,8 +183,10 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     """Make a run of what the metadata say, if that is consistent with the tensors."""
     _exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
     shape = settings["architecture"]
-    _exact("architecture", shape, {"widths": (list,), "activation": (str,), "loss": (str,), "dtype": (str,)})
-    architecture = Architecture(**shape)
+    if isinstance(shape, dict):
+        shape = _LATER_FIELDS | shape  # a run of an earlier version does without
+    _exact("architecture", shape, _ARCHITECTURE)
+    architecture = Architecture.from_dict(shape)
     kept = dict(settings["optimizer"])
     name, steps = kept.pop("name", None), kept.pop("step_count", None)
     facts = lookup("optimizer", name, OPTIMIZERS)
@@ -210,6 +213,22 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     )
 
 
+_ARCHITECTURE = {
+    "widths": (list,),
+    **dict.fromkeys(("activation", "loss", "dtype"), (str,)),
+    "residual": (bool, str),
+    "norm": (str, type(None)),
+    **dict.fromkeys(("dropout", "label_smoothing"), (float,)),
+    "overrides": (dict,),
+}
+_LATER_FIELDS: dict[str, Any] = {
+    "residual": False,
+    "norm": None,
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "overrides": {},
+}
+
 _POSITION = {
     **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
     **dict.fromkeys(("loss", "seconds"), (float,)),
@@ -232,9 +251,9 @@ def _expected(architecture: Architecture, states: int, standardised: bool) -> di
     """Return dtype and shape of every tensor that a run of this network has."""
     dtype, widths = architecture.dtype, architecture.widths
     made: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for layer in range(1, architecture.layers + 1):
-        made[f"layers.{layer}.weight"] = (dtype, (widths[layer], widths[layer - 1]))
-        made[f"layers.{layer}.bias"] = (dtype, (widths[layer],))
+    for number, layer in enumerate(architecture.each_layer, start=1):
+        shapes = {**layer.parameters, **layer.running}
+        made |= {f"layers.{number}.{name}": (dtype, shape) for name, shape in shapes.items()}
     made |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
     if standardised:
         made |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
@@ -267,7 +286,11 @@ def _verify(stream: BinaryIO, run: SavedRun, text: str) -> None:
 
 def _in_order(architecture: Architecture, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
     """Yield tensors in the order of the checksum, whatever their order in the file."""
-    names = [f"layers.{layer}.{part}" for layer in range(1, architecture.layers + 1) for part in ("weight", "bias")]
+    names = [
+        f"layers.{number}.{name}"
+        for number, layer in enumerate(architecture.each_layer, start=1)
+        for name in (*layer.parameters, *layer.running)
+    ]
     for name in [*names, "optimizer.1", "optimizer.2", "data.mean", "data.deviation"]:
         if name in entries:
             yield name, entries[name]
@@ -278,9 +301,6 @@ def _signature(stream: BinaryIO) -> str:
     return tensor_file.read_header(stream, os.fstat(stream.fileno()).st_size)[0].get("crc32", "")
 
 
-def _layers(weights: list[Array], biases: list[Array]) -> dict[str, Array]:
+def _named(arrays: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Name the arrays of all layers."""
-    made = {}
-    for layer, (w, b) in enumerate(zip(weights, biases, strict=True), start=1):
-        made[f"layers.{layer}.weight"], made[f"layers.{layer}.bias"] = w, b
-    return made
+    return {f"layers.{n}.{name}": array for n, its in enumerate(arrays, start=1) for name, array in its.items()}

@@ -48,7 +48,7 @@ class Trainer:
     ram: instead of a budget, a cap for the whole process: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. The interpreter, libraries and data are measured, the rest is the budget.
     strategy, micro_batch, segments, slots, threads, costs: as in `lowmem.plan`.
-    seed: of the order of the samples.
+    seed: of the order of the samples, and of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step.
     clip_value: cut every gradient to [-clip_value, clip_value], in the pass that updates. clip_norm: cut the norm of
         all gradients together, for which they are gathered, and counted.
@@ -164,9 +164,9 @@ class Trainer:
         if self._cap is not None:
             reset_resident_peak()
         if self.clip_norm is None:
-            backprop = Backprop(self.mlp, self.plan, self.optimizer)
+            backprop = Backprop(self.mlp, self.plan, self.optimizer, seed=self.seed)
         else:
-            backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm)
+            backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm, seed=self.seed)
         outputs = np.empty((self._evaluation_rows, self.mlp.architecture.widths[-1]), self.mlp.parameters.dtype)
         self._weights.allocate(self.batch_size)
         if self._resumed is not None:

@@ -1,6 +1,7 @@
 """What several test files need: networks, batches, and a second opinion on schedules."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import lowmem as lm
 from lowmem.chain import Chain, Stage, Value
 from lowmem.costs import ROWS, WIDTHS, CostModel
 from lowmem.facts import ACTIVATIONS, LOSSES
+from lowmem.layers import NORMS
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update
 
 Array = NDArray[Any]
@@ -26,6 +28,31 @@ FIXED: list[tuple[str, dict[str, Any]]] = [
     ("recompute_all", {}),
 ]
 """Planners that need no budget, with their options."""
+
+
+RESIDUAL: list[bool | str] = [False, True, "scaled", "learned"]
+KINDS: list[dict[str, Any]] = [
+    {"residual": residual, "norm": norm, "dropout": dropout}
+    for residual, norm, dropout in product(RESIDUAL, [None, *NORMS], [0.0, 0.3])
+    if residual or norm or dropout
+]
+"""What layers may have, in every combination."""
+
+
+def names(kind: dict[str, Any]) -> str:
+    """Name a case."""
+    return "-".join(str(value) for value in kind.values())
+
+
+def stirred(architecture: lm.Architecture, seed: int = 0) -> lm.MLP:
+    """Return a network in which no parameter has a special value."""
+    mlp = lm.MLP(architecture, seed)
+    rng = np.random.default_rng(seed + 1)
+    for arrays in mlp.arrays:
+        for name, array in arrays.items():
+            if name != "weight":
+                array[:] = rng.uniform(0.5, 1.5, array.shape) - (name in ("bias", "shift", "running_mean"))
+    return mlp
 
 
 def batch(architecture: lm.Architecture, rows: int, seed: int = 0) -> tuple[Array, Array]:

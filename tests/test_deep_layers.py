@@ -5,7 +5,6 @@ import re
 import sys
 import tracemalloc
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,37 +16,14 @@ from numpy.typing import NDArray
 import lowmem as lm
 from lowmem import binding
 from lowmem.facts import ACTIVATIONS
-from lowmem.layers import NORMS
 from lowmem.layers.dropout import Philox, padded
 from lowmem.nn import reference_layers
 from lowmem.nn.mlp import LayerViews
 from lowmem.occupancy import planned_flops
 from lowmem.profiling import profile_step
-from tests.helpers import FIXED, Array, batch
+from tests.helpers import FIXED, KINDS, Array, batch, names, stirred
 
-RESIDUAL = [False, True, "scaled", "learned"]
-KINDS = [
-    {"residual": residual, "norm": norm, "dropout": dropout}
-    for residual, norm, dropout in product(RESIDUAL, [None, *NORMS], [0.0, 0.3])
-    if residual or norm or dropout
-]
 WIDTHS = (7, 12, 12, 12, 5, 16, 16, 3)
-
-
-def names(kind: dict[str, Any]) -> str:
-    """Name a case."""
-    return "-".join(str(value) for value in kind.values())
-
-
-def stirred(architecture: lm.Architecture, seed: int = 0) -> lm.MLP:
-    """Return a network in which no parameter has a special value."""
-    mlp = lm.MLP(architecture, seed)
-    rng = np.random.default_rng(seed + 1)
-    for arrays in mlp.arrays:
-        for name, array in arrays.items():
-            if name != "weight":
-                array[:] = rng.uniform(0.5, 1.5, array.shape) - (name in ("bias", "shift", "running_mean"))
-    return mlp
 
 
 def step(

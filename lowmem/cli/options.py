@@ -8,6 +8,7 @@ from lowmem.architecture import Architecture
 from lowmem.costs import CostModel
 from lowmem.errors import InputError
 from lowmem.facts import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
+from lowmem.layers import NORMS
 from lowmem.planning import STRATEGIES
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--width", type=int, metavar="N", help="width of each hidden layer (default 128)")
     group.add_argument("--widths", metavar="A,B,...", help="all widths, input first, instead of --layers and --width")
     group.add_argument("--activation", default="relu", metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
+    group.add_argument(
+        "--residual",
+        nargs="?",
+        const="yes",
+        metavar="KIND",
+        help="skips between equal widths: --residual, or with branches that are scaled or learned",
+    )
+    group.add_argument("--norm", metavar="NAME", help=f"before each activation: {', '.join(NORMS)} (default: none)")
+    group.add_argument("--dropout", type=float, default=0.0, metavar="F", help="rate of dropout in training (0)")
+    group.add_argument("--label-smoothing", type=float, default=0.0, metavar="F", help="of the cross-entropy (0)")
     group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)} (default: by the targets)")
     group.add_argument("--dtype", default="float32", metavar="NAME", help=f"one of {', '.join(ITEM_BYTES)}")
 
@@ -117,7 +128,16 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
         if layers < 0:
             raise InputError(f"--layers must be 0 or more; got {layers}.")
         widths = (inputs, *[given(arguments.width, 128)] * layers, outputs)
-    return Architecture(widths, arguments.activation, arguments.loss or loss, arguments.dtype)
+    return Architecture(
+        widths,
+        arguments.activation,
+        arguments.loss or loss,
+        arguments.dtype,
+        residual={None: False, "yes": True}.get(arguments.residual, arguments.residual),
+        norm=arguments.norm,
+        dropout=arguments.dropout,
+        label_smoothing=arguments.label_smoothing,
+    )
 
 
 def network_of(arguments: argparse.Namespace) -> Architecture:

@@ -14,7 +14,7 @@ import lowmem as lm
 from lowmem import onnx as door
 from lowmem.facts import ACTIVATIONS
 from lowmem.survey import Standardisation
-from tests.helpers import batch, randomised
+from tests.helpers import KINDS, batch, names, randomised, stirred
 from tests.test_cli import ROOT, Ran
 
 onnx = pytest.importorskip("onnx")
@@ -57,6 +57,16 @@ def test_every_activation_gives_the_same_outputs_for_any_batch(tmp_path: Path, a
     for rows in (1, 7, 300):
         tolerance = NARROW.get((activation, dtype), TOLERANCE[dtype])
         assert apart(outputs(path, x[:rows]), mlp.predict(x[:rows])) < tolerance
+
+
+@pytest.mark.parametrize("dtype", sorted(TOLERANCE))
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_every_kind_of_layer_gives_the_same_outputs(tmp_path: Path, kind: dict[str, Any], dtype: str) -> None:
+    architecture = lm.Architecture((8, 30, 30, 17, 17, 5), "silu", "mse", dtype, **kind)
+    mlp, path = stirred(architecture), tmp_path / "net.onnx"
+    x, _ = batch(architecture, 100)
+    lm.export_onnx(mlp, path)
+    assert apart(outputs(path, x), mlp.predict(x)) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lowmem import tensor_file
 from lowmem.architecture import OPTIMIZERS, Architecture, lookup
-from lowmem.data import finite
+from lowmem.array_checks import finite
 from lowmem.errors import InputError, SaveError
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer, restored

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
+from lowmem.batcher import LABEL_DTYPE
 from lowmem.block_files import Rows, blocks
-from lowmem.data import LABEL_DTYPE
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture, lookup
+from lowmem.batcher import LABEL_DTYPE
 from lowmem.block_files import Rows, open_arrays, open_npz
-from lowmem.data import DIGITS, LABEL_DTYPE
+from lowmem.data import DIGITS
 from lowmem.data_files import PARTS, damage_is_input_error, existing, idx_images, idx_labels, kind_of
 from lowmem.errors import InputError
 from lowmem.stream_batches import StreamBatches

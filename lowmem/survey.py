@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.array_checks import check_finite
 from lowmem.block_files import Rows, blocks
-from lowmem.data import check_finite
 from lowmem.errors import InputError, RunError
 
 Array = NDArray[Any]

@@ -42,6 +42,8 @@ FLOORS = {
     "report": "see",
     "plots": "see",
     "data": "train",
+    "batcher": "train",
+    "array_checks": "train",
     "data_files": "train",
     "block_files": "train",
     "table_files": "train",

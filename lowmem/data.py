@@ -4,6 +4,7 @@ Samples stay as stored (MNIST is 47 MB as uint8, 188 MB as float32) and are cast
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from lowmem.architecture import Architecture, lookup
 from lowmem.array_checks import check_finite, numeric
 from lowmem.batcher import LABEL_KINDS, Batcher, buffer_bytes
+from lowmem.class_names import ClassNames, as_text, numbered
 from lowmem.data_files import PARTS, existing, idx_images, idx_labels, kind_of, read_array, read_pair
 from lowmem.errors import InputError
 from lowmem.nn.initialisers import generator
@@ -31,6 +33,7 @@ class Dataset:
     y: (samples,) integer labels, or targets of shape (samples,) or (samples, outputs).
     scale: x is multiplied by it when a batch is cast.
     weights: (samples,), by which the loss of each sample is multiplied in training; None is 1 for all.
+    class_names: where labels were text: the names of the classes, sorted; y are their numbers.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Dataset:
     y: NDArray[Any] = field(repr=False)
     scale: float = 1.0
     weights: NDArray[Any] | None = field(default=None, repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -56,6 +60,8 @@ class Dataset:
     @property
     def classes(self) -> int:
         """The width that a network's output needs: the largest label + 1, or the number of target columns."""
+        if self.class_names is not None:
+            return len(self.class_names)
         if self.labels:
             return int(self.y.max()) + 1
         return 1 if self.y.ndim == 1 else int(self.y.shape[1])
@@ -74,6 +80,13 @@ class Dataset:
     def row_of_largest(self) -> int:
         """The sample with the largest target."""
         return int(self.y.argmax()) // self.columns
+
+    def class_counts(self, classes: int) -> NDArray[np.int64]:
+        """Return the number of samples of each class, for labels below `classes`."""
+        counts = np.zeros(classes, np.int64)
+        for start in range(0, len(self), 4096):  # bincount makes a copy
+            counts += np.bincount(self.y[start : start + 4096].astype(np.intp), minlength=classes)
+        return counts
 
     def fingerprint(self) -> str:
         """Return a checksum of some samples spread over the data: it tells one data set from another."""
@@ -106,21 +119,33 @@ class Dataset:
     def take(self, rows: NDArray[np.integer[Any]]) -> "Dataset":
         """Return a data set of these rows; they are copied."""
         weights = None if self.weights is None else self.weights[rows]
-        return Dataset(self.name, self.x[rows], self.y[rows], self.scale, weights)
+        return Dataset(self.name, self.x[rows], self.y[rows], self.scale, weights, self.class_names)
 
 
 def from_arrays(
-    x: ArrayLike, y: ArrayLike, *, name: str = "arrays", scale: float = 1.0, weights: ArrayLike | None = None
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    name: str = "arrays",
+    scale: float = 1.0,
+    weights: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Check x and y and make a `Dataset` of them, without copying NumPy arrays.
 
     x: (samples, ...), numbers; more than two dimensions are flattened to (samples, features).
-    y: (samples,) labels from 0, or (samples, ...) targets.
+    y: (samples,) labels from 0 or text, or (samples, ...) targets.
     weights: (samples,), by which the loss of each sample is multiplied in training.
+    class_names: of labels that are text, in the order of their numbers; by default those in y, sorted.
 
     Raises `InputError` for arrays that are empty, not numeric, one-dimensional (x), of different lengths, with
-    NaN or infinite values, or with negative labels.
+    NaN or infinite values, with negative labels, or with text that is none of the `class_names`.
     """
+    text = as_text(y)
+    if text is not None:
+        names = ClassNames(class_names)
+        numbers = numbered(text, names, f"{name}: y")
+        y = names.settle().take(numbers)  # in the order of the sorted names
     inputs, targets = numeric(x, "x", name), numeric(y, "y", name)
     if inputs.ndim < 2:
         raise InputError(
@@ -141,7 +166,9 @@ def from_arrays(
     targets = targets if targets.ndim == 1 else targets.reshape(len(targets), -1)
     check_finite(inputs, "x", name)
     check_finite(targets, "y", name)
-    dataset = Dataset(name, inputs, targets, scale, None if weights is None else _weights(weights, len(inputs), name))
+    checked_weights = None if weights is None else _weights(weights, len(inputs), name)
+    found = None if text is None else names.names
+    dataset = Dataset(name, inputs, targets, scale, checked_weights, found)
     if dataset.labels and targets.min() < 0:
         raise InputError(
             f"{name}: the labels y go down to {targets.min()}; labels are whole numbers from 0. "
@@ -162,7 +189,11 @@ def _weights(weights: ArrayLike, samples: int, name: str) -> NDArray[Any]:
 
 
 def load(
-    source: str | os.PathLike[str], targets: str | os.PathLike[str] | None = None, *, part: str = "train"
+    source: str | os.PathLike[str],
+    targets: str | os.PathLike[str] | None = None,
+    *,
+    part: str = "train",
+    class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Read a data set: the name "digits", or a path to one of these (a file's first bytes say which).
 
@@ -174,6 +205,7 @@ def load(
 
     targets: the file with y, where it is a file of its own.
     part: "train" or "test", where the source holds both.
+    class_names: of labels that are text; see `from_arrays`.
 
     Returns a `Dataset`; scale is 1/16 for the digits, 1/255 for idx images and 1 otherwise. Raises `InputError`
     where the source cannot be read or what it holds is no data set, `UnknownNameError` for unknown names.
@@ -191,14 +223,15 @@ def load(
     if kind == "npz":
         if targets is not None:
             raise InputError(f"{name} holds x and y itself; leave targets={str(targets)!r} out.")
-        return from_arrays(*read_pair(path, part), name=name, scale=scale)
+        return from_arrays(*read_pair(path, part), name=name, scale=scale, class_names=class_names)
     if part != "train":
         raise InputError(f"{path} has no parts; part={part!r} needs a directory of idx files, or an .npz.")
     if kind == "idx":
         targets, scale = targets or idx_labels(path), 1 / 255
     elif targets is None:
         raise InputError(f"{path} holds one array, which is x; y is needed too. Give its file as targets=.")
-    return from_arrays(read_array(path), read_array(targets), name=name, scale=scale)
+    y = read_array(targets, text=True)
+    return from_arrays(read_array(path), y, name=name, scale=scale, class_names=class_names)
 
 
 def split(dataset: Dataset, held_out: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -85,6 +85,12 @@ class SavedRun:
         self.load(_layers(mlp.weights, mlp.biases))
         return mlp
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes where labels were text, by class number."""
+        names = self.data.get("class_names")
+        return None if names is None else tuple(names)
+
     def standardisation(self) -> Standardisation | None:
         """Return how inputs were standardised, if they were."""
         if "data.mean" not in self.entries:
@@ -194,6 +200,7 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     position = Position(**settings["position"])
     if min(value for value in asdict(position).values() if type(value) is int) < 0:
         raise ValueError("its position has a negative number")
+    _check_names(settings["data"].get("class_names"), architecture)
     _compare(entries, _expected(architecture, facts.states, settings["data"].get("standardised") is True))
     return SavedRun(
         path,
@@ -225,6 +232,16 @@ def _exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> N
             raise ValueError(f"its {what} have the unknown name {name[:60]!r}")
         if type(value.get(name)) not in names[name]:
             raise ValueError(f"its {what} have {name} = {str(value.get(name))[:60]!r}")
+
+
+def _check_names(names: object, architecture: Architecture) -> None:
+    """Refuse names of classes that are none, or more than the network has outputs."""
+    if names is None:
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError("its names of classes are no list of text")
+    if len(set(names)) < len(names) or len(names) > architecture.widths[-1]:
+        raise ValueError(f"it has {len(names)} names of classes for {architecture.widths[-1]} outputs, or one twice")
 
 
 def _expected(architecture: Architecture, states: int, standardised: bool) -> dict[str, tuple[str, tuple[int, ...]]]:

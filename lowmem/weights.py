@@ -47,8 +47,8 @@ class BatchWeights:
 
         A class without samples keeps the weight 1.
         """
-        share = counts.sum() / np.count_nonzero(counts)
-        self._set([float(share / count) if count else 1.0 for count in counts])
+        samples, classes = int(counts.sum()), np.count_nonzero(counts)
+        self._set([samples / (classes * count) if count else 1.0 for count in counts.tolist()])
         self.waiting = False
 
     def bytes_for(self, rows: int) -> int:

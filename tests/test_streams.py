@@ -244,6 +244,27 @@ def test_the_target_may_be_any_column(tmp_path: Path, write: Any, target: Any) -
         lm.open_data(*write(tmp_path), target="z")
 
 
+def test_inputs_alone_are_opened_with_or_without_targets_beside_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", X)
+    np.savez_compressed(tmp_path / "parts.npz", x_train=X, y_train=Y, x_test=X[:9])
+    np.savetxt(tmp_path / "x.csv", X, fmt="%.9g", delimiter=",")
+    for path, options in (
+        (tmp_path / "x.npz", {}),
+        (tmp_path / "parts.npz", {}),
+        (tmp_path / "x.csv", {}),
+        (npz(tmp_path)[0], {}),
+        (npy(tmp_path)[0], {}),
+        (headed(tmp_path)[0], {"target": "class"}),
+        (parquet(tmp_path)[0], {"target": -1}),
+    ):
+        stream = lm.open_data(path, inputs_only=True, **options)
+        assert stream.features == 5
+        np.testing.assert_array_equal(collected(stream.batches(10, ARCH, None))[0], X)
+    assert len(lm.open_data(tmp_path / "parts.npz", inputs_only=True, part="test")) == 9
+    np.savez(tmp_path / "two.npz", a=X, b=X)
+    assert "holds the arrays a, b; x, or a single one, is needed" in refusal(tmp_path / "two.npz", inputs_only=True)
+
+
 # Memory ----------------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from lowmem.data import load
 from lowmem.saved_run import open_run
 
 ROOM = 512 << 20
-"""Bytes that the process may use for its data."""
+"""Bytes that the process may use beyond what its libraries have reserved."""
 
 Reader = Callable[[Path], object]
 EXTREMES = (
@@ -147,6 +147,12 @@ def mended(content: bytes) -> bytes:
     return struct.pack("<Q", len(new)) + new + content[8 + length :]
 
 
+def reserved() -> int:
+    """Return the bytes of data that the process has reserved; pyarrow alone takes some hundred MiB of addresses."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData"))) << 10
+
+
 def main() -> None:
     """Fuzz every kind of file, and print what became of each."""
     parser = argparse.ArgumentParser(description="Fuzz the readers of saved runs and of data.")
@@ -156,7 +162,7 @@ def main() -> None:
     rng, found = random.Random(arguments.seed), 0
     warnings.simplefilter("error")
     kinds = samples()
-    resource.setrlimit(resource.RLIMIT_DATA, (ROOM, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (reserved() + ROOM, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     each = (2_000 if arguments.quick else 100_000) // len(kinds) + 1
     with tempfile.TemporaryDirectory() as folder:
         for name, (content, read) in kinds.items():

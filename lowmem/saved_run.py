@@ -7,7 +7,7 @@ small buffer before anything is allocated for it.
 """
 
 import json
-import os
+from array import array as packed
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +30,9 @@ from lowmem.tensor_file import BLOCK, Entry
 Array = NDArray[Any]
 
 FORMAT = "lowmem run 1"
+OTHERS = ("optimizer.1", "optimizer.2", "data.mean", "data.deviation")
+"""Tensors that are no layer's, in their order."""
+
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
 
 
@@ -66,6 +69,8 @@ class SavedRun:
 
     architecture, optimizer: as they were. options: keywords of the trainer. position: where it stood. data: what
     tells the data from others. notes: what the caller wanted kept, such as the flags of a command.
+    places: where the weights and the biases of each layer begin, in turn; others: and the other tensors. begin: the
+    first of all. header_code: checksum of what comes before it, the checksum of the tensors with it.
     """
 
     path: Path
@@ -75,14 +80,17 @@ class SavedRun:
     position: Position
     data: dict[str, Any]
     notes: dict[str, Any]
-    entries: Mapping[str, Entry] = field(repr=False)
+    places: "packed[int]" = field(repr=False)
+    others: Mapping[str, int] = field(repr=False)
     begin: int = field(repr=False)
-    checksum: str
+    header_code: int = field(repr=False)
 
     def network(self) -> MLP:
         """Return the network with its weights."""
         mlp = MLP.empty(self.architecture)
-        self.load(_layers(mlp.weights, mlp.biases))
+        with self._opened() as stream:
+            for place, (_, array) in zip(self.places, _layers(mlp.weights, mlp.biases), strict=True):
+                tensor_file.read_into(stream, place, array)
         return mlp
 
     @property
@@ -93,19 +101,28 @@ class SavedRun:
 
     def standardisation(self) -> Standardisation | None:
         """Return how inputs were standardised, if they were."""
-        if "data.mean" not in self.entries:
+        if "data.mean" not in self.others:
             return None
         made = Standardisation(*(np.empty(self.architecture.widths[0]) for _ in range(2)))
         self.load({"data.mean": made.mean, "data.deviation": made.deviation})
         return made
 
     def load(self, tensors: Mapping[str, Array]) -> None:
-        """Read tensors into arrays of the same names and shapes. Raises `InputError` if the file has changed."""
-        with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
-            if _signature(stream) != self.checksum:
-                raise ValueError("it has changed since it was verified")
+        """Read tensors that are no layer's into arrays of the same names and shapes.
+
+        Raises `InputError` if the file has changed.
+        """
+        with self._opened() as stream:
             for name, array in tensors.items():
-                tensor_file.read_into(stream, self.begin + self.entries[name].start, array)
+                tensor_file.read_into(stream, self.others[name], array)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """Open the file, which must still be the one that was verified."""
+        with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
+            if tensor_file.header_code(stream, self.begin) != self.header_code:
+                raise ValueError("it has changed since it was verified")
+            yield stream
 
 
 def save_run(
@@ -124,11 +141,14 @@ def save_run(
 
     Raises `SaveError` if it cannot be written (the earlier file stands) or if a parameter is not finite.
     """
-    tensors = _layers(mlp.weights, mlp.biases)
-    tensors |= {f"optimizer.{number}": array for number, array in enumerate(optimizer_state, start=1)}
-    if standardisation is not None:
-        tensors |= {"data.mean": standardisation.mean, "data.deviation": standardisation.deviation}
-    for name, array in tensors.items():
+
+    def tensors() -> Iterator[tuple[str, Array]]:
+        yield from _layers(mlp.weights, mlp.biases)
+        yield from ((f"optimizer.{number}", array) for number, array in enumerate(optimizer_state, start=1))
+        if standardisation is not None:
+            yield from (("data.mean", standardisation.mean), ("data.deviation", standardisation.deviation))
+
+    for name, array in tensors():
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
     architecture = mlp.architecture
@@ -163,8 +183,10 @@ def open_run(path: str | Path) -> SavedRun:
             kind = metadata.get("format", "safetensors without the marks of one")
             raise ValueError(f"it is no saved run that this version knows ({kind[:60]})")
         settings = json.loads(metadata["settings"])
-        run = _read_settings(path, settings, entries, begin, metadata["crc32"])
-        _verify(stream, run, metadata["settings"])
+        run = _read_settings(path, settings, entries, begin, tensor_file.header_code(stream, begin))
+        code = _checksum(stream, run, entries, crc32(metadata["settings"].encode()))
+        if metadata["crc32"] != f"{code:08x}":
+            raise ValueError("its checksum is not that of its content, which was altered")
         return run
 
 
@@ -183,7 +205,7 @@ def _damage_is_input_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: str) -> SavedRun:  # noqa: ANN401
+def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: int) -> SavedRun:  # noqa: ANN401
     """Make a run of what the metadata say, if that is consistent with the tensors."""
     _exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
     shape = settings["architecture"]
@@ -202,6 +224,7 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError("its position has a negative number")
     _check_names(settings["data"].get("class_names"), architecture)
     _compare(entries, _expected(architecture, facts.states, settings["data"].get("standardised") is True))
+    starts = [begin + entry.start for _, entry in _in_order(architecture, entries)]
     return SavedRun(
         path,
         architecture,
@@ -210,7 +233,8 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         position,
         settings["data"],
         settings["notes"],
-        entries,
+        packed("q", starts[: 2 * architecture.layers]),
+        dict(zip(filter(entries.__contains__, OTHERS), starts[2 * architecture.layers :], strict=True)),
         begin,
         code,
     )
@@ -267,36 +291,29 @@ def _compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[str, tup
             raise ValueError(f"tensor {name!r} is {entry.dtype.name} of shape {entry.shape}; its network has {wanted}")
 
 
-def _verify(stream: BinaryIO, run: SavedRun, text: str) -> None:
-    """Read all tensors once through a small buffer: every number finite, and the checksum as written."""
-    code, buffer = crc32(text.encode()), np.empty(BLOCK, np.uint8)
-    for name, entry in _in_order(run.architecture, run.entries):
+def _checksum(stream: BinaryIO, run: SavedRun, entries: Mapping[str, Entry], code: int) -> int:
+    """Return the checksum of all tensors, read once through a small buffer: every number must be finite."""
+    buffer = np.empty(BLOCK, np.uint8)
+    for name, entry in _in_order(run.architecture, entries):
         for start in range(entry.start, entry.stop, BLOCK):
             block = buffer[: min(BLOCK, entry.stop - start)]
             tensor_file.read_into(stream, run.begin + start, block)
             code = crc32(block.data, code)
             if not finite(block.view(entry.dtype)):
                 raise ValueError(f"tensor {name!r} holds NaN or infinity")
-    if run.checksum != f"{code:08x}":
-        raise ValueError("its checksum is not that of its content, which was altered")
+    return code
 
 
 def _in_order(architecture: Architecture, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
     """Yield tensors in the order of the checksum, whatever their order in the file."""
     names = [f"layers.{layer}.{part}" for layer in range(1, architecture.layers + 1) for part in ("weight", "bias")]
-    for name in [*names, "optimizer.1", "optimizer.2", "data.mean", "data.deviation"]:
+    for name in (*names, *OTHERS):
         if name in entries:
             yield name, entries[name]
 
 
-def _signature(stream: BinaryIO) -> str:
-    """Return the checksum that a file's header holds now."""
-    return tensor_file.read_header(stream, os.fstat(stream.fileno()).st_size)[0].get("crc32", "")
-
-
-def _layers(weights: list[Array], biases: list[Array]) -> dict[str, Array]:
-    """Name the arrays of all layers."""
-    made = {}
+def _layers(weights: list[Array], biases: list[Array]) -> Iterator[tuple[str, Array]]:
+    """Name the arrays of all layers, one by one."""
     for layer, (w, b) in enumerate(zip(weights, biases, strict=True), start=1):
-        made[f"layers.{layer}.weight"], made[f"layers.{layer}.bias"] = w, b
-    return made
+        yield f"layers.{layer}.weight", w
+        yield f"layers.{layer}.bias", b

@@ -206,6 +206,7 @@ class ArrayFile:
 
     def again(self) -> "ArrayFile":
         """Return another reader of the same file, which must not have changed."""
+        self._watched.check()
         other = ArrayFile(*self._arguments, text=self._text)
         other._watched = self._watched
         return other

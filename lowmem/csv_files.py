@@ -145,9 +145,8 @@ class CsvRows(Rows):
             cells = _cells(line, self._delimiter)
             place = f"{self.path}, line {self.line(row):,}"
             if len(cells) != self._count:
-                return InputError(
-                    f"{place} has {len(cells)} columns; the first line has {self._count}. Mend that row."
-                )
+                held = f"{len(cells)} column{'s' * (len(cells) != 1)}"
+                return InputError(f"{place} has {held}; the first line has {self._count}. Mend that row.")
             for column, cell in enumerate(cells):
                 if self.names is not None and column == self.columns.y:
                     if self.names.number(cell) < 0:

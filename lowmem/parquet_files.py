@@ -15,6 +15,9 @@ from lowmem.table_files import Wanted, choose_columns
 AT_ONCE = 4096
 """Rows that are unpacked together."""
 
+READ_BYTES = 1 << 16
+"""Bytes of a column that are read together."""
+
 NUMBERS = ("int", "uint", "float", "double", "half", "bool")
 TEXTS = ("string", "large_string", "dictionary<values=string", "dictionary<values=large_string")
 
@@ -133,6 +136,7 @@ class ParquetRows(Rows):
 
     def again(self) -> "ParquetRows":
         """See `Rows.again`."""
+        self._watched.check()
         other = ParquetRows(self.path, self._wanted, self.names)
         other._watched = self._watched
         return other
@@ -156,6 +160,7 @@ def _opened(path: Path) -> Any:  # noqa: ANN401 - a parquet file
     except ImportError:
         raise InputError(f"{path} is a Parquet file; reading it needs pyarrow: pip install pyarrow.") from None
     try:
-        return parquet.ParquetFile(path)
+        # Left to itself, pyarrow reads many row groups ahead: 75 MB for groups of 4 MB.
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
     except (ArrowException, OSError, ValueError) as problem:
         raise InputError(f"{path} cannot be read as Parquet: {' '.join(str(problem).split())[:200]}.") from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lowmem.architecture import Architecture
 from lowmem.batcher import LABEL_DTYPE
 from lowmem.block_files import Rows, blocks
-from lowmem.errors import InputError
+from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from lowmem.streams import Stream
@@ -168,7 +168,10 @@ class StreamBatches:
             if self._held is None or not alone:
                 self._held = None
                 w = None if self._w_block is None else self._w_block[:count]
-                rows.read(self._stream.first + first, self._x_block[:count], self._y_block[:count], w)
+                try:
+                    rows.read(self._stream.first + first, self._x_block[:count], self._y_block[:count], w)
+                except InputError as problem:  # in the first pass all was well
+                    raise RunError(f"{problem} It has changed since it was opened.") from None
             self._held = (epoch, number)
             self._order.sort()
             order = self._order[:count]

@@ -24,6 +24,7 @@ from lowmem.array_checks import finite
 from lowmem.errors import InputError, SaveError
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer, restored
+from lowmem.run_checks import POSITION, check_names, compare, exact, expected_tensors
 from lowmem.survey import Standardisation
 from lowmem.tensor_file import BLOCK, Entry
 
@@ -207,9 +208,9 @@ def _damage_is_input_error(path: Path) -> Iterator[None]:
 
 def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: int) -> SavedRun:  # noqa: ANN401
     """Make a run of what the metadata say, if that is consistent with the tensors."""
-    _exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
+    exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
     shape = settings["architecture"]
-    _exact("architecture", shape, {"widths": (list,), "activation": (str,), "loss": (str,), "dtype": (str,)})
+    exact("architecture", shape, {"widths": (list,), "activation": (str,), "loss": (str,), "dtype": (str,)})
     architecture = Architecture(**shape)
     kept = dict(settings["optimizer"])
     name, steps = kept.pop("name", None), kept.pop("step_count", None)
@@ -218,12 +219,12 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError(f"its optimizer has made {steps!r} steps")
     optimizer = restored(name, kept)
     optimizer.step_count = steps
-    _exact("position", settings["position"], _POSITION)
+    exact("position", settings["position"], POSITION)
     position = Position(**settings["position"])
     if min(value for value in asdict(position).values() if type(value) is int) < 0:
         raise ValueError("its position has a negative number")
-    _check_names(settings["data"].get("class_names"), architecture)
-    _compare(entries, _expected(architecture, facts.states, settings["data"].get("standardised") is True))
+    check_names(settings["data"].get("class_names"), architecture)
+    compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
     starts = [begin + entry.start for _, entry in _in_order(architecture, entries)]
     return SavedRun(
         path,
@@ -238,57 +239,6 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         begin,
         code,
     )
-
-
-_POSITION = {
-    **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
-    **dict.fromkeys(("loss", "seconds"), (float,)),
-    "best": (float, type(None)),
-}
-
-
-def _exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:
-    """Refuse a part of the settings with other names, or values of other types, than these."""
-    if not isinstance(value, dict):
-        raise ValueError(f"its {what} are no JSON object")
-    for name in sorted(value.keys() | names.keys()):
-        if name not in names:
-            raise ValueError(f"its {what} have the unknown name {name[:60]!r}")
-        if type(value.get(name)) not in names[name]:
-            raise ValueError(f"its {what} have {name} = {str(value.get(name))[:60]!r}")
-
-
-def _check_names(names: object, architecture: Architecture) -> None:
-    """Refuse names of classes that are none, or more than the network has outputs."""
-    if names is None:
-        return
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise ValueError("its names of classes are no list of text")
-    if len(set(names)) < len(names) or len(names) > architecture.widths[-1]:
-        raise ValueError(f"it has {len(names)} names of classes for {architecture.widths[-1]} outputs, or one twice")
-
-
-def _expected(architecture: Architecture, states: int, standardised: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return dtype and shape of every tensor that a run of this network has."""
-    dtype, widths = architecture.dtype, architecture.widths
-    made: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for layer in range(1, architecture.layers + 1):
-        made[f"layers.{layer}.weight"] = (dtype, (widths[layer], widths[layer - 1]))
-        made[f"layers.{layer}.bias"] = (dtype, (widths[layer],))
-    made |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
-    if standardised:
-        made |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
-    return made
-
-
-def _compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Refuse tensors that are not exactly those expected."""
-    for name in sorted(entries.keys() ^ expected.keys()):
-        raise ValueError(f"tensor {name[:60]!r} is {'missing' if name in expected else 'unknown'}")
-    for name, entry in entries.items():
-        if (entry.dtype.name, entry.shape) != expected[name]:
-            wanted = "{} of shape {}".format(*expected[name])
-            raise ValueError(f"tensor {name!r} is {entry.dtype.name} of shape {entry.shape}; its network has {wanted}")
 
 
 def _checksum(stream: BinaryIO, run: SavedRun, entries: Mapping[str, Entry], code: int) -> int:

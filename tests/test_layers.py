@@ -59,6 +59,7 @@ FLOORS = {
     "stream_batches": "train",
     "trainer": "train",
     "saved_run": "train",
+    "run_checks": "train",
     "tensor_file": "train",
     "autosave": "train",
     "journal": "train",

@@ -19,11 +19,13 @@ from lowmem.data import from_arrays, load
 from lowmem.saved_run import open_run
 from tests.test_cli import Ran
 from tests.test_saved_run import rewritten
-from tests.test_streams import ARCH, X, Y, collected, refusal
+from tests.test_streams import ARCH, X, collected, refusal
+from tests.test_streams import Y as OTHER_WAY_ROUND
 
 Array = NDArray[Any]
 Capture = pytest.CaptureFixture[str]
 NAMES = ("Grün, hell", "amber", "setosa")  # sorted by their characters, as Python does
+Y = 2 - OTHER_WAY_ROUND  # names appear in another order than they are sorted in
 LABELS = np.array(NAMES)[Y]
 
 

@@ -12,6 +12,7 @@ import lowmem as lm
 from lowmem.architecture import LOSSES
 from lowmem.data import from_arrays
 from lowmem.saved_run import open_run
+from lowmem.weights import BatchWeights
 from tests.helpers import batch, randomised
 from tests.test_cli import Ran
 
@@ -73,6 +74,16 @@ def test_evaluation_is_not_weighted() -> None:
     (epoch,) = trainer.epochs(data, 1, data)
     assert epoch.validation_loss is not None
     assert epoch.loss == pytest.approx(15 * epoch.validation_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, "balanced", [1, 2, 3]])
+def test_class_weights_are_counted(weights: Any) -> None:
+    made = BatchWeights(ARCH, weights)
+    made.allocate(16)
+    if made.waiting:
+        made.balance(np.array([1, 2, 3]))
+    owned = [value for value in vars(made).values() if isinstance(value, np.ndarray)]
+    assert made.bytes_for(16) == sum(array.nbytes for array in owned)
 
 
 def test_weights_are_counted_and_saved(tmp_path: Any) -> None:

@@ -9,7 +9,6 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +17,15 @@ from zlib import error
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.class_names import ClassNames
 from lowmem.data_files import (
     NUMBER_KINDS,
+    TEXT_KINDS,
     Header,
     damage_is_input_error,
     idx_header,
     npy_header,
     open_member,
-    pair_names,
 )
 from lowmem.errors import InputError, RunError
 
@@ -40,7 +40,9 @@ AT_ONCE, UNPACKED_AT_ONCE = 1 << 20, 1 << 16
 class Rows(ABC):
     """Samples in a file: x (samples, features) and y (samples,) or (samples, columns), read by runs of rows.
 
-    Every reader has a place of its own; `again` opens another.
+    w_dtype: that of the samples' own weights (samples,), None where there are none. names: of the classes, where y is
+    text in the file; y is then their numbers. Every reader has a place of its own; `again` opens another, which shares
+    the names.
     """
 
     name: str
@@ -49,11 +51,16 @@ class Rows(ABC):
     x_dtype: np.dtype[Any]
     y_dtype: np.dtype[Any]
     y_shape: tuple[int, ...]
+    w_dtype: np.dtype[Any] | None = None
+    names: ClassNames | None = None
     seekable: bool = True
 
     @abstractmethod
-    def read(self, start: int, x: Array, y: Array) -> None:
-        """Fill x and y with the rows from `start` on. Raises `RunError` if the file has changed or ends early."""
+    def read(self, start: int, x: Array, y: Array, w: Array | None = None) -> None:
+        """Fill x, y and, if it is given, w with the rows from `start` on.
+
+        Raises `RunError` if the file has changed or ends early.
+        """
 
     @abstractmethod
     def again(self) -> "Rows":
@@ -87,11 +94,11 @@ class Watched:
 class ArrayFile:
     """One array in a file, its first axis read by runs of rows.
 
-    kind: "npy" or "idx", or "npz" with the name of the member.
+    kind: "npy" or "idx", or "npz" with the name of the member. text: it may hold text, which labels may be.
     """
 
-    def __init__(self, path: Path, kind: str, member: str | None = None) -> None:
-        self._arguments = (path, kind, member)
+    def __init__(self, path: Path, kind: str, member: str | None = None, *, text: bool = False) -> None:
+        self._arguments, self._text = (path, kind, member), text
         self.path, self.what = path, f"{member} in {path}" if member else str(path)
         self._watched = Watched(path)
         with damage_is_input_error(path):
@@ -137,7 +144,7 @@ class ArrayFile:
 
     def _check(self, fortran: bool, held: int) -> None:
         """Refuse arrays that cannot be read by rows, and headers that announce what the file does not hold."""
-        if self.dtype.kind not in NUMBER_KINDS:
+        if self.dtype.kind not in NUMBER_KINDS + TEXT_KINDS * self._text or not self.dtype.itemsize:
             raise InputError(f"{self.what} holds {self.dtype} values; numbers are needed. Convert and save it again.")
         if fortran and len(self.shape) > 1:
             raise InputError(
@@ -199,7 +206,8 @@ class ArrayFile:
 
     def again(self) -> "ArrayFile":
         """Return another reader of the same file, which must not have changed."""
-        other = ArrayFile(*self._arguments)
+        self._watched.check()
+        other = ArrayFile(*self._arguments, text=self._text)
         other._watched = self._watched
         return other
 
@@ -207,61 +215,6 @@ class ArrayFile:
         """Close the file."""
         self._stream.close()
         self._raw.close()
-
-
-class ArrayRows(Rows):
-    """x and y in an array each; without y, all of it is zero."""
-
-    def __init__(self, x: ArrayFile, y: ArrayFile | None) -> None:
-        self._x, self._y = x, y
-        self.name = str(x.path)
-        if len(x.shape) < 2:
-            raise InputError(f"{x.what} has the shape {x.shape}; one row per sample is needed, (samples, features).")
-        if y is not None and x.shape[0] != y.shape[0]:
-            raise InputError(
-                f"{x.what} has {x.shape[0]:,} samples and {y.what} {y.shape[0]:,}; they do not belong together."
-            )
-        self.samples, self.features = x.shape[0], math.prod(x.shape[1:])
-        self.x_dtype, self.y_dtype = x.dtype, np.dtype(np.int8) if y is None else y.dtype
-        self.y_shape = () if y is None or len(y.shape) == 1 else (math.prod(y.shape[1:]),)
-        self.seekable = x.seekable and (y is None or y.seekable)
-
-    def read(self, start: int, x: Array, y: Array) -> None:
-        """See `Rows.read`."""
-        self._x.read(start, x)
-        if self._y is None:
-            y[:] = 0
-        else:
-            self._y.read(start, y)
-
-    def again(self) -> "ArrayRows":
-        """See `Rows.again`."""
-        return ArrayRows(self._x.again(), None if self._y is None else self._y.again())
-
-    def close(self) -> None:
-        """See `Rows.close`."""
-        self._x.close()
-        if self._y is not None:
-            self._y.close()
-
-
-def open_arrays(x: tuple[Path, str, str | None], y: tuple[Path, str, str | None] | None) -> ArrayRows:
-    """Return the rows of two arrays, each given as path, kind and member."""
-    with ExitStack() as opened:  # what goes wrong leaves no file open
-        files = [opened.enter_context(closing(ArrayFile(*given))) for given in (x, y) if given is not None]
-        made = ArrayRows(files[0], None if y is None else files[1])
-        opened.pop_all()
-        return made
-
-
-def open_npz(path: Path, part: str) -> ArrayRows:
-    """Return the rows of an .npz, its members streamed."""
-    from zipfile import ZipFile
-
-    with damage_is_input_error(path), ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    x, y = pair_names(names, part, path)
-    return open_arrays((path, "npz", x), (path, "npz", y))
 
 
 def blocks(samples: int, rows: int) -> Iterator[tuple[int, int]]:

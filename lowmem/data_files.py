@@ -24,7 +24,8 @@ from lowmem.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
-NUMBER_KINDS = "biuf"  # dtype kinds: bool, signed, unsigned, float
+NUMBER_KINDS, TEXT_KINDS = "biuf", "US"  # dtype kinds: bool, signed, unsigned, float; text and bytes
+KINDS_OF_PAIR = NUMBER_KINDS, NUMBER_KINDS + TEXT_KINDS  # of x and y: labels may be text
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, Fortran order, dtype
 
 
@@ -111,16 +112,17 @@ def kind_of(path: Path) -> str:
     )
 
 
-def read_array(path: Path) -> NDArray[Any]:
-    """Read the one array of an .npy or idx file."""
+def read_array(path: Path, *, text: bool = False) -> NDArray[Any]:
+    """Read the one array of an .npy or idx file; text: it may hold text, which labels may be."""
     kind = kind_of(path)
     if kind == "npz":
         raise InputError(f"{path} is an .npz with arrays of its own; one array is needed here, .npy or idx.")
+    kinds = NUMBER_KINDS + TEXT_KINDS * text
     with damage_is_input_error(path):
         with path.open("rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"
         read_header = npy_header if kind == "npy" else idx_header
-        return _counted_read(lambda: gzip.GzipFile(path) if zipped else path.open("rb"), read_header, str(path))
+        return _counted_read(lambda: gzip.GzipFile(path) if zipped else path.open("rb"), read_header, str(path), kinds)
 
 
 def read_pair(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -130,8 +132,8 @@ def read_pair(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     with damage_is_input_error(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         x, y = (
-            _counted_read(partial(open_member, archive, f"{name}.npy"), npy_header, f"{name} in {path}")
-            for name in pair_names(names, part, path)
+            _counted_read(partial(open_member, archive, f"{name}.npy"), npy_header, f"{name} in {path}", kinds)
+            for name, kinds in zip(pair_names(names, part, path), KINDS_OF_PAIR, strict=True)
         )
         return x, y
 
@@ -143,6 +145,17 @@ def open_member(archive: "ZipFile", name: str) -> io.BufferedIOBase:
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")
     return cast(io.BufferedIOBase, archive.open(name))
+
+
+def x_name(names: Sequence[str], part: str, path: Path) -> str:
+    """Choose the array that is x among the names in an .npz: a pair's, or the only one."""
+    for name in (f"x_{part}", *("x", "X", "images", "data")[: 4 * (part == "train")]):
+        if name in names:
+            return name
+    if len(names) == 1 and part == "train":
+        return names[0]
+    held = ", ".join(names) or "none"
+    raise InputError(f"{path} holds the arrays {held}; x, or a single one, is needed. Name it so in numpy.savez().")
 
 
 def pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
@@ -160,12 +173,15 @@ def pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
 
 
 def _counted_read(
-    open_stream: Callable[[], io.BufferedIOBase], read_header: Callable[[io.BufferedIOBase], Header], what: str
+    open_stream: Callable[[], io.BufferedIOBase],
+    read_header: Callable[[io.BufferedIOBase], Header],
+    what: str,
+    kinds: str,
 ) -> NDArray[Any]:
     """Read an array whose header is believed only after the bytes behind it were counted: two passes."""
     with open_stream() as stream:
         shape, fortran, dtype = read_header(stream)
-        if dtype.kind not in NUMBER_KINDS:
+        if dtype.kind not in kinds or not dtype.itemsize:
             raise InputError(f"{what} holds {dtype} values; numbers are needed. Convert and save it again.")
         wanted = math.prod(shape) * dtype.itemsize
         held = _bytes_left(stream, wanted + 1)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.data import finite
+from lowmem.array_checks import finite
 from lowmem.nn.mlp import MLP
 
 ROWS = 32

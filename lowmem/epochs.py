@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from lowmem.array_checks import finite
 from lowmem.autosave import Autosave
-from lowmem.data import finite
 from lowmem.diagnosis import where_it_began
 from lowmem.errors import NonFiniteError
 from lowmem.executor import Backprop

@@ -1,5 +1,6 @@
 """Does a data set fit a network? Everything that can be wrong is said before the first step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,18 +14,26 @@ Samples = Dataset | Stream
 Data = Samples | tuple[NDArray[Any], NDArray[Any]]
 
 
-def checked(data: Data, architecture: Architecture, what: str) -> Samples:
-    """Return `data` as a data set that fits the network. `what` it is called in messages."""
+def checked(data: Data, architecture: Architecture, what: str, class_names: tuple[str, ...] | None = None) -> Samples:
+    """Return `data` as a data set that fits the network. `what` it is called in messages.
+
+    class_names: for labels that are text in arrays, where their names are known already.
+    """
     ready = isinstance(data, Dataset | Stream)
     if not ready and (not isinstance(data, tuple | list) or len(data) != 2):
         raise InputError(f"{what} must be a pair (x, y) of arrays or a Dataset; got {type(data).__name__}.")
-    dataset = data if isinstance(data, Dataset | Stream) else from_arrays(*data, name=what)
+    dataset = data if isinstance(data, Dataset | Stream) else from_arrays(*data, name=what, class_names=class_names)
     if dataset.features != architecture.widths[0]:
         raise InputError(
             f"{what} has {dataset.features} features and the network {architecture.widths[0]} inputs; "
             f"make the network with widths[0]={dataset.features}."
         )
     if architecture.loss_facts.labels and dataset.labels and dataset.classes > architecture.widths[-1]:
+        if dataset.class_names is not None:
+            raise InputError(
+                f"{what} has the {dataset.classes} classes {listed(dataset.class_names)} and the network "
+                f"{architecture.widths[-1]} outputs; make the network with widths[-1]={dataset.classes}."
+            )
         raise InputError(
             f"{what} has in row {dataset.row_of_largest} labels up to {dataset.classes - 1} and the network "
             f"{architecture.widths[-1]} outputs; "
@@ -37,6 +46,28 @@ def checked(data: Data, architecture: Architecture, what: str) -> Samples:
     if not architecture.loss_facts.labels:
         _check_targets(dataset, architecture.loss, architecture.widths[-1], what)
     return dataset
+
+
+def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> None:
+    """Refuse labels that are other names than those the network knows, or numbers in place of names."""
+    held = samples.class_names
+    if held == known:
+        return
+    if known is None:
+        raise InputError(
+            f"{what} has the classes {listed(held or ())} and the network was trained on labels that are numbers. "
+            "Give the same numbers."
+        )
+    raise InputError(
+        f"{what} has {'numbers as labels' if held is None else f'the classes {listed(held)}'} and the network was "
+        f"trained on {listed(known)}. Give the names, opened with class_names=trainer.class_names."
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return some names in a line."""
+    text = ", ".join(names[:8])
+    return (text if len(text) < 200 else f"{text[:200]} ...") + f", ... ({len(names)})" * (len(names) > 8)
 
 
 def _check_targets(dataset: Samples, loss: str, outputs: int, what: str) -> None:

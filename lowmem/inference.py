@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.data import Batcher
+from lowmem.batcher import Batcher
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.nn.mlp import MLP
 from lowmem.stream_batches import StreamBatches

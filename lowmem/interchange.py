@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lowmem import __version__, tensor_file
 from lowmem.architecture import Architecture
-from lowmem.data import finite
+from lowmem.array_checks import finite
 from lowmem.errors import InputError, SaveError
 from lowmem.nn.mlp import MLP
 from lowmem.survey import Standardisation
@@ -197,7 +197,7 @@ def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation
         moments = {"mean": standardisation.mean.tolist(), "deviation": standardisation.deviation.tolist()}
         metadata["standardisation"] = json.dumps(moments, allow_nan=False)
     try:
-        tensor_file.write(Path(path), named, metadata)
+        tensor_file.write(Path(path), named.items, metadata)
     except OSError as problem:
         raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
 

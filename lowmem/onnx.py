@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import __version__
-from lowmem.data import finite
+from lowmem.array_checks import finite
 from lowmem.errors import InputError, SaveError
 from lowmem.layers.norms import EPSILON
 from lowmem.nn.activations import LEAKY_SLOPE, SELU_ALPHA, SELU_LAMBDA

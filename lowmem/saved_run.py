@@ -8,7 +8,7 @@ small buffer before anything is allocated for it.
 """
 
 import json
-import os
+from array import array as packed
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,17 +21,21 @@ from numpy.typing import NDArray
 
 from lowmem import tensor_file
 from lowmem.architecture import Architecture
-from lowmem.data import finite
+from lowmem.array_checks import finite
 from lowmem.errors import InputError, SaveError
 from lowmem.facts import OPTIMIZERS, lookup
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer, restored
+from lowmem.run_checks import ARCHITECTURE, LATER_FIELDS, POSITION, check_names, compare, exact, expected_tensors
 from lowmem.survey import Standardisation
 from lowmem.tensor_file import BLOCK, Entry
 
 Array = NDArray[Any]
 
 FORMAT = "lowmem run 1"
+OTHERS = ("optimizer.1", "optimizer.2", "data.mean", "data.deviation")
+"""Tensors that are no layer's, in their order."""
+
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
 
 
@@ -68,6 +72,8 @@ class SavedRun:
 
     architecture, optimizer: as they were. options: keywords of the trainer. position: where it stood. data: what
     tells the data from others. notes: what the caller wanted kept, such as the flags of a command.
+    places: where the weights and the biases of each layer begin, in turn; others: and the other tensors. begin: the
+    first of all. header_code: checksum of what comes before it, the checksum of the tensors with it.
     """
 
     path: Path
@@ -77,31 +83,49 @@ class SavedRun:
     position: Position
     data: dict[str, Any]
     notes: dict[str, Any]
-    entries: Mapping[str, Entry] = field(repr=False)
+    places: "packed[int]" = field(repr=False)
+    others: Mapping[str, int] = field(repr=False)
     begin: int = field(repr=False)
-    checksum: str
+    header_code: int = field(repr=False)
 
     def network(self) -> MLP:
         """Return the network with its weights."""
         mlp = MLP.empty(self.architecture)
-        self.load(_named(mlp.arrays))
+        with self._opened() as stream:
+            for place, (_, array) in zip(self.places, _named(mlp.arrays), strict=True):
+                tensor_file.read_into(stream, place, array)
         return mlp
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes where labels were text, by class number."""
+        names = self.data.get("class_names")
+        return None if names is None else tuple(names)
 
     def standardisation(self) -> Standardisation | None:
         """Return how inputs were standardised, if they were."""
-        if "data.mean" not in self.entries:
+        if "data.mean" not in self.others:
             return None
         made = Standardisation(*(np.empty(self.architecture.widths[0]) for _ in range(2)))
         self.load({"data.mean": made.mean, "data.deviation": made.deviation})
         return made
 
     def load(self, tensors: Mapping[str, Array]) -> None:
-        """Read tensors into arrays of the same names and shapes. Raises `InputError` if the file has changed."""
-        with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
-            if _signature(stream) != self.checksum:
-                raise ValueError("it has changed since it was verified")
+        """Read tensors that are no layer's into arrays of the same names and shapes.
+
+        Raises `InputError` if the file has changed.
+        """
+        with self._opened() as stream:
             for name, array in tensors.items():
-                tensor_file.read_into(stream, self.begin + self.entries[name].start, array)
+                tensor_file.read_into(stream, self.others[name], array)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """Open the file, which must still be the one that was verified."""
+        with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
+            if tensor_file.header_code(stream, self.begin) != self.header_code:
+                raise ValueError("it has changed since it was verified")
+            yield stream
 
 
 def save_run(
@@ -120,11 +144,14 @@ def save_run(
 
     Raises `SaveError` if it cannot be written (the earlier file stands) or if a parameter is not finite.
     """
-    tensors = _named(mlp.arrays)
-    tensors |= {f"optimizer.{number}": array for number, array in enumerate(optimizer_state, start=1)}
-    if standardisation is not None:
-        tensors |= {"data.mean": standardisation.mean, "data.deviation": standardisation.deviation}
-    for name, array in tensors.items():
+
+    def tensors() -> Iterator[tuple[str, Array]]:
+        yield from _named(mlp.arrays)
+        yield from ((f"optimizer.{number}", array) for number, array in enumerate(optimizer_state, start=1))
+        if standardisation is not None:
+            yield from (("data.mean", standardisation.mean), ("data.deviation", standardisation.deviation))
+
+    for name, array in tensors():
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
     architecture = mlp.architecture
@@ -159,8 +186,10 @@ def open_run(path: str | Path) -> SavedRun:
             kind = metadata.get("format", "safetensors without the marks of one")
             raise ValueError(f"it is no saved run that this version knows ({kind[:60]})")
         settings = json.loads(metadata["settings"])
-        run = _read_settings(path, settings, entries, begin, metadata["crc32"])
-        _verify(stream, run, metadata["settings"])
+        run = _read_settings(path, settings, entries, begin, tensor_file.header_code(stream, begin))
+        code = _checksum(stream, run, entries, crc32(metadata["settings"].encode()))
+        if metadata["crc32"] != f"{code:08x}":
+            raise ValueError("its checksum is not that of its content, which was altered")
         return run
 
 
@@ -179,13 +208,13 @@ def _damage_is_input_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: str) -> SavedRun:  # noqa: ANN401
+def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: int) -> SavedRun:  # noqa: ANN401
     """Make a run of what the metadata say, if that is consistent with the tensors."""
-    _exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
+    exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
     shape = settings["architecture"]
     if isinstance(shape, dict):
-        shape = _LATER_FIELDS | shape  # a run of an earlier version does without
-    _exact("architecture", shape, _ARCHITECTURE)
+        shape = LATER_FIELDS | shape  # a run of an earlier version does without
+    exact("architecture", shape, ARCHITECTURE)
     architecture = Architecture.from_dict(shape)
     kept = dict(settings["optimizer"])
     name, steps = kept.pop("name", None), kept.pop("step_count", None)
@@ -194,11 +223,13 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError(f"its optimizer has made {steps!r} steps")
     optimizer = restored(name, kept)
     optimizer.step_count = steps
-    _exact("position", settings["position"], _POSITION)
+    exact("position", settings["position"], POSITION)
     position = Position(**settings["position"])
     if min(value for value in asdict(position).values() if type(value) is int) < 0:
         raise ValueError("its position has a negative number")
-    _compare(entries, _expected(architecture, facts.states, settings["data"].get("standardised") is True))
+    check_names(settings["data"].get("class_names"), architecture)
+    compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
+    starts = [begin + entry.start for _, entry in _in_order(architecture, entries)]
     return SavedRun(
         path,
         architecture,
@@ -207,100 +238,40 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         position,
         settings["data"],
         settings["notes"],
-        entries,
+        packed("q", starts[: 2 * architecture.layers]),
+        dict(zip(filter(entries.__contains__, OTHERS), starts[2 * architecture.layers :], strict=True)),
         begin,
         code,
     )
 
 
-_ARCHITECTURE = {
-    "widths": (list,),
-    **dict.fromkeys(("activation", "loss", "dtype"), (str,)),
-    "residual": (bool, str),
-    "norm": (str, type(None)),
-    **dict.fromkeys(("dropout", "label_smoothing"), (float,)),
-    "overrides": (dict,),
-}
-_LATER_FIELDS: dict[str, Any] = {
-    "residual": False,
-    "norm": None,
-    "dropout": 0.0,
-    "label_smoothing": 0.0,
-    "overrides": {},
-}
-
-_POSITION = {
-    **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
-    **dict.fromkeys(("loss", "seconds"), (float,)),
-    "best": (float, type(None)),
-}
-
-
-def _exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:
-    """Refuse a part of the settings with other names, or values of other types, than these."""
-    if not isinstance(value, dict):
-        raise ValueError(f"its {what} are no JSON object")
-    for name in sorted(value.keys() | names.keys()):
-        if name not in names:
-            raise ValueError(f"its {what} have the unknown name {name[:60]!r}")
-        if type(value.get(name)) not in names[name]:
-            raise ValueError(f"its {what} have {name} = {str(value.get(name))[:60]!r}")
-
-
-def _expected(architecture: Architecture, states: int, standardised: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return dtype and shape of every tensor that a run of this network has."""
-    dtype, widths = architecture.dtype, architecture.widths
-    made: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for number, layer in enumerate(architecture.each_layer, start=1):
-        shapes = {**layer.parameters, **layer.running}
-        made |= {f"layers.{number}.{name}": (dtype, shape) for name, shape in shapes.items()}
-    made |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
-    if standardised:
-        made |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
-    return made
-
-
-def _compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Refuse tensors that are not exactly those expected."""
-    for name in sorted(entries.keys() ^ expected.keys()):
-        raise ValueError(f"tensor {name[:60]!r} is {'missing' if name in expected else 'unknown'}")
-    for name, entry in entries.items():
-        if (entry.dtype.name, entry.shape) != expected[name]:
-            wanted = "{} of shape {}".format(*expected[name])
-            raise ValueError(f"tensor {name!r} is {entry.dtype.name} of shape {entry.shape}; its network has {wanted}")
-
-
-def _verify(stream: BinaryIO, run: SavedRun, text: str) -> None:
-    """Read all tensors once through a small buffer: every number finite, and the checksum as written."""
-    code, buffer = crc32(text.encode()), np.empty(BLOCK, np.uint8)
-    for name, entry in _in_order(run.architecture, run.entries):
+def _checksum(stream: BinaryIO, run: SavedRun, entries: Mapping[str, Entry], code: int) -> int:
+    """Return the checksum of all tensors, read once through a small buffer: every number must be finite."""
+    buffer = np.empty(BLOCK, np.uint8)
+    for name, entry in _in_order(run.architecture, entries):
         for start in range(entry.start, entry.stop, BLOCK):
             block = buffer[: min(BLOCK, entry.stop - start)]
             tensor_file.read_into(stream, run.begin + start, block)
             code = crc32(block.data, code)
             if not finite(block.view(entry.dtype)):
                 raise ValueError(f"tensor {name!r} holds NaN or infinity")
-    if run.checksum != f"{code:08x}":
-        raise ValueError("its checksum is not that of its content, which was altered")
+    return code
 
 
 def _in_order(architecture: Architecture, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
     """Yield tensors in the order of the checksum, whatever their order in the file."""
-    names = [
-        f"layers.{number}.{name}"
-        for number, layer in enumerate(architecture.each_layer, start=1)
-        for name in (*layer.parameters, *layer.running)
-    ]
-    for name in [*names, "optimizer.1", "optimizer.2", "data.mean", "data.deviation"]:
+    for name in (*_names(architecture), *OTHERS):
         if name in entries:
             yield name, entries[name]
 
 
-def _signature(stream: BinaryIO) -> str:
-    """Return the checksum that a file's header holds now."""
-    return tensor_file.read_header(stream, os.fstat(stream.fileno()).st_size)[0].get("crc32", "")
+def _names(architecture: Architecture) -> Iterator[str]:
+    """Yield the names of all layers' tensors, in their order."""
+    for number, layer in enumerate(architecture.each_layer, start=1):
+        yield from (f"layers.{number}.{name}" for name in (*layer.parameters, *layer.running))
 
 
-def _named(arrays: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Name the arrays of all layers."""
-    return {f"layers.{n}.{name}": array for n, its in enumerate(arrays, start=1) for name, array in its.items()}
+def _named(arrays: Sequence[Mapping[str, Array]]) -> Iterator[tuple[str, Array]]:
+    """Name the arrays of all layers, one by one."""
+    for number, its in enumerate(arrays, start=1):
+        yield from ((f"layers.{number}.{name}", array) for name, array in its.items())

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
+from lowmem.batcher import LABEL_DTYPE
 from lowmem.block_files import Rows, blocks
-from lowmem.data import LABEL_DTYPE
-from lowmem.errors import InputError
+from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from lowmem.streams import Stream
@@ -43,6 +43,13 @@ class StreamBatches:
         self._block_rows = stream.block_rows(rows, seed is not None)
         self._x_block, self._y_block = stream.buffers(self._block_rows)
         x_stage, self._y_stage = stream.buffers(rows)
+        weighted = seed is not None and stream.rows.w_dtype is not None  # what is not shuffled is evaluated
+        if weighted and stream.largest_weight > float(np.finfo(work).max):
+            raise InputError(f"{stream.name} has weights too large for {work}. Scale them, or use float64.")
+        self._w_block, self._w_stage = (
+            np.empty(count, stream.rows.w_dtype) if weighted else None for count in (self._block_rows, rows)
+        )
+        self._w = [np.zeros(rows, work) if weighted else None for _ in range(2)]
         self._x_stage = None if x_stage.dtype == work else x_stage
         y_shape = (rows,) if architecture.loss_facts.labels else (rows, stream.columns)
         y_work = LABEL_DTYPE if architecture.loss_facts.labels else work
@@ -53,15 +60,15 @@ class StreamBatches:
         if stream.standardisation is not None:
             found = stream.standardisation
             self._standard = found.mean.astype(work), (1 / found.deviation).astype(work)
-        self.weights_now: Array | None = None  # a stream has no weights of samples
+        self.weights_now: Array | None = None
         self._held: tuple[int, int] | None = None  # the block that is in memory
 
     @property
     def nbytes(self) -> int:
         """Bytes of every array owned here."""
         owned = [self._x_block, self._y_block, self._y_stage, self._order, *self._x, *self._y, *(self._standard or ())]
-        staged = 0 if self._x_stage is None else self._x_stage.nbytes
-        return staged + sum(int(array.nbytes) for array in owned)
+        some = [self._x_stage, self._w_block, self._w_stage, *self._w]
+        return sum(int(array.nbytes) for array in (*owned, *some) if array is not None)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -78,7 +85,8 @@ class StreamBatches:
             while (batch := ready.get()) is not None:
                 if isinstance(batch, BaseException):
                     raise batch
-                yield batch
+                x, y, self.weights_now = batch
+                yield x, y
                 free.release()
         finally:
             stop.set()
@@ -127,8 +135,8 @@ class StreamBatches:
         if pieces:
             yield pieces
 
-    def _assemble(self, rows: Rows, epoch: int, pieces: list[Piece], buffer: int) -> tuple[Array, Array]:
-        """Gather, cast and scale one batch."""
+    def _assemble(self, rows: Rows, epoch: int, pieces: list[Piece], buffer: int) -> tuple[Array, Array, Array | None]:
+        """Gather, cast and scale one batch, with the weights of its samples."""
         filled = 0
         x, y = self._x[buffer], self._y[buffer]
         landing = x if self._x_stage is None else self._x_stage
@@ -138,13 +146,19 @@ class StreamBatches:
             part = slice(filled, filled + len(chosen))
             np.take(self._x_block, chosen, axis=0, out=landing[part], mode="clip")
             np.take(self._y_block, chosen, axis=0, out=self._y_stage[part], mode="clip")
+            if self._w_block is not None and self._w_stage is not None:
+                np.take(self._w_block, chosen, out=self._w_stage[part], mode="clip")
             filled += len(chosen)
         x, y = x[:filled], y[:filled]
         if landing is not x.base:
             np.copyto(x, landing[:filled], casting="same_kind")
         self._transform(x)
         self._targets(y, self._y_stage[:filled])
-        return x, y
+        w = self._w[buffer]
+        if w is not None and self._w_stage is not None:
+            w = w[:filled]
+            np.copyto(w, self._w_stage[:filled], casting="unsafe")
+        return x, y, w
 
     def _hold(self, rows: Rows, epoch: int, number: int, first: int) -> None:
         """Bring a block into memory, in the order of this epoch."""
@@ -153,7 +167,11 @@ class StreamBatches:
             alone = len(self._stream) <= self._block_rows
             if self._held is None or not alone:
                 self._held = None
-                rows.read(self._stream.first + first, self._x_block[:count], self._y_block[:count])
+                w = None if self._w_block is None else self._w_block[:count]
+                try:
+                    rows.read(self._stream.first + first, self._x_block[:count], self._y_block[:count], w)
+                except InputError as problem:  # in the first pass all was well
+                    raise RunError(f"{problem} It has changed since it was opened.") from None
             self._held = (epoch, number)
             self._order.sort()
             order = self._order[:count]

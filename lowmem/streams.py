@@ -7,6 +7,7 @@ more rows than a block are shuffled exactly, and give the same bits as the same 
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,14 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
-from lowmem.block_files import Rows, open_arrays, open_npz
-from lowmem.data import DIGITS, LABEL_DTYPE
+from lowmem.array_rows import open_arrays, open_npz
+from lowmem.batcher import LABEL_DTYPE
+from lowmem.block_files import Rows
+from lowmem.class_names import ClassNames
+from lowmem.csv_files import CsvRows, csv_columns
+from lowmem.data import DIGITS
 from lowmem.data_files import PARTS, damage_is_input_error, existing, idx_images, idx_labels, kind_of
 from lowmem.errors import InputError
 from lowmem.facts import lookup
+from lowmem.parquet_files import ParquetRows, parquet_columns
 from lowmem.stream_batches import StreamBatches
-from lowmem.survey import Standardisation, survey
-from lowmem.table_files import CsvRows, ParquetRows
+from lowmem.survey import Standardisation, runs, survey
+from lowmem.table_files import TABLES, Wanted
 from lowmem.workbench import positive
 
 Array = NDArray[Any]
@@ -44,7 +50,8 @@ class Stream:
     columns. one_hot: labels become rows with a one, for losses that compare targets. y_range: least and largest
     target; row_of_largest: where the latter is. largest: of the values of x. scale: x is multiplied by it; or, with a
     standardisation, x ← (x - mean) / deviation.
-    shuffle_rows: rows of a block.
+    shuffle_rows: rows of a block. class_names: where labels are text: the names of the classes, sorted; y are their
+    numbers. largest_weight: of the samples' own weights, 0 if they have none.
     """
 
     name: str
@@ -61,6 +68,8 @@ class Stream:
     one_hot: bool = False
     standardisation: Standardisation | None = field(default=None, repr=False)
     first: int = 0
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    largest_weight: float = 0.0
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -78,14 +87,24 @@ class Stream:
             raise InputError(f"held_out={held_out!r} of {self.samples} samples leaves none on one side.")
         return replace(self, samples=kept), replace(self, first=self.first + kept, samples=self.samples - kept)
 
+    def class_counts(self, classes: int) -> Array:
+        """Return the number of samples of each class, in a pass over the labels."""
+        counts = np.zeros(classes, np.int64)
+        with closing(self.rows.again()) as rows:
+            for _, _, y, _ in runs(rows, self.first, self.first + self.samples):
+                counts += np.bincount(y.astype(np.intp), minlength=classes)
+        return counts
+
     def fingerprint(self) -> str:
         """Return a checksum of the first and last samples: it tells one data set from another."""
         code = 0
         with closing(self.rows.again()) as rows:
             for start in dict.fromkeys((0, max(0, self.samples - 8))):
                 x, y = self.buffers(min(8, self.samples - start))
-                rows.read(self.first + start, x, y)
+                w = None if rows.w_dtype is None else np.empty(len(x), rows.w_dtype)
+                rows.read(self.first + start, x, y, w)
                 code = crc32(y.tobytes(), crc32(x.tobytes(), code))
+                code = code if w is None else crc32(w.tobytes(), code)
         return f"{self.samples} x {self.features}, {code:08x}"
 
     def buffers(self, rows: int) -> tuple[Array, Array]:
@@ -107,6 +126,9 @@ class Stream:
         in_batch = 2 * (self.features * work + y_work)
         in_batch += 0 if stored.x_dtype == architecture.dtype else self.features * stored.x_dtype.itemsize
         in_batch += y_columns * stored.y_dtype.itemsize
+        if shuffled and stored.w_dtype is not None:
+            in_block += stored.w_dtype.itemsize
+            in_batch += stored.w_dtype.itemsize + 2 * work
         order = np.dtype(np.intp).itemsize * block
         standard = 0 if self.standardisation is None else 2 * self.features * work
         return block * in_block + rows * in_batch + order + standard
@@ -122,6 +144,8 @@ def open_data(
     *,
     part: str = "train",
     target: str | int | None = None,
+    weights: str | os.PathLike[str] | int | None = None,
+    class_names: Sequence[str] | None = None,
     shuffle_rows: int | None = None,
     standardise: bool | Standardisation = False,
     one_hot: bool = False,
@@ -133,11 +157,16 @@ def open_data(
     source: "digits", or a path: `.npy` with `targets` a second one, `.npz` (see `lowmem.data.load`), MNIST's idx or
         a folder of them, gzipped or not, `.csv`, or `.parquet`.
     part: "train" or "test", where the source holds both. target: name or number of a table's target column (the last).
+    weights: by which the loss of each sample is multiplied in training: a column of a table, an array of an `.npz`, or
+        another `.npy`; numbers from 0.
+    class_names: of labels that are text, in the order of their numbers, and no others are allowed; by default those
+        found in the first pass, sorted.
     shuffle_rows: rows that are shuffled among each other; by default as many as fit 8 MiB as they are stored.
     standardise: bring each feature to mean 0 and deviation 1, fitted in the first pass; or what was fitted before.
     one_hot: make rows with a one of labels, for losses other than cross_entropy.
     labels: whether y are class numbers; by default if all of them are whole numbers from 0.
-    inputs_only: there are no targets, for predictions; y is then zero.
+    inputs_only: there are no targets, for predictions, or they are left aside (of a table the columns that `target`
+        and `weights` name); y is then zero.
 
     Raises `InputError` in one line for what cannot be read or is no data set, with the row where there is one.
 
@@ -157,13 +186,18 @@ def open_data(
         path, scale = DIGITS, 1 / 16
     else:
         path = existing(source, names=("digits",))
-    rows, scale = _open_rows(path, targets, part, target, scale, inputs_only)
+    wanted = Wanted(target, None, inputs_only, None if class_names is None else tuple(class_names))
+    rows, scale = _open_rows(path, targets, part, wanted, weights, scale)
     with damage_is_input_error(path), closing(rows):  # who reads opens it again
         facts = survey(rows, fit=standardise is True)
+        if rows.names is not None:
+            rows.names.settle()
     found = facts.whole and facts.low >= 0 and facts.high < MOST_CLASSES and rows.y_shape == ()
     if labels and not found:
         raise InputError(f"{rows.name}: y goes from {facts.low:g} to {facts.high:g}; labels are whole numbers from 0.")
     are_labels = found if labels is None else labels
+    if rows.names is not None and not are_labels:
+        raise InputError(f"{rows.name}: y is text, which can only be labels. Leave labels=False out.")
     if one_hot and not are_labels:
         raise InputError(f"{rows.name}: one_hot needs labels, whole numbers from 0; y are targets already.")
     if isinstance(standardise, Standardisation) and standardise.mean.shape != (rows.features,):
@@ -177,7 +211,7 @@ def open_data(
         samples=rows.samples,
         features=rows.features,
         labels=are_labels,
-        classes=int(facts.high) + 1 if are_labels else max(1, math.prod(rows.y_shape)),
+        classes=_classes(rows, facts.high) if are_labels else max(1, math.prod(rows.y_shape)),
         y_range=(facts.low, facts.high),
         largest=facts.largest,
         row_of_largest=facts.row_of_high,
@@ -185,40 +219,78 @@ def open_data(
         scale=scale,
         one_hot=one_hot,
         standardisation=standardise if isinstance(standardise, Standardisation) else facts.standardisation,
+        class_names=None if rows.names is None else rows.names.names,
+        largest_weight=facts.largest_weight,
     )
+
+
+def _classes(rows: Rows, high: float) -> int:
+    """Return the number of classes, from their names or the largest label."""
+    return int(high) + 1 if rows.names is None else len(rows.names.names)
 
 
 def _open_rows(
     path: Path,
     targets: str | os.PathLike[str] | None,
     part: str,
-    target: str | int | None,
+    wanted: Wanted,
+    weights: str | os.PathLike[str] | int | None,
     scale: float,
-    inputs_only: bool,
 ) -> tuple[Rows, float]:
     """Return the reader for a path, by its first bytes or the end of its name, and the scale of its values."""
-    y_path = None if targets is None else existing(targets)
     if path.is_dir():
         path, part = idx_images(path, part), "train"
     kind = path.suffix.lower().lstrip(".")
-    if kind not in ("csv", "tsv", "parquet"):
-        kind = kind_of(path)
-    if kind in ("npz", "csv", "tsv", "parquet") and y_path is not None:
+    kind = kind if kind in TABLES else kind_of(path)
+    if targets is not None and (kind == "npz" or kind in TABLES):
         raise InputError(f"{path} holds x and y itself; leave targets={str(targets)!r} out.")
     if kind == "npz":
-        return open_npz(path, part), scale
+        names = None if wanted.class_names is None else ClassNames(wanted.class_names)
+        chosen = None if weights is None else str(weights)
+        return open_npz(path, part, chosen, names, inputs_only=wanted.inputs_only), scale
     if part != "train":
         raise InputError(f"{path} has no parts; part={part!r} needs a directory of idx files, or an .npz.")
-    if kind in ("csv", "tsv"):
-        return CsvRows(path, target, inputs_only=inputs_only), scale
+    if kind in TABLES:
+        column = os.fspath(weights) if isinstance(weights, os.PathLike) else weights
+        return _table(kind)(path, replace(wanted, weights=column)), scale
+    return _arrays(path, kind, targets, weights, wanted), 1 / 255 if kind == "idx" else scale
+
+
+def table_columns(source: str | os.PathLike[str]) -> int | None:
+    """Return the number of columns of a table, None for what is none."""
+    path = Path(source)
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in TABLES or path.is_dir():
+        return None
+    path = existing(path)
+    return parquet_columns(path) if kind == "parquet" else csv_columns(path)
+
+
+def _table(kind: str) -> Callable[[Path, Wanted], Rows]:
+    """Return the reader of a kind of table."""
     if kind == "parquet":
-        return ParquetRows(path, target), scale
-    if kind == "idx":
-        scale = 1 / 255
-    if inputs_only:
-        return open_arrays((path, kind, None), None), scale
+        return ParquetRows
+    return CsvRows
+
+
+def _arrays(
+    path: Path,
+    kind: str,
+    targets: str | os.PathLike[str] | None,
+    weights: str | os.PathLike[str] | int | None,
+    wanted: Wanted,
+) -> Rows:
+    """Return the reader of arrays in a file each."""
+    if wanted.inputs_only:
+        return open_arrays((path, kind, None), None)
+    y_path = None if targets is None else existing(targets)
     if kind == "idx":
         y_path = y_path or idx_labels(path)
     elif y_path is None:
         raise InputError(f"{path} holds one array, which is x; y is needed too. Give its file as targets=.")
-    return open_arrays((path, kind, None), (y_path, kind_of(y_path), None)), scale
+    if isinstance(weights, int):
+        raise InputError(f"weights={weights}: {path} is no table with columns. Give the file of the weights, an .npy.")
+    w_path = None if weights is None else existing(weights)
+    names = None if wanted.class_names is None else ClassNames(wanted.class_names)
+    y, w = (None if other is None else (other, kind_of(other), None) for other in (y_path, w_path))
+    return open_arrays((path, kind, None), y, w, names)

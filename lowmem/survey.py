@@ -1,14 +1,15 @@
 """The first pass over a file of samples: what is in it, and what must not be."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.array_checks import check_finite
 from lowmem.block_files import Rows, blocks
-from lowmem.data import check_finite
 from lowmem.errors import InputError, RunError
 
 Array = NDArray[Any]
@@ -27,42 +28,69 @@ class Standardisation:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the first pass finds: the range of y, whether all is whole; the largest, mean and deviation of x."""
+    """What the first pass finds: the range of y, whether all is whole; the largest, mean and deviation of x.
+
+    largest_weight: of the samples' own weights, 0 where there are none.
+    """
 
     low: float
     high: float
     row_of_high: int
     whole: bool
     largest: float
+    largest_weight: float
     standardisation: Standardisation | None
 
 
 def survey(rows: Rows, *, fit: bool) -> Facts:
-    """Go through all rows once, a small run at a time: refuse what is not finite, with its row."""
-    at_once = max(1, min(rows.samples, AT_ONCE // max(1, rows.features * rows.x_dtype.itemsize)))
-    x = np.empty((at_once, rows.features), rows.x_dtype)
-    y = np.empty((at_once, *rows.y_shape), rows.y_dtype)
-    low, high, at, whole, largest = math.inf, -math.inf, 0, True, 0.0
+    """Go through all rows once: refuse what is not finite and weights below 0, with the row, and learn class names."""
+    low, high, at, whole, largest, largest_weight = math.inf, -math.inf, 0, True, 0.0, 0.0
     moments = Moments(rows.features) if fit else None
-    for start, stop in blocks(rows.samples, at_once):
-        count = stop - start
-        try:
-            rows.read(start, x[:count], y[:count])
-        except RunError as problem:  # nothing has been started yet
-            raise InputError(str(problem)) from None
-        for what, array in (("x", x[:count]), ("y", y[:count])):
+    for start, x, part, w in runs(rows, 0, rows.samples):
+        for what, array in (("x", x), ("y", part)):
             check_finite(array, what, rows.name, start)
-        part = y[:count]
         low, largest = (
             min(low, float(part.min())),
-            max(largest, *(abs(float(edge)) for edge in (x[:count].min(), x[:count].max()))),
+            max(largest, *(abs(float(edge)) for edge in (x.min(), x.max()))),
         )
         if part.max() > high:
             high, at = float(part.max()), start + int(part.argmax()) // max(1, math.prod(rows.y_shape))
         whole = whole and (part.dtype.kind in "biu" or bool((np.floor(part) == part).all()))
         if moments is not None:
-            moments.add(x[:count])
-    return Facts(low, high, at, whole, largest, None if moments is None else moments.result())
+            moments.add(x)
+        if w is not None:
+            largest_weight = max(largest_weight, _largest_weight(w, rows.name, start))
+    if rows.w_dtype is not None and not largest_weight:
+        raise InputError(f"{rows.name}: all weights are zero; some must be larger, or nothing would be learnt.")
+    return Facts(low, high, at, whole, largest, largest_weight, None if moments is None else moments.result())
+
+
+def runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, Array, Array, Array | None]]:
+    """Yield (first row, x, y, weights) of small runs, valid until the next one is asked for.
+
+    Raises `InputError` for what cannot be read: nothing has been started yet.
+    """
+    at_once = max(1, min(stop - start, AT_ONCE // max(1, rows.features * rows.x_dtype.itemsize)))
+    x = np.empty((at_once, rows.features), rows.x_dtype)
+    y = np.empty((at_once, *rows.y_shape), rows.y_dtype)
+    w = None if rows.w_dtype is None else np.empty(at_once, rows.w_dtype)
+    for first, last in blocks(stop - start, at_once):
+        count = last - first
+        part = None if w is None else w[:count]
+        try:
+            rows.read(start + first, x[:count], y[:count], part)
+        except RunError as problem:
+            raise InputError(str(problem)) from None
+        yield start + first, x[:count], y[:count], part
+
+
+def _largest_weight(w: Array, name: str, start: int) -> float:
+    """Return the largest weight of some rows, if all are numbers from 0."""
+    check_finite(w, "weights", name, start)
+    if w.min() < 0:
+        at = int(w.argmin())
+        raise InputError(f"{name}: weights[{start + at}] is {w[at]}; numbers from 0 are needed.")
+    return float(w.max())
 
 
 class Moments:

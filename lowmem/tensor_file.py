@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,7 +29,10 @@ LONGEST_HEADER = 16 << 20
 """Bytes of a header that are read at most: room for some 90,000 layers."""
 
 BLOCK = 1 << 20
-"""Bytes that are written and read at a time."""
+"""Bytes of tensors that are written and read at a time."""
+
+SMALL_BLOCK = 1 << 14
+"""And of a header that is only compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +45,35 @@ class Entry:
     stop: int
 
 
-def checksum(tensors: Mapping[str, NDArray[Any]], start: int = 0) -> int:
+Tensors = Callable[[], Iterable[tuple[str, NDArray[Any]]]]
+"""Gives names and arrays, anew at each call: a dictionary of all would outweigh a layer of a deep network."""
+
+
+def checksum(tensors: Tensors, start: int = 0) -> int:
     """Return the CRC-32 of the bytes of all tensors in their order, going on from `start`."""
-    for array in tensors.values():
+    for _, array in tensors():
         for block in _blocks(array):
             start = crc32(block, start)
     return start
 
 
-def write(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     """Replace the file at `path` by one with these tensors (C-contiguous), or leave it as it was.
 
     The new file is written beside it, brought to the disk, and takes its name in one step. Raises `OSError` if that
     fails; no half of a file is left then.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    place = 0
-    for name, array in tensors.items():
-        header[name] = {
-            "dtype": _NAMES[array.dtype.newbyteorder("<")],
-            "shape": list(array.shape),
-            "data_offsets": [place, place + array.nbytes],
-        }
-        place += array.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    if len(text) > LONGEST_HEADER:
-        raise InputError(f"a saved run of {len(tensors):,} tensors needs a header of {len(text):,} bytes; too many.")
+    text = json.dumps(metadata, separators=(",", ":"))
+    length = sum(map(len, _header(tensors, text)))
+    blanks = -length % 8  # tensors begin at a multiple of 8
+    if length + blanks > LONGEST_HEADER:
+        raise InputError(f"a file of so many tensors needs a header of {length:,} bytes; too many.")
     with replacing(path) as stream:
-        write_all(stream, memoryview(struct.pack("<Q", len(text)) + text))
-        for array in tensors.values():
+        write_all(stream, memoryview(struct.pack("<Q", length + blanks)))
+        for part in _header(tensors, text):
+            write_all(stream, memoryview(part))
+        write_all(stream, memoryview(b" " * blanks))
+        for _, array in tensors():
             write_array(stream, array)
 
 
@@ -99,6 +101,21 @@ def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
     """Write an array's bytes, block by block."""
     for block in _blocks(array):
         write_all(stream, block)
+
+
+def _header(tensors: Tensors, metadata: str) -> Iterator[bytes]:
+    """Yield the header's JSON piece by piece."""
+    yield f'{{"__metadata__":{metadata}'.encode()
+    place = 0
+    for name, array in tensors():
+        facts = {
+            "dtype": _NAMES[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [place, place + array.nbytes],
+        }
+        yield f",{json.dumps(name)}:{json.dumps(facts, separators=(',', ':'))}".encode()
+        place += array.nbytes
+    yield b"}"
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
@@ -155,6 +172,15 @@ def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, 
     if 8 + length + place != size:
         raise ValueError(f"its tensors end at byte {8 + length + place:,} and the file has {size:,}")
     return metadata, entries, 8 + length
+
+
+def header_code(stream: BinaryIO, begin: int) -> int:
+    """Return the CRC-32 of what comes before the first tensor's first byte."""
+    stream.seek(0)
+    code = 0
+    while begin and (block := stream.read(min(begin, SMALL_BLOCK))):
+        code, begin = crc32(block, code), begin - len(block)
+    return code
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lowmem.costs import CostModel
 from lowmem.epochs import Epoch, Run, Stepper
 from lowmem.errors import InputError, SaveError
 from lowmem.executor import Backprop
-from lowmem.fitting import Data, Samples, checked
+from lowmem.fitting import Data, Samples, check_names, checked
 from lowmem.journal import Journal
 from lowmem.meter import reset_resident_peak, resident_peak
 from lowmem.nn.mlp import MLP
@@ -52,7 +52,8 @@ class Trainer:
     schedule: a `LearningRate` that sets the optimizer's rate before each step.
     clip_value: cut every gradient to [-clip_value, clip_value], in the pass that updates. clip_norm: cut the norm of
         all gradients together, for which they are gathered, and counted.
-    class_weights: a number for each class, by which the loss of its samples is multiplied in training.
+    class_weights: a number for each class, by which the loss of its samples is multiplied in training; or "balanced":
+        n / (k n_c) for n_c samples of n in k classes, counted in a pass over the first data and kept from then on.
     non_finite: what to do when the loss is NaN or infinite: "stop", or "skip" the step without an update.
 
     Raises `BudgetError` if no plan fits.
@@ -86,7 +87,7 @@ class Trainer:
         schedule: LearningRate | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         if budget is not None and ram is not None:
@@ -219,8 +220,13 @@ class Trainer:
             )
         patience = None if patience is None else positive("patience", patience)
         until = self._position.until if count is None else self._position.epoch + positive("epochs", count)
-        train = checked(data, self.mlp.architecture, "the data")
-        held_out = None if validation is None else checked(validation, self.mlp.architecture, "the validation data")
+        train = checked(data, self.mlp.architecture, "the data", self.class_names)
+        if self._data_marks:
+            check_names(train, self.class_names, "the data")
+        held_out = None
+        if validation is not None:
+            held_out = checked(validation, self.mlp.architecture, "the validation data", train.class_names)
+            check_names(held_out, train.class_names, "the validation data")
         self._remember(train)
         if save_to is not None:
             _check_folder(Path(save_to))
@@ -231,6 +237,8 @@ class Trainer:
         at, architecture = self._position, self.mlp.architecture
         at.until = until
         batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
+        if self._weights.waiting:
+            self._weights.balance(train.class_counts(architecture.widths[-1]))
         evaluation = None if held_out is None else held_out.batches(self._evaluation_rows, architecture, None)
         kept.write("begin", plan=self.plan.to_dict(), epoch=at.epoch, batch=at.batch, until=until)
         self._run = Run(self._stepper, at, batches, evaluation, autosave, kept, on_step, patience)
@@ -242,6 +250,8 @@ class Trainer:
         marks = {"fingerprint": train.fingerprint(), "standardised": found is not None}
         if isinstance(train, Stream):
             marks["shuffle_rows"] = train.shuffle_rows  # another number would be another order
+        if train.class_names is not None:
+            marks["class_names"] = list(train.class_names)
         if self._position.batch and self._data_marks and marks != self._data_marks:
             raise InputError(
                 f"the run stopped in the middle of an epoch over other data ({self._data_marks['fingerprint']}) than "
@@ -262,7 +272,8 @@ class Trainer:
                 "evaluate works in the memory of the training step, which trainer.epochs(...) makes: call that first. "
                 "For the outputs alone, mlp.predict(x) needs no trainer."
             )
-        dataset = checked(data, self.mlp.architecture, "the data")
+        dataset = checked(data, self.mlp.architecture, "the data", self.class_names)
+        check_names(dataset, self.class_names, "the data")
         return self._stepper.evaluate(dataset.batches(self._evaluation_rows, self.mlp.architecture, None))
 
     def report(self) -> Report:
@@ -349,6 +360,12 @@ class Trainer:
     def epochs_planned(self) -> int:
         """The epoch after which the run ends."""
         return self._position.until
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes by class number, where the labels are text; known from the first data on."""
+        names = self._data_marks.get("class_names")
+        return None if names is None else tuple(names)
 
     @property
     def last_save(self) -> str | None:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -28,7 +29,7 @@ from lowmem.data import load
 from lowmem.saved_run import open_run
 
 ROOM = 512 << 20
-"""Bytes that the process may use for its data."""
+"""Bytes that the process may use beyond what its libraries have reserved."""
 
 Reader = Callable[[Path], object]
 EXTREMES = (
@@ -62,6 +63,10 @@ def samples() -> dict[str, tuple[bytes, Reader]]:
     idx = bytes([0, 0, 8, 3]) + struct.pack(">3I", 40, 2, 2) + rng.bytes(160)
     targets = Path(tempfile.gettempdir(), "lowmem_fuzz_targets.npy")
     np.save(targets, y)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    lines = [",".join([*map(repr, row), name]) for row, name in zip(x.tolist(), names, strict=True)]
+    npy_names = io.BytesIO()
+    np.savez(npy_names, x=x, y=names, w=np.arange(40.0))
     streamed: Reader = lambda path: drained(lm.open_data(path))  # noqa: E731
     with_targets: Reader = lambda path: drained(lm.open_data(path, targets))  # noqa: E731
     return {
@@ -72,9 +77,32 @@ def samples() -> dict[str, tuple[bytes, Reader]]:
         "npy streamed": (npy.getvalue(), with_targets),
         "gzipped idx streamed": (gzip.compress(idx), with_targets),
         "csv streamed": (text.getvalue().encode(), streamed),
+        "csv of names streamed": ("\n".join(lines).encode(), streamed),
+        "npz of names and weights streamed": (
+            npy_names.getvalue(),
+            lambda path: drained(lm.open_data(path, weights="w")),
+        ),
+        "npz of names loaded": (npy_names.getvalue(), load),
+        "parquet streamed": (parquet_bytes([*x.T, y]), streamed),
+        "parquet of names streamed": (parquet_bytes([*x.T, names]), streamed),
+        "parquet of categories, inputs alone": (
+            parquet_bytes([*x.T, names], compression="gzip", use_dictionary=False),
+            lambda path: drained(lm.open_data(path, inputs_only=True, target=-1)),
+        ),
         "npz loaded": (packed.getvalue(), load),
         "npy loaded": (npy.getvalue(), lambda path: load(path, targets)),
     }
+
+
+def parquet_bytes(columns: list[Any], **options: Any) -> bytes:  # noqa: ANN401 - keywords of write_table
+    """Return a Parquet file's bytes, in several row groups."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    stream = io.BytesIO()
+    table = pa.table([pa.array(column) for column in columns], names=list("abcde"))
+    parquet.write_table(table, stream, row_group_size=16, **options)
+    return stream.getvalue()
 
 
 def drained(stream: lm.Stream) -> None:
@@ -119,6 +147,12 @@ def mended(content: bytes) -> bytes:
     return struct.pack("<Q", len(new)) + new + content[8 + length :]
 
 
+def reserved() -> int:
+    """Return the bytes of data that the process has reserved; pyarrow alone takes some hundred MiB of addresses."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData"))) << 10
+
+
 def main() -> None:
     """Fuzz every kind of file, and print what became of each."""
     parser = argparse.ArgumentParser(description="Fuzz the readers of saved runs and of data.")
@@ -128,11 +162,12 @@ def main() -> None:
     rng, found = random.Random(arguments.seed), 0
     warnings.simplefilter("error")
     kinds = samples()
-    resource.setrlimit(resource.RLIMIT_DATA, (ROOM, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (reserved() + ROOM, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     each = (2_000 if arguments.quick else 100_000) // len(kinds) + 1
     with tempfile.TemporaryDirectory() as folder:
         for name, (content, read) in kinds.items():
-            path = Path(folder, "file.csv" if name.startswith("csv") else "file")
+            ending = {"csv": ".csv", "parquet": ".parquet"}.get(name.split()[0], "")
+            path = Path(folder, f"file{ending}")
             outcomes: Counter[str] = Counter()
             begin = monotonic()
             for number in range(each):

@@ -231,11 +231,21 @@ def test_evaluate_says_loss_and_accuracy_of_the_standardised_data(capsys: Captur
     assert "103 samples  loss" in Ran(capsys, "evaluate", str(run), "--data", str(data)).out
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.csv", "both.csv", "data.npz"])
+@pytest.mark.parametrize(
+    "name", ["x.npy", "x.csv", "both.csv", "data.npz", "x.npz", "any.npz", "x.parquet", "both.parquet"]
+)
 def test_predict_writes_classes_or_outputs(capsys: Capture, run: Path, tmp_path: Path, name: str) -> None:
     np.save(tmp_path / "x.npy", X)
     np.savetxt(tmp_path / "x.csv", X, fmt="%.9g", delimiter=",")
     np.savetxt(tmp_path / "both.csv", np.column_stack([X, Y]), fmt="%.9g", delimiter=",")
+    np.savez(tmp_path / "x.npz", x=X, more=X[:3])
+    np.savez_compressed(tmp_path / "any.npz", samples=X)
+    if name.endswith("parquet"):
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = dict(zip("abcdef", [*X.T, Y][: 5 + (name == "both.parquet")], strict=False))
+        parquet.write_table(pa.table(columns), tmp_path / name)
     outputs = expected(run)
     ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / name))
     assert (ran.code, ran.err) == (0, "")
@@ -269,6 +279,22 @@ def test_data_that_do_not_fit_the_run_are_refused(capsys: Capture, run: Path, tm
     y[50] = 3
     np.savez(tmp_path / "more.npz", x=X, y=y)
     assert "in row 50 labels up to 3" in Ran(capsys, "evaluate", str(run), "--data", str(tmp_path / "more.npz")).err
+
+
+def test_a_table_for_predictions_may_have_its_target_anywhere(capsys: Capture, run: Path, tmp_path: Path) -> None:
+    table = np.column_stack([Y, np.zeros(103), X])
+    names: dict[str, Any] = {"header": "class,a,b,c,d,e", "comments": ""}
+    np.savetxt(tmp_path / "a.csv", table[:, [0, *range(2, 7)]], fmt="%.9g", delimiter=",", **names)
+    np.savetxt(tmp_path / "b.csv", table, fmt="%.9g", delimiter=",")
+    expected_numbers = expected(run).argmax(axis=1).tolist()
+    for name, flags in (("a.csv", ["--target", "class"]), ("b.csv", ["--target", "0", "--weights", "1"])):
+        ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / name), *flags)
+        assert (ran.err, [int(line) for line in ran.out.split()]) == ("", expected_numbers)
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "a.csv"), "--target", "kind")
+    assert (ran.code, "has no column 'kind' to be the target; it has 'class', 'a'" in ran.err) == (2, True)
+    for name in ("none.csv", "none.parquet"):
+        ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / name))
+        assert (ran.code, "there is no file or directory" in ran.err) == (2, True)
 
 
 def test_class_weights_are_read(capsys: Capture, tmp_path: Path, data: Path) -> None:

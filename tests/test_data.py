@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lowmem.data import Batcher, Dataset, buffer_bytes, from_arrays, load, split
+from lowmem.batcher import Batcher, buffer_bytes
+from lowmem.data import Dataset, from_arrays, load, split
 from lowmem.errors import InputError, UnknownNameError
 
 MNIST = Path(os.environ.get("LOWMEM_MNIST", Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"))
@@ -256,7 +257,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
         (npz_bytes(data=X, target=Y, more=Y), r"holds the arrays data, target, more; x and y are needed"),
         (npz_bytes(np.savez), r"holds the arrays none; x and y are needed"),
         (npz_bytes(x=X.astype(object), y=Y), r"x in .* holds object values; numbers are needed"),
-        (npz_bytes(x=X, y=Y.astype(str)), r"y in .* holds <U\d+ values; numbers are needed"),
+        (npz_bytes(x=X.astype(str), y=Y), r"x in .* holds <U\d+ values; numbers are needed"),
         (npz_bytes(x=np.full((2, 2), np.nan), y=Y[:2]), r"x\[0\] holds NaN"),
         (npy_bytes(X), r"holds one array, which is x; y is needed too\. Give its file as targets="),
         (gzip.compress(b"a,b,c"), r"not named like images"),

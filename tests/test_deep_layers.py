@@ -70,7 +70,7 @@ def test_and_so_it_does_in_lanes_and_passes(
     architecture = lm.Architecture(tuple(widths), activation, **kind)
     mlp = stirred(architecture)
     x, y = batch(architecture, rows)
-    shape = {"micro_batch": None if micro is None else min(micro, rows), "threads": threads}
+    shape: dict[str, Any] = {"micro_batch": None if micro is None else min(micro, rows), "threads": threads}
     loss, bits = step(mlp, x, y, **shape)
     for strategy, options in FIXED[1::2]:
         other_loss, other = step(mlp, x, y, strategy, **shape, **options)
@@ -218,7 +218,8 @@ def test_bits_do_not_depend_on_passes_or_threads_where_only_the_mask_could_tell(
     mlp = stirred(architecture)
     x, y = batch(architecture, 64)
     losses = {}
-    for shape in ({}, {"micro_batch": 1}, {"micro_batch": 7}, {"threads": 3}):
+    shapes: list[dict[str, Any]] = [{}, {"micro_batch": 1}, {"micro_batch": 7}, {"threads": 3}]
+    for shape in shapes:
         _, gradients = lm.Backprop(mlp, lm.plan(architecture, 64, **shape))(x, y)
         losses[str(shape)] = float(gradients.weights[0][0, 0])
     assert max(losses.values()) == pytest.approx(min(losses.values()), rel=1e-5)
@@ -440,7 +441,11 @@ def test_a_network_says_what_its_layers_have() -> None:
 
 
 def test_layers_that_differ_are_run_as_they_are() -> None:
-    overrides = {2: {"dropout": 0.5}, 4: {"norm": "rms"}, 5: {"residual": "learned", "norm": "layer"}}
+    overrides: dict[int, dict[str, Any]] = {
+        2: {"dropout": 0.5},
+        4: {"norm": "rms"},
+        5: {"residual": "learned", "norm": "layer"},
+    }
     architecture = lm.Architecture((6, *[10] * 5, 3), "silu", dtype="float64", overrides=overrides)
     mlp = stirred(architecture)
     x, y = batch(architecture, 50)

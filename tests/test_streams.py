@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
+from lowmem.block_files import ArrayFile, Watched
 from lowmem.data import load
+from lowmem.errors import RunError
 from tests.test_data import idx_bytes
 
 Array = NDArray[Any]
@@ -244,6 +247,27 @@ def test_the_target_may_be_any_column(tmp_path: Path, write: Any, target: Any) -
         lm.open_data(*write(tmp_path), target="z")
 
 
+def test_inputs_alone_are_opened_with_or_without_targets_beside_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", X)
+    np.savez_compressed(tmp_path / "parts.npz", x_train=X, y_train=Y, x_test=X[:9])
+    np.savetxt(tmp_path / "x.csv", X, fmt="%.9g", delimiter=",")
+    for path, options in (
+        (tmp_path / "x.npz", {}),
+        (tmp_path / "parts.npz", {}),
+        (tmp_path / "x.csv", {}),
+        (npz(tmp_path)[0], {}),
+        (npy(tmp_path)[0], {}),
+        (headed(tmp_path)[0], {"target": "class"}),
+        (parquet(tmp_path)[0], {"target": -1}),
+    ):
+        stream = lm.open_data(path, inputs_only=True, **options)
+        assert stream.features == 5
+        np.testing.assert_array_equal(collected(stream.batches(10, ARCH, None))[0], X)
+    assert len(lm.open_data(tmp_path / "parts.npz", inputs_only=True, part="test")) == 9
+    np.savez(tmp_path / "two.npz", a=X, b=X)
+    assert "holds the arrays a, b; x, or a single one, is needed" in refusal(tmp_path / "two.npz", inputs_only=True)
+
+
 # Memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +329,24 @@ def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path, compressed: bool) 
         assert tracemalloc.get_traced_memory()[1] < trainer.plan.peak_bytes + 2**19
     finally:
         tracemalloc.stop()
+
+
+def test_a_parquet_file_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path, group = tmp_path / "a.parquet", {f"c{n}": RNG.random(5000, np.float32) for n in range(20)}  # 0.4 MB
+    with parquet.ParquetWriter(path, pa.table(group).schema) as writer:
+        for _ in range(40):
+            writer.write_table(pa.table(group))
+    rows = lm.open_data(path).rows.again()
+    x, y = np.empty((1000, 19), np.float32), np.empty(1000, np.float32)
+    before, most = pa.total_allocated_bytes(), 0
+    for start in range(0, rows.samples, 1000):
+        rows.read(start, x, y)
+        most = max(most, pa.total_allocated_bytes() - before)
+    rows.close()
+    assert most < 6 * 400_000  # of 16 MB
 
 
 def test_the_next_batch_is_read_while_the_last_one_is_used_and_not_more(
@@ -415,18 +457,121 @@ def test_gzipped_files_that_lie_are_refused(tmp_path: Path, longer: bool) -> Non
     assert words in refusal(tmp_path / "images", tmp_path / "labels")
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_a_file_that_changes_while_it_is_used_is_an_error(tmp_path: Path, write: Any) -> None:
-    path, targets = write(tmp_path)
-    stream = lm.open_data(path, targets, shuffle_rows=20)
-    epoch = stream.batches(10, ARCH, 0).epoch(0)
-    next(epoch)
+def touched(path: Path) -> None:
     os.utime(path, ns=(1, 1))
-    with pytest.raises(lm.LowmemError, match="has changed since it was opened") as error:
+
+
+def appended(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"1,2,3,4,5,0\n")
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(1, 1))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [touched, appended, replaced])
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_that_changes_while_it_is_used_is_an_error(tmp_path: Path, write: Any, change: Any) -> None:
+    path, targets = write(tmp_path)
+    for changed in (path, *([] if targets is None else [targets])):
+        stream = lm.open_data(path, targets, shuffle_rows=20)
+        epoch = stream.batches(10, ARCH, 0).epoch(0)
+        next(epoch)
+        change(changed)
+        with pytest.raises(lm.LowmemError, match=f"{changed.name} has changed since it was opened") as error:
+            list(epoch)
+        assert error.value.exit_code == 1
+        with pytest.raises(lm.LowmemError, match="has changed since it was opened"):
+            list(stream.batches(10, ARCH, 0).epoch(0))
+        write(tmp_path)
+
+
+MANY = RNG.standard_normal((12_000, 5)).astype(np.float32)
+
+
+def many(folder: Path, kind: str) -> tuple[Path, Path | None]:
+    """Write more samples than any buffer holds."""
+    y = np.arange(12_000) % 3
+    path = folder / f"a.{kind.removeprefix('packed ')}"
+    if kind == "npy":
+        return npy(folder, MANY, y)
+    if kind == "gz":
+        images = RNG.integers(0, 256, (12_000, 5, 1)).astype(np.uint8)
+        path.write_bytes(gzip.compress(idx_bytes(images)))
+        np.save(folder / "y.npy", y)
+        return path, folder / "y.npy"
+    if kind.endswith("npz"):
+        (np.savez_compressed if kind.startswith("packed") else np.savez)(path, x=MANY, y=y)
+    elif kind == "csv":
+        np.savetxt(path, np.column_stack([MANY, y]), fmt="%.9g", delimiter=",")
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        table = pa.table(dict(zip("abcdef", [*MANY.T, y], strict=True)))
+        parquet.write_table(table, path, row_group_size=500)
+    return path, None
+
+
+@pytest.mark.parametrize("kind", ["npy", "gz", "npz", "packed npz", "csv", "parquet"])
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_a_file_that_is_cut_while_it_is_used_is_an_error_with_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, share: float
+) -> None:
+    path, targets = many(tmp_path, kind)
+    stream = lm.open_data(path, targets, shuffle_rows=100)
+    monkeypatch.setattr(Watched, "check", lambda self: None)  # as if size and time were the same
+    epoch = stream.batches(50, ARCH, None).epoch(0)
+    next(epoch)
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(RunError) as error:
         list(epoch)
-    assert error.value.exit_code == 1
-    with pytest.raises(lm.LowmemError, match="has changed since it was opened"):
-        list(stream.batches(10, ARCH, 0).epoch(0))
+    found = re.search(r"(?:row|line) ([\d,]+)", str(error.value))
+    assert found is not None
+    assert "\n" not in str(error.value)
+    assert kind != "csv" or "was cut while it was in use" in str(error.value)
+    assert 50 < int(found[1].replace(",", "")) < 12_000
+
+
+@pytest.mark.parametrize("kind", ["npy", "gz", "npz", "packed npz"])
+def test_reads_that_fall_short_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    paths = many(tmp_path, kind)
+    whole = collected(lm.open_data(*paths, shuffle_rows=300).batches(50, ARCH, 0))
+    some = ArrayFile._some
+
+    def few(self: ArrayFile, target: Any, row: int, *, end: bool = False) -> int:
+        return some(self, target[:37], row, end=end)
+
+    monkeypatch.setattr(ArrayFile, "_some", few)
+    again = collected(lm.open_data(*paths, shuffle_rows=300).batches(50, ARCH, 0))
+    assert all(np.array_equal(one, other) for one, other in zip(whole, again, strict=True))
+
+
+@pytest.mark.parametrize("row", [1, 511, 512, 4096, 4200])
+@pytest.mark.parametrize(("text", "columns"), [("2,0", 2), ("3,4,5,0", 4), ('"3,4",0', 2), ("1", 1)])
+def test_a_row_of_another_length_is_told_wherever_it_is(tmp_path: Path, row: int, text: str, columns: int) -> None:
+    lines = ["1,2,0"] * 4300
+    lines[row] = text
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    assert f"line {row + 1:,} has {columns} column{'s' * (columns > 1)}; the first line has 3" in refusal(
+        tmp_path / "a.csv"
+    )
+
+
+def test_a_row_that_is_spoilt_while_the_file_is_used_is_a_run_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = many(tmp_path, "csv")
+    stream = lm.open_data(path, shuffle_rows=100)
+    monkeypatch.setattr(Watched, "check", lambda self: None)
+    with path.open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(RunError, match=r"line 1, column 1: 'x.*' is no number.*has changed since it was opened"):
+        list(stream.batches(50, ARCH, None).epoch(0))
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -96,7 +96,7 @@ def test_training_in_two_goes_gives_the_bits_of_one() -> None:
 
 
 def test_an_epoch_is_the_steps_of_its_batches() -> None:
-    from lowmem.data import Batcher
+    from lowmem.batcher import Batcher
 
     trainer, _ = trained(epochs=2)
     mlp, optimizer = lm.MLP(ARCH, 1), lm.Adam(0.01)

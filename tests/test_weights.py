@@ -1,5 +1,8 @@
 """Weights of samples and of classes: what they mean, under every loss, and that they cost what is counted."""
 
+import json
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,10 @@ import pytest
 import lowmem as lm
 from lowmem.data import from_arrays
 from lowmem.facts import LOSSES
+from lowmem.saved_run import open_run
+from lowmem.weights import BatchWeights
 from tests.helpers import batch, randomised
+from tests.test_cli import Ran
 
 
 def gradients(architecture: lm.Architecture, x: Any, y: Any, weights: Any = None, **options: Any) -> tuple[float, Any]:
@@ -70,6 +76,16 @@ def test_evaluation_is_not_weighted() -> None:
     assert epoch.loss == pytest.approx(15 * epoch.validation_loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, "balanced", [1, 2, 3]])
+def test_class_weights_are_counted(weights: Any) -> None:
+    made = BatchWeights(ARCH, weights)
+    made.allocate(16)
+    if made.waiting:
+        made.balance(np.array([1, 2, 3]))
+    owned = [value for value in vars(made).values() if isinstance(value, np.ndarray)]
+    assert made.bytes_for(16) == sum(array.nbytes for array in owned)
+
+
 def test_weights_are_counted_and_saved(tmp_path: Any) -> None:
     data = from_arrays(X, Y, weights=np.ones(50))
     batcher = data.batches(16, ARCH, 0)
@@ -101,3 +117,214 @@ def test_sample_weights_that_make_no_sense_are_refused(wrong: Any) -> None:
         from_arrays(X, Y, weights=wrong)
     with pytest.raises(lm.InputError, match="weights must be float32 numbers"):
         lm.Backprop(lm.MLP(ARCH), lm.plan(ARCH, 50))(X, Y, wrong)
+
+
+# Balanced classes ------------------------------------------------------------------------------------------------
+
+
+def test_balanced_classes_weigh_the_same() -> None:
+    y = np.array([0] * 30 + [1] * 15 + [2] * 5)
+    data = from_arrays(X, y)
+    assert data.class_counts(3).tolist() == [30, 15, 5]
+    expected = [50 / (3 * count) for count in (30, 15, 5)]
+    assert np.array_equal(trained((X, y), class_weights="balanced"), trained((X, y), class_weights=expected))
+    assert not np.array_equal(trained((X, y), class_weights="balanced"), trained((X, y)))
+
+
+def test_balanced_is_what_scikit_learn_means(tmp_path: Path) -> None:
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    y = np.array([0] * 37 + [2] * 13)  # no sample of class 1: k is 2
+    trainer = lm.Trainer(lm.MLP(ARCH), lm.SGD(0.1), batch_size=16, class_weights="balanced")
+    list(trainer.epochs((X, y), 1))
+    trainer.save(tmp_path / "run")
+    first, second = utils.compute_class_weight("balanced", classes=np.array([0, 2]), y=y)
+    assert open_run(tmp_path / "run").options["class_weights"] == [first, 1.0, second]
+
+
+def test_balanced_weights_are_those_of_the_first_data_also_after_resuming(tmp_path: Path) -> None:
+    y = np.array([0] * 30 + [1] * 15 + [2] * 5)
+    trainer = lm.Trainer(lm.MLP(ARCH), lm.SGD(0.1), batch_size=16, class_weights="balanced")
+    list(trainer.epochs((X, y), 1))
+    trainer.save(tmp_path / "run")
+    again = lm.Trainer.resume(tmp_path / "run")
+    for one in (trainer, again):
+        list(one.epochs((X, Y), 1))
+    assert np.array_equal(trainer.mlp.parameters, again.mlp.parameters)
+
+
+def test_a_stream_counts_the_classes_of_its_own_part(tmp_path: Path) -> None:
+    y = np.array([0] * 30 + [1] * 15 + [2] * 5)
+    np.savez(tmp_path / "data.npz", x=X, y=y)
+    stream = lm.open_data(tmp_path / "data.npz")
+    assert np.array_equal(trained(stream, class_weights="balanced"), trained((X, y), class_weights="balanced"))
+    train, held_out = stream.split(0.2)
+    assert (train.class_counts(3).tolist(), held_out.class_counts(3).tolist()) == ([30, 10, 0], [0, 5, 5])
+
+
+def test_counting_classes_makes_no_copy() -> None:
+    data = from_arrays(np.zeros((1_000_000, 1), np.uint8), np.zeros(1_000_000, np.uint8))
+    tracemalloc.start()
+    try:
+        assert data.class_counts(2).tolist() == [1_000_000, 0]
+        assert tracemalloc.get_traced_memory()[1] < 2**17
+    finally:
+        tracemalloc.stop()
+
+
+def test_balancing_what_has_no_classes_is_refused() -> None:
+    with pytest.raises(lm.InputError, match=r"unknown class_weights 'balance'\. Did you mean 'balanced'\?"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights="balance")  # type: ignore[arg-type]
+    with pytest.raises(lm.InputError, match="needs a loss of labels"):
+        lm.Trainer(lm.MLP(lm.Architecture((4, 3), loss="mse")), batch_size=16, class_weights="balanced")
+    for y in (Y.astype(float), np.eye(3)[Y]):
+        with pytest.raises(lm.InputError, match="integer labels"):
+            lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights="balanced").epochs((X, y), 1)
+
+
+# Weights beside data that stay in their files --------------------------------------------------------------------
+
+W = np.random.default_rng(1).integers(0, 9, 50) / 4  # the same in float32 and in text
+
+
+def files(folder: Path, w: Any = W) -> tuple[Any, ...]:
+    for name, array in (("x", X), ("y", Y), ("w", w)):
+        np.save(folder / f"{name}.npy", array)
+    return folder / "x.npy", folder / "y.npy", folder / "w.npy"
+
+
+def members(folder: Path, w: Any = W) -> tuple[Any, ...]:
+    np.savez_compressed(folder / "a.npz", images=X, labels=Y, importance=w)
+    return folder / "a.npz", None, "importance"
+
+
+def column(folder: Path, w: Any = W) -> tuple[Any, ...]:
+    np.savetxt(folder / "a.csv", np.column_stack([w, X, Y]), fmt="%.9g", delimiter=",")
+    return folder / "a.csv", None, 0
+
+
+def named(folder: Path, w: Any = W) -> tuple[Any, ...]:
+    path, _, _ = column(folder, w)
+    path.write_text("w,a,b,c,d,y\n" + path.read_text())
+    return path, None, "w"
+
+
+def parquet(folder: Path, w: Any = W) -> tuple[Any, ...]:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table([w, *X.T, Y], names=[*"wabcdy"]), folder / "a.parquet", row_group_size=20)
+    return folder / "a.parquet", None, "w"
+
+
+PLACES = [files, members, column, named, parquet]
+
+
+@pytest.mark.parametrize("write", PLACES)
+def test_weights_of_a_stream_are_those_of_arrays(tmp_path: Path, write: Any) -> None:
+    source, targets, weights = write(tmp_path)
+    stream = lm.open_data(source, targets, weights=weights)
+    assert (stream.features, len(stream), stream.largest_weight) == (4, 50, 2)
+    arrays = from_arrays(X, Y, weights=W)
+    assert np.array_equal(trained(stream), trained(arrays))
+    assert not np.array_equal(trained(stream), trained((X, Y)))
+    assert np.array_equal(trained(stream, class_weights="balanced"), trained(arrays, class_weights="balanced"))
+
+
+@pytest.mark.parametrize("write", PLACES)
+@pytest.mark.parametrize("block", [7, 16, 50])
+def test_each_sample_keeps_its_weight_in_every_order(tmp_path: Path, write: Any, block: int) -> None:
+    source, targets, weights = write(tmp_path)
+    batches = lm.open_data(source, targets, weights=weights, shuffle_rows=block).batches(16, ARCH, 3)
+    of = {row.tobytes(): weight for row, weight in zip(X, W.astype(np.float32), strict=True)}
+    for epoch in (0, 1):
+        seen = 0
+        for x, _ in batches.epoch(epoch):
+            assert batches.weights_now is not None
+            assert batches.weights_now.tolist() == [of[row.tobytes()] for row in x]
+            seen += len(x)
+        assert seen == 50
+    plain = lm.open_data(source, targets, weights=weights).batches(16, ARCH, None)
+    assert next(plain.epoch(0)) is not None
+    assert plain.weights_now is None  # evaluation is not weighted
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", ">f4"])
+def test_weights_of_a_stream_are_counted(tmp_path: Path, dtype: str) -> None:
+    source, targets, weights = files(tmp_path, np.ones(50, dtype))
+    stream = lm.open_data(source, targets, weights=weights)
+    for seed in (0, None):
+        batches = stream.batches(16, ARCH, seed)
+        arrays = [a for v in vars(batches).values() for a in (v if isinstance(v, list | tuple) else [v])]
+        owned = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+        assert stream.batch_bytes(16, ARCH, shuffled=seed is not None) == batches.nbytes == owned
+
+
+@pytest.mark.parametrize("write", PLACES)
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, r"weights\[33\] holds NaN"),
+        (np.inf, r"weights\[33\] holds NaN or inf"),
+        (-1.0, r"weights\[33\] is -1"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused_with_their_row(
+    tmp_path: Path, write: Any, value: float, words: str
+) -> None:
+    w = W.copy()
+    w[33] = value
+    source, targets, weights = write(tmp_path, w)
+    with pytest.raises(lm.InputError, match=words):
+        lm.open_data(source, targets, weights=weights)
+    source, targets, weights = write(tmp_path, np.zeros(50))
+    with pytest.raises(lm.InputError, match="all weights are zero"):
+        lm.open_data(source, targets, weights=weights)
+
+
+def test_places_where_no_weights_are_are_refused(tmp_path: Path) -> None:
+    source, targets, weights = files(tmp_path, W[:9])
+    with pytest.raises(lm.InputError, match=r"50 samples and .*w\.npy 9"):
+        lm.open_data(source, targets, weights=weights)
+    with pytest.raises(lm.InputError, match="is no table with columns"):
+        lm.open_data(source, targets, weights=1)
+    with pytest.raises(lm.InputError, match="no file or directory"):
+        lm.open_data(source, targets, weights="none.npy")
+    source, targets, weights = files(tmp_path, W[:, None])
+    with pytest.raises(lm.InputError, match="one weight for each sample"):
+        lm.open_data(source, targets, weights=weights)
+    source, targets, weights = files(tmp_path, W.astype(str))
+    with pytest.raises(lm.InputError, match="numbers are needed"):
+        lm.open_data(source, targets, weights=weights)
+    with pytest.raises(lm.InputError, match="no array 'w' to be the weights; it holds images, labels, importance"):
+        lm.open_data(members(tmp_path)[0], weights="w")
+    with pytest.raises(lm.InputError, match="no column 'v' to be the weights"):
+        lm.open_data(named(tmp_path)[0], weights="v")
+    with pytest.raises(lm.InputError, match="cannot be both target and weights"):
+        lm.open_data(column(tmp_path)[0], weights=-1)
+    source, targets, weights = files(tmp_path, np.full(50, 1e300))
+    with pytest.raises(lm.InputError, match="weights too large for float32"):
+        trained(lm.open_data(source, targets, weights=weights))
+
+
+FLAGS = ["--layers", "1", "--width", "8", "--batch", "10", "--epochs", "3", "--no-calibrate", "--held-out", "0.2"]
+
+
+@pytest.mark.parametrize("write", PLACES)
+def test_the_commands_take_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, write: Any) -> None:
+    source, targets, weights = write(tmp_path)
+    data = ["--data", str(source), "--weights", str(weights)]
+    data += [] if targets is None else ["--targets", str(targets)]
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--class-weights", "balanced", *FLAGS]
+    assert Ran(capsys, "train", *data, *flags, "--save", str(first)).code == 0
+    assert Ran(capsys, "train", *data, *flags, "--epochs", "2", "--save", str(second)).code == 0
+    assert Ran(capsys, "resume", str(second), "--epochs", "3").code == 0
+    one, two = open_run(first), open_run(second)
+    assert np.array_equal(one.network().parameters, two.network().parameters)
+    counts = np.bincount(Y[:40], minlength=3)
+    assert one.options["class_weights"] == [40 / (3 * count) for count in counts.tolist()]
+    ran = Ran(capsys, "evaluate", str(first), *data, "--json")
+    expected = one.network().predict(X).argmax(axis=1)
+    assert (ran.code, json.loads(ran.out)["accuracy"]) == (0, np.mean(expected == Y))
+    ran = Ran(capsys, "predict", str(first), "--data", str(source))  # which columns are aside is known from training
+    assert (ran.err, [int(line) for line in ran.out.split()]) == ("", expected.tolist())

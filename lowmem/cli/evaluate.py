@@ -4,7 +4,7 @@ import argparse
 import json
 
 from lowmem.cli.options import add_json
-from lowmem.cli.session import add_data, column
+from lowmem.cli.session import add_data, column, kept_columns
 from lowmem.errors import InputError
 
 HELP = "Measure loss and accuracy of a saved run on a data set."
@@ -23,22 +23,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print the numbers."""
     from pathlib import Path
 
-    from lowmem.fitting import checked
+    from lowmem.fitting import check_names, checked
     from lowmem.inference import Inference
     from lowmem.saved_run import open_run
-    from lowmem.streams import open_data
+    from lowmem.streams import open_data, table_columns
 
     if arguments.data is None:
         raise InputError("--data is needed: a file or folder of samples with their targets.")
     saved = open_run(arguments.run)
+    columns = {"target": column(arguments.target), "weights": column(arguments.weights)}
+    if table_columns(arguments.data) is not None:
+        columns = kept_columns(arguments, saved)
     stream = open_data(
         arguments.data,
         arguments.targets,
-        target=column(arguments.target),
+        target=columns["target"],
+        weights=columns["weights"],  # told so that such a column is no feature; losses are not weighted here
+        class_names=saved.class_names,
         part=arguments.part if Path(arguments.data).is_dir() else "train",
         standardise=saved.standardisation() or False,
     )
     checked(stream, saved.architecture, "the data")
+    check_names(stream, saved.class_names, "the data")
     inference = Inference(saved.network())
     loss, accuracy = inference.evaluate(stream.batches(min(inference.rows, len(stream)), saved.architecture, None))
     if arguments.json:

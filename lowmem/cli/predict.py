@@ -8,25 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.options import check_folder
+from lowmem.cli.session import kept_columns
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from lowmem.saved_run import SavedRun
     from lowmem.streams import Stream
 
-HELP = "Write what a saved run makes of samples: class numbers, or outputs."
+HELP = "Write what a saved run makes of samples: classes, or outputs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("run", metavar="RUN", help="the file that lowmem train --save wrote")
-    parser.add_argument("--data", metavar="WHAT", help="samples: .npy, .npz, .csv, idx; targets are left aside")
-    parser.add_argument("--outputs", action="store_true", help="the network's outputs, not the class numbers")
+    kinds = "samples: .npy, .npz, .csv, .parquet, idx; targets are left aside"
+    parser.add_argument("--data", metavar="WHAT", help=kinds)
+    parser.add_argument(
+        "--target", metavar="NAME", help="a column of a table to leave aside (default: as in training)"
+    )
+    parser.add_argument("--weights", metavar="NAME", help="another one")
+    parser.add_argument("--outputs", action="store_true", help="the network's outputs, not the classes")
     parser.add_argument("--output", type=Path, metavar="FILE", help=".npy, or text (default: text, printed)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, a block at a time."""
+    import numpy as np
+
     from lowmem.inference import Inference
     from lowmem.saved_run import open_run
 
@@ -34,44 +42,55 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--data is needed: a file of samples.")
     check_folder(arguments.output)
     saved = open_run(arguments.run)
-    stream = _stream(arguments.data, saved)
+    stream = _stream(arguments, saved)
     if stream.features != saved.architecture.widths[0]:
         raise InputError(
             f"{stream.name} has {stream.features} features and the network {saved.architecture.widths[0]} inputs."
         )
     inference = Inference(saved.network())
-    classes = saved.architecture.loss_facts.labels and not arguments.outputs
     blocks = inference.outputs(stream.batches(min(inference.rows, len(stream)), saved.architecture, None))
-    found = (block.argmax(axis=1) if classes else block for block in blocks)
-    shape = (len(stream),) if classes else (len(stream), saved.architecture.widths[-1])
-    try:
-        if arguments.output is not None and arguments.output.suffix == ".npy":
-            _write_npy(arguments.output, found, shape, "<i8" if classes else f"<f{saved.architecture.item_bytes}")
-        else:
-            with _text(arguments.output) as out:
-                for block in found:
-                    rows = block.tolist()
-                    out.writelines(f"{row if classes else ','.join(map(repr, row))}\n" for row in rows)
-    except OSError as problem:
-        if isinstance(problem, BrokenPipeError):
-            raise
-        raise RunError(f"{arguments.output} cannot be written: {problem.strerror or problem}.") from None
+    width, names = saved.architecture.widths[-1], saved.class_names
+    if arguments.outputs or not saved.architecture.loss_facts.labels:
+        _write(arguments.output, blocks, (len(stream), width), f"<f{saved.architecture.item_bytes}")
+    elif names is None:
+        _write(arguments.output, (block.argmax(axis=1) for block in blocks), (len(stream),), "<i8")
+    else:
+        table = np.array(names)
+        named = (table[block[:, : len(table)].argmax(axis=1)] for block in blocks)
+        _write(arguments.output, named, (len(stream),), table.dtype.newbyteorder("<").str)
     return 0
 
 
-def _stream(source: str, saved: "SavedRun") -> "Stream":
-    """Open samples with or without targets beside them."""
-    from lowmem.streams import open_data
+def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
+    """Open samples with or without targets and weights beside them."""
+    from lowmem.streams import open_data, table_columns
 
-    standard = saved.standardisation() or False
-    suffix = Path(source).suffix.lower()
-    if source == "digits" or suffix in (".npz", ".parquet") or Path(source).is_dir():
-        return open_data(source, part="test" if Path(source).is_dir() else "train", standardise=standard)
-    if suffix in (".csv", ".tsv"):
-        bare = open_data(source, inputs_only=True)
-        if bare.features == saved.architecture.widths[0] + 1:
-            return open_data(source, standardise=standard)
-    return open_data(source, inputs_only=True, standardise=standard)
+    source: str = arguments.data
+    options: dict[str, Any] = {"inputs_only": True, "standardise": saved.standardisation() or False}
+    count = table_columns(source)
+    if count is not None:
+        aside = kept_columns(arguments, saved)
+        aside["target"] = -1 if aside["target"] is None else aside["target"]
+        extra = count - saved.architecture.widths[0]
+        options |= {0: {}, 1: {"target": aside["target"]}, 2: aside}.get(extra, {})
+    return open_data(source, part="test" if Path(source).is_dir() else "train", **options)
+
+
+def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> None:
+    """Write blocks of rows as an .npy, or as text, a line for each row."""
+    try:
+        if path is not None and path.suffix == ".npy":
+            _write_npy(path, blocks, shape, dtype)
+            return
+        with _text(path) as out:
+            for block in blocks:
+                rows = block.tolist()
+                out.writelines(f"{row if len(shape) == 1 else ','.join(map(repr, row))}\n" for row in rows)
+    except (OSError, UnicodeEncodeError) as problem:
+        if isinstance(problem, BrokenPipeError):
+            raise
+        reason = getattr(problem, "strerror", None) or problem
+        raise RunError(f"{'the output' if path is None else path} cannot be written: {reason}.") from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ TEXT, NUMBER = (str, type(None)), (int, type(None))
 NEEDED: dict[str, tuple[type, ...]] = {
     **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float,), "stream": (bool,)},
     **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
-    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT},
+    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT},
 }
 """The flags of `lowmem train` that tell how to go on, and their types."""
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = open_run(arguments.run)
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
     flags = _flags(arguments, saved.notes)
-    data = open_samples(flags)
+    data = open_samples(flags, saved.class_names)
     trainer = Trainer.of_run(saved, **{name: value for name, value in changes.items() if value is not None})
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:
@@ -58,6 +58,13 @@ def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Nam
             "lowmem.Trainer.resume(path) in Python."
         )
     given = {name: value for name, value in vars(arguments).items() if value is not None}
-    defaults = {"save": arguments.run, "save_every": None, "journal": None, "patience": None, "ram": None}
+    defaults = {
+        "save": arguments.run,
+        "save_every": None,
+        "journal": None,
+        "patience": None,
+        "ram": None,
+        "weights": None,
+    }
     flags = defaults | {name: value for name, value in kept.items() if value is not None or name not in defaults}
     return argparse.Namespace(**(flags | given))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lowmem.epochs import Epoch
     from lowmem.fitting import Samples
     from lowmem.meter import TracedPeak
+    from lowmem.saved_run import SavedRun
     from lowmem.trainer import Trainer
 
 BAR = 24
@@ -30,6 +31,9 @@ def add_data(parser: argparse._ArgumentGroup, *, default: str | None) -> None:
     parser.add_argument("--data", default=default, metavar="WHAT", help=kinds)
     parser.add_argument("--targets", metavar="PATH", help="the file with y, where the data file holds x alone")
     parser.add_argument("--target", metavar="NAME", help="the column with y, of a table (default: the last)")
+    parser.add_argument(
+        "--weights", metavar="WHAT", help="weights of samples: a column of a table, an array of a .npz, or a .npy file"
+    )
 
 
 def add_run(group: argparse._ArgumentGroup) -> None:
@@ -46,12 +50,17 @@ def add_run(group: argparse._ArgumentGroup) -> None:
 def streamed(arguments: argparse.Namespace) -> bool:
     """Say whether data stay in their file. A resumed run keeps to it, as the order depends on it."""
     table = Path(arguments.data).suffix.lower() in (".csv", ".tsv", ".parquet")
-    asked = (arguments.stream, arguments.standardise, arguments.shuffle_rows is not None, arguments.ram is not None)
-    return table or any(asked)
+    given = (arguments.shuffle_rows, arguments.ram, arguments.weights)
+    return table or arguments.stream or arguments.standardise or any(value is not None for value in given)
 
 
-def open_samples(arguments: argparse.Namespace) -> tuple["Samples", "Samples"]:
-    """Return training and held-out data: two parts of a folder that has them, else a split."""
+def open_samples(
+    arguments: argparse.Namespace, class_names: tuple[str, ...] | None = None
+) -> tuple["Samples", "Samples"]:
+    """Return training and held-out data: two parts of a folder that has them, else a split.
+
+    class_names: of labels that are text, where a run knows them already.
+    """
     from lowmem.data import load, split
 
     if not 0 < arguments.held_out < 1:
@@ -61,13 +70,14 @@ def open_samples(arguments: argparse.Namespace) -> tuple["Samples", "Samples"]:
         from lowmem.streams import open_data
 
         options: dict[str, Any] = {"target": column(arguments.target), "shuffle_rows": arguments.shuffle_rows}
+        options |= {"weights": column(arguments.weights), "class_names": class_names}
         one = open_data(arguments.data, arguments.targets, standardise=arguments.standardise, **options)
         if not folder:
             return one.split(arguments.held_out)
         return one, open_data(arguments.data, part="test", standardise=one.standardisation or False)
     if folder:
         return load(arguments.data), load(arguments.data, part="test")
-    whole = load(arguments.data, arguments.targets)
+    whole = load(arguments.data, arguments.targets, class_names=class_names)
     train, held_out = split(whole, arguments.held_out, arguments.seed)
     return whole.take(train), whole.take(held_out)
 
@@ -75,6 +85,14 @@ def open_samples(arguments: argparse.Namespace) -> tuple["Samples", "Samples"]:
 def column(name: str | None) -> str | int | None:
     """Return a column's name, or its number."""
     return int(name) if name is not None and name.lstrip("-").isdecimal() else name
+
+
+def kept_columns(arguments: argparse.Namespace, saved: "SavedRun") -> dict[str, str | int | None]:
+    """Return the columns of a table that are target and weights: as told, or as in training."""
+    flags = saved.notes.get("flags")
+    kept = flags if isinstance(flags, dict) else {}
+    told = {name: getattr(arguments, name) or kept.get(name) for name in ("target", "weights")}
+    return {name: column(value) if isinstance(value, str) else None for name, value in told.items()}
 
 
 def run_epochs(
@@ -85,6 +103,8 @@ def run_epochs(
     traced: "TracedPeak | None",
 ) -> int:
     """Train, say how it goes, and print the report; the exit code is 0, or an error is raised."""
+    from lowmem.fitting import listed
+
     train, held_out = data
     say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
     progress = Progress(sys.stderr)
@@ -95,7 +115,8 @@ def run_epochs(
         traced.restart()  # planning, which may take memory of its own for a moment, is over; all is allocated
     until = trainer.epochs_planned
     say(str(trainer.plan))
-    say(f"\n{train.name}: {len(train):,} samples to train on, {len(held_out):,} held out\n")
+    classes = "" if train.class_names is None else f"; classes {listed(train.class_names)}"
+    say(f"\n{train.name}: {len(train):,} samples to train on, {len(held_out):,} held out{classes}\n")
     peak, start = None, perf_counter()
     with _ended_by_signals(trainer, arguments.save):
         for epoch in epochs:

@@ -1,7 +1,7 @@
 """`lowmem train`: learn a data set inside a budget, and say what was promised and what was measured."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
 from lowmem.cli.session import add_data, add_run, open_samples, run_epochs, streamed
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight-decay", type=float, default=0.0, metavar="F", help="weight decay (default 0)")
     group.add_argument("--clip-value", type=float, metavar="F", help="cut each gradient to this size")
     group.add_argument("--clip-norm", type=float, metavar="F", help="cut the norm of all gradients; they are gathered")
-    group.add_argument("--class-weights", metavar="A,B,...", help="a factor for the loss of each class's samples")
+    group.add_argument("--class-weights", metavar="A,B,...", help="factors for the loss of each class, or balanced")
     group.add_argument("--non-finite", default="stop", metavar="WHAT", help="when the loss is: stop (default) or skip")
     group.add_argument("--init", metavar="NAME", help="initialiser (default: the one that matches the activation)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (default 0)")
@@ -99,7 +99,7 @@ def _trainer(
         schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
         clip_value=arguments.clip_value,
         clip_norm=arguments.clip_norm,
-        class_weights=_numbers(arguments.class_weights),
+        class_weights=_class_weights(arguments.class_weights),
         non_finite=arguments.non_finite,
         **options,
     )
@@ -107,12 +107,16 @@ def _trainer(
     return trainer
 
 
-def _numbers(text: str | None) -> list[float] | None:
-    """Read numbers separated by commas."""
+def _class_weights(text: str | None) -> "list[float] | Literal['balanced'] | None":
+    """Read numbers separated by commas, or the word that stands for them."""
+    if text == "balanced":
+        return "balanced"
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1.") from None
+        raise InputError(
+            f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1, or balanced."
+        ) from None
 
 
 def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":

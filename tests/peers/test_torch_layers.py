@@ -25,21 +25,6 @@ def there(mlp: lm.MLP, folder: Path) -> Any:
     return made["net"].train()
 
 
-class OurMasks(torch.autograd.Function if hasattr(torch, "autograd") else object):
-    """Dropout by our numbers."""
-
-    @staticmethod
-    def forward(context: Any, x: Any, mask: Any) -> Any:
-        """Multiply."""
-        context.mask = mask
-        return x * mask
-
-    @staticmethod
-    def backward(context: Any, gradient: Any) -> Any:
-        """Multiply."""
-        return gradient * context.mask, None
-
-
 def drop_by_our_numbers(net: Any, architecture: lm.Architecture) -> None:
     """Give the dropout modules of a network the masks of our first step."""
     layer = 2
@@ -51,7 +36,7 @@ def drop_by_our_numbers(net: Any, architecture: lm.Architecture) -> None:
             drawn = np.empty((len(x), padded(x.shape[1])), architecture.dtype)
             source.draw(number, 0, drawn)
             kept = ((drawn[:, : x.shape[1]] >= rate) / (1 - rate)).astype(architecture.dtype)
-            return OurMasks.apply(x, torch.from_numpy(kept))
+            return x * torch.from_numpy(kept)
 
         module.forward = forward
 

@@ -235,7 +235,8 @@ def rooms_bytes(rooms: Rooms, rows: int, item_bytes: int) -> int:
 
 def tile_count(rows: int, lanes: int = 1) -> int:
     """Return how many tiles all lanes have together."""
-    return sum(len(tile_bounds(rows, lane, lanes)) for lane in range(lanes))
+    each, tile = lane_rows(rows, lanes), tile_rows(rows, lanes)
+    return sum(-(-min(each, max(rows - lane * each, 0)) // tile) for lane in range(lanes))
 
 
 def whole_bytes(layer: Layer, rows: int, lanes: int) -> int:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import lowmem as lm
 from lowmem import binding, layout
-from lowmem.chain import tile_bounds
+from lowmem.chain import tile_bounds, tile_count
 from lowmem.lanes import Lanes, one_blas_thread
 from lowmem.layout import lanes_for
 from lowmem.nn.reference import backprop as reference
@@ -89,6 +89,7 @@ def test_gradients_in_lanes_are_those_of_plain_backpropagation(
 def test_lanes_share_a_batch_without_gap_or_overlap(rows: int, lanes: int) -> None:
     bounds = [bound for lane in range(lanes) for bound in tile_bounds(rows, lane, lanes)]
     assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+    assert tile_count(rows, lanes) == len(bounds)
 
 
 @settings(max_examples=200)

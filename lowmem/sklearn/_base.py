@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
@@ -143,26 +144,26 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             buffers += HeldOut.bytes_for(architecture, held_rows)
         terms = Terms(rows, self.memory_limit, self.strategy, self.threads, buffers, bool(count % rows))
         earlier: Session | Paused | None = self.__dict__.pop("_training", None)
+        if isinstance(earlier, Session) and incremental and earlier.terms.cover(terms):
+            earlier.begin(self.alpha)
+            return earlier, Batches(samples, rows, architecture, random if self.shuffle else None), None
         if not incremental:
             earlier = None
-        if isinstance(earlier, Session) and earlier.terms.cover(terms):
-            session = earlier
-            session.begin(self.alpha)
-        else:
-            optimizer = solver(self.get_params(deep=False)) if earlier is None else earlier.optimizer
-            states = () if earlier is None else earlier.states
-            earlier = None
-            made = made_plan(architecture, optimizer, terms)
-            if first:
-                self._begin(architecture, random)
-            session = Session(self._network, made, optimizer, alpha=self.alpha, terms=terms, states=states)
+        optimizer = solver(self.get_params(deep=False)) if earlier is None else earlier.optimizer
+        states: tuple[Array, ...] = () if earlier is None else earlier.states
+        del earlier  # and its arena
+        made = made_plan(architecture, optimizer, terms)
+        if first:
+            self._begin(architecture, random)
         if self.early_stopping != (self.validation_scores_ is not None):  # a warm start with another rule
             self._judge_anew()
         held_out = None
-        if self.early_stopping:
+        if self.early_stopping:  # before the arena is there, as choosing takes memory for a moment
             held_out = HeldOut(samples, self._network, random, self.validation_fraction, classifies=not self._numeric)
-            samples = Samples(samples.x, samples.y, samples.weights, held_out.training_rows)
-        return session, Batches(samples, rows, architecture, random if self.shuffle else None), held_out
+            samples = replace(samples, rows=held_out.training_rows())
+        batches = Batches(samples, rows, architecture, random if self.shuffle else None)
+        session = Session(self._network, made, optimizer, alpha=self.alpha, terms=terms, states=states)
+        return session, batches, held_out
 
     def _architecture(self, samples: Samples, *, first: bool) -> Architecture:
         """Return the network that the parameters ask for. Raises `ValueError` if there is another one already."""

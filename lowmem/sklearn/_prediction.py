@@ -36,12 +36,18 @@ class Tiles:
         self._outputs = np.empty((TILE, widths[-1]), dtype)
         self._workspace = np.empty(TILE * mlp.workspace_per_row, dtype)
 
-    def outputs(self, x: Array) -> Array:
-        """Return the outputs s^(L) of at most `TILE` samples, to be used before the next call; x is cast."""
-        np.copyto(self._x[: len(x)], x, casting="unsafe")
+    def outputs(self, x: Array, rows: slice | Array) -> Array:
+        """Return the outputs s^(L) of at most `TILE` rows of x, which is cast, to be used before the next call."""
+        if isinstance(rows, slice):
+            count = len(x[rows])
+            np.copyto(self._x[:count], x[rows], casting="unsafe")
+        else:
+            count = len(rows)
+            for place, row in enumerate(rows):  # x[rows] would be a copy
+                self._x[place] = x[row]
         with np.errstate(over="ignore", invalid="ignore"):
             self._mlp.forward_into(self._x, self._outputs, self._workspace)
-        return self._outputs[: len(x)]
+        return self._outputs[:count]
 
 
 def tile_bytes(architecture: Architecture) -> int:
@@ -63,7 +69,7 @@ def predict_into(result: Array, mlp: MLP, x: Array, of: Callable[[Array], Array]
         tiles = Tiles(mlp)
         for start in range(lane * TILE, count, lanes.count * TILE):
             part = slice(start, min(start + TILE, count))
-            result[part] = of(tiles.outputs(x[part] if rows is None else x[rows[part]]))
+            result[part] = of(tiles.outputs(x, part if rows is None else rows[part]))
 
     lanes.run(work)
     return result

@@ -24,8 +24,8 @@ class HeldOut:
         from sklearn.model_selection import train_test_split
 
         stratify = samples.y.ravel() if classifies and mlp.architecture.widths[-1] == 1 else None
-        numbers = np.arange(len(samples.x))
-        self.training_rows, self._rows = train_test_split(
+        numbers = np.arange(len(samples.x), dtype=np.min_scalar_type(len(samples.x)))
+        self._training_rows, self._rows = train_test_split(
             numbers, random_state=random, test_size=fraction, stratify=stratify
         )
         if len(self._rows) < 2:
@@ -34,6 +34,11 @@ class HeldOut:
             )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
         self._best = mlp.parameters.copy()
+
+    def training_rows(self) -> Array:
+        """Return the numbers of the other samples, which are not kept here."""
+        rows: Array = self.__dict__.pop("_training_rows")
+        return rows
 
     @staticmethod
     def size(samples: int, fraction: float) -> int:

@@ -10,8 +10,8 @@ from lowmem.tables import Table
 
 READING = (
     "Score: accuracy, or R² of regression, on the quarter of the samples held out; time: the processor's, of the fit; "
-    "memory of a fit: resident (VmHWM) above what the process held before it. Of the deep network memory is that of "
-    "the whole process, libraries included, and time a ratio to scikit-learn's with the same solver."
+    "memory of a fit: what Python and NumPy allocate (tracemalloc) in an epoch. Of the deep network memory is that of "
+    "the whole process (VmHWM), libraries included, and time a ratio to scikit-learn's with the same solver."
 )
 
 
@@ -40,8 +40,8 @@ def scores(records: list[Record]) -> Table:
                 f"{mean(record['score'] for record in theirs):.4f}",
                 f"{apart:.1g}",
                 f"{median(one['cpu_seconds'] / other['cpu_seconds'] for one, other in pairs):.2f} ×",
-                f"{median(record['above_floor_bytes'] for record in ours) / 2**20:.1f}",
-                f"{median(record['above_floor_bytes'] for record in theirs) / 2**20:.1f}",
+                f"{median(record['allocated_bytes'] for record in ours) / 2**20:.2f}",
+                f"{median(record['allocated_bytes'] for record in theirs) / 2**20:.2f}",
             ]
         )
     seeds = len({record["seed"] for record in records})

@@ -1,6 +1,8 @@
 """The estimators beside scikit-learn's own: its checks, its tools, the same steps; and what lowmem adds to them."""
 
+import doctest
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -26,9 +28,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lowmem import sklearn as ours
-from lowmem.sklearn import MLPClassifier, MLPRegressor
+from lowmem.sklearn import MLPClassifier, MLPRegressor, _estimators
 
 Array = NDArray[Any]
+
+README = Path(__file__).resolve().parent.parent.parent / "README.md"
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -217,6 +221,14 @@ def test_the_memory_limit_is_kept_and_x_is_not_copied(stored: type, early_stoppi
     assert traced_peak(lambda: model.predict(x)) <= 20_000 * 8 + (1 << 20)
 
 
+def test_the_best_parameters_are_counted_too() -> None:
+    x = X.astype(np.float32)
+    model = MLPClassifier((600, 600), max_iter=2, early_stopping=True).fit(x, Y)
+    peak = traced_peak(lambda: model.fit(x, Y))
+    assert model._network.parameters.nbytes > 1_500_000
+    assert peak <= model.plan_.peak_bytes + (64 << 10)
+
+
 def test_memory_mapped_samples_are_read_by_batch_to_the_same_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((30_000, 64), np.float32), rng.standard_normal(30_000)
@@ -284,7 +296,6 @@ def test_what_a_fit_took_is_told() -> None:
     assert model.report_.accuracy == model.best_validation_score_
     assert "peak memory of training" in str(model.report_)
     assert model.report_.steps == model.n_iter_ * 3
-    assert model.plan_.batch_bytes > model._network.parameters.nbytes  # the best parameters are counted
 
 
 def test_weights_and_views_are_the_networks_own() -> None:
@@ -378,9 +389,9 @@ def test_scipy_stats_is_loaded_when_it_is_used() -> None:
     assert run(f"{state}import sklearn.base\n{fit}print(later())") == "False"
 
 
-def test_the_examples_in_the_docstrings_hold() -> None:
-    import doctest
-
-    from lowmem.sklearn import _estimators
-
+def test_the_examples_of_the_docstrings_and_the_readme_hold() -> None:
     assert doctest.testmod(_estimators).failed == 0
+    found = re.findall(r"^```pycon\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    example = doctest.DocTestParser().get_doctest("\n".join(found), {}, "README.md", str(README), 0)
+    assert example.examples
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0

@@ -1,5 +1,6 @@
 """Epochs as scikit-learn's MLP counts them: its losses, its penalty, its order of samples, in lowmem's memory."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from lowmem.architecture import Architecture
 from lowmem.data import Batcher, buffer_bytes
-from lowmem.errors import BudgetError, InputError
+from lowmem.errors import BudgetError
 from lowmem.executor import Backprop
 from lowmem.meter import resident_peak
 from lowmem.nn.mlp import MLP
@@ -274,10 +275,6 @@ def clipped_batch(batch_size: int | str, samples: int) -> int:
     """Return the rows of a batch; "auto" is 200, and never more than there are samples."""
     if batch_size == "auto":
         return min(200, samples)
-    if not isinstance(batch_size, int | np.integer):
-        raise InputError(f'batch_size is a positive whole number or "auto"; got {batch_size!r}.')
-    if batch_size > samples:
-        import warnings
-
+    if int(batch_size) > samples:
         warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=4)
     return min(int(batch_size), samples)

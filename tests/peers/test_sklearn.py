@@ -325,6 +325,12 @@ def test_adamw_shrinks_weights_and_leaves_biases() -> None:
     np.testing.assert_allclose(model.coefs_[0], plain.coefs_[0] * (1 - 0.05) ** 4, rtol=1e-12)  # it has no gradient
 
 
+def test_lanes_penalise_weights_and_leave_biases_too() -> None:
+    one, two = (MLPClassifier((48, 48), alpha=3.0, max_iter=5, random_state=0, threads=n).fit(X, Y) for n in (1, 2))
+    assert (one.plan_.lanes, two.plan_.lanes) == (1, 2)
+    np.testing.assert_allclose(two._network.parameters, one._network.parameters, rtol=1e-8, atol=1e-12)
+
+
 def test_huber_is_less_drawn_to_outliers_than_the_squared_error() -> None:
     x = np.linspace(-1, 1, 200)[:, None]
     y = np.c_[x, -x]
@@ -387,6 +393,11 @@ def test_scipy_stats_is_loaded_when_it_is_used() -> None:
     quiet = "import warnings; warnings.simplefilter('ignore')\n"
     assert run(f"{state}{quiet}{fit}print(later())\n{use}print(later())") == "True\nFalse"
     assert run(f"{state}import sklearn.base\n{fit}print(later())") == "False"
+
+
+def test_without_scikit_learn_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['sklearn'] = None\ntry: import lowmem.sklearn\nexcept ImportError as e: print(e)"
+    assert "pip install 'lowmem[sklearn]'" in run(code)
 
 
 def test_the_examples_of_the_docstrings_and_the_readme_hold() -> None:

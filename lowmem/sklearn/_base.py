@@ -124,7 +124,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._iterate(session, batches, held_out, context, given, incremental=incremental)
         if held_out is not None:
             held_out.restore()
-        self.plan_, self.report_ = session.plan, session.report(self.loss_, self.best_validation_score_)
+        accuracy = None if self._numeric else self.best_validation_score_
+        self.plan_, self.report_ = session.plan, session.report(self.loss_, accuracy)
         session.close()
         if incremental:
             self._training: Session | Paused = session

@@ -228,7 +228,7 @@ class Session:
             return 0.0
         return 0.5 * self.optimizer.penalty * sum(float(np.dot(w, w)) for w in self._weights)
 
-    def report(self, loss: float, score: float | None) -> Report:
+    def report(self, loss: float, accuracy: float | None) -> Report:
         """Return what was promised and what it took; of the last epoch the seconds."""
         return Report(
             plan=self.plan,
@@ -237,7 +237,7 @@ class Session:
             seconds_per_step=self.seconds / max(self.steps_of_epoch, 1),
             steps=self.steps,
             loss=loss,
-            accuracy=score,
+            accuracy=accuracy,
             made={name: size for name, size in self.backprop.account().items() if name != "batch"},
         )
 

@@ -26,13 +26,14 @@ lint: $(VENV)/.test
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
 
-# From docs/data/*.json, which scripts/profile_memory.py, scripts/compare_peers.py and scripts/benchmark_step.py measured.
+# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step and compare_sklearn in scripts/ measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
 	$(BIN)/python -m analysis.promises
 	$(BIN)/python -m analysis.peers
 	$(BIN)/python -m analysis.step_time
+	$(BIN)/python -m analysis.estimators
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -108,9 +108,7 @@ class Batcher:
         epoch: its number, from 0. start: the first batch wanted, to go on inside an epoch. One epoch at a time:
         they share the buffers and the order.
         """
-        self._order.sort()  # every epoch shuffles from the same state, whatever ran before
-        if self._seed is not None:
-            np.random.default_rng((self._seed, epoch)).shuffle(self._order)
+        self._arrange(epoch)
         for first in range(start * self.rows, len(self._order), self.rows):
             rows = self._order[first : first + self.rows]
             rows_at = self._rows_at[: len(rows)]
@@ -122,6 +120,12 @@ class Batcher:
                 self.weights_now = self._w_buffer[: len(rows)]
                 np.take(self._weights, rows_at, out=self.weights_now, mode="clip")
             yield x, _gather(self._y, rows_at, self._y_staging, self.y_buffer)
+
+    def _arrange(self, epoch: int) -> None:
+        """Put the rows into the order of an epoch."""
+        self._order.sort()  # every epoch shuffles from the same state, whatever ran before
+        if self._seed is not None:
+            np.random.default_rng((self._seed, epoch)).shuffle(self._order)
 
 
 def _gather(

@@ -1,0 +1,328 @@
+"""What the classifier and the regressor share: checked input, a planned session, epochs with scikit-learn's rules."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from lowmem.architecture import Architecture
+from lowmem.errors import InputError
+from lowmem.facts import ACTIVATIONS
+from lowmem.nn.initialisers import SCHEMES
+from lowmem.nn.mlp import MLP
+from lowmem.planning import STRATEGIES
+from lowmem.sklearn._solvers import LEAST_RATE, SOLVERS, solver
+from lowmem.sklearn._training import (
+    Batches,
+    Paused,
+    Samples,
+    Session,
+    Terms,
+    batch_bytes,
+    clipped_batch,
+    made_plan,
+    network,
+)
+from lowmem.sklearn._validation import HeldOut
+
+Array = NDArray[Any]
+Self = TypeVar("Self", bound="BaseMLP")
+
+ALIASES = {"logistic": "sigmoid"}
+"""scikit-learn's names of activations, where lowmem has another."""
+
+_POSITIVE = Interval(Integral, 1, None, closed="left")
+_FRACTION = Interval(Real, 0, 1, closed="left")
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
+    """A multilayer perceptron as an estimator; see its two subclasses."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "hidden_layer_sizes": ["array-like", _POSITIVE],
+        "activation": [StrOptions({*ACTIVATIONS, *ALIASES})],
+        "solver": [StrOptions(set(SOLVERS))],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), _POSITIVE],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [_POSITIVE],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [_FRACTION],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [_FRACTION],
+        "beta_1": [_FRACTION],
+        "beta_2": [_FRACTION],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [_POSITIVE, Options(Real, {np.inf})],
+        "memory_limit": [None, str, _POSITIVE],
+        "strategy": [StrOptions(set(STRATEGIES))],
+        "threads": [None, _POSITIVE],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "initialiser": [None, StrOptions(set(SCHEMES))],
+        "residual": ["boolean"],
+        "norm": [None, str],
+        "dropout": [_FRACTION],
+    }
+
+    _numeric: ClassVar[bool]
+    _network: MLP
+
+    # What the two differ in ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _targets(self, y: Array, classes: ArrayLike | None, *, first: bool) -> Array:
+        """Return the targets that the network learns from, and know what they mean if it is the first time."""
+
+    @abstractmethod
+    def _head(self) -> tuple[int, str, str]:
+        """Return the number of outputs, lowmem's name of the loss, and scikit-learn's of the last layer's σ."""
+
+    def _all_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
+        """Return the weights of samples, None if all are 1."""
+        return sample_weight
+
+    # Fitting ---------------------------------------------------------------------------------------------------
+
+    def _learn(
+        self: Self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        *,
+        incremental: bool,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Fit, or go once over the data if `incremental`."""
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        first = not hasattr(self, "_network") or not (self.warm_start or incremental)
+        context = self._init_callback_context(max_subtasks=1 if incremental else self.max_iter)
+        x, labels = validate_data(self, X, y, multi_output=True, dtype="numeric", y_numeric=self._numeric, reset=first)
+        own = None if sample_weight is None else _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+        given = {"X": x, "y": labels, "metadata": None if own is None else {"sample_weight": own}}
+        context.call_on_fit_task_begin(estimator=self, **given)
+        samples = Samples(x, self._targets(labels, classes, first=first), self._all_weights(labels, own))
+        random = check_random_state(self.random_state)
+        session, batches, held_out = self._prepared(samples, random, first=first, incremental=incremental)
+        self._iterate(session, batches, held_out, context, given, incremental=incremental)
+        if held_out is not None:
+            held_out.restore()
+        accuracy = None if self._numeric else self.best_validation_score_
+        self.plan_, self.report_ = session.plan, session.report(self.loss_, accuracy)
+        session.close()
+        if incremental:
+            self._training: Session | Paused = session
+        context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
+        return self
+
+    def _prepared(
+        self, samples: Samples, random: np.random.RandomState, *, first: bool, incremental: bool
+    ) -> tuple[Session, Batches, HeldOut | None]:
+        """Plan, then make the network if there is none, then all that the epochs need."""
+        architecture = self._architecture(samples, first=first)
+        held_rows = HeldOut.size(len(samples.x), self.validation_fraction) if self.early_stopping else 0
+        count = max(len(samples.x) - held_rows, 1)
+        rows = clipped_batch(self.batch_size, count)
+        buffers = batch_bytes(samples, count, rows, architecture)
+        if self.early_stopping:
+            buffers += HeldOut.bytes_for(architecture, held_rows)
+        terms = Terms(rows, self.memory_limit, self.strategy, self.threads, buffers, bool(count % rows))
+        earlier: Session | Paused | None = self.__dict__.pop("_training", None)
+        if isinstance(earlier, Session) and incremental and earlier.terms.cover(terms):
+            earlier.begin(self.alpha)
+            return earlier, Batches(samples, rows, architecture, random if self.shuffle else None), None
+        if not incremental:
+            earlier = None
+        optimizer = solver(self.get_params(deep=False)) if earlier is None else earlier.optimizer
+        states: tuple[Array, ...] = () if earlier is None else earlier.states
+        del earlier  # and its arena
+        made = made_plan(architecture, optimizer, terms)
+        if first:
+            self._begin(architecture, random)
+        if self.early_stopping != (self.validation_scores_ is not None):  # a warm start with another rule
+            self._judge_anew()
+        held_out = None
+        if self.early_stopping:  # before the arena is there, as choosing takes memory for a moment
+            held_out = HeldOut(samples, self._network, random, self.validation_fraction, classifies=not self._numeric)
+            samples = replace(samples, rows=held_out.training_rows())
+        batches = Batches(samples, rows, architecture, random if self.shuffle else None)
+        session = Session(self._network, made, optimizer, alpha=self.alpha, terms=terms, states=states)
+        return session, batches, held_out
+
+    def _architecture(self, samples: Samples, *, first: bool) -> Architecture:
+        """Return the network that the parameters ask for. Raises `ValueError` if there is another one already."""
+        sizes = self.hidden_layer_sizes
+        hidden = [int(size) for size in sizes] if isinstance(sizes, Iterable) else [sizes]
+        if any(size <= 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        dtype = str(self.dtype)
+        if dtype == "auto":
+            dtype = "float32" if samples.x.dtype == np.float32 else "float64"
+            if not first:  # what is narrower or wider now is cast, a batch at a time
+                dtype = self._network.architecture.dtype
+        outputs, loss, _ = self._head()
+        options = {"residual": self.residual, "norm": self.norm, "dropout": self.dropout}
+        chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
+        activation = str(ALIASES.get(self.activation, self.activation))
+        widths = (samples.x.shape[1], *hidden, outputs)
+        architecture = Architecture(widths, activation, loss, dtype, **chosen)
+        if not first and architecture != self._network.architecture:
+            raise InputError(
+                f"the parameters now ask for another network ({architecture}) than the one that was fitted "
+                f"({self._network.architecture}). Use a new estimator, or fit with warm_start=False."
+            )
+        return architecture
+
+    def _begin(self, architecture: Architecture, random: np.random.RandomState) -> None:
+        """Make the network, after letting go of an earlier one, and forget how that learnt."""
+        self.__dict__.pop("_network", None)
+        self._network = network(architecture, random, activation=self.activation, initialiser=self.initialiser)
+        self.n_layers_ = len(architecture.widths)
+        self.n_outputs_, _, self.out_activation_ = self._head()
+        self.n_iter_ = self.t_ = self._waited = 0
+        self.loss_curve_: list[float] = []
+        self._judge_anew()
+
+    def _judge_anew(self) -> None:
+        """Forget what was best so far."""
+        self.best_loss_: float | None = None if self.early_stopping else np.inf
+        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
+        self.best_validation_score_: float | None = -np.inf if self.early_stopping else None
+
+    def _iterate(
+        self,
+        session: Session,
+        batches: Batches,
+        held_out: HeldOut | None,
+        context: Any,  # noqa: ANN401 - scikit-learn is untyped
+        given: dict[str, Any],
+        *,
+        incremental: bool,
+    ) -> None:
+        """Run epochs until the loss, or the score of what is held out, no longer becomes better."""
+        self.n_iter_ = 0
+        attributes = dict if held_out is None else held_out.attributes  # of an estimator that stops here
+        try:
+            for _ in range(1 if incremental else self.max_iter):
+                task = context.subcontext(task_name="epoch")
+                task.call_on_fit_task_begin(estimator=self, **given)
+                self._note(session.epoch(batches), batches.samples, held_out)
+                if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
+                    rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
+                    session.optimizer.set_rate(rate, session.states)
+                enough = self._waited > self.n_iter_no_change and self._stops(session)
+                told = task.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=attributes)
+                if enough or told or incremental:
+                    return
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=5)
+
+    def _note(self, loss: float, samples: int, held_out: HeldOut | None) -> None:
+        """Write down an epoch, and whether it was better than those before it by `tol`."""
+        self.n_iter_ += 1
+        self.t_ += samples
+        self.loss_ = loss
+        self.loss_curve_.append(loss)
+        if self.verbose:
+            print(f"Iteration {self.n_iter_}, loss = {loss:.8f}")
+        if held_out is None:
+            assert self.best_loss_ is not None
+            better = loss <= self.best_loss_ - self.tol
+            self.best_loss_ = min(loss, self.best_loss_)
+        else:
+            assert self.best_validation_score_ is not None
+            assert self.validation_scores_ is not None
+            score = held_out.score()
+            self.validation_scores_.append(score)
+            if self.verbose:
+                print(f"Validation score: {score:f}")
+            better = not score < self.best_validation_score_ + self.tol
+            if score > self.best_validation_score_:
+                self.best_validation_score_ = score
+                held_out.keep()
+        self._waited = 0 if better else self._waited + 1
+
+    def _stops(self, session: Session) -> bool:
+        """Say whether training ends as it no longer becomes better; "adaptive" goes on with a smaller rate."""
+        what = "Validation score" if self.early_stopping else "Training loss"
+        said = f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
+        rate = session.optimizer.lr
+        ends = self.learning_rate != "adaptive" or SOLVERS[self.solver] != "sgd" or rate <= LEAST_RATE
+        if not ends:
+            session.optimizer.set_rate(rate / 5, session.states)
+            self._waited = 0
+        if self.verbose:
+            print(said, "Stopping." if ends else f"Setting learning rate to {rate / 5:f}")
+        return ends
+
+    # The network -----------------------------------------------------------------------------------------------
+
+    def _readable(self, X: ArrayLike) -> Array:
+        """Return samples to predict, which are not copied, checked."""
+        check_is_fitted(self)
+        checked: Array = validate_data(self, X, dtype="numeric", reset=False)
+        return checked
+
+    @property
+    def coefs_(self) -> list[Array]:
+        """The weights of each layer, views of shape (n_{l-1}, n_l); writing into them changes the network."""
+        return [w.T for w in self._fitted("coefs_").weights]
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        """The biases of each layer, views of shape (n_l,)."""
+        return list(self._fitted("intercepts_").biases)
+
+    def _fitted(self, name: str) -> MLP:
+        if not hasattr(self, "_network"):
+            raise AttributeError(f"{type(self).__name__} has no {name} before it is fitted.")
+        return self._network
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Say whether there is a network."""
+        return hasattr(self, "_network")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: the parameters once, and of a session between partial fits the solver's arrays."""
+        state = dict(super().__getstate__())
+        mlp: MLP | None = state.pop("_network", None)
+        if mlp is not None:
+            state["_stored"] = (mlp.architecture, mlp.parameters)
+        session = state.pop("_training", None)
+        if session is not None:
+            state["_training"] = Paused(session.optimizer, session.states)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up what was pickled; the parameters are copied."""
+        state = dict(state)
+        stored = state.pop("_stored", None)
+        super().__setstate__(state)
+        if stored is not None:
+            architecture, parameters = stored
+            self._network = MLP.empty(architecture)
+            np.copyto(self._network.parameters, parameters)

@@ -1,0 +1,328 @@
+"""`MLPClassifier` and `MLPRegressor`: parameters in scikit-learn's order and words, then lowmem's own."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+
+from lowmem.sklearn._base import BaseMLP
+from lowmem.sklearn._prediction import PROBABILITIES, predict_into
+from lowmem.sklearn._targets import Labels, labels_of
+
+Array = NDArray[Any]
+
+
+class MLPClassifier(ClassifierMixin, BaseMLP):
+    """A multilayer perceptron that classifies, trained inside a memory limit.
+
+    Arguments as scikit-learn's `MLPClassifier` has them: hidden_layer_sizes, activation, solver, alpha, batch_size,
+    learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
+    (below 1), nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change. With
+    the same arguments, data and integer `random_state` it begins with the same weights, sees the same batches and
+    takes the same steps as that one, but for rounding. What there is beyond:
+
+    activation: also every other one of lowmem's ("gelu", "silu", ...); "logistic" and "sigmoid" are one.
+    solver: "sgd", "adam"; "momentum" and "nesterov", which are "sgd" with `nesterovs_momentum` off and on; "adamw",
+        where alpha is decoupled from the gradient and not divided by the batch. "lbfgs" there is not: it needs all
+        samples at once.
+    memory_limit: what `fit` may allocate: bytes, text such as "64MiB", or "50%" of what storing everything takes. In
+        it are the parameters, the solver's arrays, gradients, activations, batches, encoded targets, the order of
+        the samples, and with early_stopping the best parameters; not X and y, nor the interpreter and its libraries.
+        Each process of `n_jobs` has a limit of its own. One that cannot work is refused with the least that does.
+        None stores everything.
+    strategy, threads: as in `lowmem.plan`.
+    dtype: of the network: "float32", "float64", or "auto": float32 for X in float32, else float64. X is not copied:
+        batches of another dtype, of memory-mapped or of strided arrays are gathered and cast one at a time.
+    initialiser: a scheme of `lowmem.nn.initialisers`, such as "orthogonal" for deep networks; None is scikit-learn's.
+    residual, norm, dropout: as in `lowmem.Architecture`.
+    class_weight: a dictionary {class: weight}, or "balanced", as elsewhere in scikit-learn.
+
+    Weights of samples must not be negative, and X not be sparse. Callbacks (`set_callbacks`) are told of every epoch.
+    `fit` lets go of the solver's arrays. Between calls of `partial_fit` they and the memory of a step are kept, and
+    the former are pickled too.
+
+    Attributes, as in scikit-learn: classes_, loss_, best_loss_, loss_curve_, validation_scores_, t_, n_iter_,
+    best_validation_score_, coefs_ and intercepts_ (views), n_features_in_, feature_names_in_, n_layers_, n_outputs_,
+    out_activation_; and plan_ and report_, the `lowmem.Plan` and `lowmem.Report` of the last fit.
+
+    Example:
+        >>> from lowmem.sklearn import MLPClassifier
+        >>> from sklearn.datasets import load_digits
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = MLPClassifier((64, 64), memory_limit="1MiB", random_state=0).fit(X / 16, y)
+        >>> model.score(X / 16, y) > 0.99
+        True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseMLP._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+    _numeric = False
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        memory_limit: int | str | None = None,
+        strategy: str = "auto",
+        threads: int | None = None,
+        dtype: str = "auto",
+        initialiser: str | None = None,
+        residual: bool = False,
+        norm: str | None = None,
+        dropout: float = 0.0,
+        class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.memory_limit = memory_limit
+        self.strategy = strategy
+        self.threads = threads
+        self.dtype = dtype
+        self.initialiser = initialiser
+        self.residual = residual
+        self.norm = norm
+        self.dropout = dropout
+        self.class_weight = class_weight
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPClassifier":
+        """Fit to X (samples, features) and labels y (samples,), or an indicator matrix y (samples, labels)."""
+        return self._learn(X, y, sample_weight, incremental=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> "MLPClassifier":
+        """Go once over the data; the first call needs all `classes` that will ever come."""
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit, which does not see all samples. Compute "
+                "the weights with sklearn.utils.compute_class_weight and pass them as a dictionary."
+            )
+        _check_partial_fit_first_call(self, classes)
+        return self._learn(X, y, sample_weight, incremental=True, classes=classes)
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Return the class of each sample, or an indicator matrix of labels."""
+        samples = self._readable(X)
+        several = self._labels.several
+        result = np.empty((len(samples), self.n_outputs_) if several else len(samples), self._labels.decoded)
+        return predict_into(result, self._network, samples, self._labels.decode)
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Return the probability of each class, (samples, classes), in the order of `classes_`."""
+        return self._probabilities(X, logarithm=False)
+
+    def predict_log_proba(self, X: ArrayLike) -> Array:
+        """Return the logarithm of `predict_proba`, finite also where that is 0."""
+        return self._probabilities(X, logarithm=True)
+
+    def _probabilities(self, X: ArrayLike, *, logarithm: bool) -> Array:
+        samples, kind = self._readable(X), self._labels.kind
+        if len(self.classes_) == 1 and kind == "binary":
+            return np.full((len(samples), 1), 0.0 if logarithm else 1.0, self._network.parameters.dtype)
+        sigma = PROBABILITIES[self.out_activation_, logarithm]
+
+        def both(s: Array) -> Array:
+            return sigma(np.hstack([-s, s]))
+
+        result = np.empty((len(samples), len(self.classes_)), self._network.parameters.dtype)
+        return predict_into(result, self._network, samples, both if kind == "binary" else sigma)
+
+    def _targets(self, y: Array, classes: ArrayLike | None, *, first: bool) -> Array:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if first:
+            self._labels: Labels = labels_of(y, classes)
+            self.classes_ = self._labels.classes
+        return self._labels.encode(y)
+
+    def _head(self) -> tuple[int, str, str]:
+        return self._labels.outputs, self._labels.loss, self._labels.activation
+
+    def _all_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
+        if self.class_weight is None:
+            return sample_weight
+        weights: Array = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else np.multiply(weights, sample_weight, out=weights)
+
+    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn is untyped
+        """Return what scikit-learn's checks want to know."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):
+    """A multilayer perceptron that predicts numbers, trained inside a memory limit.
+
+    loss: "squared_error" (½ r², as in scikit-learn) or "huber" (the same up to |r| = 1, |r| - ½ beyond). All other
+    arguments and attributes, and what differs from scikit-learn's `MLPRegressor`, are told at `MLPClassifier`.
+
+    Example:
+        >>> from lowmem.sklearn import MLPRegressor
+        >>> import numpy as np
+        >>> X = np.linspace(-1, 1, 200)[:, None]
+        >>> model = MLPRegressor(hidden_layer_sizes=(32, 32), max_iter=500, random_state=0).fit(X, X.ravel() ** 2)
+        >>> model.score(X, X.ravel() ** 2) > 0.9
+        True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseMLP._parameter_constraints,
+        "loss": [StrOptions({"squared_error", "huber"})],
+    }
+    _numeric = True
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        memory_limit: int | str | None = None,
+        strategy: str = "auto",
+        threads: int | None = None,
+        dtype: str = "auto",
+        initialiser: str | None = None,
+        residual: bool = False,
+        norm: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.memory_limit = memory_limit
+        self.strategy = strategy
+        self.threads = threads
+        self.dtype = dtype
+        self.initialiser = initialiser
+        self.residual = residual
+        self.norm = norm
+        self.dropout = dropout
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPRegressor":
+        """Fit to X (samples, features) and numbers y, (samples,) or (samples, outputs)."""
+        return self._learn(X, y, sample_weight, incremental=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPRegressor":
+        """Go once over the data."""
+        return self._learn(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Return the prediction for each sample, (samples,) or (samples, outputs)."""
+        samples = self._readable(X)
+        result = np.empty((len(samples), self.n_outputs_), self._network.parameters.dtype)
+        predict_into(result, self._network, samples, lambda s: s)
+        return result[:, 0] if self.n_outputs_ == 1 else result
+
+    def _targets(self, y: Array, classes: ArrayLike | None, *, first: bool) -> Array:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        targets: Array = y.reshape(len(y), -1)
+        self._columns = targets.shape[1]
+        return targets
+
+    def _head(self) -> tuple[int, str, str]:
+        return self._columns, {"squared_error": "mse"}.get(self.loss, self.loss), "identity"
+
+    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn is untyped
+        """Return what scikit-learn's checks want to know."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

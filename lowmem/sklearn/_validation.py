@@ -1,0 +1,93 @@
+"""Samples held out for early stopping: by their numbers, not as copies, and the best parameters met so far."""
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.architecture import Architecture
+from lowmem.layout import cores
+from lowmem.nn.mlp import MLP
+from lowmem.sklearn._prediction import predict_into, tile_bytes
+from lowmem.sklearn._training import Samples
+
+Array = NDArray[Any]
+
+
+class HeldOut:
+    """A part of the samples, chosen as scikit-learn does, by which the network is judged after each epoch."""
+
+    def __init__(
+        self, samples: Samples, mlp: MLP, random: np.random.RandomState, fraction: float, *, classifies: bool
+    ) -> None:
+        from sklearn.model_selection import train_test_split
+
+        stratify = samples.y.ravel() if classifies and mlp.architecture.widths[-1] == 1 else None
+        numbers = np.arange(len(samples.x), dtype=np.min_scalar_type(len(samples.x)))
+        self._training_rows, self._rows = train_test_split(
+            numbers, random_state=random, test_size=fraction, stratify=stratify
+        )
+        if len(self._rows) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        self._samples, self._mlp, self._classifies = samples, mlp, classifies
+        self._best = mlp.parameters.copy()
+
+    def training_rows(self) -> Array:
+        """Return the numbers of the other samples, which are not kept here."""
+        rows: Array = self.__dict__.pop("_training_rows")
+        return rows
+
+    @staticmethod
+    def size(samples: int, fraction: float) -> int:
+        """Return how many of the samples are held out."""
+        return ceil(samples * fraction)
+
+    @staticmethod
+    def bytes_for(architecture: Architecture, rows: int) -> int:
+        """Return the bytes taken: of the best parameters, the numbers of samples, predictions and a tile's work."""
+        numbers = architecture.parameters + 3 * rows * architecture.widths[-1]
+        indices = 2 * rows * np.dtype(np.intp).itemsize
+        return numbers * architecture.item_bytes + cores() * tile_bytes(architecture) + indices
+
+    def score(self) -> float:
+        """Return the accuracy, or R² of a regressor, NaN where outputs are not finite."""
+        x, y = self._samples.x, self._samples.y[self._rows]
+        weights = None if self._samples.weights is None else self._samples.weights[self._rows]
+        if self._classifies:
+            told = np.empty(y.shape, np.intp)
+            predict_into(told, self._mlp, x, _chosen if y.ndim == 1 else _several, self._rows)
+            hits = told == y if y.ndim == 1 else (told == y).all(axis=1)
+            return float(np.average(hits, weights=weights))
+        s = predict_into(np.empty(y.shape, self._mlp.parameters.dtype), self._mlp, x, lambda s: s, self._rows)
+        if not np.isfinite(s).all():
+            return float("nan")
+        from sklearn.metrics import r2_score
+
+        return float(r2_score(y, s, sample_weight=weights))
+
+    def keep(self) -> None:
+        """Note the parameters as the best."""
+        np.copyto(self._best, self._mlp.parameters)
+
+    def restore(self) -> None:
+        """Give the network its best parameters."""
+        np.copyto(self._mlp.parameters, self._best)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of an estimator that stops now: a network with the best parameters."""
+        mlp = MLP.empty(self._mlp.architecture)
+        np.copyto(mlp.parameters, self._best)
+        return {"_network": mlp}
+
+
+def _chosen(s: Array) -> Array:
+    """Return the class with the largest output."""
+    return np.asarray(s.argmax(axis=1))
+
+
+def _several(s: Array) -> Array:
+    """Return which outputs say yes."""
+    return s > 0

@@ -6,7 +6,6 @@ PyTorch's default or, with `fused` in the case, its fused kernel.
 """
 
 import sys
-from time import perf_counter
 from typing import Any
 
 from numpy.typing import NDArray
@@ -33,21 +32,21 @@ def train(case: Case) -> Case:
     optimizer = torch.optim.Adam(model.parameters(), lr=case["lr"], fused=case["fused"])
     schedule, number = rates(case, len(stream)), 0
     batches = stream.batches(case["batch"], mlp.architecture, case.get("seed", 0))
-    laps, seconds, loss = Laps(case.get("steps")), None, None
+    laps, done, loss = Laps(case.get("steps")), 0, None
     try:
         for epoch in range(case.get("epochs_run") or case["epochs"]):
-            begin, total = perf_counter(), 0.0
+            total = 0.0
             for x, y in batches.epoch(epoch):
                 if schedule is not None:
                     optimizer.param_groups[0]["lr"] = schedule.at(number)
                 total, number = total + step(model, optimizer, x, y) * len(x), number + 1
                 laps.take()
-            loss, seconds = total / len(stream), perf_counter() - begin
-            print(f"epoch {epoch + 1}: loss {loss:.4f}, {seconds:.1f} s", file=sys.stderr, flush=True)
+            loss, done = total / len(stream), epoch + 1
+            print(f"epoch {done}: loss {loss:.4f}", file=sys.stderr, flush=True)
     except EnoughError:
         pass
-    found = {"peak_bytes": resident_peak(), "floor_bytes": floor, "epoch_seconds": seconds, "loss": loss}
-    return laps.summary() | found
+    found = {"peak_bytes": resident_peak(), "floor_bytes": floor, "loss": loss}
+    return laps.summary() | laps.of_epochs(done) | found
 
 
 def model_of(mlp: MLP) -> Any:  # noqa: ANN401 - a module of PyTorch

@@ -48,6 +48,17 @@ class Laps:
         seconds, cpu = median(self._elapsed[1:]), median(self._processor[1:])
         return {"steps": len(self._elapsed), "step_seconds": seconds, "step_cpu_seconds": cpu}
 
+    def of_epochs(self, count: int) -> Case:
+        """Return what the median epoch took, of `count` that were run; nothing where none was finished."""
+        if not count:
+            return {}
+        length = len(self._elapsed) // count
+        starts = range(0, count * length, length)
+        return {
+            "epoch_seconds": median(sum(self._elapsed[at : at + length]) for at in starts),
+            "epoch_cpu_seconds": median(sum(self._processor[at : at + length]) for at in starts),
+        }
+
 
 def opened(case: Case) -> tuple[Stream, Stream | None]:
     """Return what is trained on, and what is judged on afterwards, once: a part held out, or the test part."""
@@ -106,16 +117,19 @@ def train(case: Case) -> Case:
         accuracy = None if judge is None else trainer.evaluate(judge)[1]
     except EnoughError:
         pass
-    return laps.summary() | {
-        "peak_bytes": resident_peak(),
-        "floor_bytes": floor,
-        "anonymous_bytes": status("RssAnon"),
-        "plan_bytes": trainer.plan.peak_bytes,
-        "flop_factor": trainer.plan.flop_factor,
-        "epoch_seconds": None if epoch is None else epoch.seconds,
-        "accuracy": accuracy,
-        "loss": None if epoch is None else epoch.loss,
-    }
+    return (
+        laps.summary()
+        | laps.of_epochs(0 if epoch is None else epoch.number)
+        | {
+            "peak_bytes": resident_peak(),
+            "floor_bytes": floor,
+            "anonymous_bytes": status("RssAnon"),
+            "plan_bytes": trainer.plan.peak_bytes,
+            "flop_factor": trainer.plan.flop_factor,
+            "accuracy": accuracy,
+            "loss": None if epoch is None else epoch.loss,
+        }
+    )
 
 
 def status(name: str) -> int:

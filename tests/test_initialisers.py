@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import lowmem as lm
 from lowmem.errors import UnknownNameError
 from lowmem.facts import ACTIVATIONS
 from lowmem.nn.initialisers import DEFAULT_SCHEMES, SCHEMES, initialise
@@ -106,3 +107,16 @@ def test_unknown_names_are_refused(activation: str) -> None:
         draw((2, 2), "he_norml", activation)
     with pytest.raises(UnknownNameError, match="unknown activation"):
         draw((2, 2), None, activation + "!")
+
+
+def test_orthogonal_takes_a_gain_of_its_own() -> None:
+    architecture = lm.Architecture((12, 12, 12), "relu", dtype="float64")
+    for w in lm.MLP(architecture, initialiser="orthogonal", gain=1.1).weights:
+        np.testing.assert_allclose(w @ w.T, 1.1**2 * np.eye(12), atol=1e-12)
+    for wrong in (
+        {"gain": 1.1},
+        {"initialiser": "orthogonal", "gain": 0.0},
+        {"initialiser": "he_normal", "gain": 2.0},
+    ):
+        with pytest.raises(lm.InputError, match='gain is a positive number and goes with initialiser="orthogonal"'):
+            lm.MLP(architecture, **wrong)

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--class-weights", metavar="A,B,...", help="factors for the loss of each class, or balanced")
     group.add_argument("--non-finite", default="stop", metavar="WHAT", help="when the loss is: stop (default) or skip")
     group.add_argument("--init", metavar="NAME", help="initialiser (default: the one that matches the activation)")
+    group.add_argument("--gain", type=float, metavar="F", help="of --init orthogonal, such as 1.1 for deep tanh")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (default 0)")
     add_run(group)
     add_network(parser)
@@ -90,7 +91,7 @@ def _trainer(
 
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
     trainer = Trainer(
-        MLP(network, arguments.seed, initialiser=arguments.init),
+        MLP(network, arguments.seed, initialiser=arguments.init, gain=arguments.gain),
         optimizer,
         batch_size=arguments.batch,
         budget=arguments.budget,

@@ -63,6 +63,7 @@ _ORTHOGONAL_GAINS: Mapping[str, float] = MappingProxyType(
 )
 
 
+ORTHOGONAL = "orthogonal"
 FIXUP = "fixup"
 """The scheme that depends on a layer's place in the network."""
 
@@ -109,18 +110,31 @@ def initialise(
 
 
 def initialise_network(
-    architecture: Architecture, arrays: Sequence[Mapping[str, Array]], rng: np.random.Generator, scheme: str | None
+    architecture: Architecture,
+    arrays: Sequence[Mapping[str, Array]],
+    rng: np.random.Generator,
+    scheme: str | None,
+    gain: float | None = None,
 ) -> None:
     """Fill the arrays of all layers in place, given by name for each.
 
-    scheme: a key of `SCHEMES`, "fixup", or None for what suits the network. Gains begin at 1, shifts and learned
-    factors at 0. Raises `UnknownNameError` for an unknown scheme.
+    scheme: a key of `SCHEMES`, "fixup", or None for what suits the network. gain: of "orthogonal", in place of the
+    activation's. A norm's gains begin at 1, shifts and learned factors at 0.
+
+    Raises `UnknownNameError` for an unknown scheme, `InputError` for a gain without use or that is no positive number.
     """
+    if gain is not None and (scheme != ORTHOGONAL or not 0 < gain < math.inf):
+        raise InputError(
+            f'gain is a positive number and goes with initialiser="{ORTHOGONAL}"; got {gain!r}, {scheme!r}.'
+        )
     weights, biases = ([its[name] for its in arrays] for name in ("weight", "bias"))
     fixup = scheme == FIXUP
     if scheme is not None and not fixup:
         lookup("initialisation scheme", scheme, dict.fromkeys((*SCHEMES, FIXUP)))
     initialise(weights, biases, architecture.activation, rng, None if fixup else scheme)
+    if gain is not None:
+        for w in weights:
+            np.multiply(w, gain / _ORTHOGONAL_GAINS.get(architecture.activation, 1.0), out=w)
     factor = max(architecture.skips, 1) ** -0.5
     for number, its in enumerate(arrays, start=1):
         branch = architecture.has_skip(number)

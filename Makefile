@@ -34,6 +34,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.peers
 	$(BIN)/python -m analysis.step_time
 	$(BIN)/python -m analysis.estimators
+	$(BIN)/python -m analysis.depth
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

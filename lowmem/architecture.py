@@ -136,20 +136,22 @@ class Architecture:
 
     def _make_layers(self) -> Iterator[Layer]:
         factors: dict[Any, float | str] = {True: 1.0, "scaled": max(self.skips, 1) ** -0.5, "learned": "learned"}
-        preactivation = self.preactivation
+        made: dict[tuple[Any, ...], Layer] = {}  # equal layers are one object
         for number in range(1, self.layers + 1):
-            yield layer_of(
-                self.widths[number - 1],
-                self.widths[number],
-                self.activation,
-                self.item_bytes,
-                is_first=number == 1,
-                is_last=number == self.layers,
-                preactivation=preactivation,
-                norm=self.option(number, "norm"),
-                dropout=self.option(number, "dropout"),
-                branch=factors[self.option(number, "residual")] if self.has_skip(number) else None,
-            )
+            branch = factors[self.option(number, "residual")] if self.has_skip(number) else None
+            options: dict[str, Any] = {"is_first": number == 1, "is_last": number == self.layers, "branch": branch}
+            options |= {name: self.option(number, name) for name in ("norm", "dropout")}
+            key = (*self.widths[number - 1 : number + 1], *options.values())
+            if key not in made:
+                made[key] = layer_of(
+                    self.widths[number - 1],
+                    self.widths[number],
+                    self.activation,
+                    self.item_bytes,
+                    preactivation=self.preactivation,
+                    **options,
+                )
+            yield made[key]
 
     @property
     def couples(self) -> str | None:

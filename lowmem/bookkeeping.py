@@ -23,6 +23,7 @@ BYTES = {
     "parts": 443,
     "sites": 246,
     "gathered": 360,
+    "whole": 0,
     "ladders": 5,
     "matrices": 0,
     "views": 597,
@@ -49,7 +50,7 @@ def counts(
     places = _Places(rows, lanes, architecture.item_bytes)
     ladders: dict[tuple[int, int], bytearray] = {}  # (place, scratch) -> a mark for each layer run in place there
     forwards: set[Step] = set()  # equal ones are bound once
-    backwards = calls = remade = gathered = 0
+    backwards = calls = remade = gathered = whole = 0
     for step in program.steps:
         match step.op:
             case Forward(first, last):
@@ -70,7 +71,8 @@ def counts(
                 for width in layer.whole_rooms:
                     places.matrices.add((offset, width))
                     offset += aligned(rows * width * architecture.item_bytes)
-                remade += len(layer.whole_rooms)
+                remade += len(layer.whole_rooms) > 0
+                whole += max(len(layer.whole_rooms) - 1, 0)
                 gathered += layer.partials
                 places.work(step.scratch + whole_bytes(layer, rows, lanes), layer.backward_rooms)
             case _:
@@ -103,6 +105,7 @@ def counts(
         "parts": sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer),
         "sites": special * bound,
         "gathered": gathered * passes * lanes,
+        "whole": whole * passes * lanes,
         "ladders": len(ladders) * (layers + 1) * bound,
         "matrices": len(places.matrices) * sizes,
         "views": places.views() * sizes,

@@ -2,7 +2,6 @@
 
 import os
 from itertools import pairwise
-from statistics import fmean
 
 from lowmem.architecture import Architecture
 from lowmem.errors import InputError
@@ -47,7 +46,8 @@ def small(architecture: Architecture, rows: int) -> bool:
 
 def _work(architecture: Architecture, rows: int) -> float:
     """Return the mean FLOPs of a layer's forward."""
-    return 2 * rows * fmean(one * other for one, other in pairwise(architecture.widths))
+    products = sum(one * other for one, other in pairwise(architecture.widths))
+    return 2 * rows * products / architecture.layers
 
 
 def cores() -> int:

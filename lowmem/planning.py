@@ -100,7 +100,7 @@ def plan(
             break
         for made in bench.candidates(strategy, limit, **options):
             least = made if least is None or made.peak_bytes < least.peak_bytes else least
-            fits = limit is None or made.peak_bytes <= limit
+            fits = bench.fits(made, limit)
             if fits and (best is None or (made.cost, made.peak_bytes) < (best.cost, best.peak_bytes)):
                 best, bound = made, bench
     assert least is not None

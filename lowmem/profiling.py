@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -46,6 +45,8 @@ class StepProfile:
     @classmethod
     def median(cls, profiles: Sequence["StepProfile"]) -> "StepProfile":
         """Return the median of each phase's seconds over several profiles of the same step."""
+        from statistics import median  # brings fractions and decimals, for those who measure
+
         seconds = {phase: median(profile.seconds[phase] for profile in profiles) for phase in PHASES}
         return cls(profiles[0].flops, seconds)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 from lowmem.architecture import Architecture
@@ -68,6 +69,7 @@ class Workbench:
         self.lanes = lanes_for(architecture, self.micro_batch, threads)
         self.gather = gather
         self.table_bytes = table_bytes
+        self.arena_limit: int | None = None  # a share of the activations, beside the budget in bytes
         self.bound: float | None = None  # of the cost of any schedule whose checkpoints stay, once a planner has run
         if costs is not None and costs.dtype != architecture.dtype:
             raise InputError(f"the cost model is for {costs.dtype}, the network is {architecture.dtype}.")
@@ -101,7 +103,7 @@ class Workbench:
         return self._with(rows, None)
 
     def _with(self, batch_size: int, micro_batch: int | None) -> "Workbench":
-        return Workbench(
+        made = Workbench(
             self.architecture,
             batch_size,
             self.optimizer,
@@ -113,6 +115,8 @@ class Workbench:
             self.gather,
             self.table_bytes,
         )
+        made.arena_limit = self.arena_limit
+        return made
 
     def halved(self) -> Iterator["Workbench"]:
         """Yield this request, then in ever more passes of half the rows, down to `LEAST_ROWS`."""
@@ -137,7 +141,11 @@ class Workbench:
         return self.whole_batch(sum(stage.forward + stage.backward for stage in stages))
 
     def read_budget(self, budget: int | str) -> int:
-        """Return a budget in bytes; a share is taken of what storing everything needs."""
+        """Return a budget in bytes; a share is taken of what storing everything needs.
+
+        A share of activations limits the arena too: Python's objects, which plans need in different numbers, leave
+        it no more.
+        """
         if not isinstance(budget, str) or "%" not in budget:
             return parse_bytes(budget)
         share, _, rest = budget.partition("%")
@@ -153,8 +161,19 @@ class Workbench:
             )
         everything = self.make("store_all", {})
         if of_activations:
-            return everything.fixed_bytes + int(everything.store_all_bytes * fraction)
+            self.arena_limit = int(everything.store_all_bytes * fraction)
+            return everything.fixed_bytes + self.arena_limit
         return int((everything.fixed_bytes + everything.store_all_bytes) * fraction)
+
+    def fits(self, made: Plan, limit: int | None) -> bool:
+        """Say whether a plan keeps a budget, and its arena the share of the activations if there is one."""
+        return limit is None or self.taken(made, limit) <= limit
+
+    def taken(self, made: Plan, limit: int) -> int:
+        """Return the bytes of a plan; if its arena is further above what it may be, so far above the budget."""
+        if self.arena_limit is None:
+            return made.peak_bytes
+        return max(made.peak_bytes, made.arena_bytes - self.arena_limit + limit)
 
     def candidates(
         self, strategy: str, limit: int | None, *, segments: int | None = None, slots: int | None = None
@@ -171,7 +190,7 @@ class Workbench:
                 yield from self._revolve(slots, limit)
             case "auto":
                 everything = self.fixed[0]
-                if limit is None or everything.peak_bytes <= limit:
+                if limit is None or self.fits(everything, limit):
                     yield everything
                 else:
                     yield from self._optimal(limit)
@@ -193,7 +212,7 @@ class Workbench:
     def _search(self, limit: int) -> Iterator[Plan]:
         """Yield what `_optimal` chooses among."""
         yield from self.fixed
-        if self.least.peak_bytes > limit:
+        if not self.fits(self.least, limit):
             return
         if self.table_bytes is not None and self.table_bytes < LEAST_TABLES:
             yield from self._revolve(None, limit)
@@ -227,6 +246,8 @@ class Workbench:
     @cached_property
     def least(self) -> Plan:
         """The plan of least memory among those that need no search: below it none is looked for."""
+        if self.arena_limit is not None:
+            return min(self.fixed, key=lambda made: made.arena_bytes)
         return min(self.fixed, key=lambda made: made.peak_bytes)
 
     def _for_schedules(self, limit: int) -> tuple[int, Callable[[Schedule], int]]:
@@ -236,11 +257,14 @@ class Workbench:
         """
         least_calls = least_bookkeeping(self.architecture, **self.object_counts())
         made = self.fixed[0]
-        room = limit - (made.peak_bytes - made.arena_bytes - made.bookkeeping_bytes) - least_calls
+        beside = made.peak_bytes - made.arena_bytes - made.bookkeeping_bytes + least_calls
+
+        room = limit - beside
+        if self.arena_limit is not None:
+            room = min(room, self.arena_limit)
 
         def taken(schedule: Schedule) -> int:
-            made = self.account(schedule)
-            return made.arena_bytes + made.bookkeeping_bytes - least_calls
+            return self.taken(self.account(schedule), limit) - limit + room
 
         return room, taken
 
@@ -268,7 +292,7 @@ class Workbench:
             yield from (self.make("revolve", {"slots": slots}) for slots in range(most + 1))
             return
         yield self.make("revolve", {"slots": 0})
-        found = most_slots(self.chain, limit, lambda schedule: self.account(schedule).peak_bytes)
+        found = most_slots(self.chain, limit, lambda schedule: self.taken(self.account(schedule), limit))
         if found is not None:
             yield replace(self.account(found), strategy="revolve")
 
@@ -363,9 +387,18 @@ def positive(name: str, number: object) -> int:
 
 def budget_error(bench: Workbench, limit: int, least: Plan, strategy: str, options: Mapping[str, int]) -> BudgetError:
     """Say what was given, what is needed and what would lower it."""
+    if bench.arena_limit is not None and least.peak_bytes <= limit:
+        share = least.arena_bytes / least.store_all_bytes
+        raise_above = f'budget="{ceil(1000 * share) / 10:g}% of activations"'
+        return BudgetError(
+            f"{format_bytes(bench.arena_limit)} of activations are less than the {format_bytes(least.arena_bytes)} "
+            f"that this network needs at batch {bench.batch_size}. Try {raise_above}.",
+            budget=limit,
+            minimum=least.peak_bytes,
+        )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
     advice = [f'budget="{ceil_bytes(least.peak_bytes)}"']
-    if strategy not in ("auto", "optimal") and bench.least.peak_bytes <= limit:
+    if strategy not in ("auto", "optimal") and bench.fits(bench.least, limit):
         advice.append('strategy="auto"')
     smaller = _rows_that_fit(bench, limit, strategy, options) if least.fixed_bytes < limit else None
     if smaller:
@@ -391,9 +424,9 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
         else:
             name, smaller = "batch_size", bench.with_batch_size(rows)
         if strategy in ("auto", "optimal"):
-            fits = smaller.least.peak_bytes <= limit
+            fits = smaller.fits(smaller.least, limit)
         else:
-            fits = any(made.peak_bytes <= limit for made in smaller.candidates(strategy, limit, **options))
+            fits = any(smaller.fits(made, limit) for made in smaller.candidates(strategy, limit, **options))
         if fits:
             return f"{name}={rows}"
         rows //= 2

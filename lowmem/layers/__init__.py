@@ -4,8 +4,6 @@ All floors know a layer through `Layer` alone: planning reads its bytes and its 
 prediction runs the same forward. As planning needs no NumPy, the methods that compute import it themselves.
 """
 
-from functools import lru_cache
-
 from lowmem.layers.base import Layer
 from lowmem.layers.norms import NORMS
 from lowmem.layers.postactivation import Postactivation
@@ -14,7 +12,6 @@ from lowmem.layers.preactivation import Preactivation
 __all__ = ["NORMS", "Layer", "layer_of"]
 
 
-@lru_cache(maxsize=4096)
 def layer_of(
     entering: int,
     leaving: int,

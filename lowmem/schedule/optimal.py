@@ -235,9 +235,10 @@ def _is_uniform(chain: Chain) -> bool:
     """
     many = chain.length > MANY_LAYERS
     inner = chain.stages[:-1]
-    sizes = {(s.state_bytes, s.delta_bytes, s.forward_scratch, s.advance_scratch) for s in inner}
-    costs = {s.forward for s in (inner[1:] if many else inner)}
-    return (many or chain.in_hand_free) and chain.length > 1 and len(sizes) == 1 and len(costs) == 1
+    alike = inner[1:] if many else inner
+    sizes = {(s.state_bytes, s.delta_bytes) for s in inner}
+    works = {(s.forward, s.forward_scratch, s.advance_scratch) for s in alike}
+    return (many or chain.in_hand_free) and chain.length > 1 and len(sizes) == 1 and len(works) == 1
 
 
 def _states_in(chain: Chain, budget: int) -> int:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.drawing import Record, caption, load, save, save_tables
-from lowmem.plots.style import house_style, looks
+from lowmem.plots.style import house_style, legend_above, looks, new_figure
 from lowmem.tables import Table
 from lowmem.units import format_bytes
 
@@ -24,32 +24,35 @@ def main() -> None:
 
 def drawn(records: list[Record]) -> Figure:
     """Return accuracy on held-out samples by epoch, a panel for each data set."""
-    sets = list(dict.fromkeys(record["set"] for record in records))
-    names = looks([record["name"] for record in records])
+    shown = [record for record in records if record["budget"] is not None]
+    sets = list(dict.fromkeys(record["set"] for record in shown))
+    names = looks([f"{record['name']} layers" for record in shown])
     with house_style():
-        figure = Figure(figsize=(4.2 * len(sets), 3.4), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(sets), squeeze=False, sharey=True)[0], sets, strict=True):
-            own = [record for record in records if record["set"] == name and record["budget"] is not None]
-            for record in own:
-                look = names[record["name"]]
-                accuracy = [epoch["accuracy"] for epoch in record["measured"]["curve"]]
-                label = f"{record['name']}: {accuracy[-1]:.1%}"
+        figure, panels = new_figure(4.6 * len(sets), 4, len(sets))
+        for axes, name in zip(panels, sets, strict=True):
+            for record in (record for record in shown if record["set"] == name):
+                label, accuracy = f"{record['name']} layers", [its["accuracy"] for its in record["measured"]["curve"]]
+                look, epochs = names[label], range(1, len(accuracy) + 1)
                 axes.plot(
-                    range(1, len(accuracy) + 1),
+                    epochs,
                     accuracy,
                     color=look.colour,
                     linestyle=look.line,
                     marker=look.marker,
+                    markersize=5,
                     label=label,
                 )
-            first = own[0]
-            axes.set_title(f"{TITLES[name]}, {first['layers']} layers of {first['width']}, {first['budget']}")
+                axes.annotate(
+                    f"{accuracy[-1]:.1%}", (epochs[-1], accuracy[-1]), (0, -14), textcoords="offset points", ha="right"
+                )
+            first = next(record for record in shown if record["set"] == name)
+            axes.set_title(f"{TITLES[name]}: {first['layers']} layers of {first['width']}")
             axes.set_xlabel("epoch")
-            axes.set_ylim(0, 1)
+            axes.set_ylim(0, 1.02)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-            axes.legend(loc="center right")
-        figure.axes[0].set_ylabel("accuracy on held-out samples")
+        panels[0].set_ylabel("accuracy on held-out samples")
+        legend_above(figure)
     return figure
 
 

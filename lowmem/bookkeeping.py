@@ -25,6 +25,8 @@ BYTES = {
     "gathered": 360,
     "whole": 0,
     "ladders": 5,
+    "kinds": 0,
+    "scratches": 0,
     "matrices": 0,
     "views": 597,
     "backwards": 1487,
@@ -107,6 +109,8 @@ def counts(
         "gathered": gathered * passes * lanes,
         "whole": whole * passes * lanes,
         "ladders": len(ladders) * (layers + 1) * bound,
+        "kinds": len(set(architecture.each_layer)),
+        "scratches": len(places.scratches) * bound,
         "matrices": len(places.matrices) * sizes,
         "views": places.views() * sizes,
         "shares": 3 * backwards * lanes * passes * several,  # of δ and of both gradients
@@ -132,9 +136,11 @@ class _Places:
         self.tile, self.item_bytes = tile, item_bytes
         self.matrices: set[tuple[int, int]] = set()
         self.working: set[tuple[int, int]] = set()
+        self.scratches: set[tuple[int, Rooms]] = set()
 
     def work(self, offset: int, rooms: Rooms) -> None:
         """Add working matrices, one behind the other."""
+        self.scratches.add((offset, rooms))
         for width in rooms:
             self.working.add((offset, width))
             offset += aligned(self.tile * width * self.item_bytes)

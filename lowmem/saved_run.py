@@ -72,7 +72,7 @@ class SavedRun:
 
     architecture, optimizer: as they were. options: keywords of the trainer. position: where it stood. data: what
     tells the data from others. notes: what the caller wanted kept, such as the flags of a command.
-    places: where the weights and the biases of each layer begin, in turn; others: and the other tensors. begin: the
+    places: where the arrays of each layer begin, in turn; others: and the other tensors. begin: the
     first of all. header_code: checksum of what comes before it, the checksum of the tensors with it.
     """
 
@@ -229,6 +229,7 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError("its position has a negative number")
     check_names(settings["data"].get("class_names"), architecture)
     compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
+    of_layers = sum(len(layer.parameters) + len(layer.running) for layer in architecture.each_layer)
     starts = [begin + entry.start for _, entry in _in_order(architecture, entries)]
     return SavedRun(
         path,
@@ -238,8 +239,8 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         position,
         settings["data"],
         settings["notes"],
-        packed("q", starts[: 2 * architecture.layers]),
-        dict(zip(filter(entries.__contains__, OTHERS), starts[2 * architecture.layers :], strict=True)),
+        packed("q", starts[:of_layers]),
+        dict(zip(filter(entries.__contains__, OTHERS), starts[of_layers:], strict=True)),
         begin,
         code,
     )

@@ -1,11 +1,14 @@
 """Residual layers, norms, dropout and label smoothing: within the same promises as plain layers."""
 
 import gc
+import json
 import re
 import sys
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem import binding
+from lowmem import binding, tensor_file
 from lowmem.facts import ACTIVATIONS
 from lowmem.layers.dropout import Philox, padded
 from lowmem.nn import reference_layers
@@ -22,6 +25,7 @@ from lowmem.nn.mlp import LayerViews
 from lowmem.occupancy import planned_flops
 from lowmem.profiling import profile_step
 from tests.helpers import FIXED, KINDS, Array, batch, names, stirred
+from tests.test_cli import Ran
 
 WIDTHS = (7, 12, 12, 12, 5, 16, 16, 3)
 
@@ -506,3 +510,65 @@ def test_parts_of_a_layer_fill_its_block() -> None:
         assert {name: array.shape for name, array in arrays.items()} == layer.parameters
         assert np.array_equal(np.concatenate([array.ravel() for array in arrays.values()]), block)
     assert np.array_equal(np.concatenate(views.blocks), flat)
+
+
+# Training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("kind", [{"dropout": 0.2, "residual": "learned"}, {"norm": "batch", "dropout": 0.1}])
+def test_a_run_resumes_to_the_same_bits(tmp_path: Path, kind: dict[str, Any], clip_norm: float | None) -> None:
+    architecture = lm.Architecture((64, *[16] * 6, 10), overrides={3: {"norm": "rms"}}, label_smoothing=0.1, **kind)
+    data = lm.open_data("digits")
+
+    def trainer() -> lm.Trainer:
+        return lm.Trainer(lm.MLP(architecture), lm.Adam(), batch_size=100, seed=4, clip_norm=clip_norm)
+
+    whole = trainer()
+    assert len(list(whole.epochs(data, 4))) == 4
+    half = trainer()
+    assert len(list(half.epochs(data, 2, save_to=tmp_path / "run"))) == 2
+    resumed = lm.Trainer.resume(tmp_path / "run")
+    assert resumed.mlp.architecture == architecture
+    assert len(list(resumed.epochs(data, 2))) == 2
+    assert np.array_equal(resumed.mlp.parameters.view(np.uint8), whole.mlp.parameters.view(np.uint8))
+    assert np.array_equal(resumed.mlp.running.view(np.uint8), whole.mlp.running.view(np.uint8))
+    assert resumed.evaluate(data) == whole.evaluate(data)
+
+
+def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((64, 8, 10))), batch_size=64)
+    assert len(list(trainer.epochs(lm.open_data("digits"), 1, save_to=tmp_path / "run"))) == 1
+    content = (tmp_path / "run").read_bytes()
+    later = rb", \"residual\": false, \"norm\": null, \"dropout\": 0.0, \"label_smoothing\": 0.0, \"overrides\": {}"
+    assert content.count(later) == 1
+    settings = re.search(rb'"settings":"(.*?[^\\])"', content)
+    assert settings is not None
+    text = json.loads(b'"' + settings[1].replace(later, b"") + b'"')
+    named = [(f"layers.{n}.{name}", a) for n, its in enumerate(trainer.mlp.arrays, 1) for name, a in its.items()]
+    assert trainer._stepper is not None
+    named += [(f"optimizer.{n}", a) for n, a in enumerate(trainer._stepper.backprop.optimizer_state, 1)]
+    code = tensor_file.checksum(lambda: named, crc32(text.encode()))
+    metadata = {"format": "lowmem run 1", "settings": text, "crc32": f"{code:08x}"}
+    tensor_file.write(tmp_path / "earlier", lambda: named, metadata)
+    resumed = lm.Trainer.resume(tmp_path / "earlier")
+    assert np.array_equal(resumed.mlp.parameters, trainer.mlp.parameters)
+
+
+def test_the_command_line_trains_such_networks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    network = ["--layers", "8", "--width", "16", "--residual", "learned", "--norm", "layer", "--dropout", "0.1"]
+    network += ["--label-smoothing", "0.1"]
+    planned = Ran(capsys, "plan", *network, "--batch", "64")
+    assert planned.code == 0
+    assert "residual with learned factors, layer norm, dropout 0.1, relu, cross_entropy with 0.1" in planned.out
+    trained = Ran(capsys, "train", *network, "--epochs", "2", "--save", str(tmp_path / "run"))
+    assert trained.code == 0, trained.err
+    resumed = Ran(capsys, "resume", str(tmp_path / "run"), "--epochs", "1")
+    assert resumed.code == 0, resumed.err
+    bare = Ran(capsys, "plan", "--layers", "8", "--residual", "--batch", "64")
+    assert "10), residual, relu" in bare.out
+    wrong = Ran(capsys, "plan", "--norm", "lyer")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    split = Ran(capsys, "plan", "--norm", "batch", "--batch", "64", "--micro-batch", "8")
+    assert split.code == 2
+    assert "looks at all samples of a batch together" in split.err

@@ -406,3 +406,15 @@ def test_the_examples_of_the_docstrings_and_the_readme_hold() -> None:
     example = doctest.DocTestParser().get_doctest("\n".join(found), {}, "README.md", str(README), 0)
     assert example.examples
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
+
+
+@pytest.mark.parametrize("kind", [{"residual": True, "norm": "layer", "dropout": 0.1}, {"residual": True, "norm": "batch"}])
+def test_estimators_have_residual_layers_norms_and_dropout(kind: dict[str, Any]) -> None:
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    model = MLPClassifier((32,) * 12, max_iter=25, random_state=0, **kind).fit(X[:1400], y[:1400])
+    assert model.score(X[1400:], y[1400:]) > 0.88
+    assert model.plan_.architecture.norm == kind["norm"]
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert np.array_equal(model.predict_proba(X[7:8]), model.predict_proba(X)[7:8])

@@ -563,7 +563,7 @@ def test_the_command_line_trains_such_networks(capsys: pytest.CaptureFixture[str
     assert "residual with learned factors, layer norm, dropout 0.1, relu, cross_entropy with 0.1" in planned.out
     trained = Ran(capsys, "train", *network, "--epochs", "2", "--save", str(tmp_path / "run"))
     assert trained.code == 0, trained.err
-    resumed = Ran(capsys, "resume", str(tmp_path / "run"), "--epochs", "1")
+    resumed = Ran(capsys, "resume", str(tmp_path / "run"), "--epochs", "3")
     assert resumed.code == 0, resumed.err
     bare = Ran(capsys, "plan", "--layers", "8", "--residual", "--batch", "64")
     assert "10), residual, relu" in bare.out

@@ -311,7 +311,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         state = dict(super().__getstate__())
         mlp: MLP | None = state.pop("_network", None)
         if mlp is not None:
-            state["_stored"] = (mlp.architecture, mlp.parameters)
+            state["_stored"] = (mlp.architecture, mlp.parameters, mlp.running)
         session = state.pop("_training", None)
         if session is not None:
             state["_training"] = Paused(session.optimizer, session.states)
@@ -323,6 +323,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         stored = state.pop("_stored", None)
         super().__setstate__(state)
         if stored is not None:
-            architecture, parameters = stored
+            architecture, parameters, running = stored
             self._network = MLP.empty(architecture)
             np.copyto(self._network.parameters, parameters)
+            np.copyto(self._network.running, running)

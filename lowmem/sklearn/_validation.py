@@ -33,7 +33,7 @@ class HeldOut:
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
-        self._best = mlp.parameters.copy()
+        self._best = mlp.parameters.copy(), mlp.running.copy()
 
     def training_rows(self) -> Array:
         """Return the numbers of the other samples, which are not kept here."""
@@ -48,7 +48,7 @@ class HeldOut:
     @staticmethod
     def bytes_for(architecture: Architecture, rows: int) -> int:
         """Return the bytes taken: of the best parameters, the numbers of samples, predictions and a tile's work."""
-        numbers = architecture.parameters + 3 * rows * architecture.widths[-1]
+        numbers = architecture.parameters + architecture.running + 3 * rows * architecture.widths[-1]
         indices = 2 * rows * np.dtype(np.intp).itemsize
         return numbers * architecture.item_bytes + cores() * tile_bytes(architecture) + indices
 
@@ -70,17 +70,22 @@ class HeldOut:
 
     def keep(self) -> None:
         """Note the parameters as the best."""
-        np.copyto(self._best, self._mlp.parameters)
+        for kept, now in zip(self._best, (self._mlp.parameters, self._mlp.running), strict=True):
+            np.copyto(kept, now)
 
     def restore(self) -> None:
         """Give the network its best parameters."""
-        np.copyto(self._mlp.parameters, self._best)
+        self._restore(self._mlp)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of an estimator that stops now: a network with the best parameters."""
         mlp = MLP.empty(self._mlp.architecture)
-        np.copyto(mlp.parameters, self._best)
+        self._restore(mlp)
         return {"_network": mlp}
+
+    def _restore(self, mlp: MLP) -> None:
+        for kept, now in zip(self._best, (mlp.parameters, mlp.running), strict=True):
+            np.copyto(now, kept)
 
 
 def _chosen(s: Array) -> Array:

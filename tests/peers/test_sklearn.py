@@ -29,6 +29,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lowmem import sklearn as ours
 from lowmem.sklearn import MLPClassifier, MLPRegressor, _estimators
+from lowmem.sklearn._training import Samples
+from lowmem.sklearn._validation import HeldOut
 
 Array = NDArray[Any]
 
@@ -408,7 +410,9 @@ def test_the_examples_of_the_docstrings_and_the_readme_hold() -> None:
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
 
 
-@pytest.mark.parametrize("kind", [{"residual": True, "norm": "layer", "dropout": 0.1}, {"residual": True, "norm": "batch"}])
+@pytest.mark.parametrize(
+    "kind", [{"residual": True, "norm": "layer", "dropout": 0.1}, {"residual": True, "norm": "batch"}]
+)
 def test_estimators_have_residual_layers_norms_and_dropout(kind: dict[str, Any]) -> None:
     X, y = load_digits(return_X_y=True)
     X = X / 16
@@ -418,3 +422,18 @@ def test_estimators_have_residual_layers_norms_and_dropout(kind: dict[str, Any])
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
     assert np.array_equal(model.predict_proba(X[7:8]), model.predict_proba(X)[7:8])
+
+
+def test_early_stopping_gives_back_the_running_statistics_of_the_best_epoch() -> None:
+    X, y = load_digits(return_X_y=True)
+    mlp = lm.MLP(lm.Architecture((64, 16, 16, 10), norm="batch"))
+    held_out = HeldOut(Samples(X, y), mlp, np.random.RandomState(0), 0.1, classifies=True)
+    mlp.running[:] = 3
+    mlp.parameters[:] = 0.5
+    held_out.keep()
+    mlp.running[:] = 7
+    mlp.parameters[:] = 0.7
+    assert held_out.attributes()["_network"].running[0] == 3
+    assert mlp.running[0] == 7
+    held_out.restore()
+    assert (mlp.running[0], mlp.parameters[0]) == (3, 0.5)

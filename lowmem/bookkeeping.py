@@ -6,35 +6,34 @@ those of lanes were set by hand above what two and four of them took.
 """
 
 from lowmem.architecture import Architecture
-from lowmem.chain import aligned, lane_rows, tile_rows, whole_bytes
+from lowmem.chain import aligned, lane_rows, tile_count, tile_rows, whole_bytes
 from lowmem.facts import CHUNK
 from lowmem.layers.base import Rooms
 from lowmem.program import Program, Step
 from lowmem.schedule.ops import Backward, Forward
 
 BYTES = {
-    "constant": 17000,
+    "constant": 15000,
     "lanes": 8000,
     "shares": 200,
-    "lane chunks": 900,
-    "layers": 1195,
-    "forwards": 787,
-    "rungs": 325,
-    "parts": 443,
-    "sites": 246,
-    "gathered": 360,
-    "whole": 0,
-    "ladders": 5,
-    "kinds": 0,
-    "scratches": 0,
-    "matrices": 0,
-    "views": 597,
-    "backwards": 1487,
-    "remade": 0,
-    "tiled": 8,
-    "calls": 0,
-    "chunks": 911,
-    "states": 1069,
+    "lane chunks": 700,
+    "layers": 1500,
+    "forwards": 650,
+    "rungs": 365,
+    "loss": 900,
+    "parts": 350,
+    "sites": 700,
+    "gathered": 400,
+    "whole": 400,
+    "ladders": 9,
+    "scratches": 150,
+    "views": 375,
+    "backwards": 850,
+    "remade": 200,
+    "tiled": 18,
+    "calls": 100,
+    "chunks": 800,
+    "states": 280,
 }
 
 
@@ -104,14 +103,13 @@ def counts(
         "lanes": lanes - 1,
         "forwards": len(forwards) * bound,
         "rungs": rungs * bound,
+        "loss": tile_count(rows, lanes) * sizes,
         "parts": sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer),
         "sites": special * bound,
         "gathered": gathered * passes * lanes,
         "whole": whole * passes * lanes,
         "ladders": len(ladders) * (layers + 1) * bound,
-        "kinds": len(set(architecture.each_layer)),
         "scratches": len(places.scratches) * bound,
-        "matrices": len(places.matrices) * sizes,
         "views": places.views() * sizes,
         "shares": 3 * backwards * lanes * passes * several,  # of δ and of both gradients
         "backwards": backwards * passes * lanes,

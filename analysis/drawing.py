@@ -26,7 +26,7 @@ def load(name: str) -> Record:
 def caption(data: Record) -> str:
     """Say on what machine, when and by what command the data were measured."""
     machine, versions = data["machine"], data["versions"]
-    packages = [f"{name} {versions[name]}" for name in ("numpy", "torch", "jax", "scikit-learn") if name in versions]
+    packages = [f"{name} {versions[name]}" for name in ("numpy", "torch", "jax", "scikit-learn", "rockmate") if name in versions]
     return (
         f"{data['command']}, {data['date']}\n"
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, "

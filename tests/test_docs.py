@@ -1,0 +1,103 @@
+"""The pages of docs/ are true: what they show runs, what they name exists, and what they quote was measured."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_readme import ROOT, blocks, run_page
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+ADDING = DOCS / "adding_a_layer.md"
+
+PLACE = re.compile(r"# (lowmem/\S+\.py), (a new file|above (\w+)|in place of (\w+))\n")
+"""The first line of a block of code that belongs into a file of the package."""
+
+
+def names(page: Path) -> str:
+    """Name a case."""
+    return page.stem
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != ADDING], ids=names)
+def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+# What is added to the package ------------------------------------------------------------------------------------
+
+
+def put_into(root: Path, code: str) -> None:
+    """Put a block of code to its place in a copy of the package."""
+    place = PLACE.match(code)
+    assert place, code
+    path, code = root / place[1], code[place.end() :]
+    if place[2] == "a new file":
+        path.write_text(code, encoding="utf-8")
+        return
+    text = path.read_text(encoding="utf-8")
+    name = place[3] or place[4]
+    (old,) = [node for node in ast.parse(text).body if name in assigned(node)]
+    lines = text.splitlines(keepends=True)
+    assert old.end_lineno is not None
+    before, own, behind = lines[: old.lineno - 1], lines[old.lineno - 1 : old.end_lineno], lines[old.end_lineno :]
+    kept = own if place[3] else []
+    path.write_text("".join([*before, code, "\n\n", *kept, *behind]), encoding="utf-8")
+
+
+def assigned(node: ast.stmt) -> set[str]:
+    """Return the names that a statement binds by assignment."""
+    targets: list[ast.expr] = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def run_in(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python on the copy of the package."""
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of package and tests to which the page's classes and functions have been added."""
+    root = tmp_path_factory.mktemp("extended")
+    for folder in ("lowmem", "tests", "docs"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, root / name)
+    places = [code for language, code, _ in blocks(ADDING.read_text(encoding="utf-8")) if code.startswith("# lowmem/")]
+    assert len(places) == 5
+    for code in places:
+        put_into(root, code)
+    return root
+
+
+def test_what_is_added_as_the_page_says_keeps_the_promises_it_checks(extended: Path) -> None:
+    run = "import lowmem; from tests.test_readme import run_page; from tests.test_docs import ADDING; "
+    done = run_in(extended, "-W", "error", "-c", f"{run} print(lowmem.__file__, run_page(ADDING))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(extended / "lowmem" / "__init__.py"), "3"]
+
+
+def test_the_suite_covers_a_new_norm_by_itself(extended: Path) -> None:
+    chosen = "l1 and (False or learned) and not plain_formulas and not deep_network"
+    done = run_in(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_deep_layers.py", "-k", chosen)
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) >= 20
+
+
+def test_what_is_added_is_in_the_style_of_the_house(extended: Path) -> None:
+    new = ["lowmem/layers/norms.py", "lowmem/layers/gated.py", "lowmem/schedule/narrow.py"]
+    for command in (("ruff", "check", "--ignore", "I"), ("mypy",)):
+        done = run_in(extended, "-m", *command, *new)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from lowmem.cli import main
 from tests.test_readme import ROOT, blocks, run_page
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 ADDING = DOCS / "adding_a_layer.md"
+REPORTS = DOCS / "reading_a_report.md"
 
 PLACE = re.compile(r"# (lowmem/\S+\.py), (a new file|above (\w+)|in place of (\w+))\n")
 """The first line of a block of code that belongs into a file of the package."""
@@ -25,7 +28,7 @@ def names(page: Path) -> str:
     return page.stem
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != ADDING], ids=names)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in (ADDING, REPORTS)], ids=names)
 def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_page(page)
@@ -101,3 +104,76 @@ def test_what_is_added_is_in_the_style_of_the_house(extended: Path) -> None:
     for command in (("ruff", "check", "--ignore", "I"), ("mypy",)):
         done = run_in(extended, "-m", *command, *new)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Reports ---------------------------------------------------------------------------------------------------------
+
+MEASURED = re.compile(
+    "epoch|update|process floor|whole process"
+    "|time per step|speed of|of matrix products|training loss|held-out accuracy"
+)
+"""Lines of a report of which only the name is told beforehand."""
+
+
+def told_before(text: str) -> list[list[str]]:
+    """Return the lines of a report, as cells, without what is measured."""
+    told = []
+    heads = [""]
+    for line in text.strip().splitlines():
+        cells = re.split(r" {2,}", line.strip())
+        if cells[0] in ("memory", "step", "promised", "outcome"):
+            heads = cells
+        elif found := MEASURED.match(cells[0]):
+            cells = [found[0]]
+        elif heads[0] in ("memory", "step"):
+            cells = cells[:2]
+        elif heads[0] == "promised":
+            cells = [*cells[:2], *cells[4:6]]  # promised, arena, FLOPs
+        cells[0] = re.sub(r"(in FLOPs), .* in time", r"\1", cells[0])
+        if set(cells[0]) - {"─"}:
+            told.append(cells)
+    return told
+
+
+def test_reports_are_as_the_page_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    page = REPORTS.read_text(encoding="utf-8")
+    shown = 0
+    for language, text, _ in blocks(page):
+        if language == "console":
+            command, _, answer = text.replace("\\\n", " ").partition("\n")
+            code = main(shlex.split(command)[2:])
+            assert code == (2 if answer.startswith("lowmem: ") else 0)
+        elif language == "python":
+            exec(text, {})
+            continue
+        else:
+            answer = text
+        printed = capsys.readouterr()
+        assert told_before(printed.out + printed.err) == told_before(answer)
+        shown += 1
+    assert shown == 4
+
+
+# Figures, names and links ----------------------------------------------------------------------------------------
+
+QUOTING = [DOCS / "how_it_works.md", DOCS / "promises.md", DOCS / "comparison.md"]
+NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w-]|[.,]\d)")
+WITH_UNIT = re.compile(rf"({NUMBER.pattern})(?: to ({NUMBER.pattern}))?[ \u00a0]?(?:×|%|[KM]i?B\b|m?s\b|times\b)")
+DECIMAL = re.compile(r"(?<![\w.,-])\d+\.\d+(?![\w-]|\.\d)")
+
+
+@pytest.mark.parametrize("page", QUOTING, ids=names)
+def test_every_figure_is_in_a_table_that_the_page_names(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^    .*$|`[^`\n]*`|\]\([^)]*\)|arXiv:[\d.]+", "", prose, flags=re.MULTILINE)
+    quoted = {number for found in WITH_UNIT.findall(prose) for number in found if number} | set(DECIMAL.findall(prose))
+    tables = {DOCS / name for name in re.findall(r"\]\((tables/\w+\.md)\)", text)}
+    measured = {number for table in tables for number in NUMBER.findall(table.read_text(encoding="utf-8"))}
+    said = SAID_BY_TESTS.get(page.stem, set())
+    assert quoted - measured - said == set()
+    assert said <= quoted
+
+
+SAID_BY_TESTS: dict[str, set[str]] = {}
+"""By page: figures that are limits or constants, and held by tests."""

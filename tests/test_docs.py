@@ -178,6 +178,28 @@ def test_every_figure_is_in_a_table_that_the_page_names(page: Path) -> None:
     assert quoted - measured == LIMITS.get(page.stem, set())
 
 
+def test_figures_of_a_row_were_measured_together() -> None:
+    # Every number might stand in some table by chance: of a row of the comparison all must stand in one row, or in
+    # those of the same name.
+    text = (DOCS / "comparison.md").read_text(encoding="utf-8")
+    rows = 0
+    for section in text.split("\n## Measured")[1:]:
+        (source,) = set(re.findall(r"\]\((tables/\w+\.md)\)", section))
+        measured = [cells_of(line) for line in (DOCS / source).read_text(encoding="utf-8").splitlines() if "|" in line]
+        for name, *cells in [cells_of(line) for line in section.splitlines() if line.startswith("| ")]:
+            wanted = set(NUMBER.findall(" ".join(cells)))
+            together = [set(NUMBER.findall(" ".join(row))) for row in measured]
+            together.append({n for row in measured if row[0] == name for n in NUMBER.findall(" ".join(row))})
+            assert any(wanted <= found for found in together), (name, cells)
+            rows += 1
+    assert rows > 30
+
+
+def cells_of(line: str) -> list[str]:
+    """Return the cells of a row of a Markdown table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
 LIMITS = {"promises": {"1", f"{RESERVE >> 20}"}}
 """By page: figures that nobody has measured, as they are limits that tests hold or constants."""
 

@@ -2,11 +2,14 @@
 
 import doctest
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lowmem.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -42,3 +45,18 @@ def test_the_python_of_the_readme_runs_in_order(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     assert run_page(README, sessions=False)  # its session needs scikit-learn, and is run in tests/peers
+
+
+def test_the_commands_of_the_readme_answer_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = 0
+    for language, text, _ in blocks(README.read_text(encoding="utf-8")):
+        if language != "console" or not text.startswith("$ lowmem "):
+            continue
+        command, _, answer = text.replace("\\\n", " ").partition("\n")
+        main(shlex.split(command)[2:])
+        printed = capsys.readouterr()
+        # How many bytes it is depends on the number of cores.
+        shown, said = (re.sub(r"[\d.,]*\d", "#", lines) for lines in (answer, printed.out + printed.err))
+        assert doctest.OutputChecker().check_output(shown, said, doctest.ELLIPSIS), printed
+        ran += 1
+    assert ran

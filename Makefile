@@ -26,7 +26,8 @@ lint: $(VENV)/.test
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
 
-# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step and compare_sklearn in scripts/ measured.
+# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning and compare_sklearn in
+# scripts/ measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
@@ -35,6 +36,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.step_time
 	$(BIN)/python -m analysis.estimators
 	$(BIN)/python -m analysis.depth
+	$(BIN)/python -m analysis.planning
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,6 +14,9 @@ from lowmem.units import format_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
+LIBRARIES = ("numpy", "torch", "jax", "scikit-learn", "rockmate")
+"""Whose versions are told, where they had a part."""
+
 Record = dict[str, Any]
 
 
@@ -26,7 +29,7 @@ def load(name: str) -> Record:
 def caption(data: Record) -> str:
     """Say on what machine, when and by what command the data were measured."""
     machine, versions = data["machine"], data["versions"]
-    packages = [f"{name} {versions[name]}" for name in ("numpy", "torch", "jax", "scikit-learn") if name in versions]
+    packages = [f"{name} {versions[name]}" for name in LIBRARIES if name in versions]
     return (
         f"{data['command']}, {data['date']}\n"
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, "

@@ -51,6 +51,13 @@ class Architecture:
 
     Raises `InputError` for widths that are not positive whole numbers and numbers out of range, `UnknownNameError`
     for unknown names.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[256] * 100, 10), activation="gelu", residual=True, norm="layer")
+    >>> print(arch)
+    101 layers (64, 256 x 100, 10), residual, layer norm, gelu, cross_entropy, float32, 6,583,818 parameters
+    >>> arch.has_skip(2), arch.has_skip(101)  # the last layer changes the width
+    (True, False)
     """
 
     widths: tuple[int, ...]

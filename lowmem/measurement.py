@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
@@ -91,10 +91,11 @@ class Measurement:
 def measure(request: Mapping[str, Any]) -> Measurement:
     """Plan, bind and run in this process.
 
-    request: widths, activation, loss, dtype, batch_size, and what `lowmem.plan` takes (budget, strategy, optimizer,
+    request: the fields of an `Architecture`, batch_size, and what `lowmem.plan` takes (budget, strategy, optimizer,
     micro_batch, segments, slots), and steps, how many are timed.
     """
-    architecture = Architecture(request["widths"], request["activation"], request["loss"], request["dtype"])
+    its = {own.name for own in fields(Architecture) if own.init}
+    architecture = Architecture.from_dict({name: value for name, value in request.items() if name in its})
     rows, optimizer = request["batch_size"], request.get("optimizer")
     x, y = _batch(architecture, rows)
     _warm_up()

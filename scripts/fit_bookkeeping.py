@@ -79,6 +79,7 @@ def one(rng: random.Random, *, stages: bool) -> tuple[dict[str, int], int]:
     tracemalloc.start()
     chosen = {"micro_batch": micro, "threads": 1} | options.get(strategy, {})  # what lanes add is set by hand
     plan = lm.plan(architecture, batch, None, optimizer, strategy, **chosen)
+    gc.collect()  # what planning took for a moment is not training's
     mlp = lm.MLP(architecture)
     backprop = lm.Backprop(mlp, plan, made)
     bound = tracemalloc.get_traced_memory()[1]  # binding itself needs tables that are dropped afterwards

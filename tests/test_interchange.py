@@ -13,7 +13,8 @@ from hypothesis import given, settings
 import lowmem as lm
 from lowmem import tensor_file
 from lowmem.facts import ACTIVATIONS
-from lowmem.interchange import ACTIVATION_CODE, modules, shapes, tensors, torch_code
+from lowmem.interchange import ACTIVATION_CODE, NORM_CODE, modules, shapes, tensors, torch_code
+from lowmem.layers import NORMS
 from lowmem.saved_run import open_run
 from lowmem.survey import Standardisation
 from tests.helpers import architectures, batch, randomised
@@ -40,6 +41,7 @@ def test_names_count_the_modules_between() -> None:
 
 def test_every_activation_has_its_module() -> None:
     assert ACTIVATION_CODE.keys() == ACTIVATIONS.keys()
+    assert NORM_CODE.keys() == NORMS.keys()
 
 
 def test_tensors_are_the_network_itself() -> None:

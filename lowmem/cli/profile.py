@@ -87,10 +87,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
     from lowmem.measurement import measure_apart
 
     common: dict[str, Any] = {
-        "widths": network.widths,
-        "activation": network.activation,
-        "loss": network.loss,
-        "dtype": network.dtype,
+        **network.to_dict(),
         "batch_size": arguments.batch,
         "micro_batch": arguments.micro_batch,
         "threads": arguments.threads,

@@ -72,6 +72,13 @@ class MLP:
     The weights and biases are views of the flat array `parameters`; write into them in place. arrays[l-1] holds all
     arrays of layer l by name: weight, bias, and where there are such gain, shift, scale, running_mean and
     running_variance, of which the last two are views of `running`.
+
+    >>> import numpy as np, lowmem as lm
+    >>> mlp = lm.MLP(lm.Architecture(widths=(64, *[128] * 50, 10)), seed=0)
+    >>> mlp.weights[0].shape, mlp.biases[0].shape
+    ((128, 64), (128,))
+    >>> mlp.predict(np.zeros((1000, 64))).shape  # a chunk of rows at a time
+    (1000, 10)
     """
 
     def __init__(

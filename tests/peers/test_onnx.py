@@ -13,6 +13,7 @@ import pytest
 import lowmem as lm
 from lowmem import onnx as door
 from lowmem.facts import ACTIVATIONS
+from lowmem.layers import NORMS
 from lowmem.survey import Standardisation
 from tests.helpers import KINDS, batch, names, randomised, stirred
 from tests.test_cli import ROOT, Ran
@@ -41,6 +42,7 @@ def apart(one: Any, other: Any) -> float:
 
 def test_every_activation_has_its_nodes() -> None:
     assert door.ACTIVATIONS.keys() == ACTIVATIONS.keys()
+    assert door.NORMS.keys() == NORMS.keys()
 
 
 @pytest.mark.parametrize("dtype", sorted(TOLERANCE))

@@ -189,8 +189,8 @@ class BatchNorm(Norm):
     Shift", arXiv:1502.03167 (2015). Matches `torch.nn.BatchNorm1d`, but for a batch of one sample, which has no
     variance here and is refused there.
 
-    The statistics of a step are made in its first sweep and kept, three vectors a layer and one to work in; the running
-    ones move when a layer is reversed, which happens once however often it is run.
+    The statistics of a step are made in its first sweep and kept, three vectors a layer and one to work in; the
+    running ones move when a layer is reversed, which happens once however often it is run.
     """
 
     name = "batch"

@@ -13,27 +13,27 @@ from lowmem.program import Program, Step
 from lowmem.schedule.ops import Backward, Forward
 
 BYTES = {
-    "constant": 15000,
+    "constant": 17520,
     "lanes": 8000,
-    "shares": 200,
-    "lane chunks": 700,
+    "shares": 150,
+    "lane chunks": 600,
     "layers": 1500,
-    "forwards": 650,
-    "rungs": 365,
-    "loss": 900,
-    "parts": 350,
-    "sites": 700,
-    "gathered": 400,
-    "whole": 400,
-    "ladders": 9,
-    "scratches": 150,
-    "views": 375,
-    "backwards": 850,
-    "remade": 200,
-    "tiled": 18,
-    "calls": 100,
-    "chunks": 800,
-    "states": 280,
+    "forwards": 660,
+    "rungs": 330,
+    "loss": 600,
+    "parts": 1000,
+    "sites": 100,
+    "gathered": 100,
+    "whole": 600,
+    "ladders": 13,
+    "scratches": 300,
+    "views": 384,
+    "backwards": 300,
+    "remade": 260,
+    "tiled": 11,
+    "calls": 220,
+    "chunks": 780,
+    "states": 330,
 }
 
 
@@ -72,7 +72,7 @@ def counts(
                 for width in layer.whole_rooms:
                     places.matrices.add((offset, width))
                     offset += aligned(rows * width * architecture.item_bytes)
-                remade += len(layer.whole_rooms) > 0
+                remade += architecture.preactivation and number > 1
                 whole += max(len(layer.whole_rooms) - 1, 0)
                 gathered += layer.partials
                 places.work(step.scratch + whole_bytes(layer, rows, lanes), layer.backward_rooms)

@@ -412,7 +412,7 @@ def test_planning_a_network_of_one_width_runs_without_numpy() -> None:
 
 
 def test_a_plan_prints_where_every_byte_goes_and_what_it_costs() -> None:
-    plan = lm.plan(DEEP, 256, "25% of activations", "adam")
+    plan = lm.plan(DEEP, 256, "60%", "adam")
     lines = str(plan).splitlines()
     assert lines[0].startswith("31 layers (64, 48 x 30, 10), relu, cross_entropy, float32, 71,")
     for name in [*plan.account(), "peak, promised"]:

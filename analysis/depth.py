@@ -26,12 +26,13 @@ def drawn(records: list[Record]) -> Figure:
     """Return accuracy on held-out samples by epoch, a panel for each data set."""
     shown = [record for record in records if record["budget"] is not None]
     sets = list(dict.fromkeys(record["set"] for record in shown))
-    names = looks([f"{record['name']} layers" for record in shown])
+    names = looks([record["name"] for record in shown])
     with house_style():
         figure, panels = new_figure(4.6 * len(sets), 4, len(sets))
         for axes, name in zip(panels, sets, strict=True):
-            for record in (record for record in shown if record["set"] == name):
-                label, accuracy = f"{record['name']} layers", [its["accuracy"] for its in record["measured"]["curve"]]
+            own = [record for record in shown if record["set"] == name]
+            for row, record in enumerate(sorted(own, key=lambda record: -record["measured"]["curve"][-1]["accuracy"])):
+                label, accuracy = record["name"], [its["accuracy"] for its in record["measured"]["curve"]]
                 look, epochs = names[label], range(1, len(accuracy) + 1)
                 axes.plot(
                     epochs,
@@ -42,11 +43,16 @@ def drawn(records: list[Record]) -> Figure:
                     markersize=5,
                     label=label,
                 )
+                below = -16 * (1 + row) if accuracy[-1] > 0.5 else 8  # those that learn end close to each other
                 axes.annotate(
-                    f"{accuracy[-1]:.1%}", (epochs[-1], accuracy[-1]), (0, -14), textcoords="offset points", ha="right"
+                    f"{accuracy[-1]:.1%}",
+                    (epochs[-1], accuracy[-1]),
+                    (0, below),
+                    textcoords="offset points",
+                    ha="right",
+                    color=look.colour,
                 )
-            first = next(record for record in shown if record["set"] == name)
-            axes.set_title(f"{TITLES[name]}: {first['layers']} layers of {first['width']}")
+            axes.set_title(f"{TITLES[name]}: {own[0]['layers']} layers of {own[0]['width']}")
             axes.set_xlabel("epoch")
             axes.set_ylim(0, 1.02)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -17,7 +17,7 @@ BYTES = {
     "lanes": 8000,
     "shares": 150,
     "lane chunks": 600,
-    "layers": 1500,
+    "layers": 1600,
     "forwards": 660,
     "rungs": 330,
     "loss": 600,

@@ -169,6 +169,10 @@ class Workbench:
         """Say whether a plan keeps a budget, and its arena the share of the activations if there is one."""
         return limit is None or self.taken(made, limit) <= limit
 
+    def has_fitting(self, limit: int) -> bool:
+        """Say whether a plan that needs no search keeps the budget."""
+        return any(self.fits(made, limit) for made in self.fixed)
+
     def taken(self, made: Plan, limit: int) -> int:
         """Return the bytes of a plan; if its arena is further above what it may be, so far above the budget."""
         if self.arena_limit is None:
@@ -212,7 +216,7 @@ class Workbench:
     def _search(self, limit: int) -> Iterator[Plan]:
         """Yield what `_optimal` chooses among."""
         yield from self.fixed
-        if not self.fits(self.least, limit):
+        if not self.has_fitting(limit):
             return
         if self.table_bytes is not None and self.table_bytes < LEAST_TABLES:
             yield from self._revolve(None, limit)
@@ -246,8 +250,6 @@ class Workbench:
     @cached_property
     def least(self) -> Plan:
         """The plan of least memory among those that need no search: below it none is looked for."""
-        if self.arena_limit is not None:
-            return min(self.fixed, key=lambda made: made.arena_bytes)
         return min(self.fixed, key=lambda made: made.peak_bytes)
 
     def _for_schedules(self, limit: int) -> tuple[int, Callable[[Schedule], int]]:
@@ -387,18 +389,19 @@ def positive(name: str, number: object) -> int:
 
 def budget_error(bench: Workbench, limit: int, least: Plan, strategy: str, options: Mapping[str, int]) -> BudgetError:
     """Say what was given, what is needed and what would lower it."""
-    if bench.arena_limit is not None and least.peak_bytes <= limit:
-        share = least.arena_bytes / least.store_all_bytes
+    smallest = min(bench.fixed, key=lambda made: made.arena_bytes)
+    if bench.arena_limit is not None and smallest.arena_bytes > bench.arena_limit:
+        share = smallest.arena_bytes / smallest.store_all_bytes
         raise_above = f'budget="{ceil(1000 * share) / 10:g}% of activations"'
         return BudgetError(
-            f"{format_bytes(bench.arena_limit)} of activations are less than the {format_bytes(least.arena_bytes)} "
+            f"{format_bytes(bench.arena_limit)} of activations are less than the {format_bytes(smallest.arena_bytes)} "
             f"that this network needs at batch {bench.batch_size}. Try {raise_above}.",
             budget=limit,
             minimum=least.peak_bytes,
         )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
     advice = [f'budget="{ceil_bytes(least.peak_bytes)}"']
-    if strategy not in ("auto", "optimal") and bench.fits(bench.least, limit):
+    if strategy not in ("auto", "optimal") and bench.has_fitting(limit):
         advice.append('strategy="auto"')
     smaller = _rows_that_fit(bench, limit, strategy, options) if least.fixed_bytes < limit else None
     if smaller:
@@ -424,7 +427,7 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
         else:
             name, smaller = "batch_size", bench.with_batch_size(rows)
         if strategy in ("auto", "optimal"):
-            fits = smaller.fits(smaller.least, limit)
+            fits = smaller.has_fitting(limit)
         else:
             fits = any(smaller.fits(made, limit) for made in smaller.candidates(strategy, limit, **options))
         if fits:

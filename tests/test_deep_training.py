@@ -1,0 +1,32 @@
+"""Training networks of all kinds of layers: what goes beyond one step, and must not be lost between steps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from tests.helpers import KINDS, Array, batch, names
+
+ARCH = (5, 8, 8, 8, 3)
+
+
+def trained(kind: dict[str, Any], data: tuple[Array, Array], epochs: int, **options: Any) -> lm.Trainer:
+    """Return a trainer after so many epochs, whose batches are of 8 rows but for the last one."""
+    trainer = lm.Trainer(lm.MLP(lm.Architecture(ARCH, **kind), 1), lm.Adam(0.01), batch_size=8, seed=3, **options)
+    list(trainer.epochs(data, epochs))
+    return trainer
+
+
+@pytest.mark.parametrize(("kind", "clip_norm"), [*zip(KINDS, 16 * [None, 0.1], strict=False)])
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
+    tmp_path: Path, kind: dict[str, Any], clip_norm: float | None
+) -> None:
+    data = batch(lm.Architecture(ARCH), 44)
+    whole = trained(kind, data, 4, clip_norm=clip_norm)
+    trained(kind, data, 2, clip_norm=clip_norm).save(tmp_path / "run.safetensors")
+    resumed = lm.Trainer.resume(tmp_path / "run.safetensors", strategy="recompute_all")
+    list(resumed.epochs(data, 2))
+    assert np.array_equal(resumed.mlp.parameters, whole.mlp.parameters)
+    assert np.array_equal(resumed.mlp.running, whole.mlp.running)

@@ -33,7 +33,7 @@ class HeldOut:
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
-        self._best = mlp.parameters.copy()
+        self._best = mlp.learned.copy()
 
     def training_rows(self) -> Array:
         """Return the numbers of the other samples, which are not kept here."""
@@ -48,7 +48,7 @@ class HeldOut:
     @staticmethod
     def bytes_for(architecture: Architecture, rows: int) -> int:
         """Return the bytes taken: of the best parameters, the numbers of samples, predictions and a tile's work."""
-        numbers = architecture.parameters + 3 * rows * architecture.widths[-1]
+        numbers = architecture.parameters + architecture.running + 3 * rows * architecture.widths[-1]
         indices = 2 * rows * np.dtype(np.intp).itemsize
         return numbers * architecture.item_bytes + cores() * tile_bytes(architecture) + indices
 
@@ -69,17 +69,17 @@ class HeldOut:
         return float(r2_score(y, s, sample_weight=weights))
 
     def keep(self) -> None:
-        """Note the parameters as the best."""
-        np.copyto(self._best, self._mlp.parameters)
+        """Note what the network has learned as the best."""
+        np.copyto(self._best, self._mlp.learned)
 
     def restore(self) -> None:
-        """Give the network its best parameters."""
-        np.copyto(self._mlp.parameters, self._best)
+        """Give the network what was noted as the best."""
+        np.copyto(self._mlp.learned, self._best)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of an estimator that stops now: a network with the best parameters."""
         mlp = MLP.empty(self._mlp.architecture)
-        np.copyto(mlp.parameters, self._best)
+        np.copyto(mlp.learned, self._best)
         return {"_network": mlp}
 
 

@@ -342,7 +342,7 @@ class Workbench:
 
     @cached_property
     def _statistics(self) -> int:
-        """Numbers that norms over the batch keep: running ones, to clip also those before a step, and those of a step."""
+        """Numbers that norms over the batch keep: running ones, for clipping those before, too, and a step's."""
         if self.architecture.couples is None:
             return 0
         kept = sum(layer.entering for layer in self.architecture.each_layer if layer.couples)

@@ -97,7 +97,7 @@ def test_a_smaller_batch_has_room_in_the_plan_of_a_larger_one(kind: dict[str, An
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=names)
 def test_a_deep_network_gives_the_same_bits_under_budgets(kind: dict[str, Any]) -> None:
-    architecture = lm.Architecture((9, *[16] * 150, 4), "silu", **kind)
+    architecture = lm.Architecture((9, *[16] * 80, 4), "silu", **kind)
     mlp = stirred(architecture)
     x, y = batch(architecture, 200)
     loss, bits = step(mlp, x, y)
@@ -279,6 +279,18 @@ def test_running_statistics_move_once_however_often_a_layer_is_run(optimizer: st
         np.testing.assert_allclose(mlp.arrays[1]["running_mean"], (1 - 0.9**3) * s.mean(0), rtol=1e-4, atol=1e-6)
         variance = 0.9**3 + (1 - 0.9**3) * s.var(0, ddof=1)
         np.testing.assert_allclose(mlp.arrays[1]["running_variance"], variance, rtol=1e-4)
+
+
+def test_a_batch_of_one_sample_moves_no_running_statistics() -> None:
+    architecture = lm.Architecture((5, 8, 8, 3), norm="batch", residual=True)
+    mlp = stirred(architecture)
+    backprop = lm.Backprop(mlp, lm.plan(architecture, 64))
+    before = mlp.running.copy()
+    _, gradients = backprop(*batch(architecture, 1))
+    assert np.array_equal(mlp.running, before)
+    assert all(np.isfinite(g).all() for its in gradients.arrays for g in its.values())
+    backprop(*batch(architecture, 2))
+    assert not np.array_equal(mlp.running, before)
 
 
 def test_samples_that_are_coupled_are_not_split() -> None:

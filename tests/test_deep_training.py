@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from tests.helpers import KINDS, Array, batch, names
+from tests.helpers import KINDS, Array, batch
 
 ARCH = (5, 8, 8, 8, 3)
 

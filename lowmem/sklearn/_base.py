@@ -307,7 +307,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return hasattr(self, "_network")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: all the network learned, and of a session between partial fits the solver's arrays."""
+        """Return what is pickled: what is learned, and of a session between partial fits the solver's arrays."""
         state = dict(super().__getstate__())
         mlp: MLP | None = state.pop("_network", None)
         if mlp is not None:

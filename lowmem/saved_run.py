@@ -3,8 +3,8 @@
 Tensors: layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L, and the others of a layer by their
 names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's arrays, flat, in the order of the
 layers; data.mean and data.deviation where inputs are standardised. The metadata hold the configuration and the
-position as JSON, and a checksum of everything. A file is verified in one pass through a small buffer before anything is
-allocated for it.
+position as JSON, and a checksum of everything. A file is verified in one pass through a small buffer before anything
+is allocated for it.
 """
 
 import json

@@ -400,7 +400,7 @@ def test_flops_counted_while_running_are_those_of_the_plan(kind: dict[str, Any],
 def test_training_takes_no_more_than_promised_and_a_step_allocates_nothing(
     kind: dict[str, Any], optimizer: str | None
 ) -> None:
-    architecture = lm.Architecture((20, *[32] * 20, 10), "relu", **kind)
+    architecture = lm.Architecture((20, *[32] * 8, 10), "relu", **kind)
     x, y = batch(architecture, 700)
     for strategy, threads in (("store_all", 1), ("recompute_all", 1), ("sqrt", 2)):
         made = lm.make_optimizer(optimizer) if optimizer else None

@@ -16,7 +16,8 @@ BYTES = {
     "constant": 17000,
     "lanes": 8000,
     "shares": 200,
-    "lane chunks": 900,
+    "lane chunks": 600,
+    "lane states": 320,
     "layers": 1195,
     "forwards": 787,
     "rungs": 325,
@@ -113,7 +114,8 @@ def counts(
         "calls": calls * passes * lanes,
         "chunks": chunks * (not several),
         "lane chunks": chunks * several,
-        "states": chunks * (states or 0),
+        "lane states": chunks * (states or 0) * several,
+        "states": chunks * (states or 0) * (not several),
     }
 
 

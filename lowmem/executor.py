@@ -18,6 +18,7 @@ from lowmem.lanes import Lanes
 from lowmem.layers.base import STATISTICS, Call, Statistics
 from lowmem.layers.dropout import Philox
 from lowmem.layout import small
+from lowmem.nn.initialisers import generator
 from lowmem.nn.losses import check_targets, check_weights, fold_of, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
@@ -68,6 +69,7 @@ class Backprop:
 
     def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0) -> None:
         _check_fit(mlp, plan, optimizer)
+        generator(seed)  # refuses what is no seed
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         architecture, rows = mlp.architecture, plan.micro_batch
         item = np.dtype(architecture.dtype)

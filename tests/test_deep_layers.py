@@ -1,6 +1,7 @@
 """Residual layers, norms, dropout and label smoothing: within the same promises as plain layers."""
 
 import gc
+import json
 import re
 import sys
 import tracemalloc
@@ -43,7 +44,7 @@ def step(
 
 @pytest.mark.parametrize("kind", KINDS, ids=names)
 def test_every_strategy_gives_the_same_bits(kind: dict[str, Any]) -> None:
-    for activation, dtype, rows in (("relu", "float32", 700), ("gelu", "float32", 90), ("selu", "float64", 513)):
+    for activation, dtype, rows in (("relu", "float32", 1100), ("gelu", "float32", 90), ("selu", "float64", 513)):
         architecture = lm.Architecture(WIDTHS, activation, dtype=dtype, **kind)
         mlp = stirred(architecture)
         x, y = batch(architecture, rows)
@@ -245,6 +246,13 @@ def test_bits_do_not_depend_on_passes_or_threads_where_only_the_mask_could_tell(
     assert unlike != pytest.approx(losses["{}"], rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", [-1, "x", 1.5])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    architecture = lm.Architecture((6, 20, 20, 3), dropout=0.5)
+    with pytest.raises(lm.InputError, match="seed="):
+        lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 4), seed=seed)
+
+
 def test_prediction_drops_nothing_and_every_step_drops_anew() -> None:
     architecture = lm.Architecture((6, 20, 20, 3), dropout=0.5)
     mlp = stirred(architecture)
@@ -291,6 +299,17 @@ def test_a_batch_of_one_sample_moves_no_running_statistics() -> None:
     assert all(np.isfinite(g).all() for its in gradients.arrays for g in its.values())
     backprop(*batch(architecture, 2))
     assert not np.array_equal(mlp.running, before)
+
+
+def test_prediction_goes_by_running_statistics() -> None:
+    architecture = lm.Architecture((5, 8, 3), "identity", dtype="float64", norm="batch")
+    mlp = stirred(architecture)
+    its = mlp.arrays[1]
+    its["running_variance"][:] = np.linspace(0, 1e-4, 8)  # so small that ε shows
+    x, _ = batch(architecture, 9)
+    s = x @ mlp.weights[0].T + mlp.biases[0]
+    normalised = (s - its["running_mean"]) / np.sqrt(its["running_variance"] + 1e-5) * its["gain"] + its["shift"]
+    np.testing.assert_allclose(mlp.predict(x), normalised @ mlp.weights[1].T + mlp.biases[1], rtol=1e-12)
 
 
 def test_samples_that_are_coupled_are_not_split() -> None:
@@ -470,6 +489,26 @@ def test_a_network_says_what_its_layers_have() -> None:
     assert hash(lm.Architecture.from_dict(architecture.to_dict())) == hash(architecture)
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    given: dict[str, Any] = {"dropout": np.float32(0.25), "overrides": {np.int64(2): {"dropout": 0}}}
+    architecture = lm.Architecture((4, 8, 8, 2), **given)
+    assert architecture == lm.Architecture((4, 8, 8, 2), dropout=0.25, overrides={2: {"dropout": 0.0}})
+    assert lm.Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
+
+
+def test_of_many_layers_that_differ_only_the_first_are_described() -> None:
+    architecture = lm.Architecture((4, *[8] * 40, 2), overrides={layer: {"norm": "rms"} for layer in range(3, 40)})
+    assert "layer 11: rms norm, 28 more layers that differ" in str(architecture)
+    assert [architecture.option(layer, "norm") for layer in (1, 2, 3, 39, 40, 41)] == [
+        None,
+        None,
+        "rms",
+        "rms",
+        None,
+        None,
+    ]
+
+
 def test_layers_that_differ_are_run_as_they_are() -> None:
     overrides: dict[int, dict[str, Any]] = {
         2: {"dropout": 0.5},
@@ -499,11 +538,14 @@ def test_layers_that_differ_are_run_as_they_are() -> None:
         ({"overrides": {1: {"dropout": 0.1}}}, "layers 2..3 .* got the layer 1"),
         ({"overrides": {2: {"dropuot": 0.1}}}, 'unknown option of a layer "dropuot".*"dropout"'),
         ({"overrides": [1]}, "overrides need the numbers of layers"),
+        ({"overrides": {3: {"residual": True}}}, "layer 3 a skip, which is the last"),
+        ({"widths": (4, 8, 9, 9, 2), "overrides": {2: {"residual": "scaled"}}}, "leads from 8 to 9 numbers"),
+        ({"residual": None}, 'residual must be True, False, "scaled" or "learned"; got None'),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(lm.LowmemError) as refused:
-        lm.Architecture((4, 8, 8, 2), **options)
+        lm.Architecture(**{"widths": (4, 8, 8, 2)} | options)
     assert re.search(words, str(refused.value).replace("'", '"')), str(refused.value)
 
 
@@ -524,6 +566,8 @@ def test_fixup_begins_as_the_first_layer_alone() -> None:
     architecture = lm.Architecture((16, *[32] * 5, 4), "relu", residual=True)
     mlp = lm.MLP(architecture, initialiser="fixup")
     assert [bool(w.any()) for w in mlp.weights] == [True, False, False, False, False, False]
+    learned = lm.MLP(lm.Architecture((16, *[32] * 5, 4), residual="learned"), initialiser="fixup")
+    assert [bool(w.any()) for w in learned.weights] == [True] * 5 + [False]  # zero times zero would never learn
     with pytest.raises(lm.LowmemError, match="fixup"):
         lm.MLP(architecture, initialiser="fixp")
 

@@ -193,8 +193,10 @@ class Backprop:
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
-        workspace = self._training.arena.flat
-        chunk = min(max(1, len(workspace) // self.mlp.workspace_per_row), PREDICT_ROWS)
+        workspace, each = self._training.arena.flat, self.mlp.workspace_per_row
+        if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
+            workspace = np.empty(each, self.mlp.parameters.dtype)
+        chunk = min(len(workspace) // each, PREDICT_ROWS)
         for start in range(0, len(x), chunk):
             self.mlp.forward_into(x[start : start + chunk], out[start : start + chunk], workspace)
 

@@ -19,6 +19,26 @@ def trained(kind: dict[str, Any], data: tuple[Array, Array], epochs: int, **opti
     return trainer
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        lm.Architecture((257, 100, 33, 257, 33, 16), "softplus"),
+        lm.Architecture((33, 7, 33, 1, 7, 100), "mish", dtype="float64", dropout=0.1),
+        lm.Architecture((1, 16, 1, 7, 2, 100), "selu", dtype="float64", dropout=0.1),
+    ],
+)
+def test_a_plan_for_single_samples_leaves_room_to_evaluate(architecture: lm.Architecture) -> None:
+    mlp = lm.MLP(architecture)
+    x, y = batch(architecture, 3)
+    for strategy in ("store_all", "recompute_all"):
+        trainer = lm.Trainer(mlp, batch_size=1, strategy=strategy)
+        list(trainer.epochs((x, y), 1))
+        loss, _ = trainer.evaluate((x, y))
+        s = mlp.predict(x).astype(float)
+        expected = np.mean(np.log(np.exp(s).sum(axis=1)) - s[np.arange(3), y])
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(("kind", "clip_norm"), [*zip(KINDS, 16 * [None, 0.1], strict=False)])
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     tmp_path: Path, kind: dict[str, Any], clip_norm: float | None

@@ -1,15 +1,14 @@
 """Between two meetings lanes may be in any order: checked without threads, by orders that no machine would take."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem import binding
 from lowmem.layers.base import Call
-from tests.helpers import Array, batch, names, stirred
+from tests.helpers import Array, batch, flat, names, stirred
 
 THREADS = 3
 KINDS: list[dict[str, Any]] = [
@@ -31,19 +30,6 @@ PLANS: list[dict[str, Any]] = [
     {"strategy": "sqrt", "optimizer": "sgd", "micro_batch": 8},
     {"strategy": "recompute_all", "optimizer": "sgd"},
 ]
-
-
-def flat(calls: Sequence[Call]) -> Iterator[Call]:
-    """Yield the calls of a lane one by one, waits among them."""
-    for function, arguments in calls:
-        if function is binding.sweep:
-            ladder, first, stop = arguments
-            yield from flat(ladder[first:stop])
-        elif function is binding.alone:
-            wait, call = arguments
-            yield from ((wait, ()), *([] if call is None else [call]), (wait, ()))
-        else:
-            yield function, arguments
 
 
 def between_meetings(calls: Sequence[Call], wait: Callable[[], None]) -> list[list[Call]]:

@@ -150,6 +150,22 @@ def test_gradients_are_those_of_the_plain_formulas(number: int) -> None:
             np.testing.assert_allclose(g, others[name], rtol=1e-9, atol=1e-13, err_msg=f"layer {number} {name}")
 
 
+@pytest.mark.parametrize("micro_batch", [None, 20])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["norm"] != "batch"], ids=names)
+def test_so_they_are_in_lanes_and_passes(kind: dict[str, Any], micro_batch: int | None) -> None:
+    widths = (6, 3, 12, 12, 1, 1, 9, 9, 2)  # some layers have fewer outputs than there are lanes
+    architecture = lm.Architecture(widths, "tanh", dtype="float64", **kind)
+    mlp = stirred(architecture)
+    x, y = batch(architecture, 50)
+    expected_loss, expected = reference_layers.backprop(architecture, mlp.arrays, x, y, masks_of(architecture))
+    plan = lm.plan(architecture, 50, strategy="recompute_all", threads=3, micro_batch=micro_batch)
+    loss, gradients = lm.Backprop(mlp, plan)(x, y)
+    assert loss == pytest.approx(expected_loss, rel=1e-11)
+    for its, others in zip(gradients.arrays, expected, strict=True):
+        for name, g in its.items():
+            np.testing.assert_allclose(g, others[name], rtol=1e-9, atol=1e-13, err_msg=name)
+
+
 @pytest.mark.parametrize(("kind", "activation"), [*zip(KINDS, 16 * ["tanh", "gelu"], strict=False)])
 def test_gradients_are_finite_differences_of_the_loss(kind: dict[str, Any], activation: str) -> None:
     architecture = lm.Architecture((3, 4, 4, 4, 2), activation, dtype="float64", label_smoothing=0.1, **kind)

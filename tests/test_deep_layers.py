@@ -18,7 +18,7 @@ import lowmem as lm
 from lowmem import binding
 from lowmem.facts import ACTIVATIONS
 from lowmem.layers.dropout import Philox, padded
-from lowmem.nn import reference_layers
+from lowmem.nn import losses, reference_layers
 from lowmem.nn.mlp import LayerViews
 from lowmem.occupancy import planned_flops
 from lowmem.profiling import profile_step
@@ -214,6 +214,18 @@ def test_losses_and_label_smoothing_are_those_of_the_plain_formulas(loss: str) -
             np.testing.assert_allclose(g, others[name], rtol=1e-9, atol=1e-14)
 
 
+def test_weights_of_samples_weigh_all_of_a_smoothed_loss() -> None:
+    architecture = lm.Architecture((3, 5, 4), dtype="float64", label_smoothing=0.2)
+    mlp = stirred(architecture)
+    x, y = batch(architecture, 6)
+    backprop, weights = lm.Backprop(mlp, lm.plan(architecture, 6)), np.array([0.0, 0.5, 1, 2, 3, 5])
+    own = [(loss, g.weights[0].copy()) for loss, g in (backprop(x[n : n + 1], y[n : n + 1]) for n in range(6))]
+    loss, gradients = backprop(x, y, weights)
+    assert loss == pytest.approx(np.mean([w * its for w, (its, _) in zip(weights, own, strict=True)]), rel=1e-12)
+    expected = np.mean([w * g for w, (_, g) in zip(weights, own, strict=True)], axis=0)
+    np.testing.assert_allclose(gradients.weights[0], expected, rtol=1e-9, atol=1e-15)
+
+
 # Dropout ---------------------------------------------------------------------------------------------------------
 
 
@@ -381,9 +393,10 @@ class _CountingUfunc:
         self.ufunc(*arguments, **options)
         self.counts.seen(options.get("out", arguments[-1]))
 
-    def reduce(self, array: Array, **options: Any) -> None:
-        self.ufunc.reduce(array, **options)
+    def reduce(self, array: Array, **options: Any) -> Any:
+        found = self.ufunc.reduce(array, **options)
         self.counts.seen(array)
+        return found
 
 
 @pytest.mark.parametrize("activation", ["identity", "silu"])
@@ -412,6 +425,18 @@ def test_operations_run_are_those_that_the_plan_counts(
         for layer, times in zip(layers, sweeps, strict=True)
     )
     assert counts.flops == plan.flops - sigma - architecture.loss_flops(rows)
+
+
+def test_what_smoothing_adds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {}
+    for smoothing in (0.0, 0.1):
+        architecture = lm.Architecture((3, 5, 7), label_smoothing=smoothing)
+        backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 6))
+        counts = Counting(6)
+        monkeypatch.setattr(losses, "np", counts)
+        backprop(*batch(architecture, 6))
+        counted[smoothing] = counts.flops, architecture.loss_flops(6)
+    assert counted[0.1][0] - counted[0.0][0] == counted[0.1][1] - counted[0.0][1] > 0
 
 
 def _sigma(work: Any, facts: Any) -> int:

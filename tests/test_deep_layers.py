@@ -603,6 +603,19 @@ def test_what_passes_a_thousand_skips_stays_of_one_size(kind: dict[str, Any]) ->
     assert max(sizes) < 5 * min(sizes)
 
 
+def test_norms_and_factors_begin_without_effect_and_branches_small() -> None:
+    architecture = lm.Architecture(
+        (16, *[32] * 9, 4), residual=True, norm="batch", overrides={5: {"residual": "learned"}}
+    )
+    drawn, asked = lm.MLP(architecture), lm.MLP(architecture, initialiser="he_normal")
+    for number, its in enumerate(drawn.arrays[1:], start=2):
+        starts = {name: set(array.tolist()) for name, array in its.items() if name not in ("weight", "bias")}
+        expected = {"gain": {1.0}, "shift": {0.0}, "running_mean": {0.0}, "running_variance": {1.0}}
+        assert starts == expected | ({"scale": {0.0}} if number == 5 else {})
+        factor = 8**-0.5 if architecture.has_skip(number) and number != 5 else 1.0
+        np.testing.assert_allclose(its["weight"], asked.arrays[number - 1]["weight"] * factor, rtol=1e-6)
+
+
 def test_fixup_begins_as_the_first_layer_alone() -> None:
     architecture = lm.Architecture((16, *[32] * 5, 4), "relu", residual=True)
     mlp = lm.MLP(architecture, initialiser="fixup")

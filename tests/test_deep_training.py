@@ -1,5 +1,6 @@
 """Training networks of all kinds of layers: what goes beyond one step, and must not be lost between steps."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,17 @@ def test_a_plan_for_single_samples_leaves_room_to_evaluate(architecture: lm.Arch
         assert loss == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "clip_norm"), [*zip(KINDS, 16 * [None, 0.1], strict=False)])
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_the_seed_of_a_trainer_is_that_of_its_masks(clip_norm: float | None) -> None:
+    architecture = lm.Architecture(ARCH, dropout=0.5)
+    x, y = np.ones((8, 5), np.float32), np.zeros(8, np.int64)  # alike, so that their order is nothing
+    expected = lm.Backprop(lm.MLP(architecture, 1), lm.plan(architecture, 8), seed=3)(x, y)[0]
+    trainer = lm.Trainer(lm.MLP(architecture, 1), batch_size=8, seed=3, clip_norm=clip_norm)
+    assert [epoch.loss for epoch in trainer.epochs((x, y), 1)] == [pytest.approx(expected, rel=1e-6)]
+    assert lm.Backprop(lm.MLP(architecture, 1), lm.plan(architecture, 8))(x, y)[0] != pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "clip_norm"), [*product(KINDS[::3], [None, 0.1])])
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     tmp_path: Path, kind: dict[str, Any], clip_norm: float | None
 ) -> None:

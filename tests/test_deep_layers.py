@@ -526,6 +526,8 @@ def test_a_network_says_what_its_layers_have() -> None:
     assert architecture.layer(5).parameters.keys() == {"weight", "bias"}
     assert architecture.layer(6).parameters.keys() == {"weight", "bias", "gain", "shift"}
     assert [architecture.has_skip(layer) for layer in range(1, 11)] == [False, *[True] * 8, False]
+    even = lm.Architecture((8, 8, 8, 8), residual=True)
+    assert [even.has_skip(layer) for layer in (1, 2, 3)] == [False, True, False]
     assert lm.Architecture.from_dict(architecture.to_dict()) == architecture
     assert hash(lm.Architecture.from_dict(architecture.to_dict())) == hash(architecture)
 

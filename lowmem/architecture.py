@@ -5,10 +5,12 @@ counts its operations per element, one for each of + - * / max, exp, log, tanh. 
 it runs, from the shapes it really multiplies; a test holds the two equal.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import prod
-from typing import Any
+from numbers import Real
+from typing import Any, TypeAlias
 
 from lowmem.errors import InputError
 from lowmem.facts import (
@@ -29,6 +31,12 @@ SKIPS: Mapping[bool | str, str] = {
     "learned": "residual with learned factors",
 }
 """Kinds of skips, and what they are called."""
+
+SHOWN = 9
+"""How many widths, and layers that differ, the description of a network names."""
+
+Overrides: TypeAlias = tuple[tuple[int, tuple[tuple[str, Any], ...]], ...]
+"""What is particular to layers, by number, sorted."""
 
 LAYER_OPTIONS = ("residual", "norm", "dropout")
 """What may differ from layer to layer."""
@@ -68,7 +76,7 @@ class Architecture:
     norm: str | None = None
     dropout: float = 0.0
     label_smoothing: float = 0.0
-    overrides: Mapping[int, Mapping[str, Any]] | tuple[tuple[int, tuple[tuple[str, Any], ...]], ...] = ()
+    overrides: Mapping[int, Mapping[str, Any]] | Overrides = ()
     _layers: tuple[Layer, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +88,7 @@ class Architecture:
         lookup("dtype", self.dtype, ITEM_BYTES)
         for name in LAYER_OPTIONS:
             object.__setattr__(self, name, _checked_option(name, getattr(self, name)))
-        object.__setattr__(self, "overrides", _checked_overrides(self.overrides, self.layers))
+        object.__setattr__(self, "overrides", _checked_overrides(self.overrides, self.widths))
         object.__setattr__(self, "label_smoothing", _share("label_smoothing", self.label_smoothing))
         if self.label_smoothing and self.loss != "cross_entropy":
             raise InputError(f'label_smoothing goes with loss="cross_entropy"; the loss is "{self.loss}".')
@@ -111,17 +119,20 @@ class Architecture:
         plain = not (self.residual or self.norm or self.dropout or self.overrides)
         return self.activation_facts.state == "s" or not plain
 
+    @property
+    def _kept_overrides(self) -> Overrides:
+        return self.overrides  # type: ignore[return-value]
+
     def option(self, layer: int, name: str) -> Any:  # noqa: ANN401
         """Return what `layer` has of residual, norm or dropout, overrides considered."""
-        for number, options in self.overrides:  # type: ignore[misc]
+        for number, options in self._kept_overrides[bisect_left(self._kept_overrides, (layer,)) :][:1]:
             if number == layer:
                 return dict(options).get(name, getattr(self, name))
         return getattr(self, name)
 
     def has_skip(self, layer: int) -> bool:
         """Whether `layer` adds to its input: not the first, not the last, and between equal widths only."""
-        inner = 1 < layer < self.layers and self.widths[layer - 1] == self.widths[layer]
-        return inner and bool(self.option(layer, "residual"))
+        return _may_skip(self.widths, layer) and bool(self.option(layer, "residual"))
 
     @property
     def skips(self) -> int:
@@ -194,7 +205,7 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON; `from_dict` makes an equal network of them."""
         made = {own.name: getattr(self, own.name) for own in fields(self) if own.init}
-        overrides = {str(layer): dict(options) for layer, options in self.overrides}  # type: ignore[misc]
+        overrides = {str(layer): dict(options) for layer, options in self._kept_overrides}
         return made | {"widths": list(self.widths), "overrides": overrides}
 
     @classmethod
@@ -217,11 +228,14 @@ class Architecture:
                 repeat = stop - start
                 runs.append(f"{self.widths[start]}" + (f" x {repeat}" if repeat > 1 else ""))
                 start = stop
-        shown = runs if len(runs) <= 9 else [*runs[:4], "...", *runs[-4:]]
+        shown = runs if len(runs) <= SHOWN else [*runs[:4], "...", *runs[-4:]]
         form = _described({name: getattr(self, name) for name in LAYER_OPTIONS})
         loss = self.loss + (f" with {self.label_smoothing:g} of smoothing" if self.label_smoothing else "")
         parts = [f"{self.layers} layers ({', '.join(shown)})", *form, self.activation, loss, self.dtype]
-        parts += [f"layer {layer}: {' and '.join(_described(dict(its), told=True))}" for layer, its in self.overrides]  # type: ignore[misc]
+        for layer, its in self._kept_overrides[:SHOWN]:
+            parts.append(f"layer {layer}: {' and '.join(_described(dict(its), told=True))}")
+        if len(self.overrides) > SHOWN:
+            parts.append(f"{len(self.overrides) - SHOWN} more layers that differ")
         return ", ".join([*parts, f"{self.parameters:,} parameters"])
 
 
@@ -262,30 +276,41 @@ def _checked_option(name: str, value: object) -> object:
         return value if value is None else (lookup("norm", value, NORMS), value)[1]  # type: ignore[arg-type]
     if isinstance(value, bool):
         return value
-    return (lookup("kind of residual", value, {key: key for key in SKIPS if isinstance(key, str)}), value)[1]  # type: ignore[arg-type]
+    if not isinstance(value, str):
+        raise InputError(f'residual must be True, False, "scaled" or "learned"; got {value!r}.')
+    return (lookup("kind of residual", value, {key: key for key in SKIPS if isinstance(key, str)}), value)[1]
 
 
 def _share(name: str, value: object) -> float:
     """Return a number of [0, 1), or raise `InputError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise InputError(f"{name} must be a number from 0 and below 1, such as 0.1; got {value!r}.")
     return float(value)
 
 
-def _checked_overrides(given: Any, layers: int) -> tuple[tuple[int, tuple[tuple[str, Any], ...]], ...]:  # noqa: ANN401
+def _may_skip(widths: tuple[int, ...], layer: int) -> bool:
+    """Whether a layer can have a skip: neither the first nor the last, and between equal widths."""
+    return 1 < layer < len(widths) - 1 and widths[layer - 1] == widths[layer]
+
+
+def _checked_overrides(given: Any, widths: tuple[int, ...]) -> Overrides:  # noqa: ANN401
     """Return overrides as sorted tuples, so that a network can be compared and hashed."""
+    layers = len(widths) - 1
     need = f'overrides need the numbers of layers 2..{layers} and what is theirs, such as {{2: {{"dropout": 0.3}}}}'
     try:
         by_layer = {layer: dict(options) for layer, options in dict(given).items()}
     except (TypeError, ValueError):
         raise InputError(f"{need}; got {given!r}.") from None
     for layer, options in by_layer.items():
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 2 <= layer <= layers:
+        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not 2 <= layer <= layers:
             raise InputError(f"{need}; got the layer {layer!r}.")
         for name in options:
             lookup("option of a layer", name, dict.fromkeys(LAYER_OPTIONS))
+        if options.get("residual") and not _may_skip(widths, layer):
+            why = "is the last" if layer == layers else f"leads from {widths[layer - 1]} to {widths[layer]} numbers"
+            raise InputError(f"overrides give layer {layer} a skip, which {why}. Leave its residual out.")
     return tuple(
-        (layer, tuple((name, _checked_option(name, options[name])) for name in sorted(options)))
+        (layer.__index__(), tuple((name, _checked_option(name, options[name])) for name in sorted(options)))
         for layer, options in sorted(by_layer.items())
         if options
     )

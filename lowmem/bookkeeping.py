@@ -17,6 +17,7 @@ BYTES = {
     "lanes": 8000,
     "shares": 150,
     "lane chunks": 600,
+    "lane states": 320,
     "layers": 1600,
     "forwards": 660,
     "rungs": 330,
@@ -118,7 +119,8 @@ def counts(
         "calls": calls * passes * lanes,
         "chunks": chunks * (not several),
         "lane chunks": chunks * several,
-        "states": chunks * (states or 0),
+        "lane states": chunks * (states or 0) * several,
+        "states": chunks * (states or 0) * (not several),
     }
 
 

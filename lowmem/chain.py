@@ -240,8 +240,13 @@ def tile_count(rows: int, lanes: int = 1) -> int:
 
 
 def whole_bytes(layer: Layer, rows: int, lanes: int) -> int:
-    """Return the bytes of what all lanes share to reverse a layer: whole matrices, and sums over tiles."""
-    partials = aligned(tile_count(rows, lanes) * layer.partials * layer.entering * layer.item_bytes)
+    """Return the bytes of what all lanes share to reverse a layer: whole matrices, and sums over tiles.
+
+    For the sums as if all lanes had as many tiles as the first one: the tiles of a smaller batch can be more in number
+    (of 1540 rows three lanes make 5, of 1539 rows 6), but not more than that.
+    """
+    tiles = lanes * -(-lane_rows(rows, lanes) // tile_rows(rows, lanes))
+    partials = aligned(tiles * layer.partials * layer.entering * layer.item_bytes)
     return rooms_bytes(layer.whole_rooms, rows, layer.item_bytes) + partials
 
 

@@ -34,15 +34,18 @@ class ClippedBackprop(Backprop):
         self._working = np.zeros(plan.optimizer_scratch, architecture.dtype)
         gathered = self._training.totals or self._training.gradients
         self._flat: NDArray[Any] = gathered.flat
+        self._running = np.empty_like(mlp.running)
 
     def __call__(
         self, x: NDArray[Any], y: NDArray[Any], weights: NDArray[Any] | None = None
     ) -> tuple[float, Gradients]:
         """Run one step on a batch; see `Backprop.__call__`."""
         self.steps = self._update.step_count  # dropout goes by the optimizer's count, which a saved run keeps
+        np.copyto(self._running, self.mlp.running)
         loss, _ = super().__call__(x, y, weights)
         norm = self._norm()
         if not isfinite(norm):
+            np.copyto(self.mlp.running, self._running)  # running statistics moved as layers were reversed
             raise NonFiniteError(
                 f"the norm of the gradients became {norm}: they overflowed. The parameters are those before this "
                 "step. Try a smaller learning rate, scaled inputs or another initialiser."
@@ -59,6 +62,12 @@ class ClippedBackprop(Backprop):
             states = tuple(state[part] for state in self.optimizer_state)
             self._update.update(self.mlp.parameters[part], g, states, scratch)
         return loss, Gradients((), ())
+
+    def account(self) -> dict[str, int]:
+        """See `Backprop.account`."""
+        made = super().account()
+        made["optimizer"] += self._working.nbytes
+        return made | ({"statistics": made["statistics"] + self._running.nbytes} if len(self._running) else {})
 
     def _norm(self) -> float:
         """Return the norm of all gradients, summed chunk by chunk, the chunks in double precision."""

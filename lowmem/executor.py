@@ -18,6 +18,7 @@ from lowmem.lanes import Lanes
 from lowmem.layers.base import STATISTICS, Call, Statistics
 from lowmem.layers.dropout import Philox
 from lowmem.layout import small
+from lowmem.nn.initialisers import generator
 from lowmem.nn.losses import check_targets, check_weights, fold_of, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
@@ -68,6 +69,7 @@ class Backprop:
 
     def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0) -> None:
         _check_fit(mlp, plan, optimizer)
+        generator(seed)  # refuses what is no seed
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         architecture, rows = mlp.architecture, plan.micro_batch
         item = np.dtype(architecture.dtype)
@@ -191,8 +193,10 @@ class Backprop:
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
-        workspace = self._training.arena.flat
-        chunk = min(max(1, len(workspace) // self.mlp.workspace_per_row), PREDICT_ROWS)
+        workspace, each = self._training.arena.flat, self.mlp.workspace_per_row
+        if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
+            workspace = np.empty(each, self.mlp.parameters.dtype)
+        chunk = min(len(workspace) // each, PREDICT_ROWS)
         for start in range(0, len(x), chunk):
             self.mlp.forward_into(x[start : start + chunk], out[start : start + chunk], workspace)
 

@@ -85,12 +85,13 @@ class Module:
 def modules(architecture: Architecture) -> list[Module]:
     """Return the modules that a network is in PyTorch, in their order."""
     made: list[Module] = []
+    scale = max(architecture.skips, 1) ** -0.5
     for number, layer in enumerate(architecture.each_layer, start=1):
         linear = Module(
             f"nn.Linear({layer.entering}, {layer.leaving})", {name: (number, name) for name in ("weight", "bias")}
         )
         parts = [*_entering(architecture, number), linear]
-        made += [_residual(architecture, number, parts)] if architecture.has_skip(number) else parts
+        made += [_residual(architecture, number, parts, scale)] if architecture.has_skip(number) else parts
     return made
 
 
@@ -98,20 +99,19 @@ def _entering(architecture: Architecture, number: int) -> list[Module]:
     """Return what stands before the product of a layer."""
     if number == 1:
         return []
-    layer, norm, dropout = architecture.layer(number), architecture.option(number, "norm"), 0.0
+    layer, norm, dropout = architecture.layer(number), *(architecture.option(number, o) for o in ("norm", "dropout"))
     made = [Module(ACTIVATION_CODE[architecture.activation])]
     if norm is not None:
         own = {**layer.parameters, **layer.running}
         tensors = {theirs: (number, ours) for theirs, ours in NORM_TENSORS.items() if ours in own}
         made.insert(0, Module(NORM_CODE[norm].format(layer.entering), tensors))
-    dropout = architecture.option(number, "dropout")
-    return [*made, Module(f"nn.Dropout({dropout:g})")] if dropout else made
+    return [*made, Module(f"nn.Dropout({dropout!r})")] if dropout else made
 
 
-def _residual(architecture: Architecture, number: int, parts: list[Module]) -> Module:
-    """Return the module of a layer with a skip."""
+def _residual(architecture: Architecture, number: int, parts: list[Module], factor: float) -> Module:
+    """Return the module of a layer with a skip; factor: of a scaled branch."""
     kind = architecture.option(number, "residual")
-    scale = {"scaled": f", scale={architecture.skips**-0.5!r}", "learned": ", scale=None"}.get(kind, "")
+    scale = {"scaled": f", scale={factor!r}", "learned": ", scale=None"}.get(kind, "")
     places = [*(f"enter.{place}" for place in range(len(parts) - 1)), "linear"]
     tensors = {
         f"{place}.{name}": own for place, part in zip(places, parts, strict=True) for name, own in part.tensors.items()
@@ -354,8 +354,8 @@ def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry
         wrong.append(f"not {architecture.dtype}: {_listed(typed)}")
     if wrong:
         raise InputError(
-            f"{path} does not hold the tensors of this network ({architecture}). {'; '.join(wrong)}. Needed is an "
-            "nn.Sequential of nn.Linear modules with one activation between any two."
+            f"{path} does not hold the tensors of this network ({architecture}). {'; '.join(wrong)}. Needed is the "
+            "nn.Sequential that lowmem.interchange.torch_code writes for it."
         )
 
 

@@ -284,8 +284,8 @@ def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
         raise InputError(f"probabilities go with {' and '.join(PROBABILITIES)}; this network's loss is {loss}.")
     if not external and mlp.parameters.nbytes > EMBEDDED_MOST:
         raise InputError("a model holds no more than 2 GiB; leave out external=False.")
-    for layer, block in enumerate(mlp.blocks, start=1):
-        if not finite(block):
+    for layer, arrays in enumerate(mlp.arrays, start=1):
+        if not all(map(finite, arrays.values())):
             raise SaveError(f"{path} is not written: layer {layer} holds NaN or infinity.")
 
 

@@ -1,10 +1,10 @@
 """A saved run: one safetensors file with all that training needs to go on to the same bits.
 
 Tensors: layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L, and the others of a layer by their
-names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's
-arrays, flat, in the order of the layers; data.mean and data.deviation where inputs are standardised. The metadata hold
-the configuration and the position as JSON, and a checksum of everything. A file is verified in one pass through a
-small buffer before anything is allocated for it.
+names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's arrays, flat, in the order of the
+layers; data.mean and data.deviation where inputs are standardised. The metadata hold the configuration and the
+position as JSON, and a checksum of everything. A file is verified in one pass through a small buffer before anything
+is allocated for it.
 """
 
 import json
@@ -72,8 +72,8 @@ class SavedRun:
 
     architecture, optimizer: as they were. options: keywords of the trainer. position: where it stood. data: what
     tells the data from others. notes: what the caller wanted kept, such as the flags of a command.
-    places: where the arrays of each layer begin, in turn; others: and the other tensors. begin: the
-    first of all. header_code: checksum of what comes before it, the checksum of the tensors with it.
+    places: where the tensors of each layer begin, in turn; others: and the other tensors. begin: the first of all.
+    header_code: checksum of what comes before it, the checksum of the tensors with it.
     """
 
     path: Path
@@ -229,8 +229,8 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError("its position has a negative number")
     check_names(settings["data"].get("class_names"), architecture)
     compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
-    of_layers = sum(len(layer.parameters) + len(layer.running) for layer in architecture.each_layer)
     starts = [begin + entry.start for _, entry in _in_order(architecture, entries)]
+    of_layers = sum(1 for _ in _names(architecture))
     return SavedRun(
         path,
         architecture,

@@ -132,8 +132,7 @@ class Trainer:
         options["gather"] = self.clip_norm is not None
         if self._cap is None:
             return plan(self.mlp.architecture, self.batch_size, self.budget, self.optimizer, **options)
-        network = self.mlp.parameters.nbytes + self.mlp.running.nbytes
-        held = network if self._stepper is None else self.plan.peak_bytes
+        held = self.mlp.learned.nbytes if self._stepper is None else self.plan.peak_bytes
 
         def make(room: int, tables: int) -> Plan:
             return plan(self.mlp.architecture, self.batch_size, room, self.optimizer, **options, table_bytes=tables)

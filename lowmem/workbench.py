@@ -368,11 +368,11 @@ class Workbench:
 
     @cached_property
     def _statistics(self) -> int:
-        """Numbers that norms over the batch keep, running ones and those of a step."""
+        """Numbers that norms over the batch keep: running ones, for clipping those before, too, and a step's."""
         if self.architecture.couples is None:
             return 0
         kept = sum(layer.entering for layer in self.architecture.each_layer if layer.couples)
-        return self.architecture.running + STATISTICS * kept
+        return self.architecture.running * (1 + self.gather) + STATISTICS * kept
 
     def _row_constants(self) -> int:
         """Bytes of the ones that sum up δ over a batch, and of the row starts that labels are added to."""

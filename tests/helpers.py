@@ -1,6 +1,6 @@
 """What several test files need: networks, batches, and a second opinion on schedules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
+from lowmem import binding
 from lowmem.chain import Chain, Stage, Value
 from lowmem.costs import ROWS, WIDTHS, CostModel
 from lowmem.facts import ACTIVATIONS, LOSSES
 from lowmem.layers import NORMS
+from lowmem.layers.base import Call
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update
 
 Array = NDArray[Any]
@@ -80,6 +82,19 @@ def model(rate: float = 1e-11, *, accumulate: float = 1e-10, dtype: str = "float
     grid = tuple(tuple(rate for _ in WIDTHS) for _ in ROWS)
     each = dict.fromkeys(ACTIVATIONS, 1e-9)
     return CostModel("test", dtype, grid, grid, each, each, 1e-10, accumulate)
+
+
+def flat(calls: Sequence[Call]) -> Iterator[Call]:
+    """Yield the calls of a lane one by one, waits among them."""
+    for function, arguments in calls:
+        if function is binding.sweep:
+            ladder, first, stop = arguments
+            yield from flat(ladder[first:stop])
+        elif function is binding.alone:
+            wait, call = arguments
+            yield from ((wait, ()), *([] if call is None else [call]), (wait, ()))
+        else:
+            yield function, arguments
 
 
 @st.composite

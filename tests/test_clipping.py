@@ -85,9 +85,9 @@ def test_the_plan_counts_what_is_gathered_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("micro_batch", [None, 100])
-def test_training_takes_no_more_than_promised(optimizer: str, micro_batch: int | None) -> None:
-    architecture = lm.Architecture((64, *[200] * 6, 10))
+@pytest.mark.parametrize(("norm", "micro_batch"), [(None, None), (None, 100), ("layer", 100), ("batch", None)])
+def test_training_takes_no_more_than_promised(optimizer: str, norm: str | None, micro_batch: int | None) -> None:
+    architecture = lm.Architecture((64, *[200] * 6, 10), norm=norm)
     x, y = batch(architecture, 300)
     made = lm.make_optimizer(optimizer)
     gc.collect()
@@ -98,6 +98,7 @@ def test_training_takes_no_more_than_promised(optimizer: str, micro_batch: int |
         step = ClippedBackprop(mlp, plan, made, 0.5)
         for _ in range(2):
             step(x, y)
+        assert step.account() == {name: size for name, size in plan.account().items() if name != "bookkeeping"}
         assert 0.97 * plan.peak_bytes < tracemalloc.get_traced_memory()[1] <= plan.peak_bytes + 2**16
     finally:
         tracemalloc.stop()
@@ -108,6 +109,19 @@ def test_training_takes_no_more_than_promised(optimizer: str, micro_batch: int |
 def test_limits_that_make_no_sense_are_refused(name: str, wrong: Any) -> None:
     with pytest.raises(lm.InputError, match=f"{name} must be a positive number"):
         lm.Trainer(lm.MLP(ARCH), batch_size=4, **{name: wrong})
+
+
+def test_a_norm_that_overflows_leaves_all_that_was_learned() -> None:
+    mlp = lm.MLP(lm.Architecture((2, 2, 2, 1), "identity", "mse", overrides={2: {"norm": "batch"}}))
+    x, y = batch(mlp.architecture, 8)
+    y[:] = 1e18
+    x *= 1e3
+    mlp.weights[-1][:] *= 1e5
+    before = mlp.learned.copy()
+    plan = lm.plan(mlp.architecture, 8, optimizer="sgd", gather=True)
+    with pytest.raises(lm.NonFiniteError, match="norm of the gradients became inf"):
+        ClippedBackprop(mlp, plan, lm.SGD(), 1.0)(x, y)
+    assert np.array_equal(mlp.learned, before)
 
 
 def test_a_norm_that_overflows_leaves_the_parameters() -> None:

@@ -20,7 +20,7 @@ import lowmem as lm
 from lowmem import binding, tensor_file
 from lowmem.facts import ACTIVATIONS
 from lowmem.layers.dropout import Philox, padded
-from lowmem.nn import reference_layers
+from lowmem.nn import losses, reference_layers
 from lowmem.nn.mlp import LayerViews
 from lowmem.occupancy import planned_flops
 from lowmem.profiling import profile_step
@@ -47,7 +47,7 @@ def step(
 
 @pytest.mark.parametrize("kind", KINDS, ids=names)
 def test_every_strategy_gives_the_same_bits(kind: dict[str, Any]) -> None:
-    for activation, dtype, rows in (("relu", "float32", 700), ("gelu", "float32", 90), ("selu", "float64", 513)):
+    for activation, dtype, rows in (("relu", "float32", 1100), ("gelu", "float32", 90), ("selu", "float64", 513)):
         architecture = lm.Architecture(WIDTHS, activation, dtype=dtype, **kind)
         mlp = stirred(architecture)
         x, y = batch(architecture, rows)
@@ -82,9 +82,26 @@ def test_and_so_it_does_in_lanes_and_passes(
         assert np.array_equal(other, bits)
 
 
+@pytest.mark.parametrize(("planned", "rows"), [(1540, 1539), (2053, 2052), (1540, 1026)])
+@pytest.mark.parametrize("kind", [{"norm": "layer"}, {"norm": "rms", "residual": "learned", "dropout": 0.3}])
+def test_a_smaller_batch_has_room_in_the_plan_of_a_larger_one(kind: dict[str, Any], planned: int, rows: int) -> None:
+    architecture = lm.Architecture((6, 9, 9, 9, 2), "silu", **kind)
+    mlp = stirred(architecture)
+    x, y = batch(architecture, rows)
+    for threads in (1, 3, 4):
+        own = lm.Backprop(mlp, lm.plan(architecture, rows, threads=threads, strategy="recompute_all"))(x, y)
+        roomy = lm.Backprop(mlp, lm.plan(architecture, planned, threads=threads))
+        roomy(*batch(architecture, planned))
+        roomy.steps = 0  # the same masks again
+        loss, gradients = roomy(x, y)
+        assert loss == own[0]
+        for its, others in zip(gradients.arrays, own[1].arrays, strict=True):
+            assert all(np.array_equal(g, others[name]) for name, g in its.items())
+
+
 @pytest.mark.parametrize("kind", KINDS[::3], ids=names)
 def test_a_deep_network_gives_the_same_bits_under_budgets(kind: dict[str, Any]) -> None:
-    architecture = lm.Architecture((9, *[16] * 150, 4), "silu", **kind)
+    architecture = lm.Architecture((9, *[16] * 80, 4), "silu", **kind)
     mlp = stirred(architecture)
     x, y = batch(architecture, 200)
     loss, bits = step(mlp, x, y)
@@ -92,7 +109,8 @@ def test_a_deep_network_gives_the_same_bits_under_budgets(kind: dict[str, Any]) 
         plan = lm.plan(architecture, 200, f"{share}% of activations")
         assert plan.budget is not None
         assert plan.peak_bytes <= plan.budget
-        assert plan.arena_bytes < plan.store_all_bytes / 2
+        assert plan.arena_bytes < plan.store_all_bytes
+        assert plan.forward_runs > architecture.layers
         running = mlp.running.copy()
         other, gradients = lm.Backprop(mlp, plan)(x, y)
         flat = np.concatenate([a.ravel() for arrays in gradients.arrays for a in arrays.values()] + [mlp.running])
@@ -133,6 +151,22 @@ def test_gradients_are_those_of_the_plain_formulas(number: int) -> None:
         for name, g in its.items():
             # gelu in float64 is exact to some 1e-15 relative to 1, hence the absolute part
             np.testing.assert_allclose(g, others[name], rtol=1e-9, atol=1e-13, err_msg=f"layer {number} {name}")
+
+
+@pytest.mark.parametrize("micro_batch", [None, 20])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["norm"] != "batch"], ids=names)
+def test_so_they_are_in_lanes_and_passes(kind: dict[str, Any], micro_batch: int | None) -> None:
+    widths = (6, 3, 12, 12, 1, 1, 9, 9, 2)  # some layers have fewer outputs than there are lanes
+    architecture = lm.Architecture(widths, "tanh", dtype="float64", **kind)
+    mlp = stirred(architecture)
+    x, y = batch(architecture, 50)
+    expected_loss, expected = reference_layers.backprop(architecture, mlp.arrays, x, y, masks_of(architecture))
+    plan = lm.plan(architecture, 50, strategy="recompute_all", threads=3, micro_batch=micro_batch)
+    loss, gradients = lm.Backprop(mlp, plan)(x, y)
+    assert loss == pytest.approx(expected_loss, rel=1e-11)
+    for its, others in zip(gradients.arrays, expected, strict=True):
+        for name, g in its.items():
+            np.testing.assert_allclose(g, others[name], rtol=1e-9, atol=1e-13, err_msg=name)
 
 
 @pytest.mark.parametrize(("kind", "activation"), [*zip(KINDS, 16 * ["tanh", "gelu"], strict=False)])
@@ -183,6 +217,18 @@ def test_losses_and_label_smoothing_are_those_of_the_plain_formulas(loss: str) -
             np.testing.assert_allclose(g, others[name], rtol=1e-9, atol=1e-14)
 
 
+def test_weights_of_samples_weigh_all_of_a_smoothed_loss() -> None:
+    architecture = lm.Architecture((3, 5, 4), dtype="float64", label_smoothing=0.2)
+    mlp = stirred(architecture)
+    x, y = batch(architecture, 6)
+    backprop, weights = lm.Backprop(mlp, lm.plan(architecture, 6)), np.array([0.0, 0.5, 1, 2, 3, 5])
+    own = [(loss, g.weights[0].copy()) for loss, g in (backprop(x[n : n + 1], y[n : n + 1]) for n in range(6))]
+    loss, gradients = backprop(x, y, weights)
+    assert loss == pytest.approx(np.mean([w * its for w, (its, _) in zip(weights, own, strict=True)]), rel=1e-12)
+    expected = np.mean([w * g for w, (_, g) in zip(weights, own, strict=True)], axis=0)
+    np.testing.assert_allclose(gradients.weights[0], expected, rtol=1e-9, atol=1e-15)
+
+
 # Dropout ---------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +277,13 @@ def test_bits_do_not_depend_on_passes_or_threads_where_only_the_mask_could_tell(
     assert unlike != pytest.approx(losses["{}"], rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", [-1, "x", 1.5])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    architecture = lm.Architecture((6, 20, 20, 3), dropout=0.5)
+    with pytest.raises(lm.InputError, match="seed="):
+        lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 4), seed=seed)
+
+
 def test_prediction_drops_nothing_and_every_step_drops_anew() -> None:
     architecture = lm.Architecture((6, 20, 20, 3), dropout=0.5)
     mlp = stirred(architecture)
@@ -265,6 +318,29 @@ def test_running_statistics_move_once_however_often_a_layer_is_run(optimizer: st
         np.testing.assert_allclose(mlp.arrays[1]["running_mean"], (1 - 0.9**3) * s.mean(0), rtol=1e-4, atol=1e-6)
         variance = 0.9**3 + (1 - 0.9**3) * s.var(0, ddof=1)
         np.testing.assert_allclose(mlp.arrays[1]["running_variance"], variance, rtol=1e-4)
+
+
+def test_a_batch_of_one_sample_moves_no_running_statistics() -> None:
+    architecture = lm.Architecture((5, 8, 8, 3), norm="batch", residual=True)
+    mlp = stirred(architecture)
+    backprop = lm.Backprop(mlp, lm.plan(architecture, 64))
+    before = mlp.running.copy()
+    _, gradients = backprop(*batch(architecture, 1))
+    assert np.array_equal(mlp.running, before)
+    assert all(np.isfinite(g).all() for its in gradients.arrays for g in its.values())
+    backprop(*batch(architecture, 2))
+    assert not np.array_equal(mlp.running, before)
+
+
+def test_prediction_goes_by_running_statistics() -> None:
+    architecture = lm.Architecture((5, 8, 3), "identity", dtype="float64", norm="batch")
+    mlp = stirred(architecture)
+    its = mlp.arrays[1]
+    its["running_variance"][:] = np.linspace(0, 1e-4, 8)  # so small that ε shows
+    x, _ = batch(architecture, 9)
+    s = x @ mlp.weights[0].T + mlp.biases[0]
+    normalised = (s - its["running_mean"]) / np.sqrt(its["running_variance"] + 1e-5) * its["gain"] + its["shift"]
+    np.testing.assert_allclose(mlp.predict(x), normalised @ mlp.weights[1].T + mlp.biases[1], rtol=1e-12)
 
 
 def test_samples_that_are_coupled_are_not_split() -> None:
@@ -320,9 +396,10 @@ class _CountingUfunc:
         self.ufunc(*arguments, **options)
         self.counts.seen(options.get("out", arguments[-1]))
 
-    def reduce(self, array: Array, **options: Any) -> None:
-        self.ufunc.reduce(array, **options)
+    def reduce(self, array: Array, **options: Any) -> Any:
+        found = self.ufunc.reduce(array, **options)
         self.counts.seen(array)
+        return found
 
 
 @pytest.mark.parametrize("activation", ["identity", "silu"])
@@ -353,6 +430,18 @@ def test_operations_run_are_those_that_the_plan_counts(
     assert counts.flops == plan.flops - sigma - architecture.loss_flops(rows)
 
 
+def test_what_smoothing_adds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {}
+    for smoothing in (0.0, 0.1):
+        architecture = lm.Architecture((3, 5, 7), label_smoothing=smoothing)
+        backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 6))
+        counts = Counting(6)
+        monkeypatch.setattr(losses, "np", counts)
+        backprop(*batch(architecture, 6))
+        counted[smoothing] = counts.flops, architecture.loss_flops(6)
+    assert counted[0.1][0] - counted[0.0][0] == counted[0.1][1] - counted[0.0][1] > 0
+
+
 def _sigma(work: Any, facts: Any) -> int:
     """Return the FLOPs of σ for each row; where s is kept, the product with σ' is the layer's own pass."""
     return int(work.values * facts.value_flops + work.slopes * (facts.slope_flops - (facts.state == "s")))
@@ -374,7 +463,7 @@ def test_flops_counted_while_running_are_those_of_the_plan(kind: dict[str, Any],
 def test_training_takes_no_more_than_promised_and_a_step_allocates_nothing(
     kind: dict[str, Any], optimizer: str | None
 ) -> None:
-    architecture = lm.Architecture((20, *[32] * 20, 10), "relu", **kind)
+    architecture = lm.Architecture((20, *[32] * 8, 10), "relu", **kind)
     x, y = batch(architecture, 700)
     for strategy, threads in (("store_all", 1), ("recompute_all", 1), ("sqrt", 2)):
         made = lm.make_optimizer(optimizer) if optimizer else None
@@ -440,8 +529,30 @@ def test_a_network_says_what_its_layers_have() -> None:
     assert architecture.layer(5).parameters.keys() == {"weight", "bias"}
     assert architecture.layer(6).parameters.keys() == {"weight", "bias", "gain", "shift"}
     assert [architecture.has_skip(layer) for layer in range(1, 11)] == [False, *[True] * 8, False]
+    even = lm.Architecture((8, 8, 8, 8), residual=True)
+    assert [even.has_skip(layer) for layer in (1, 2, 3)] == [False, True, False]
     assert lm.Architecture.from_dict(architecture.to_dict()) == architecture
     assert hash(lm.Architecture.from_dict(architecture.to_dict())) == hash(architecture)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given: dict[str, Any] = {"dropout": np.float32(0.25), "overrides": {np.int64(2): {"dropout": 0}}}
+    architecture = lm.Architecture((4, 8, 8, 2), **given)
+    assert architecture == lm.Architecture((4, 8, 8, 2), dropout=0.25, overrides={2: {"dropout": 0.0}})
+    assert lm.Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
+
+
+def test_of_many_layers_that_differ_only_the_first_are_described() -> None:
+    architecture = lm.Architecture((4, *[8] * 40, 2), overrides={layer: {"norm": "rms"} for layer in range(3, 40)})
+    assert "layer 11: rms norm, 28 more layers that differ" in str(architecture)
+    assert [architecture.option(layer, "norm") for layer in (1, 2, 3, 39, 40, 41)] == [
+        None,
+        None,
+        "rms",
+        "rms",
+        None,
+        None,
+    ]
 
 
 def test_layers_that_differ_are_run_as_they_are() -> None:
@@ -473,11 +584,14 @@ def test_layers_that_differ_are_run_as_they_are() -> None:
         ({"overrides": {1: {"dropout": 0.1}}}, "layers 2..3 .* got the layer 1"),
         ({"overrides": {2: {"dropuot": 0.1}}}, 'unknown option of a layer "dropuot".*"dropout"'),
         ({"overrides": [1]}, "overrides need the numbers of layers"),
+        ({"overrides": {3: {"residual": True}}}, "layer 3 a skip, which is the last"),
+        ({"widths": (4, 8, 9, 9, 2), "overrides": {2: {"residual": "scaled"}}}, "leads from 8 to 9 numbers"),
+        ({"residual": None}, 'residual must be True, False, "scaled" or "learned"; got None'),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(lm.LowmemError) as refused:
-        lm.Architecture((4, 8, 8, 2), **options)
+        lm.Architecture(**{"widths": (4, 8, 8, 2)} | options)
     assert re.search(words, str(refused.value).replace("'", '"')), str(refused.value)
 
 
@@ -494,10 +608,25 @@ def test_what_passes_a_thousand_skips_stays_of_one_size(kind: dict[str, Any]) ->
     assert max(sizes) < 5 * min(sizes)
 
 
+def test_norms_and_factors_begin_without_effect_and_branches_small() -> None:
+    architecture = lm.Architecture(
+        (16, *[32] * 9, 4), residual=True, norm="batch", overrides={5: {"residual": "learned"}}
+    )
+    drawn, asked = lm.MLP(architecture), lm.MLP(architecture, initialiser="he_normal")
+    for number, its in enumerate(drawn.arrays[1:], start=2):
+        starts = {name: set(array.tolist()) for name, array in its.items() if name not in ("weight", "bias")}
+        expected = {"gain": {1.0}, "shift": {0.0}, "running_mean": {0.0}, "running_variance": {1.0}}
+        assert starts == expected | ({"scale": {0.0}} if number == 5 else {})
+        factor = 8**-0.5 if architecture.has_skip(number) and number != 5 else 1.0
+        np.testing.assert_allclose(its["weight"], asked.arrays[number - 1]["weight"] * factor, rtol=1e-6)
+
+
 def test_fixup_begins_as_the_first_layer_alone() -> None:
     architecture = lm.Architecture((16, *[32] * 5, 4), "relu", residual=True)
     mlp = lm.MLP(architecture, initialiser="fixup")
     assert [bool(w.any()) for w in mlp.weights] == [True, False, False, False, False, False]
+    learned = lm.MLP(lm.Architecture((16, *[32] * 5, 4), residual="learned"), initialiser="fixup")
+    assert [bool(w.any()) for w in learned.weights] == [True] * 5 + [False]  # zero times zero would never learn
     with pytest.raises(lm.LowmemError, match="fixup"):
         lm.MLP(architecture, initialiser="fixp")
 

@@ -186,8 +186,8 @@ class BatchNorm(Norm):
     """Mean and deviation of each column over the batch; running ones in prediction.
 
     S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
-    Shift", arXiv:1502.03167 (2015). Matches `torch.nn.BatchNorm1d`, but for a batch of one sample, which has no
-    variance here and is refused there.
+    Shift", arXiv:1502.03167 (2015). Matches `torch.nn.BatchNorm1d`, which refuses a batch of one sample; here its x̂ is
+    0, and as it tells no variance, running statistics stay.
 
     The statistics of a step are made in its first sweep and kept, three vectors a layer and one to work in; the
     running ones move when a layer is reversed, which happens once however often it is run.
@@ -256,14 +256,15 @@ class BatchNorm(Norm):
 
         assert site.statistics is not None
         mean, inverse, variance, part = site.statistics.kept
-        for name, new, factor in (
-            ("running_mean", mean, 1.0),
-            ("running_variance", variance, rows / max(rows - 1, 1)),
-        ):
-            running = site.arrays[name]
-            np.multiply(new, MOMENTUM * factor, part)
-            np.multiply(running, 1 - MOMENTUM, running)
-            np.add(running, part, running)
+        if rows > 1:
+            for name, new, factor in (
+                ("running_mean", mean, 1.0),
+                ("running_variance", variance, rows / (rows - 1)),
+            ):
+                running = site.arrays[name]
+                np.multiply(new, MOMENTUM * factor, part)
+                np.multiply(running, 1 - MOMENTUM, running)
+                np.add(running, part, running)
         np.multiply(inverse, site.arrays["gain"], inverse)
         np.multiply(gradients["gain"], 1 / rows, variance)
         np.multiply(gradients["shift"], 1 / rows, part)

@@ -8,7 +8,8 @@ With a layer's fan-in n_in and fan-out n_out, the variance of each weight is
 - orthogonal: rows or columns orthonormal, times a gain. Saxe, McClelland and Ganguli 2014, "Exact solutions to the
   nonlinear dynamics of learning in deep linear neural networks".
 - fixup: zero in every branch beside a skip and in the last layer, so that the network begins as its first layer; else
-  as the activation asks. Zhang, Dauphin and Ma 2019, "Fixup Initialization", for branches of one layer.
+  as the activation asks. Zhang, Dauphin and Ma 2019, "Fixup Initialization", for branches of one layer. A branch whose
+  learned factor begins at zero is not zeroed as well: neither of the two would ever have a gradient.
 
 Where nothing is asked for, branches without a factor of their own begin 1/sqrt(number of branches) as large: what
 passes all skips then stays of one size however deep the network is (Radford et al. 2019 do so for GPT-2).
@@ -137,10 +138,10 @@ def initialise_network(
             np.multiply(w, gain / _ORTHOGONAL_GAINS.get(architecture.activation, 1.0), out=w)
     factor = max(architecture.skips, 1) ** -0.5
     for number, its in enumerate(arrays, start=1):
-        branch = architecture.has_skip(number)
-        if fixup and (branch or number == architecture.layers):
+        branch = architecture.option(number, "residual") if architecture.has_skip(number) else False
+        if fixup and (branch in (True, "scaled") or number == architecture.layers):
             its["weight"].fill(0.0)
-        elif scheme is None and branch and architecture.option(number, "residual") is True:
+        elif scheme is None and branch is True:
             np.multiply(its["weight"], factor, out=its["weight"])
         for name, value in STARTS.items():
             if name in its:

@@ -71,7 +71,8 @@ class MLP:
 
     The weights and biases are views of the flat array `parameters`; write into them in place. arrays[l-1] holds all
     arrays of layer l by name: weight, bias, and where there are such gain, shift, scale, running_mean and
-    running_variance, of which the last two are views of `running`.
+    running_variance, of which the last two are views of `running`. `learned` is all of both: who keeps a network aside
+    copies that.
 
     >>> import numpy as np, lowmem as lm
     >>> mlp = lm.MLP(lm.Architecture(widths=(64, *[128] * 50, 10)), seed=0)
@@ -97,8 +98,9 @@ class MLP:
 
     def _allocate(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self.parameters: Array = np.empty(architecture.parameters, architecture.dtype)
-        self.running: Array = np.zeros(architecture.running, architecture.dtype)
+        self.learned: Array = np.empty(architecture.parameters + architecture.running, architecture.dtype)
+        self.parameters: Array = self.learned[: architecture.parameters]
+        self.running: Array = self.learned[architecture.parameters :]
         views = LayerViews(architecture, self.parameters)
         self.blocks, self.arrays, self.weights, self.biases = views.blocks, views.arrays, views.weights, views.biases
         start = 0

@@ -307,23 +307,22 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return hasattr(self, "_network")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: the parameters once, and of a session between partial fits the solver's arrays."""
+        """Return what is pickled: what is learned, and of a session between partial fits the solver's arrays."""
         state = dict(super().__getstate__())
         mlp: MLP | None = state.pop("_network", None)
         if mlp is not None:
-            state["_stored"] = (mlp.architecture, mlp.parameters, mlp.running)
+            state["_stored"] = (mlp.architecture, mlp.learned)
         session = state.pop("_training", None)
         if session is not None:
             state["_training"] = Paused(session.optimizer, session.states)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up what was pickled; the parameters are copied."""
+        """Take up what was pickled; arrays are copied."""
         state = dict(state)
         stored = state.pop("_stored", None)
         super().__setstate__(state)
         if stored is not None:
-            architecture, parameters, running = stored
+            architecture, learned = stored
             self._network = MLP.empty(architecture)
-            np.copyto(self._network.parameters, parameters)
-            np.copyto(self._network.running, running)
+            np.copyto(self._network.learned, learned)

@@ -33,7 +33,7 @@ class HeldOut:
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
-        self._best = mlp.parameters.copy(), mlp.running.copy()
+        self._best = mlp.learned.copy()
 
     def training_rows(self) -> Array:
         """Return the numbers of the other samples, which are not kept here."""
@@ -69,23 +69,18 @@ class HeldOut:
         return float(r2_score(y, s, sample_weight=weights))
 
     def keep(self) -> None:
-        """Note the parameters as the best."""
-        for kept, now in zip(self._best, (self._mlp.parameters, self._mlp.running), strict=True):
-            np.copyto(kept, now)
+        """Note what the network has learned as the best."""
+        np.copyto(self._best, self._mlp.learned)
 
     def restore(self) -> None:
-        """Give the network its best parameters."""
-        self._restore(self._mlp)
+        """Give the network what was noted as the best."""
+        np.copyto(self._mlp.learned, self._best)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of an estimator that stops now: a network with the best parameters."""
         mlp = MLP.empty(self._mlp.architecture)
-        self._restore(mlp)
+        np.copyto(mlp.learned, self._best)
         return {"_network": mlp}
-
-    def _restore(self, mlp: MLP) -> None:
-        for kept, now in zip(self._best, (mlp.parameters, mlp.running), strict=True):
-            np.copyto(now, kept)
 
 
 def _chosen(s: Array) -> Array:

@@ -172,6 +172,20 @@ def test_a_pickled_partial_fit_goes_on_to_the_same_bits() -> None:
         np.testing.assert_array_equal(mine, other)
 
 
+def test_running_statistics_are_pickled_and_are_those_of_the_best_epoch() -> None:
+    model = MLPClassifier(**SMALL, norm="batch").fit(X, Y)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    mlp = model._network
+    held_out = HeldOut(Samples(X, Y), mlp, np.random.RandomState(0), 0.1, classifies=True)
+    held_out.keep()
+    expected = mlp.predict(X)
+    mlp.learned += 1
+    np.testing.assert_array_equal(held_out.attributes()["_network"].predict(X), expected)
+    held_out.restore()
+    np.testing.assert_array_equal(mlp.predict(X), expected)
+
+
 class Watcher:
     """A callback that counts epochs, and ends the fit after some."""
 

@@ -19,17 +19,16 @@ BYTES = {
     "lane chunks": 600,
     "lane states": 320,
     "layers": 1600,
-    "forwards": 660,
-    "rungs": 330,
+    "forwards": 800,
+    "rungs": 372,
     "loss": 600,
     "parts": 1000,
     "sites": 100,
     "gathered": 100,
     "whole": 600,
-    "ladders": 13,
-    "scratches": 300,
-    "views": 384,
-    "backwards": 300,
+    "ladders": 14,
+    "views": 400,
+    "backwards": 450,
     "remade": 260,
     "tiled": 11,
     "calls": 220,
@@ -110,7 +109,6 @@ def counts(
         "gathered": gathered * passes * lanes,
         "whole": whole * passes * lanes,
         "ladders": len(ladders) * (layers + 1) * bound,
-        "scratches": len(places.scratches) * bound,
         "views": places.views() * sizes,
         "shares": 3 * backwards * lanes * passes * several,  # of δ and of both gradients
         "backwards": backwards * passes * lanes,
@@ -131,16 +129,15 @@ class _Places:
         each, tile = lane_rows(rows, lanes), tile_rows(rows, lanes)
         of_lanes = [min(each, max(rows - lane * each, 0)) for lane in range(lanes)]
         self.tiles = sum(-(-own // tile) for own in of_lanes)
-        # A lane whose last tile is shorter has views of two shapes where it works.
-        self.shapes = sum((own >= tile) + (own % tile > 0) for own in of_lanes)
+        # A lane whose last tile is shorter has views of two shapes where it works; one with several tiles is taken for
+        # such, so that a larger batch never seems to need less.
+        self.shapes = sum((own > 0) + (own > tile) for own in of_lanes)
         self.tile, self.item_bytes = tile, item_bytes
         self.matrices: set[tuple[int, int]] = set()
         self.working: set[tuple[int, int]] = set()
-        self.scratches: set[tuple[int, Rooms]] = set()
 
     def work(self, offset: int, rooms: Rooms) -> None:
         """Add working matrices, one behind the other."""
-        self.scratches.add((offset, rooms))
         for width in rooms:
             self.working.add((offset, width))
             offset += aligned(self.tile * width * self.item_bytes)

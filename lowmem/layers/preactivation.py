@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lowmem.layers.base import Call, Layer, Reversal, Rooms, Site, Work, numbers
 from lowmem.layers.dropout import padded
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from lowmem.layers.base import Array, Arrays, Scratch, Tiles
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """The working memory of a tile: matrices for anything, then what the norm and the mask need."""
 
     rooms: Sequence[Array]
@@ -169,6 +168,8 @@ class Preactivation(Layer):
 
     def _tile(self, scratch: Sequence[Array]) -> Tile:
         """Tell the working memory of a tile apart."""
+        if self.norm is None and not self.dropout:
+            return Tile(scratch, (), None)
         end = len(scratch) - bool(self.dropout)
         middle = end - (0 if self.norm is None else self.norm.vectors)
         return Tile(scratch[:middle], scratch[middle:end], scratch[end] if self.dropout else None)

@@ -157,7 +157,7 @@ batch 1024
  ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
  store_all                    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB   100.0%   1.000   1.3 ms   1.00      2.25     50%
  sqrt                         3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    37.5%   1.212   1.5 ms   1.21      2.25     50%
- budget 30% of activations    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    26.4%   1.356   1.7 ms   1.36      2.25     50%
+ budget 30% of activations    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    28.8%   1.323   1.7 ms   1.32      2.25     50%
 
 promised, traced: peak of all that training allocates. resident: peak above the process before the plan.
 arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: backward over

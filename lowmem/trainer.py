@@ -47,7 +47,8 @@ class Trainer:
         batch buffers. The data set itself is the caller's.
     ram: instead of a budget, a cap for the whole process: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. The interpreter, libraries and data are measured, the rest is the budget.
-    strategy, micro_batch, segments, slots, threads, costs: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, threads, costs, table_bytes: as in `lowmem.plan`; with `ram` the tables of
+        planning keep to it by themselves.
     seed: of the order of the samples, and of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step.
     clip_value: cut every gradient to [-clip_value, clip_value], in the pass that updates. clip_norm: cut the norm of
@@ -87,6 +88,7 @@ class Trainer:
         schedule: LearningRate | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        table_bytes: int | None = None,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
@@ -109,7 +111,7 @@ class Trainer:
             "slots": slots,
             "threads": threads,
         }
-        self._costs = costs
+        self._costs, self._table_bytes = costs, table_bytes
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
             warm_up(mlp.architecture.dtype)
@@ -131,6 +133,7 @@ class Trainer:
         options: dict[str, Any] = self._options | {"batch_buffers": buffers, "odd_batches": odd, "costs": self._costs}
         options["gather"] = self.clip_norm is not None
         if self._cap is None:
+            options["table_bytes"] = self._table_bytes
             return plan(self.mlp.architecture, self.batch_size, self.budget, self.optimizer, **options)
         held = self.mlp.learned.nbytes if self._stepper is None else self.plan.peak_bytes
 

@@ -74,7 +74,7 @@ def deep_cases(folder: Path, quick: bool) -> Iterator[Case]:
     features, rows, hidden, steps = (64, 8_192, 20, 4) if quick else (64, 600_000, 200, 6)
     made = made_file(folder, "deep", rows, features)
     deep = {"data": made, "widths": [features, *[256] * hidden, 10], "batch": 2048, "steps": steps} | AT_DEPTH
-    deep |= {"optimizer": "sgd", "lr": 1e-3, "shuffle_rows": 4096}
+    deep |= {"optimizer": "sgd", "lr": 1e-3, "shuffle_rows": 2048}
     yield {"name": "deep, storing everything", "limit": None, **deep}
     yield {"name": "deep", "limit": (70 if quick else 112) * MIB, "count": "anonymous", **deep}
 

@@ -1,5 +1,6 @@
 """The trainer: it learns, repeats to the bit, evaluates without a trace, and refuses what cannot work."""
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -320,3 +321,16 @@ def test_a_report_puts_the_promise_beside_the_measurement() -> None:
     numbers = report.to_dict()
     assert numbers["plan"]["peak_bytes"] == trainer.plan.peak_bytes
     assert numbers["traced_peak_bytes"] is None
+
+
+def test_tables_of_planning_keep_to_what_they_may_take() -> None:
+    architecture = lm.Architecture((16, *[64] * 150, 4), "tanh")
+    peaks = []
+    for table_bytes in (None, 1 << 20):
+        tracemalloc.start()
+        mlp = lm.MLP(architecture)
+        tracemalloc.reset_peak()
+        lm.Trainer(mlp, lm.SGD(), batch_size=512, budget="20% of activations", table_bytes=table_bytes)
+        peaks.append(tracemalloc.get_traced_memory()[1] - mlp.parameters.nbytes)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] / 2

@@ -84,6 +84,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     _numeric: ClassVar[bool]
     _network: MLP
+    _mask_seed: int
 
     # What the two differ in ------------------------------------------------------------------------------------
 
@@ -164,7 +165,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             held_out = HeldOut(samples, self._network, random, self.validation_fraction, classifies=not self._numeric)
             samples = replace(samples, rows=held_out.training_rows())
         batches = Batches(samples, rows, architecture, random if self.shuffle else None)
-        session = Session(self._network, made, optimizer, alpha=self.alpha, terms=terms, states=states)
+        seed = self._mask_seed
+        session = Session(self._network, made, optimizer, alpha=self.alpha, terms=terms, states=states, seed=seed)
         return session, batches, held_out
 
     def _architecture(self, samples: Samples, *, first: bool) -> Architecture:
@@ -195,6 +197,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Make the network, after letting go of an earlier one, and forget how that learnt."""
         self.__dict__.pop("_network", None)
         self._network = network(architecture, random, activation=self.activation, initialiser=self.initialiser)
+        # Drawn only where it is used: without dropout the random state moves as scikit-learn's does.
+        self._mask_seed = int(random.randint(2**31 - 1)) if self.dropout else 0
         self.n_layers_ = len(architecture.widths)
         self.n_outputs_, _, self.out_activation_ = self._head()
         self.n_iter_ = self.t_ = self._waited = 0

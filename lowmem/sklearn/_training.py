@@ -180,9 +180,10 @@ class Session:
         alpha: float,
         terms: Terms,
         states: Sequence[Array] = (),
+        seed: int = 0,
     ) -> None:
         self.mlp, self.plan, self.optimizer, self.terms = mlp, made, optimizer, terms
-        self.backprop = Backprop(mlp, made, optimizer)
+        self.backprop = Backprop(mlp, made, optimizer, seed=seed)
         for mine, earlier in zip(self.states, states, strict=False):
             np.copyto(mine, earlier)
         self.steps = self.steps_of_epoch = 0

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -451,3 +452,17 @@ def test_early_stopping_gives_back_the_running_statistics_of_the_best_epoch() ->
     assert mlp.running[0] == 7
     held_out.restore()
     assert (mlp.running[0], mlp.parameters[0]) == (3, 0.5)
+
+
+def test_masks_of_dropout_follow_the_random_state() -> None:
+    X, y = load_digits(return_X_y=True)
+
+    def learnt(random_state: int, **options: Any) -> NDArray[Any]:
+        model = MLPClassifier((8, 8), dropout=0.5, max_iter=2, random_state=random_state, **options)
+        return np.asarray(model.fit(X[:200] / 16, y[:200]).coefs_[0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two epochs are too few to converge
+        assert np.array_equal(learnt(3), learnt(3))
+        seeds = {MLPClassifier((8,), dropout=0.5, max_iter=1, random_state=n).fit(X, y)._mask_seed for n in range(4)}
+    assert len(seeds) == 4

@@ -10,7 +10,7 @@ import pytest
 import lowmem as lm
 from tests.test_layers import MODULES, dotted
 
-NEEDS = {"lowmem.onnx": "onnx"}
+NEEDS = {"lowmem.onnx": "onnx", "lowmem.sklearn": "sklearn"}
 """Modules whose examples need a library of an extra."""
 
 ONLY_RETURNED = {"CostModel", "Epoch", "Plan", "Report", "Stream"}
@@ -23,8 +23,9 @@ WITH_EXAMPLES = [dotted(path) for path in MODULES if ">>> " in path.read_text(en
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
-        pytest.skip(f"needs {NEEDS[name]}")
+    needed = NEEDS.get(".".join(name.split(".")[:2]))
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"needs {needed}")
     monkeypatch.chdir(tmp_path)
     tried = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert tried.attempted

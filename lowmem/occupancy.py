@@ -82,5 +82,6 @@ def planned_flops(plan: Plan) -> dict[str, int]:
                 one_pass["backward"] += chain.stages[layer - 1].backward
     one_pass["recomputation"] -= one_pass["forward"]
     # Every cost of a pass is a multiple of its rows.
-    found = {phase: int(flops) * plan.batch_size // plan.micro_batch for phase, flops in one_pass.items()}
+    runs = 2 if plan.rehearsed else 1
+    found = {phase: runs * int(flops) * plan.batch_size // plan.micro_batch for phase, flops in one_pass.items()}
     return found | {"sum of gradients": (plan.micro_batches - 1) * plan.architecture.parameters}

@@ -40,6 +40,7 @@ def plan(
     threads: int | None = None,
     gather: bool = False,
     table_bytes: int | None = None,
+    rehearse: bool = False,
 ) -> Plan:
     """Plan one training step.
 
@@ -59,6 +60,8 @@ def plan(
     threads: lanes that each carry a part of the rows through a step. Left out, one for each core where the layers are
         large enough and of one width, else one. Bits and bytes depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
+    rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
+        the compute, and one layer's gradient at a time.
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
 
     Returns a `Plan`. Raises `BudgetError` if nothing fits, with the least budget that works; `InputError` for numbers
@@ -84,6 +87,7 @@ def plan(
         threads,
         gather,
         table_bytes,
+        rehearse,
     )
     limit = None if budget is None else whole.read_budget(budget)
     if strategy == "auto" and limit is None:

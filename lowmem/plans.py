@@ -31,6 +31,7 @@ class Plan:
     budget: what was asked for, in bytes, if anything.
     statistics_bytes: of norms over the batch: running means and variances, and those of a step.
     gathered: whether an update waits for the gradients of all layers, as clipping by norm needs.
+    rehearsed: whether a step is run twice instead, first for the norm alone.
     """
 
     architecture: Architecture
@@ -56,6 +57,7 @@ class Plan:
     lower_bound: float | None = None
     budget: int | None = None
     gathered: bool = False
+    rehearsed: bool = False
     statistics_bytes: int = 0
 
     @property
@@ -110,6 +112,7 @@ class Plan:
             "optimizer": self.optimizer,
             "lanes": self.lanes,
             "gathered": self.gathered,
+            "rehearsed": self.rehearsed,
             "budget": self.budget,
             "bytes": self.account(),
             "peak_bytes": self.peak_bytes,
@@ -156,6 +159,8 @@ class Plan:
             return "of all layers"
         if self.gathered:
             return "of all layers, gathered before the update"
+        if self.rehearsed:
+            return "of one layer: each is updated in the second run of a step, the first one takes the norm"
         if self.micro_batches > 1:
             return "of all layers, summed over the passes, and one layer's"
         return "of one layer: each is updated right after its backward"

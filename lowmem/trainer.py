@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lowmem.autosave import Autosave
-from lowmem.clipping import ClippedBackprop
+from lowmem.clipping import ClippedBackprop, RehearsedBackprop
 from lowmem.costs import CostModel
 from lowmem.epochs import Epoch, Run, Stepper
 from lowmem.errors import InputError, SaveError
@@ -52,7 +52,8 @@ class Trainer:
     seed: of the order of the samples, and of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step.
     clip_value: cut every gradient to [-clip_value, clip_value], in the pass that updates. clip_norm: cut the norm of
-        all gradients together, for which they are gathered, and counted.
+        all gradients together, for which they are gathered, and counted; with clip_twice each step is run twice
+        instead, first for the norm alone: twice the compute, and one layer's gradient at a time.
     class_weights: a number for each class, by which the loss of its samples is multiplied in training; or "balanced":
         n / (k n_c) for n_c samples of n in k classes, counted in a pass over the first data and kept from then on.
     non_finite: what to do when the loss is NaN or infinite: "stop", or "skip" the step without an update.
@@ -88,6 +89,7 @@ class Trainer:
         schedule: LearningRate | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        clip_twice: bool = False,
         table_bytes: int | None = None,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
@@ -101,6 +103,9 @@ class Trainer:
         self.optimizer.clip_value = _limit("clip_value", clip_value)
         self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, seed
         self.schedule, self.clip_norm, self.non_finite = schedule, _limit("clip_norm", clip_norm), non_finite
+        if clip_twice and self.clip_norm is None:
+            raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
+        self.clip_twice = clip_twice
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again; JSON."""
@@ -131,7 +136,8 @@ class Trainer:
     def _plan(self, buffers: int, *, odd: bool) -> Plan:
         """Plan with so many bytes of batch buffers, and batches of other sizes or not."""
         options: dict[str, Any] = self._options | {"batch_buffers": buffers, "odd_batches": odd, "costs": self._costs}
-        options["gather"] = self.clip_norm is not None
+        options["gather"] = self.clip_norm is not None and not self.clip_twice
+        options["rehearse"] = self.clip_twice
         if self._cap is None:
             options["table_bytes"] = self._table_bytes
             return plan(self.mlp.architecture, self.batch_size, self.budget, self.optimizer, **options)
@@ -170,7 +176,8 @@ class Trainer:
         if self.clip_norm is None:
             backprop = Backprop(self.mlp, self.plan, self.optimizer, seed=self.seed)
         else:
-            backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm, seed=self.seed)
+            kind: type[ClippedBackprop | RehearsedBackprop] = RehearsedBackprop if self.clip_twice else ClippedBackprop
+            backprop = kind(self.mlp, self.plan, self.optimizer, self.clip_norm, seed=self.seed)
         outputs = np.empty((self._evaluation_rows, self.mlp.architecture.widths[-1]), self.mlp.parameters.dtype)
         self._weights.allocate(self.batch_size)
         if self._resumed is not None:
@@ -307,7 +314,7 @@ class Trainer:
         """
         if self._stepper is None:
             raise InputError("there is nothing to save before trainer.epochs(...) has been called; call that first.")
-        kept = ("batch_size", "budget", "ram", "seed", "clip_norm", "non_finite")
+        kept = ("batch_size", "budget", "ram", "seed", "clip_norm", "clip_twice", "non_finite")
         options = self._options | {name: getattr(self, name) for name in kept}
         options |= {
             "clip_value": self.optimizer.clip_value,

@@ -50,6 +50,7 @@ class Workbench:
         threads: int | None = None,
         gather: bool = False,
         table_bytes: int | None = None,
+        rehearse: bool = False,
     ) -> None:
         self.architecture = architecture
         self.batch_size = positive("batch_size", batch_size)
@@ -61,6 +62,11 @@ class Workbench:
                 f"micro_batch={self.micro_batch} would split a batch of {self.batch_size}, but {architecture.couples} "
                 "looks at all samples of a batch together; leave micro_batch out, or take another norm."
             )
+        if rehearse and (gather or optimizer is None or self.micro_batch < self.batch_size):
+            raise InputError(
+                "rehearse=True goes with an optimizer whose update is fused and with batches in one pass: else all "
+                "gradients are kept anyway, and gather=True does with one run. Leave out rehearse, or micro_batch."
+            )
         self.optimizer = optimizer
         self.batch_buffers = batch_buffers
         self.odd_batches = odd_batches
@@ -68,6 +74,7 @@ class Workbench:
         self.threads = threads
         self.lanes = lanes_for(architecture, self.micro_batch, threads)
         self.gather = gather
+        self.rehearse = rehearse
         self.table_bytes = table_bytes
         self.arena_limit: int | None = None  # a share of the activations, beside the budget in bytes
         self.bound: float | None = None  # of the cost of any schedule whose checkpoints stay, once a planner has run
@@ -114,6 +121,7 @@ class Workbench:
             self.threads,
             self.gather,
             self.table_bytes,
+            self.rehearse,
         )
         made.arena_limit = self.arena_limit
         return made
@@ -122,7 +130,7 @@ class Workbench:
         """Yield this request, then in ever more passes of half the rows, down to `LEAST_ROWS`."""
         bench = self
         yield bench
-        while bench.micro_batch >= 2 * LEAST_ROWS and not self.architecture.couples:
+        while bench.micro_batch >= 2 * LEAST_ROWS and not self.architecture.couples and not self.rehearse:
             bench = bench.with_micro_batch(-(-bench.micro_batch // 2))
             yield bench
 
@@ -322,6 +330,7 @@ class Workbench:
             strategy=schedule.planner,
             optimizer=self.optimizer,
             gathered=self.gather,
+            rehearsed=self.rehearse,
             schedule=schedule,
             program=program,
             parameter_bytes=architecture.parameters * item,
@@ -334,7 +343,7 @@ class Workbench:
             statistics_bytes=self._statistics * item,
             store_all_bytes=store_all_bytes,
             store_all_flops=store_all_flops,
-            forward_runs=trace.forward_runs * self.passes,
+            forward_runs=trace.forward_runs * self.passes * self._runs,
             flops=round(self._whole_flops(trace.flops)),
             lanes=self.lanes,
             seconds=None if self.costs is None else self.whole_batch(simulate(self.timed_chain, schedule).cost),
@@ -359,12 +368,17 @@ class Workbench:
         if self.costs is None:
             return self._whole_flops(one_pass)
         sums = (self.passes - 1) * self.architecture.parameters * self.costs.accumulate
-        return one_pass * self.batch_size / self.micro_batch + sums
+        return (one_pass * self.batch_size / self.micro_batch + sums) * self._runs
 
     def _whole_flops(self, one_pass: float) -> int:
         """Return the FLOPs of a whole batch; those of a pass are a multiple of its rows."""
         sums = (self.passes - 1) * self.architecture.parameters
-        return int(one_pass) * self.batch_size // self.micro_batch + sums
+        return (int(one_pass) * self.batch_size // self.micro_batch + sums) * self._runs
+
+    @property
+    def _runs(self) -> int:
+        """How often a step runs all its passes."""
+        return 2 if self.rehearse else 1
 
     @cached_property
     def _statistics(self) -> int:
@@ -372,7 +386,7 @@ class Workbench:
         if self.architecture.couples is None:
             return 0
         kept = sum(layer.entering for layer in self.architecture.each_layer if layer.couples)
-        return self.architecture.running * (1 + self.gather) + STATISTICS * kept
+        return self.architecture.running * (1 + (self.gather or self.rehearse)) + STATISTICS * kept
 
     def _row_constants(self) -> int:
         """Bytes of the ones that sum up δ over a batch, and of the row starts that labels are added to."""

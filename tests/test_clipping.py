@@ -1,14 +1,17 @@
-"""Clipping: by value in the pass that updates, by norm over gathered gradients, which the plan counts."""
+"""Clipping: by value in the pass that updates, by norm over gathered gradients or in two runs, as the plan says."""
 
 import gc
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.clipping import ClippedBackprop
+from lowmem.clipping import ClippedBackprop, RehearsedBackprop
+from lowmem.occupancy import planned_flops
+from lowmem.profiling import profile_step
 from tests.helpers import batch, randomised
 
 ARCH = lm.Architecture((6, 20, 20, 4), "tanh")
@@ -138,3 +141,102 @@ def test_a_norm_that_overflows_leaves_the_parameters() -> None:
 def test_a_plan_that_gathers_nothing_is_refused() -> None:
     with pytest.raises(lm.InputError, match="gather=True"):
         ClippedBackprop(lm.MLP(ARCH), lm.plan(ARCH, 4, optimizer="sgd"), lm.SGD(), 1.0)
+
+
+# In two runs -----------------------------------------------------------------------------------------------------
+
+DROPPING = lm.Architecture((6, 20, 20, 20, 4), "tanh", residual="learned", norm="batch", dropout=0.3)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("architecture", [ARCH, DROPPING], ids=["plain", "deep"])
+def test_running_a_step_twice_clips_as_gathering_does(architecture: lm.Architecture, threads: int) -> None:
+    x, y = batch(architecture, 40)
+    ends = []
+    for twice in (False, True):
+        mlp = randomised(architecture)
+        trainer = lm.Trainer(
+            mlp,
+            lm.SGD(0.5, momentum=0.9),
+            batch_size=20,
+            clip_norm=0.05,
+            clip_twice=twice,
+            threads=threads,
+            clip_value=0.01,
+        )
+        assert len(list(trainer.epochs((x, y), 3))) == 3
+        assert trainer.optimizer.step_count == 6
+        ends.append((mlp.parameters, mlp.running, trainer.plan))
+    np.testing.assert_allclose(ends[1][0], ends[0][0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ends[1][1], ends[0][1], rtol=1e-4, atol=1e-6)
+    once, twice_plan = ends[0][2], ends[1][2]
+    assert twice_plan.gradient_bytes < once.gradient_bytes
+    assert twice_plan.flops == 2 * once.flops
+    assert "first one takes the norm" in str(twice_plan)
+
+
+@pytest.mark.parametrize("strategy", ["sqrt", "recompute_all"])
+def test_bits_of_two_runs_do_not_depend_on_the_strategy(strategy: str) -> None:
+    x, y = batch(DROPPING, 30)
+    ends = []
+    for name in ("store_all", strategy):
+        mlp = randomised(DROPPING)
+        trainer = lm.Trainer(mlp, lm.Adam(0.01), batch_size=30, clip_norm=0.05, clip_twice=True, strategy=name)
+        assert len(list(trainer.epochs((x, y), 4))) == 4
+        ends.append(mlp.learned.view(np.uint8))
+    assert np.array_equal(ends[0], ends[1])
+
+
+def test_two_runs_take_no_more_than_promised_and_what_they_count() -> None:
+    architecture = lm.Architecture((30, *[64] * 12, 4), norm="batch")
+    x, y = batch(architecture, 300)
+    optimizer = lm.Adam()
+    gc.collect()
+    tracemalloc.start()
+    mlp = lm.MLP(architecture)
+    plan = lm.plan(architecture, 300, None, optimizer, "sqrt", rehearse=True)
+    backprop = RehearsedBackprop(mlp, plan, optimizer, 0.1)
+    backprop(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= plan.peak_bytes + 64 * 1024
+    assert backprop.account() == {name: size for name, size in plan.account().items() if name != "bookkeeping"}
+    assert profile_step(backprop, x, y).total_flops == plan.flops == sum(planned_flops(plan).values())
+    assert plan.forward_runs == 2 * lm.plan(architecture, 300, None, optimizer, "sqrt").forward_runs
+
+
+def test_gradients_that_overflow_in_the_first_run_change_nothing() -> None:
+    architecture = lm.Architecture((4, 8, 8, 3), "identity", "mse", norm="batch")
+    mlp, optimizer = lm.MLP(architecture), lm.Adam()
+    x, y = batch(architecture, 20)
+    for w in mlp.weights[1:]:
+        w *= 1e12
+    backprop = RehearsedBackprop(mlp, lm.plan(architecture, 20, None, optimizer, rehearse=True), optimizer, 1.0)
+    before = mlp.learned.copy()
+    with pytest.raises(lm.NonFiniteError):
+        backprop(x, y)
+    assert np.array_equal(mlp.learned, before)
+    assert optimizer.step_count == 0
+
+
+def test_a_run_with_two_runs_a_step_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    x, y = batch(DROPPING, 60)
+
+    def trainer() -> lm.Trainer:
+        return lm.Trainer(randomised(DROPPING), lm.Adam(), batch_size=20, clip_norm=0.1, clip_twice=True)
+
+    whole, half = trainer(), trainer()
+    assert len(list(whole.epochs((x, y), 4))) == 4
+    assert len(list(half.epochs((x, y), 2, save_to=tmp_path / "run"))) == 2
+    resumed = lm.Trainer.resume(tmp_path / "run")
+    assert resumed.clip_twice
+    assert len(list(resumed.epochs((x, y), 2))) == 2
+    assert np.array_equal(resumed.mlp.learned.view(np.uint8), whole.mlp.learned.view(np.uint8))
+
+
+def test_two_runs_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(lm.InputError, match="clip_twice goes with clip_norm"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=20, clip_twice=True)
+    for options in ({"gather": True, "optimizer": "sgd"}, {"optimizer": None}, {"optimizer": "sgd", "micro_batch": 5}):
+        with pytest.raises(lm.InputError, match="rehearse=True goes with an optimizer"):
+            lm.plan(ARCH, 20, rehearse=True, **options)

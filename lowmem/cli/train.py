@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight-decay", type=float, default=0.0, metavar="F", help="weight decay (default 0)")
     group.add_argument("--clip-value", type=float, metavar="F", help="cut each gradient to this size")
     group.add_argument("--clip-norm", type=float, metavar="F", help="cut the norm of all gradients; they are gathered")
+    group.add_argument("--clip-twice", action="store_true", help="run each step twice for that, and gather nothing")
     group.add_argument("--class-weights", metavar="A,B,...", help="factors for the loss of each class, or balanced")
     group.add_argument("--non-finite", default="stop", metavar="WHAT", help="when the loss is: stop (default) or skip")
     group.add_argument("--init", metavar="NAME", help="initialiser (default: the one that matches the activation)")
@@ -71,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
     # A budget that cannot work is refused here, before the weights are made; and what planning and printing import is
     # not counted as training's.
-    gather = arguments.clip_norm is not None
-    str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, gather=gather, **options))
+    clips, twice = arguments.clip_norm is not None, arguments.clip_twice
+    how: dict[str, Any] = {"gather": clips and not twice, "rehearse": clips and twice}
+    str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
     traced = TracedPeak()
     try:
         trainer = _trainer(arguments, network, train, options)
@@ -100,6 +102,7 @@ def _trainer(
         schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
         clip_value=arguments.clip_value,
         clip_norm=arguments.clip_norm,
+        clip_twice=arguments.clip_twice,
         class_weights=_class_weights(arguments.class_weights),
         non_finite=arguments.non_finite,
         **options,

@@ -25,7 +25,7 @@ from lowmem.chain import (
 )
 from lowmem.errors import NonFiniteError
 from lowmem.lanes import Lanes
-from lowmem.layers.base import Call, Reversal, Rooms, Site, Statistics
+from lowmem.layers.base import Call, Reversal, Rooms, Site, Statistics, add_up
 from lowmem.layers.dropout import Philox
 from lowmem.nn import losses
 from lowmem.nn.mlp import MLP, LayerViews
@@ -118,6 +118,7 @@ class Binder:
         self.tile = tile_rows(rows, self.lanes)
         self.architecture: Architecture = training.mlp.architecture
         self.bounds = tile_bounds(rows, lane, self.lanes)
+        self.first_tile = sum(len(tile_bounds(rows, before, self.lanes)) for before in range(lane))  # of all lanes'
         self.places = Places()
         self._wait: Call = (training.lanes.wait, ())
         self._calls: dict[tuple[Any, ...], Call] = {}
@@ -324,13 +325,12 @@ class Binder:
         offset = step.scratch + whole_bytes(layer, self.rows, self.lanes)
         place = (offset, self._rooms_bytes(layer.backward_rooms))
         touched = [(step.source, layer.leaving), (step.target, layer.entering), *places]
-        own = sum(len(tile_bounds(self.rows, lane, self.lanes)) for lane in range(self.lane))
         at = Reversal(
             deltas=self._tiles(step.source, layer.leaving),
             states=self._tiles(step.target, layer.entering),
             whole=tuple(self._tiles(where, width) for where, width in places),
             scratch=self._scratch(place, self.bounds, layer.backward_rooms),
-            partials=tuple(partials[own : own + len(self.bounds)]) if layer.partials else (),
+            partials=tuple(partials[self.first_tile :][: len(self.bounds)]) if layer.partials else (),
             rows=self.rows,
         )
         site = self._site(number)
@@ -398,7 +398,7 @@ class Binder:
         t, calls = self.training, list[Call]()
         into = self._into(first).arrays[number - 1]
         if "scale" in into and self.lanes > 1 and self.lane == 0:
-            calls.append((add_up, (t.slots, into["scale"])))
+            calls.append((add_up, ([(t.slots[:, None], into["scale"])],)))
         if t.totals is not None and not first:
             pairs = zip(self._shares(t.totals, number), self._shares(t.gradients, number), strict=True)
             calls += [(np.add, (total, gradient, total)) for total, gradient in pairs]
@@ -502,11 +502,6 @@ def gradients(delta: Array, x: Array, ones: Array, g_w: Array, g_b: Array) -> No
 def gradients_of_batch(delta: Array, x: list[Array], ones: Array, g_w: Array, g_b: Array) -> None:
     """Compute the gradients of layer 1, whose input is the caller's batch."""
     gradients(delta, x[0], ones, g_w, g_b)
-
-
-def add_up(parts: Array, total: Array) -> None:
-    """Write the sum of all lanes' parts."""
-    np.add.reduce(parts, out=total, keepdims=True)
 
 
 def update(optimizer: Optimizer, chunks: Sequence[tuple[Any, ...]]) -> None:

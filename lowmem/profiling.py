@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from lowmem import binding
 from lowmem.architecture import Architecture
 from lowmem.executor import Backprop
-from lowmem.layers.base import Call, Layer, Site, numbers
-from lowmem.layers.preactivation import add_up, learned_scale
+from lowmem.layers.base import Call, Layer, Site, add_up, numbers
 from lowmem.meter import SampledPeak
 from lowmem.occupancy import PHASES
 
@@ -166,9 +165,9 @@ class _Meter:
         layer = owner if isinstance(owner, Layer) else self.architecture.layer(1)
         if (counted := layer.counted((function, arguments))) is not None:
             return self.sweep(arguments) if counted[0] == "forward" else "backward", counted[1]
-        if function in (binding.update, binding.add_up, add_up, learned_scale):
-            return "update", 0
-        return "waiting", 0
+        if function is add_up:
+            return "backward", 0
+        return ("update" if function is binding.update else "waiting"), 0
 
     def sweep(self, arguments: tuple[Any, ...]) -> str:
         """Say whether a forward is the layer's first in this pass, by its parameters."""

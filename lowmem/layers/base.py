@@ -31,6 +31,14 @@ def numbers(tiles: Tiles) -> int:
     return sum(tile.size for tile in tiles)
 
 
+def add_up(parts: Sequence[tuple[Array, Array]]) -> None:
+    """Write to the second array of each pair the sum over the first axis of the first, of tiles or of lanes."""
+    import numpy as np
+
+    for several, out in parts:
+        np.add.reduce(several, axis=0, out=out)
+
+
 DRAW_FLOPS = 2
 """To compare a random number with the rate of dropout, and to scale; making it takes integers only."""
 

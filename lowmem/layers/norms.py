@@ -132,10 +132,7 @@ class LayerNorm(Norm):
         np.multiply(dy, site.arrays["gain"], dy)
         np.add.reduce(dy, axis=1, out=mean, keepdims=True)
         np.multiply(mean, 1 / x.shape[1], mean)
-        np.multiply(dy, x, work)
-        np.add.reduce(work, axis=1, out=along, keepdims=True)
-        np.multiply(along, 1 / x.shape[1], along)
-        np.multiply(x, along, x)
+        _scale_by_overlap(x, dy, work, along)
         np.subtract(dy, mean, dy)
         np.subtract(dy, x, dy)
         assert inverse is not None
@@ -173,10 +170,7 @@ class RMSNorm(Norm):
 
         (along,) = vectors
         np.multiply(dy, site.arrays["gain"], dy)
-        np.multiply(dy, x, work)
-        np.add.reduce(work, axis=1, out=along, keepdims=True)
-        np.multiply(along, 1 / x.shape[1], along)
-        np.multiply(x, along, x)
+        _scale_by_overlap(x, dy, work, along)
         np.subtract(dy, x, dy)
         assert inverse is not None
         np.multiply(dy, inverse, x)
@@ -273,6 +267,16 @@ class BatchNorm(Norm):
             np.subtract(dy, x, dy)
             np.subtract(dy, part, dy)
             np.multiply(dy, inverse, x)
+
+
+def _scale_by_overlap(x: Array, dx: Array, work: Array, along: Array) -> None:
+    """x̂ ← x̂ ⟨dx̂ ⊙ x̂⟩ in each row."""
+    import numpy as np
+
+    np.multiply(dx, x, work)
+    np.add.reduce(work, axis=1, out=along, keepdims=True)
+    np.multiply(along, 1 / x.shape[1], along)
+    np.multiply(x, along, x)
 
 
 def _inverse_deviation(squares: Array, out: Array) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from lowmem.layers.base import Call, Layer, Reversal, Rooms, Site, Work, numbers
+from lowmem.layers.base import Call, Layer, Reversal, Rooms, Site, Work, add_up, numbers
 from lowmem.layers.dropout import padded
 from lowmem.layers.norms import Norm
 
@@ -360,14 +360,14 @@ class Preactivation(Layer):
             beside = self.backward.flops(self.facts) - 2 * (self.backward.products + self.backward.sums)
             products = 2 * numbers(at.deltas) * site.arrays["weight"].shape[1]
             return "backward", products + sum(map(len, at.deltas)) * beside
-        if function in (self._prepare, self._couple, self._scale):
+        if getattr(function, "__self__", None) == self:  # what prepares, and what is done to parameters
             return "backward", 0
         return None
 
     def scale_gradients(self, site: Site, g_w: Array, w: Array, share: Array) -> list[Call]:
         """Multiply by the factor of the branch; with a learned one, its own gradient is taken first."""
         if self.branch == "learned":
-            return [(learned_scale, (g_w.reshape(-1), w.reshape(-1), site.arrays["scale"], share))]
+            return [(self._learn_scale, (g_w.reshape(-1), w.reshape(-1), site.arrays["scale"], share))]
         return [(self._scale, (site, g_w))] if self.scaled else []
 
     def gather(self, site: Site, at: Reversal, partials: Array, gradients: Arrays, share: slice) -> list[Call]:
@@ -390,18 +390,9 @@ class Preactivation(Layer):
             for x, delta in zip(at.states, at.deltas, strict=True):
                 np.add(x, delta, x)
 
+    def _learn_scale(self, g: Array, w: Array, scale: Array, share: Array) -> None:
+        """∂ℓ/∂c = Σ w ⊙ g with g = δᵀ x, in the lane's `share`; then g becomes ∂ℓ/∂w = c g."""
+        import numpy as np
 
-def learned_scale(g: Array, w: Array, scale: Array, share: Array) -> None:
-    """∂ℓ/∂c = Σ w ⊙ g with g = δᵀ x, in the lane's `share`; then g becomes ∂ℓ/∂w = c g."""
-    import numpy as np
-
-    share[0] = np.dot(w, g)
-    np.multiply(g, scale, g)
-
-
-def add_up(parts: Sequence[tuple[Array, Array]]) -> None:
-    """Sum over tiles."""
-    import numpy as np
-
-    for of_tiles, out in parts:
-        np.add.reduce(of_tiles, axis=0, out=out)
+        share[0] = np.dot(w, g)
+        np.multiply(g, scale, g)

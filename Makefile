@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The folders that hold Python files now.
-SOURCES := $(patsubst %/,%,$(sort $(dir $(wildcard lowmem/*.py tests/*.py scripts/*.py analysis/*.py))))
 # Prints the packages of one extra. They are installed by name: `pip install .[extra]` would install lowmem again.
 EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
@@ -16,12 +14,12 @@ demo: $(VENV)/.base
 		--optimizer adam --lr 1e-4 --batch 128 --epochs 20 --budget "25% of activations"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES)
+	$(BIN)/mypy
 
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers

@@ -8,8 +8,8 @@ from itertools import groupby
 
 import lowmem as lm
 from analysis.drawing import Record, caption, load, save, save_tables
+from lowmem.common.tables import Table
 from lowmem.plots import Point, frontier
-from lowmem.tables import Table
 from lowmem.units import format_bytes
 
 CURVE = 40

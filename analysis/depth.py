@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.drawing import Record, caption, load, save, save_tables
+from lowmem.common.tables import Table
 from lowmem.plots.style import house_style, legend_above, looks, new_figure
-from lowmem.tables import Table
 from lowmem.units import format_bytes
 
 TITLES = {"digits": "digits (shipped)", "mnist": "MNIST"}

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from lowmem.common.tables import Table
 from lowmem.plots.style import note_below
-from lowmem.tables import Table
 from lowmem.units import format_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

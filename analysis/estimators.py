@@ -6,7 +6,7 @@ Reads docs/data/compare_sklearn.json, writes docs/tables/sklearn.md. Run: python
 from statistics import mean, median
 
 from analysis.drawing import Record, caption, load, save_tables
-from lowmem.tables import Table
+from lowmem.common.tables import Table
 
 READING = (
     "Score: accuracy, or R² of regression, on the quarter of the samples held out; time: the processor's, of the fit; "

@@ -8,8 +8,8 @@ from math import log2
 
 import lowmem as lm
 from analysis.drawing import Record, caption, load, save, save_tables
+from lowmem.common.tables import Table
 from lowmem.plots import Depth, scaling
-from lowmem.tables import Table
 from lowmem.units import format_bytes
 
 WIDTH = 256

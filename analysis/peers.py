@@ -6,8 +6,8 @@ Run: python -m analysis.peers
 
 import lowmem as lm
 from analysis.drawing import Record, caption, load, save, save_tables
+from lowmem.common.tables import Table
 from lowmem.plots import Point, frontier
-from lowmem.tables import Table
 
 READING = (
     "Memory is resident (VmHWM), parameters included: the same bytes for all. PyTorch and JAX were measured with "

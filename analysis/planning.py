@@ -4,7 +4,7 @@ Reads docs/data/benchmark_planning.json, writes docs/tables/planning.md. Run: py
 """
 
 from analysis.drawing import Record, caption, load, save_tables
-from lowmem.tables import Table
+from lowmem.common.tables import Table
 from lowmem.units import format_bytes
 
 KINDS = {

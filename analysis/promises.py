@@ -8,7 +8,7 @@ from itertools import groupby
 
 from analysis.compute_versus_memory import shape_of
 from analysis.drawing import Record, caption, load, save_tables
-from lowmem.tables import Table
+from lowmem.common.tables import Table
 
 NOTE = (
     "Measured relative to promised, least to most over all budgets. Arena: bytes written by a step. Traced: every "

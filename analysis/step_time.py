@@ -10,8 +10,8 @@ from statistics import median
 
 from analysis.drawing import Record, caption, load, save, save_tables
 from analysis.peers import setting
+from lowmem.common.tables import Table
 from lowmem.plots import Point, frontier
-from lowmem.tables import Table
 from lowmem.units import format_bytes
 
 SERIES = {

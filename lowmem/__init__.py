@@ -10,42 +10,42 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lowmem import plots
-    from lowmem.architecture import Architecture
-    from lowmem.calibration import calibrated
-    from lowmem.costs import CostModel
-    from lowmem.epochs import Epoch
+    from lowmem.data.stream import Stream, open_data
     from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
-    from lowmem.executor import Backprop
-    from lowmem.interchange import export_torch, import_torch
+    from lowmem.interchange.onnx import export_onnx
+    from lowmem.interchange.torch_weights import export_torch, import_torch
+    from lowmem.measure.calibration import calibrated
+    from lowmem.measure.report import Report
+    from lowmem.network.architecture import Architecture
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
-    from lowmem.onnx import export_onnx
-    from lowmem.planning import plan
-    from lowmem.plans import Plan
-    from lowmem.questions import compare, deepest, largest_batch, minimum_budget
-    from lowmem.rates import LearningRate
-    from lowmem.report import Report
-    from lowmem.streams import Stream, open_data
-    from lowmem.trainer import Trainer
+    from lowmem.planning.choose import plan
+    from lowmem.planning.cost_model import CostModel
+    from lowmem.planning.plan import Plan
+    from lowmem.planning.queries import compare, deepest, largest_batch, minimum_budget
+    from lowmem.runtime.backprop import Backprop
+    from lowmem.training.learning_rate import LearningRate
+    from lowmem.training.loop import Epoch
+    from lowmem.training.trainer import Trainer
 
 _HOMES = {
-    "lowmem.architecture": ("Architecture",),
-    "lowmem.calibration": ("calibrated",),
-    "lowmem.costs": ("CostModel",),
-    "lowmem.epochs": ("Epoch",),
+    "lowmem.network.architecture": ("Architecture",),
+    "lowmem.measure.calibration": ("calibrated",),
+    "lowmem.planning.cost_model": ("CostModel",),
+    "lowmem.training.loop": ("Epoch",),
     "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
-    "lowmem.executor": ("Backprop",),
-    "lowmem.interchange": ("export_torch", "import_torch"),
+    "lowmem.runtime.backprop": ("Backprop",),
+    "lowmem.interchange.torch_weights": ("export_torch", "import_torch"),
     "lowmem.nn.mlp": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
-    "lowmem.onnx": ("export_onnx",),
-    "lowmem.planning": ("plan",),
-    "lowmem.plans": ("Plan",),
-    "lowmem.questions": ("compare", "deepest", "largest_batch", "minimum_budget"),
-    "lowmem.rates": ("LearningRate",),
-    "lowmem.report": ("Report",),
-    "lowmem.streams": ("Stream", "open_data"),
-    "lowmem.trainer": ("Trainer",),
+    "lowmem.interchange.onnx": ("export_onnx",),
+    "lowmem.planning.choose": ("plan",),
+    "lowmem.planning.plan": ("Plan",),
+    "lowmem.planning.queries": ("compare", "deepest", "largest_batch", "minimum_budget"),
+    "lowmem.training.learning_rate": ("LearningRate",),
+    "lowmem.measure.report": ("Report",),
+    "lowmem.data.stream": ("Stream", "open_data"),
+    "lowmem.training.trainer": ("Trainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -6,26 +6,12 @@ ACM TOMS 26(1), 2000). What is particular to a multilayer perceptron: the backwa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
-from lowmem.architecture import Architecture
-from lowmem.costs import CostModel
 from lowmem.errors import InputError
-from lowmem.layers import Layer
-from lowmem.layers.base import Rooms
-
-ALIGNMENT = 64
-"""Bytes; every array of the arena begins at a multiple of this (a cache line, and the widest vector register)."""
-
-TILE_ROWS = 512
-"""Kernels walk a batch in row tiles of this size, so that elementwise passes find the tile in cache and a layer
-can overwrite its own input. Fixed, whatever the budget: a product's bits depend on the shape it is computed in."""
-
-INDEX_BYTES = 8
-"""Bytes of an index into an array (intp)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -163,28 +149,6 @@ class Chain:
         stages = map(Stage, forward, backward, state_bytes[1:])
         return cls(stages=tuple(stages), in_hand_free=True)
 
-    @classmethod
-    def of(cls, architecture: Architecture, rows: int, *, updates: bool = False, lanes: int = 1) -> "Chain":
-        """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs.
-
-        lanes: threads that each carry a part of the rows, with working memory of their own.
-        """
-        stages = tuple(_stage(architecture, layer, rows, lanes) for layer in range(1, architecture.layers + 1))
-        scratch = lanes * loss_scratch_bytes(architecture, tile_rows(rows, lanes))
-        return cls(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates)
-
-    def timed(self, architecture: Architecture, rows: int, costs: CostModel) -> "Chain":
-        """Return the chain of a network with costs in seconds."""
-        stages = tuple(
-            replace(
-                stage,
-                forward=costs.forward(architecture, layer, rows),
-                backward=costs.backward(architecture, layer, rows),
-            )
-            for layer, stage in enumerate(self.stages, start=1)
-        )
-        return replace(self, stages=stages, loss=0)
-
 
 def _is_amount(number: object) -> bool:
     """Whether `number` is a finite number from 0."""
@@ -192,75 +156,3 @@ def _is_amount(number: object) -> bool:
         return 0 <= number < float("inf")  # type: ignore[operator]
     except (TypeError, ValueError):
         return False
-
-
-def aligned(size: int) -> int:
-    """Round `size` bytes up to the arena's alignment."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def lane_rows(rows: int, lanes: int) -> int:
-    """Return how many rows of a batch a lane has; the last ones may have fewer."""
-    return -(-rows // lanes)
-
-
-def tile_rows(rows: int, lanes: int = 1) -> int:
-    """Return how many rows a tile of a batch of `rows` samples has; the last tile of a lane may be shorter.
-
-    Every lane works on a tile at a time. Never falls as the batch grows, so the working memory of a batch is enough
-    for every smaller one.
-    """
-    return min(lane_rows(rows, lanes), TILE_ROWS)
-
-
-def tile_bounds(rows: int, lane: int = 0, lanes: int = 1) -> list[tuple[int, int]]:
-    """Return (start, stop) of the row tiles of one lane of a batch of `rows` samples."""
-    tile, each = tile_rows(rows, lanes), lane_rows(rows, lanes)
-    end = min((lane + 1) * each, rows)
-    return [(start, min(start + tile, end)) for start in range(lane * each, end, tile)]
-
-
-def loss_scratch_bytes(architecture: Architecture, tile: int) -> int:
-    """Return the working bytes of the loss for tiles of so many rows."""
-    facts, item = architecture.loss_facts, architecture.item_bytes
-    index = aligned(tile * INDEX_BYTES) if facts.labels else 0
-    matrices, vectors = aligned(tile * architecture.widths[-1] * item), aligned(tile * item)
-    return facts.scratch * matrices + facts.row_scratch * vectors + index
-
-
-def rooms_bytes(rooms: Rooms, rows: int, item_bytes: int) -> int:
-    """Return the bytes of working matrices of so many rows, one behind the other."""
-    return sum(aligned(rows * width * item_bytes) for width in rooms)
-
-
-def tile_count(rows: int, lanes: int = 1) -> int:
-    """Return how many tiles all lanes have together."""
-    each, tile = lane_rows(rows, lanes), tile_rows(rows, lanes)
-    return sum(-(-min(each, max(rows - lane * each, 0)) // tile) for lane in range(lanes))
-
-
-def whole_bytes(layer: Layer, rows: int, lanes: int) -> int:
-    """Return the bytes of what all lanes share to reverse a layer: whole matrices, and sums over tiles.
-
-    For the sums as if all lanes had as many tiles as the first one: the tiles of a smaller batch can be more in number
-    (of 1540 rows three lanes make 5, of 1539 rows 6), but not more than that.
-    """
-    tiles = lanes * -(-lane_rows(rows, lanes) // tile_rows(rows, lanes))
-    partials = aligned(tiles * layer.partials * layer.entering * layer.item_bytes)
-    return rooms_bytes(layer.whole_rooms, rows, layer.item_bytes) + partials
-
-
-def _stage(architecture: Architecture, number: int, rows: int, lanes: int) -> Stage:
-    """Cost and size of one layer."""
-    layer, item, tile = architecture.layer(number), architecture.item_bytes, tile_rows(rows, lanes)
-    state = aligned(rows * layer.leaving * item)
-    return Stage(
-        forward=layer.forward_flops(rows),
-        backward=layer.backward_flops(rows),
-        state_bytes=state,
-        delta_bytes=state,
-        forward_scratch=lanes * rooms_bytes(layer.forward_rooms(in_place=False), tile, item),
-        advance_scratch=lanes * rooms_bytes(layer.forward_rooms(in_place=True), tile, item),
-        backward_scratch=whole_bytes(layer, rows, lanes) + lanes * rooms_bytes(layer.backward_rooms, tile, item),
-        kind=layer.kind,
-    )

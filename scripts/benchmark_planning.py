@@ -28,11 +28,12 @@ import numpy as np  # noqa: F401 - planners import it when they make a table: he
 
 import lowmem as lm
 from lowmem.chain import Chain
-from lowmem.meter import reset_resident_peak, resident_peak
+from lowmem.common.tables import Table
+from lowmem.measure.memory import reset_resident_peak, resident_peak
+from lowmem.planning.network_chain import network_chain
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Op, Schedule, simulate
 from lowmem.schedule.least import least_memory
-from lowmem.schedule.optimal import Planner
-from lowmem.tables import Table
+from lowmem.schedule.optimal.planner import Planner
 from lowmem.units import format_bytes
 from scripts.measuring import Case, in_fresh_process, note, run_script
 
@@ -89,7 +90,7 @@ def chain_of(case: Case) -> Chain:
     """Return the chain of a case."""
     layers = case["layers"]
     if case["kind"] != "abstract":
-        return Chain.of(network(case), BATCH)
+        return network_chain(network(case), BATCH)
     return Chain.abstract(forward=[1] * layers, backward=[2] * layers, state_bytes=[1] * (layers + 1))
 
 

@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
-from lowmem.tables import Table
+from lowmem.common.tables import Table
 from lowmem.units import format_bytes
 from scripts import compare_peers
 from scripts.compare_peers import MMAP, STEP_MAKERS, batch, lowmem_plan

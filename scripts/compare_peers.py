@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.meter import reset_resident_peak, resident, resident_peak
-from lowmem.plans import Plan
+from lowmem.measure.memory import reset_resident_peak, resident, resident_peak
+from lowmem.planning.plan import Plan
 from scripts.measuring import Case, Timer, in_fresh_process, note, run_script
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ RATE, ROUNDS, STEPS = 1e-4, 2, 1
 MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes")
 
 IMPORTS = {
-    "lowmem": ("lowmem.executor", "lowmem.planning", "lowmem.nn.optimizers"),
+    "lowmem": ("lowmem.runtime.backprop", "lowmem.planning.choose", "lowmem.nn.optimizers"),
     "torch": ("torch", "torch.utils.checkpoint", "torch._dynamo"),  # the last is what the first optimizer loads
     "jax": ("scripts.jax_peer",),
     "sklearn": ("sklearn.neural_network",),

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.meter import resident, resident_peak
+from lowmem.measure.memory import resident, resident_peak
 from scripts.measuring import Case, in_fresh_process, note, run_script
 
 Array = NDArray[Any]

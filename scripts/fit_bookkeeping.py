@@ -1,4 +1,4 @@
-"""Fit the bytes of Python objects per kind (`lowmem.bookkeeping.BYTES`) on traced allocations of real bindings.
+"""Fit the bytes of Python objects per kind (`lowmem.planning.overhead.BYTES`) on traced allocations of real bindings.
 
 Run it after a change to the binding: it prints the table to paste, and how far the estimate lies above what was
 traced. The fit minimises the sum of overestimates under the condition that no case is underestimated.
@@ -13,9 +13,9 @@ import numpy as np
 from scipy.optimize import linprog
 
 import lowmem as lm
-from lowmem.bookkeeping import counts
-from lowmem.facts import ACTIVATIONS
-from lowmem.workbench import Workbench
+from lowmem.network.specs import ACTIVATIONS
+from lowmem.planning.overhead import counts
+from lowmem.planning.request import Workbench
 
 OF_STAGES = ("parts", "sites", "gathered", "whole")
 """Kinds that plain networks have none of, fitted after all others."""

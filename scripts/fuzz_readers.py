@@ -25,8 +25,8 @@ from zlib import crc32
 import numpy as np
 
 import lowmem as lm
-from lowmem.data import load
-from lowmem.saved_run import open_run
+from lowmem.data.dataset import load
+from lowmem.training.saved_run import open_run
 
 ROOM = 512 << 20
 """Bytes that the process may use beyond what its libraries have reserved."""

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 
 import numpy as np
 
-from lowmem.saved_run import open_run
+from lowmem.training.saved_run import open_run
 from scripts.measuring import ROOT
 
 FLAGS = ("--layers", "20", "--width", "64", "--batch", "64", "--no-calibrate", "--budget", "2MB", "--clip-norm", "5")

@@ -1,4 +1,4 @@
-"""Write lowmem/datasets/digits.npz, the data of the demo, from scikit-learn's copy of the UCI digits.
+"""Write lowmem/data/datasets/digits.npz, the data of the demo, from scikit-learn's copy of the UCI digits.
 
 Source: E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
 Repository, https://doi.org/10.24432/C50P49, licence CC BY 4.0. scikit-learn's `load_digits` is the test part

@@ -18,8 +18,8 @@ from time import process_time
 import numpy as np
 
 import lowmem as lm
-from lowmem.meter import SampledPeak, TracedPeak
-from lowmem.profiling import profile_step
+from lowmem.measure.memory import SampledPeak, TracedPeak
+from lowmem.measure.step_profile import profile_step
 from scripts.measuring import Case, in_fresh_process, note, run_script
 
 INPUTS, CLASSES = 64, 10

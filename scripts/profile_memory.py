@@ -1,8 +1,8 @@
 """Measure what plans promise: strategies and budgets over depths and widths, each in a fresh process.
 
-Every record is a case with what `lowmem.measurement` found for it ("measured": promise, traced and resident peaks,
-what was written of the arena, FLOPs and seconds by phase). Where not even the least memory fits the share of a case,
-the plan of least memory is measured.
+Every record is a case with what `lowmem.measure.experiment` found for it ("measured": promise, traced and resident
+peaks, what was written of the arena, FLOPs and seconds by phase). Where not even the least memory fits the share of a
+case, the plan of least memory is measured.
 
 Run from the repository's root: python -m scripts.profile_memory [--quick]
 """
@@ -13,7 +13,7 @@ from math import log2
 from typing import Any
 
 import lowmem as lm
-from lowmem.measurement import measure_apart
+from lowmem.measure.experiment import measure_apart
 from scripts.measuring import Case, note, run_script
 
 DEEP_SHARES, WIDE_SHARES = (100, 50, 25, 12, 6, 3), (100, 50, 25, 16, 12, 8)

@@ -43,8 +43,8 @@ def cases(quick: bool, only: str | None) -> Iterator[Case]:
 def train(case: Case) -> Case:
     """Train a case in this process."""
     import lowmem as lm
-    from lowmem.data import load, split
-    from lowmem.meter import resident_peak
+    from lowmem.data.dataset import load, split
+    from lowmem.measure.memory import resident_peak
 
     if case["set"] == "digits":
         whole = load("digits")

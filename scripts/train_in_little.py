@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from lowmem.tables import Table
+from lowmem.common.tables import Table
 from lowmem.units import format_bytes
 from scripts.measuring import ROOT, THREADS, Case, note
 

@@ -9,10 +9,10 @@ from time import perf_counter, process_time
 from typing import Any
 
 import lowmem as lm
-from lowmem.meter import resident, resident_peak
-from lowmem.ram import give_back, warm_up
-from lowmem.rates import LearningRate
-from lowmem.streams import Stream
+from lowmem.data.stream import Stream
+from lowmem.measure.memory import resident, resident_peak
+from lowmem.measure.ram import give_back, warm_up
+from lowmem.training.learning_rate import LearningRate
 from scripts.measuring import Case
 
 MIB = 1 << 20

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem import binding
 from lowmem.chain import Chain, Stage, Value
-from lowmem.costs import ROWS, WIDTHS, CostModel
-from lowmem.facts import ACTIVATIONS, LOSSES
-from lowmem.layers import NORMS
-from lowmem.layers.base import Call
+from lowmem.network.layers import NORMS
+from lowmem.network.layers.base import Call
+from lowmem.network.specs import ACTIVATIONS, LOSSES
+from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.runtime import binding
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lowmem.facts import ACTIVATIONS
+from lowmem.network.specs import ACTIVATIONS
 from lowmem.nn import activations, reference
 
 Array = NDArray[Any]

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowmem.architecture import Architecture
+from lowmem.common.checks import lookup
 from lowmem.errors import InputError, UnknownNameError
-from lowmem.facts import ACTIVATIONS, ITEM_BYTES, LOSSES, lookup
+from lowmem.network.architecture import Architecture
+from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
 
 networks = st.builds(
     Architecture,

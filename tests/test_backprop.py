@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem import binding
-from lowmem.facts import ACTIVATIONS, LOSSES, OPTIMIZERS
-from lowmem.layers import postactivation
-from lowmem.layers.preactivation import Preactivation
+from lowmem.network.layers import postactivation
+from lowmem.network.layers.preactivation import Preactivation
+from lowmem.network.specs import ACTIVATIONS, LOSSES, OPTIMIZERS
 from lowmem.nn import reference
 from lowmem.nn.optimizers import Optimizer
+from lowmem.runtime import binding
 from tests.helpers import FIXED, Array, architectures, batch, randomised
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem import class_names
-from lowmem.class_names import ClassNames
-from lowmem.data import from_arrays, load
-from lowmem.saved_run import open_run
+from lowmem.data import class_names
+from lowmem.data.class_names import ClassNames
+from lowmem.data.dataset import from_arrays, load
+from lowmem.training.saved_run import open_run
 from tests.test_cli import Ran
 from tests.test_saved_run import rewritten
 from tests.test_streams import ARCH, X, collected, refusal

@@ -15,8 +15,8 @@ import pytest
 
 import lowmem as lm
 from lowmem.cli.session import Progress
-from lowmem.epochs import Run
-from lowmem.saved_run import open_run
+from lowmem.training.loop import Run
+from lowmem.training.saved_run import open_run
 from tests.test_cli import ROOT, Ran
 from tests.test_saved_run import rewritten
 from tests.test_streams import X, Y
@@ -116,7 +116,7 @@ def test_a_last_save_that_fails_is_exit_code_one_and_the_earlier_file_stands(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lowmem.tensor_file.os.fsync", full)
+    monkeypatch.setattr("lowmem.interchange.safetensors.os.fsync", full)
     ran = Ran(capsys, "train", *SMALL, "--save", str(path))
     assert ran.code == 1
     assert ran.err.count("lowmem: warning: ") == 3

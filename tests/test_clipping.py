@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.clipping import ClippedBackprop, RehearsedBackprop
-from lowmem.occupancy import planned_flops
-from lowmem.profiling import profile_step
+from lowmem.measure.step_profile import profile_step
+from lowmem.planning.timeline import planned_flops
+from lowmem.runtime.clipping import ClippedBackprop, RehearsedBackprop
 from tests.helpers import batch, randomised
 
 ARCH = lm.Architecture((6, 20, 20, 4), "tanh")

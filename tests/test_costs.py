@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import lowmem as lm
-from lowmem import calibration
-from lowmem.costs import ROWS, WIDTHS, CostModel
-from lowmem.facts import ACTIVATIONS
+from lowmem.measure import calibration
+from lowmem.network.specs import ACTIVATIONS
+from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
 from tests.helpers import model
 
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lowmem.batcher import Batcher, buffer_bytes
-from lowmem.data import Dataset, from_arrays, load, split
+from lowmem.data.batches import Batcher, buffer_bytes
+from lowmem.data.dataset import Dataset, from_arrays, load, split
 from lowmem.errors import InputError, UnknownNameError
 
 MNIST = Path(os.environ.get("LOWMEM_MNIST", Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"))

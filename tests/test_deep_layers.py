@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem import binding, tensor_file
-from lowmem.facts import ACTIVATIONS
-from lowmem.layers.dropout import Philox, padded
+from lowmem.interchange import safetensors as tensor_file
+from lowmem.measure.step_profile import profile_step
+from lowmem.network.layers.dropout import Philox, padded
+from lowmem.network.specs import ACTIVATIONS
 from lowmem.nn import losses, reference_layers
 from lowmem.nn.mlp import LayerViews
-from lowmem.occupancy import planned_flops
-from lowmem.profiling import profile_step
+from lowmem.planning.timeline import planned_flops
+from lowmem.runtime import binding
 from tests.helpers import FIXED, KINDS, Array, batch, names, stirred
 from tests.test_cli import Ran
 

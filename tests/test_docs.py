@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lowmem.chain import TILE_ROWS
 from lowmem.cli import main
-from lowmem.layout import LEAST_WORK
-from lowmem.ram import RESERVE
-from lowmem.schedule.early_drops import LONGEST
-from lowmem.schedule.optimal import MANY_LAYERS
+from lowmem.measure.ram import RESERVE
+from lowmem.network.tiles import TILE_ROWS
+from lowmem.planning.lane_count import LEAST_WORK
+from lowmem.schedule.optimal.early_drops import LONGEST
+from lowmem.schedule.optimal.planner import MANY_LAYERS
 from tests.test_readme import README, ROOT, blocks, run_page
 
 DOCS = ROOT / "docs"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem import calibration, machine
-from lowmem.ram import OF_A_LIMIT, found_limit
+from lowmem.measure import calibration, machine
+from lowmem.measure.ram import OF_A_LIMIT, found_limit
 from tests.helpers import model
 from tests.test_cli import ROOT, Ran
 from tests.test_ram import MEMINFO, NONE, system
@@ -150,7 +150,7 @@ def test_a_folder_that_takes_no_files_is_said(tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from lowmem.machine import disk_rates
+from lowmem.measure.machine import disk_rates
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 print(disk_rates(Path(sys.argv[1])).problem)
 """

@@ -10,7 +10,7 @@ import pytest
 import lowmem as lm
 from tests.test_layers import MODULES, dotted
 
-NEEDS = {"lowmem.onnx": "onnx", "lowmem.sklearn": "sklearn"}
+NEEDS = {"lowmem.interchange.onnx": "onnx", "lowmem.sklearn": "sklearn"}
 """Modules whose examples need a library of an extra."""
 
 ONLY_RETURNED = {"CostModel", "Epoch", "Plan", "Report", "Stream"}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import lowmem as lm
 from lowmem.errors import UnknownNameError
-from lowmem.facts import ACTIVATIONS
+from lowmem.network.specs import ACTIVATIONS
 from lowmem.nn.initialisers import DEFAULT_SCHEMES, SCHEMES, initialise
 
 Array = NDArray[Any]

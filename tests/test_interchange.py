@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 
 import lowmem as lm
-from lowmem import tensor_file
-from lowmem.facts import ACTIVATIONS
-from lowmem.interchange import ACTIVATION_CODE, NORM_CODE, modules, shapes, tensors, torch_code
-from lowmem.layers import NORMS
-from lowmem.saved_run import open_run
-from lowmem.survey import Standardisation
+from lowmem.data.scan import Standardisation
+from lowmem.interchange import safetensors as tensor_file
+from lowmem.interchange.torch_weights import ACTIVATION_CODE, NORM_CODE, modules, shapes, tensors, torch_code
+from lowmem.network.layers import NORMS
+from lowmem.network.specs import ACTIVATIONS
+from lowmem.training.saved_run import open_run
 from tests.helpers import architectures, batch, randomised
 from tests.test_cli import Ran
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.layers.base import Call
+from lowmem.network.layers.base import Call
 from tests.helpers import Array, batch, flat, names, stirred
 
 THREADS = 3

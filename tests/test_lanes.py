@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import lowmem as lm
-from lowmem import binding, layout
-from lowmem.chain import tile_bounds, tile_count
-from lowmem.lanes import Lanes, one_blas_thread
-from lowmem.layout import lanes_for
+from lowmem.measure.step_profile import profile_step
+from lowmem.network.tiles import tile_bounds, tile_count
 from lowmem.nn.reference import backprop as reference
-from lowmem.places import Places, Region
-from lowmem.profiling import profile_step
+from lowmem.planning import lane_count as layout
+from lowmem.planning.lane_count import lanes_for
+from lowmem.runtime import binding
+from lowmem.runtime.lanes import Lanes, one_blas_thread
+from lowmem.runtime.places import Places, Region
 from tests.helpers import FIXED, Array, architectures, batch, randomised
 
 Bits = tuple[list[float], bytes, bytes]

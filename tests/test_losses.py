@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError
-from lowmem.facts import LOSSES
+from lowmem.network.specs import LOSSES
 from lowmem.nn import losses, reference
 
 Array = NDArray[Any]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 import lowmem as lm
-from lowmem.arena import BLOCK
-from lowmem.measurement import Measurement, measure, measure_apart
-from lowmem.occupancy import planned_flops
+from lowmem.measure.experiment import Measurement, measure, measure_apart
+from lowmem.planning.timeline import planned_flops
+from lowmem.runtime.arena import BLOCK
 from tests.helpers import FIXED, batch
 
 DEEP = lm.Architecture((16, *[32] * 20, 10))

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem import executor
-from lowmem.arena import Arena
-from lowmem.chain import ALIGNMENT, TILE_ROWS, Chain, aligned
-from lowmem.facts import ACTIVATIONS, LOSSES, OPTIMIZERS
-from lowmem.plans import Plan
-from lowmem.program import BATCH, Program, Step
+from lowmem.chain import Chain
+from lowmem.network.specs import ACTIVATIONS, LOSSES, OPTIMIZERS
+from lowmem.network.tiles import ALIGNMENT, TILE_ROWS, aligned
+from lowmem.planning.network_chain import network_chain
+from lowmem.planning.packing import BATCH, Program, Step
+from lowmem.planning.plan import Plan
+from lowmem.runtime import backprop as executor
+from lowmem.runtime.arena import Arena
 from lowmem.schedule import Backward, Forward, Loss, Schedule
 from tests.helpers import FIXED, Array, batch, randomised
 
@@ -331,7 +333,7 @@ def test_no_op_writes_past_its_places_and_packing_changes_no_bit(
             plan = lm.plan(architecture, rows, strategy=strategy, **options)
             loss_packed, gradients = lm.Backprop(mlp, plan)(x, y)
             packed = [array.copy() for array in (*gradients.weights, *gradients.biases)]
-            program, walls = spread_out(Chain.of(architecture, rows), plan.schedule)
+            program, walls = spread_out(network_chain(architecture, rows), plan.schedule)
             loose = replace(plan, program=program, arena_bytes=program.arena_bytes)
             loss_loose, gradients = lm.Backprop(mlp, loose)(x, y)
             assert loss_loose == loss_packed

@@ -13,8 +13,15 @@ import numpy as np
 import psutil
 import pytest
 
-from lowmem import meter
-from lowmem.meter import SampledPeak, TracedPeak, reset_resident_peak, resident, resident_peak, resident_peak_of
+from lowmem.measure import memory as meter
+from lowmem.measure.memory import (
+    SampledPeak,
+    TracedPeak,
+    reset_resident_peak,
+    resident,
+    resident_peak,
+    resident_peak_of,
+)
 
 resource = pytest.importorskip("resource", reason="Windows has none, and these pretend to be elsewhere")
 

@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 import lowmem as lm
 from lowmem.chain import Chain, Stage
 from lowmem.errors import BudgetError
+from lowmem.planning.network_chain import network_chain
 from lowmem.schedule import PLANNERS, Free, Schedule, simulate
-from lowmem.schedule import table as tables
-from lowmem.schedule.bounds import SuffixBounds
-from lowmem.schedule.early_drops import LONGEST
 from lowmem.schedule.least import least_memory
-from lowmem.schedule.optimal import Optimum, Planner
-from lowmem.schedule.table import Limits, Table
+from lowmem.schedule.optimal import segment_table as tables
+from lowmem.schedule.optimal.early_drops import LONGEST
+from lowmem.schedule.optimal.planner import Optimum, Planner
+from lowmem.schedule.optimal.segment_table import Limits, Table
+from lowmem.schedule.optimal.suffix_bounds import SuffixBounds
 from tests.helpers import batch, chains, interpret, randomised
 
-optimal: Any = import_module("lowmem.schedule.optimal")  # the package's attribute of that name is the function
+optimal: Any = import_module("lowmem.schedule.optimal.planner")  # the package's attribute of that name is the function
 ENDLESS = Limits(work=1e15, bytes=1 << 32)
 
 
@@ -165,13 +166,13 @@ def real(rng: random.Random, length: int, largest: int = 9) -> Chain:
 def ragged(rng: random.Random, length: int) -> Chain:
     """Return the chain of a network of random widths."""
     widths = tuple(rng.randint(1, 16) for _ in range(length + 1))
-    return Chain.of(lm.Architecture(widths, rng.choice(["relu", "tanh", "gelu"])), 512)
+    return network_chain(lm.Architecture(widths, rng.choice(["relu", "tanh", "gelu"])), 512)
 
 
 def even(rng: random.Random, length: int) -> Chain:
     """Return the chain of a network of one width."""
     width = rng.randint(1, 16)
-    return Chain.of(lm.Architecture((width,) * (length + 1), rng.choice(["relu", "gelu"])), 512)
+    return network_chain(lm.Architecture((width,) * (length + 1), rng.choice(["relu", "gelu"])), 512)
 
 
 def least_bytes(chain: Chain) -> int:
@@ -402,7 +403,7 @@ def test_the_closed_form_of_the_test_is_the_recurrence() -> None:
 @pytest.mark.parametrize("length", [129, 400, 1000])
 @pytest.mark.parametrize("share", [0.6, 0.2, 0.05])
 def test_networks_of_one_width_come_close_to_their_bound(length: int, share: float) -> None:
-    chain = Chain.of(lm.Architecture((64, *[48] * (length - 1), 10)), 512)
+    chain = network_chain(lm.Architecture((64, *[48] * (length - 1), 10)), 512)
     best = optimum(chain, least_bytes(chain) + int(share * (most_bytes(chain) - least_bytes(chain))))
     assert 0 <= best.gap < 0.01
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.facts import OPTIMIZERS
+from lowmem.network.specs import OPTIMIZERS
 from lowmem.nn.optimizers import Optimizer
 
 Array = NDArray[Any]

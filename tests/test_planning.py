@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.chain import Chain
-from lowmem.facts import OPTIMIZERS
-from lowmem.planning import STRATEGIES
-from lowmem.plans import Plan
+from lowmem.network.specs import OPTIMIZERS
+from lowmem.planning.choose import STRATEGIES
+from lowmem.planning.network_chain import network_chain
+from lowmem.planning.plan import Plan
 from lowmem.schedule import simulate
 from lowmem.units import parse_bytes
 from tests.helpers import FIXED, architectures
@@ -64,7 +64,7 @@ def test_runs_and_flops_of_a_plan_are_those_of_its_schedule(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]]
 ) -> None:
     plan = lm.plan(architecture, rows, None, strategy=fixed[0], **fixed[1])
-    trace = simulate(Chain.of(architecture, rows), plan.schedule)
+    trace = simulate(network_chain(architecture, rows), plan.schedule)
     assert (plan.forward_runs, plan.flops) == (trace.forward_runs, trace.flops)
     assert plan.strategy == fixed[0]
     assert plan.micro_batch == plan.batch_size == rows

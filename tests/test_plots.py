@@ -15,7 +15,7 @@ from matplotlib.text import Text
 
 import lowmem as lm
 from lowmem.chain import Chain
-from lowmem.occupancy import chain_of
+from lowmem.planning.timeline import chain_of
 from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
 from lowmem.plots.diagram import Stroke, strokes_of
 from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below

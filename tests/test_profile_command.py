@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import lowmem as lm
-from lowmem import measurement
 from lowmem.cli import main, profile
-from lowmem.measurement import Measurement
-from lowmem.occupancy import PHASES, planned_flops
+from lowmem.measure import experiment as measurement
+from lowmem.measure.experiment import Measurement
+from lowmem.planning.timeline import PHASES, planned_flops
 from tests.test_report import outside
 
 DEEP = ["--widths", "16,32x20,10", "--batch", "1024"]
@@ -55,7 +55,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
             product_rate=2e11,
         )
 
-    monkeypatch.setattr("lowmem.measurement.measure_apart", answer)
+    monkeypatch.setattr("lowmem.measure.experiment.measure_apart", answer)
     return requests
 
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.calibration import product_rate
-from lowmem.facts import ACTIVATIONS, LOSSES
-from lowmem.meter import SampledPeak
-from lowmem.occupancy import PHASES, planned_flops
-from lowmem.profiling import POINTS, Progress, StepProfile, memory_over_work, profile_step, twice
+from lowmem.measure.calibration import product_rate
+from lowmem.measure.memory import SampledPeak
+from lowmem.measure.step_profile import POINTS, Progress, StepProfile, memory_over_work, profile_step, twice
+from lowmem.network.specs import ACTIVATIONS, LOSSES
+from lowmem.planning.timeline import PHASES, planned_flops
 from tests.helpers import FIXED, architectures, batch
 
 DEEP = lm.Architecture((6, *[8] * 9, 5, 7, 3))
@@ -135,7 +135,7 @@ def test_the_speed_of_products_is_measured_at_the_shape_of_most_layers(monkeypat
         shapes.append([array.shape for array in arrays])
         return 1.0
 
-    monkeypatch.setattr("lowmem.calibration._seconds", seconds)
+    monkeypatch.setattr("lowmem.measure.calibration._seconds", seconds)
     architecture = lm.Architecture((64, *[16] * 9, 3))
     assert product_rate(architecture, 20) == 6 * 20 * 16 * 16 / 3
     assert shapes == [[(20, 16), (20, 16), (16, 16)], [(16, 20), (20, 16), (16, 16)], [(20, 16), (20, 16), (16, 16)]]

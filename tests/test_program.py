@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.chain import ALIGNMENT, Chain
-from lowmem.program import BATCH, Gaps, Program, pack
+from lowmem.chain import Chain
+from lowmem.network.tiles import ALIGNMENT
+from lowmem.planning.network_chain import network_chain
+from lowmem.planning.packing import BATCH, Gaps, Program, pack
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Schedule, simulate
 from tests.helpers import FIXED, architectures, lifetimes_of_arena
 
@@ -70,7 +72,7 @@ def clashes(chain: Chain, program: Program) -> list[str]:
 def test_no_two_values_that_live_together_overlap(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]], updates: bool
 ) -> None:
-    chain = Chain.of(architecture, rows, updates=updates)
+    chain = network_chain(architecture, rows, updates=updates)
     schedule = PLANNERS[fixed[0]](chain, **fixed[1])
     program = pack(chain, schedule)
     assert tuple(step.op for step in program.steps) == schedule.ops
@@ -83,7 +85,7 @@ def test_no_two_values_that_live_together_overlap(
 
 
 def test_a_clash_is_seen() -> None:
-    chain = Chain.of(lm.Architecture((4, 8, 8, 8, 3)), 64)
+    chain = network_chain(lm.Architecture((4, 8, 8, 8, 3)), 64)
     program = pack(chain, PLANNERS["store_all"](chain))
     steps = list(program.steps)
     steps[1] = type(steps[1])(steps[1].op, steps[1].source, steps[0].target + 64, steps[1].scratch)
@@ -95,7 +97,7 @@ def test_a_clash_is_seen() -> None:
 def test_ops_read_from_where_their_operands_were_written(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]]
 ) -> None:
-    chain = Chain.of(architecture, rows)
+    chain = network_chain(architecture, rows)
     program = pack(chain, PLANNERS[fixed[0]](chain, **fixed[1]))
     states, delta = {0: BATCH}, BATCH
     for step in program.steps:
@@ -119,7 +121,7 @@ UNIFORM = [(16, *[16] * 40), (5, *[32] * 30, 10), (64, *[8] * 17, 1), (3, *[50] 
 def test_layers_of_one_width_pack_without_a_lost_byte(activation: str, fixed: tuple[str, dict[str, int]]) -> None:
     for widths in UNIFORM:
         for rows in (1, 100, 512, 700):
-            chain = Chain.of(lm.Architecture(widths, activation), rows)
+            chain = network_chain(lm.Architecture(widths, activation), rows)
             schedule = PLANNERS[fixed[0]](chain, **fixed[1])
             assert pack(chain, schedule).arena_bytes == simulate(chain, schedule).peak_bytes
 
@@ -131,7 +133,7 @@ def test_most_ragged_layers_pack_without_a_lost_byte_and_few_lose_much() -> None
     for _ in range(400):
         widths = tuple(rng.randint(1, 64) for _ in range(rng.randint(3, 41)))
         architecture = lm.Architecture(widths, rng.choice(["relu", "elu", "gelu"]))
-        chain = Chain.of(architecture, rng.choice([16, 256, 1024]))
+        chain = network_chain(architecture, rng.choice([16, 256, 1024]))
         planner, options = rng.choice(FIXED)
         schedule = PLANNERS[planner](chain, **options)
         ratios.append(pack(chain, schedule).arena_bytes / simulate(chain, schedule).peak_bytes)
@@ -142,7 +144,7 @@ def test_most_ragged_layers_pack_without_a_lost_byte_and_few_lose_much() -> None
 
 
 def test_a_peak_that_cannot_be_beaten_ends_the_search_with_the_same_arena() -> None:
-    chain = Chain.of(lm.Architecture((5, *[32] * 30, 10)), 100)
+    chain = network_chain(lm.Architecture((5, *[32] * 30, 10)), 100)
     schedule = PLANNERS["sqrt"](chain)
     assert pack(chain, schedule, at_best=simulate(chain, schedule).peak_bytes) == pack(chain, schedule)
 
@@ -150,7 +152,7 @@ def test_a_peak_that_cannot_be_beaten_ends_the_search_with_the_same_arena() -> N
 def test_a_freed_value_gives_its_place_back() -> None:
     from lowmem.chain import Value
 
-    chain = Chain.of(lm.Architecture((4, 8, 8, 3)), 64)
+    chain = network_chain(lm.Architecture((4, 8, 8, 3)), 64)
     ops = (Forward(1, 1), Forward(2, 2), Free(Value("x", 1)), Forward(1, 1), Forward(3, 3), Loss())
     ops_end = (Backward(3), Backward(2), Backward(1))
     schedule = Schedule("mine", ops + ops_end)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.meter import resident
-from lowmem.ram import OF_A_LIMIT, machine_limit, read_ram
+from lowmem.measure.memory import resident
+from lowmem.measure.ram import OF_A_LIMIT, machine_limit, read_ram
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH = lm.Architecture((10, 32, 32, 3))
@@ -116,11 +116,11 @@ import lowmem as lm
 case = json.loads(sys.argv[1])
 rng = np.random.default_rng(0)
 x, y = rng.standard_normal((1500, 64), np.float32), rng.integers(0, 10, 1500)
-from lowmem.meter import reset_resident_peak
+from lowmem.measure.memory import reset_resident_peak
 reset_resident_peak()
 architecture = lm.Architecture(tuple(case["widths"]))
 trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(1e-7), batch_size=512, ram=case["ram"])
-planned = __import__("lowmem.meter").meter.resident_peak()
+planned = __import__("lowmem.measure.memory").meter.resident_peak()
 list(trainer.epochs((x, y), 2))
 report = trainer.report()
 print(json.dumps(report.to_dict() | {"planned": planned}))
@@ -157,7 +157,7 @@ def held():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
 import argparse, json, numpy
 before = held()
-import lowmem.cli, lowmem.cli.session, lowmem.trainer
+import lowmem.cli, lowmem.cli.session, lowmem.training.trainer
 print(held() - before)
 """
 

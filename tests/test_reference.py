@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
-from lowmem.facts import ACTIVATIONS, LOSSES
+from lowmem.network.architecture import Architecture
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.nn import reference
 
 Array = NDArray[Any]

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 import lowmem as lm
-from lowmem.occupancy import PHASES, planned_flops
-from lowmem.profiling import StepProfile
+from lowmem.measure.step_profile import StepProfile
+from lowmem.planning.timeline import PHASES, planned_flops
 from tests.helpers import batch
 
 # A round number of bytes for Python's objects: how many they take is fitted anew when the binding changes.
@@ -167,8 +167,8 @@ def test_something_from_elsewhere_would_be_seen() -> None:
 
 
 def test_names_cannot_break_a_page() -> None:
-    from lowmem.pages import page
-    from lowmem.tables import Table
+    from lowmem.common.tables import Table
+    from lowmem.plots.page import page
 
     text = page("<b>", [("<i>", Table("<script>", ["<td>"], [["&"]], "<p>"))])
     for raw in ("<b>", "<i>", "<script>", "<td><td>"):

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.saved_run import open_run
+from lowmem.training.saved_run import open_run
 
 Array = NDArray[Any]
 ARCH = lm.Architecture((5, 8, 8, 3), "gelu")
@@ -168,7 +168,7 @@ def test_a_run_is_saved_as_often_as_asked(
 
 def test_a_run_is_saved_when_the_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr("lowmem.autosave.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("lowmem.training.autosave.monotonic", lambda: float(next(clock)))
     trainer, seen = trainer_of(), []
     monkeypatch.setattr(trainer, "save", lambda path: seen.append(trainer.optimizer.step_count))
     list(trainer.epochs((X, Y), 1, save_to=tmp_path / "run", save_every="3s"))
@@ -229,7 +229,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[None]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"lowmem.tensor_file.{call}", fail)
+        patch.setattr(f"lowmem.interchange.safetensors.{call}", fail)
         yield
 
 

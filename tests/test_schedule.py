@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import lowmem as lm
 from lowmem.chain import Chain, Value
 from lowmem.errors import InputError, ScheduleError
+from lowmem.planning.network_chain import network_chain
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update, simulate
 from lowmem.schedule.revolve import revolve_forwards
 from tests.helpers import FIXED, InvalidError, architectures, chains, interpret, planned
@@ -55,7 +56,7 @@ def test_the_memory_and_cost_fold_equals_an_independent_interpreters(made: tuple
 def test_the_fold_is_right_for_networks_too(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, int]], updates: bool
 ) -> None:
-    chain = Chain.of(architecture, rows, updates=updates)
+    chain = network_chain(architecture, rows, updates=updates)
     schedule = PLANNERS[fixed[0]](chain, **fixed[1])
     trace = simulate(chain, schedule)
     assert (trace.peak_bytes, trace.forward_runs, trace.cost) == interpret(chain, schedule.ops)
@@ -235,7 +236,7 @@ def test_ten_thousand_layers_take_fewer_than_four_ops_each(name: str, updates: b
 
 @pytest.mark.parametrize("length", [16, 25, 64, 100, 257, 1000, 2500, 10_000])
 def test_memory_of_sqrt_grows_like_the_root_and_costs_less_than_a_third_more(length: int) -> None:
-    chain = Chain.of(lm.Architecture((64, *[64] * (length - 1), 64), "relu", "mse"), 512)
+    chain = network_chain(lm.Architecture((64, *[64] * (length - 1), 64), "relu", "mse"), 512)
     state = chain.state_bytes(1)
     stored = simulate(chain, PLANNERS["store_all"](chain))
     trace = simulate(chain, PLANNERS["sqrt"](chain))
@@ -341,7 +342,7 @@ F, B = Forward, Backward
     ],
 )
 def test_a_refusal_names_the_op_and_what_is_missing(ops: list[Op], index: int, missing: str) -> None:
-    chain = Chain.of(lm.Architecture((3, 4, 2)), 5)
+    chain = network_chain(lm.Architecture((3, 4, 2)), 5)
     with pytest.raises(ScheduleError) as error:
         simulate(chain, Schedule("mine", tuple(ops)))
     assert error.value.index == index
@@ -357,7 +358,7 @@ def test_a_refusal_names_the_op_and_what_is_missing(ops: list[Op], index: int, m
     ],
 )
 def test_an_update_too_few_or_too_many_is_refused(ops: list[Op], index: int, missing: str) -> None:
-    chain = Chain.of(lm.Architecture((3, 2)), 5, updates=True)
+    chain = network_chain(lm.Architecture((3, 2)), 5, updates=True)
     with pytest.raises(ScheduleError) as error:
         simulate(chain, Schedule("mine", tuple(ops)))
     assert error.value.index == index

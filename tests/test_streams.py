@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.block_files import ArrayFile, Watched
-from lowmem.data import load
+from lowmem.data.dataset import load
+from lowmem.data.formats.array_file import ArrayFile, Watched
 from lowmem.errors import RunError
 from tests.test_data import idx_bytes
 

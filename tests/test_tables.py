@@ -3,7 +3,7 @@
 import re
 
 import lowmem as lm
-from lowmem.tables import Table
+from lowmem.common.tables import Table
 
 SMALL = Table(
     "Bytes of a step", ["where", "bytes", "what"], [["arena", "1.5 KiB", "states"], ["σ", "8 B", ""]], "done"

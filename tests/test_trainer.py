@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.data import from_arrays
-from lowmem.epochs import Epoch
+from lowmem.data.dataset import from_arrays
+from lowmem.training.loop import Epoch
 
 Array = NDArray[Any]
 ARCH = lm.Architecture((2, 16, 16, 3), "tanh")
@@ -97,7 +97,7 @@ def test_training_in_two_goes_gives_the_bits_of_one() -> None:
 
 
 def test_an_epoch_is_the_steps_of_its_batches() -> None:
-    from lowmem.batcher import Batcher
+    from lowmem.data.batches import Batcher
 
     trainer, _ = trained(epochs=2)
     mlp, optimizer = lm.MLP(ARCH, 1), lm.Adam(0.01)

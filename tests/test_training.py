@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.diagnosis import where_it_began
-from lowmem.journal import Journal
+from lowmem.runtime.nonfinite import where_it_began
+from lowmem.training.journal import Journal
 
 Array = NDArray[Any]
 ARCH = lm.Architecture((4, 8, 8, 3))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.data import from_arrays
-from lowmem.facts import LOSSES
-from lowmem.saved_run import open_run
-from lowmem.weights import BatchWeights
+from lowmem.data.dataset import from_arrays
+from lowmem.network.specs import LOSSES
+from lowmem.training.sample_weights import BatchWeights
+from lowmem.training.saved_run import open_run
 from tests.helpers import batch, randomised
 from tests.test_cli import Ran
 

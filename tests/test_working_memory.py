@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.layers.base import Call, Reversal, Site
+from lowmem.network.layers.base import Call, Reversal, Site
 from tests.helpers import KINDS, Array, batch, flat, stirred
 
 UNTOUCHED = -77.0

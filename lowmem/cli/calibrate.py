@@ -5,9 +5,9 @@ import json
 from dataclasses import asdict
 
 from lowmem.cli.options import add_json
-from lowmem.costs import ROWS, WIDTHS
-from lowmem.facts import ITEM_BYTES
-from lowmem.tables import Table
+from lowmem.common.tables import Table
+from lowmem.network.specs import ITEM_BYTES
+from lowmem.planning.cost_model import ROWS, WIDTHS
 
 HELP = "Measure how long the pieces of a step take here, for plans that minimise time."
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, keep, and print."""
-    from lowmem.calibration import cache_path, calibrated
+    from lowmem.measure.calibration import cache_path, calibrated
 
     model = calibrated(arguments.dtype, again=True)
     if arguments.json:

@@ -16,7 +16,7 @@ from lowmem.cli.options import (
     network_of,
     save,
 )
-from lowmem.questions import compare
+from lowmem.planning.queries import compare
 
 HELP = "Compare strategies, and the cheapest plans over a range of budgets."
 

@@ -3,8 +3,9 @@
 import argparse
 
 from lowmem.cli.export import FORMATS
-from lowmem.facts import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS, lookup
-from lowmem.planning import STRATEGIES
+from lowmem.common.checks import lookup
+from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
+from lowmem.planning.choose import STRATEGIES
 
 HELP = "Print the completion script of a shell: bash, zsh or fish."
 

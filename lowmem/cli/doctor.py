@@ -9,7 +9,7 @@ from lowmem.cli.options import add_json
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from lowmem.machine import Machine
+    from lowmem.measure.machine import Machine
 
 HELP = "Show machine, libraries, limits and speeds: what a bug report needs."
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine the machine, and print what was found."""
-    from lowmem.machine import examine
+    from lowmem.measure.machine import examine
 
     found = examine(Path.cwd())
     if arguments.json:

@@ -23,10 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print the numbers."""
     from pathlib import Path
 
-    from lowmem.fitting import check_names, checked
-    from lowmem.inference import Inference
-    from lowmem.saved_run import open_run
-    from lowmem.streams import open_data, table_columns
+    from lowmem.data.compatibility import check_names, checked
+    from lowmem.data.stream import open_data, table_columns
+    from lowmem.runtime.inference import Inference
+    from lowmem.training.saved_run import open_run
 
     if arguments.data is None:
         raise InputError("--data is needed: a file or folder of samples with their targets.")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowmem.cli.options import add_json, check_folder
+from lowmem.common.checks import lookup
 from lowmem.errors import InputError
-from lowmem.facts import lookup
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from lowmem.saved_run import SavedRun
+    from lowmem.training.saved_run import SavedRun
 
 HELP = "Write the network of a saved run for PyTorch or as ONNX."
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say how the file is loaded."""
-    from lowmem.saved_run import open_run
+    from lowmem.training.saved_run import open_run
 
     kind = _format(arguments)
     check_folder(arguments.file)
@@ -63,7 +63,7 @@ def _format(arguments: argparse.Namespace) -> str:
 
 def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:
     """Write for PyTorch; return the code that loads it."""
-    from lowmem.interchange import export_torch, torch_code
+    from lowmem.interchange.torch_weights import export_torch, torch_code
 
     standardisation = saved.standardisation()
     export_torch(saved.network(), arguments.file, standardisation=standardisation)
@@ -73,7 +73,7 @@ def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:
 
 def _onnx(saved: "SavedRun", arguments: argparse.Namespace) -> str:
     """Write as ONNX; return the code that runs it."""
-    from lowmem.onnx import export_onnx
+    from lowmem.interchange.onnx import export_onnx
 
     export_onnx(
         saved.network(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lowmem.cli.options import add_json, check_folder
 from lowmem.errors import InputError
-from lowmem.facts import ACTIVATIONS, LOSSES
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 
 HELP = "Make a saved run of a network from PyTorch, for evaluate, predict and export."
 
@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the network, and save it."""
-    from lowmem.interchange import open_torch
+    from lowmem.interchange.torch_weights import open_torch
     from lowmem.nn.optimizers import SGD
-    from lowmem.saved_run import Position, save_run
+    from lowmem.training.saved_run import Position, save_run
 
     check_folder(arguments.run)
     opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from lowmem.architecture import Architecture
-from lowmem.costs import CostModel
 from lowmem.errors import InputError
-from lowmem.facts import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
-from lowmem.layers import NORMS
-from lowmem.planning import STRATEGIES
+from lowmem.network.architecture import Architecture
+from lowmem.network.layers import NORMS
+from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
+from lowmem.planning.choose import STRATEGIES
+from lowmem.planning.cost_model import CostModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ def cost_model(arguments: argparse.Namespace, dtype: str) -> CostModel | None:
         or arguments.strategy != "auto"
     ):
         return None
-    from lowmem.calibration import calibrated  # NumPy, for those who want it
+    from lowmem.measure.calibration import calibrated  # NumPy, for those who want it
 
     return calibrated(dtype)
 

@@ -4,7 +4,6 @@ import argparse
 import json
 from typing import Any
 
-from lowmem.architecture import Architecture
 from lowmem.cli.options import (
     add_calibration,
     add_inputs,
@@ -15,8 +14,9 @@ from lowmem.cli.options import (
     network_of,
 )
 from lowmem.errors import InputError
-from lowmem.planning import plan
-from lowmem.questions import compare, deepest, largest_batch
+from lowmem.network.architecture import Architecture
+from lowmem.planning.choose import plan
+from lowmem.planning.queries import compare, deepest, largest_batch
 
 HELP = "Show where every byte of training would go, and what fitting a budget costs."
 

@@ -12,8 +12,8 @@ from lowmem.cli.session import kept_columns
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from lowmem.saved_run import SavedRun
-    from lowmem.streams import Stream
+    from lowmem.data.stream import Stream
+    from lowmem.training.saved_run import SavedRun
 
 HELP = "Write what a saved run makes of samples: classes, or outputs."
 
@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict, a block at a time."""
     import numpy as np
 
-    from lowmem.inference import Inference
-    from lowmem.saved_run import open_run
+    from lowmem.runtime.inference import Inference
+    from lowmem.training.saved_run import open_run
 
     if arguments.data is None:
         raise InputError("--data is needed: a file of samples.")
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     """Open samples with or without targets and weights beside them."""
-    from lowmem.streams import open_data, table_columns
+    from lowmem.data.stream import open_data, table_columns
 
     source: str = arguments.data
     options: dict[str, Any] = {"inputs_only": True, "standardise": saved.standardisation() or False}

@@ -8,19 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.architecture import Architecture
 from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_folder, network_of, save
+from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
-from lowmem.planning import plan
-from lowmem.tables import Table
+from lowmem.network.architecture import Architecture
+from lowmem.planning.choose import plan
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lowmem.measurement import Measurement
+    from lowmem.measure.experiment import Measurement
+    from lowmem.measure.report import Report
     from lowmem.plots import Point
-    from lowmem.report import Report
 
 HELP = "Run strategies and budgets, each in a fresh process, and show what was promised and what was measured."
 
@@ -84,7 +84,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
 
     All are planned before the first is run: what is wrong is said at once, and nothing measured is lost.
     """
-    from lowmem.measurement import measure_apart
+    from lowmem.measure.experiment import measure_apart
 
     common: dict[str, Any] = {
         **network.to_dict(),
@@ -160,7 +160,7 @@ def _frontier(rows: Sequence[Row]) -> "Figure":
 
 def _html(rows: Sequence[Row], table: Table) -> str:
     """Return one page: the table, the frontier, and the report of every plan, the tightest first."""
-    from lowmem.pages import page
+    from lowmem.plots.page import page
 
     sections: list[tuple[str, Any]] = [("Promised and measured", table), ("Compute versus memory", _frontier(rows))]
     for name, _, report in sorted(rows, key=lambda row: row[1].promised_peak):

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Go on, and print the report."""
-    from lowmem.saved_run import open_run
-    from lowmem.trainer import Trainer
+    from lowmem.training.saved_run import open_run
+    from lowmem.training.trainer import Trainer
 
     saved = open_run(arguments.run)
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lowmem.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
-    from lowmem.epochs import Epoch
-    from lowmem.fitting import Samples
-    from lowmem.meter import TracedPeak
-    from lowmem.saved_run import SavedRun
-    from lowmem.trainer import Trainer
+    from lowmem.data.compatibility import Samples
+    from lowmem.measure.memory import TracedPeak
+    from lowmem.training.loop import Epoch
+    from lowmem.training.saved_run import SavedRun
+    from lowmem.training.trainer import Trainer
 
 BAR = 24
 
@@ -61,13 +61,13 @@ def open_samples(
 
     class_names: of labels that are text, where a run knows them already.
     """
-    from lowmem.data import load, split
+    from lowmem.data.dataset import load, split
 
     if not 0 < arguments.held_out < 1:
         raise InputError(f"--held-out must be a share between 0 and 1, such as 0.2; got {arguments.held_out:g}.")
     folder = Path(arguments.data).is_dir()
     if arguments.stream:
-        from lowmem.streams import open_data
+        from lowmem.data.stream import open_data
 
         options: dict[str, Any] = {"target": column(arguments.target), "shuffle_rows": arguments.shuffle_rows}
         options |= {"weights": column(arguments.weights), "class_names": class_names}
@@ -103,7 +103,7 @@ def run_epochs(
     traced: "TracedPeak | None",
 ) -> int:
     """Train, say how it goes, and print the report; the exit code is 0, or an error is raised."""
-    from lowmem.fitting import listed
+    from lowmem.data.compatibility import listed
 
     train, held_out = data
     say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
 from lowmem.cli.session import add_data, add_run, open_samples, run_epochs, streamed
 from lowmem.errors import InputError
-from lowmem.planning import plan
+from lowmem.planning.choose import plan
 
 if TYPE_CHECKING:
-    from lowmem.architecture import Architecture
-    from lowmem.fitting import Samples
+    from lowmem.data.compatibility import Samples
+    from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
-    from lowmem.rates import LearningRate
-    from lowmem.trainer import Trainer
+    from lowmem.training.learning_rate import LearningRate
+    from lowmem.training.trainer import Trainer
 
 HELP = "Train a network on a data set inside a memory budget."
 
@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print the report."""
     # NumPy comes in only here: `lowmem --help` and `lowmem plan` do without.
-    import lowmem.trainer  # noqa: F401 - what importing and printing load is not training's
-    from lowmem.meter import TracedPeak
+    import lowmem.training.trainer  # noqa: F401 - what importing and printing load is not training's
+    from lowmem.measure.memory import TracedPeak
 
     arguments.stream = streamed(arguments)
     train, held_out = open_samples(arguments)
@@ -89,7 +89,7 @@ def _trainer(
     """Make network, optimizer and trainer; the flags go into the saved run."""
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import make_optimizer
-    from lowmem.trainer import Trainer
+    from lowmem.training.trainer import Trainer
 
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
     trainer = Trainer(
@@ -125,7 +125,7 @@ def _class_weights(text: str | None) -> "list[float] | Literal['balanced'] | Non
 
 def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":
     """Return the schedule that the flags describe, if any; `steps` are those of an epoch."""
-    from lowmem.rates import LearningRate
+    from lowmem.training.learning_rate import LearningRate
 
     if arguments.lr_schedule is None and not arguments.warm_up:
         if arguments.lr_every is not None:

@@ -6,7 +6,7 @@ overflow nor lose a NaN: `tanh` is the fastest transcendental and saturates by i
 written with it; `np.clip` is three times as fast as `np.maximum` with a scalar; comparisons write 0.0 and 1.0
 straight into a float tile, which is faster than a product with a bool mask.
 
-Where σ' is a function of the output the state of a layer is x = σ(s), else s: see `facts.ACTIVATIONS`.
+Where σ' is a function of the output the state of a layer is x = σ(s), else s: see `specs.ACTIVATIONS`.
 """
 
 import math

@@ -23,9 +23,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
+from lowmem.common.checks import lookup
 from lowmem.errors import InputError
-from lowmem.facts import ACTIVATIONS, lookup
+from lowmem.network.architecture import Architecture
+from lowmem.network.specs import ACTIVATIONS
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
@@ -74,13 +75,6 @@ STARTS: Mapping[str, float] = MappingProxyType(
 """What is not drawn."""
 
 
-def generator(seed: int) -> np.random.Generator:
-    """Return NumPy's generator for a seed. Raises `InputError` unless it is a whole number from 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed={seed!r}; a whole number from 0 is needed, such as seed=0.")
-    return np.random.default_rng(int(seed))
-
-
 def initialise(
     weights: Sequence[Array],
     biases: Sequence[Array],
@@ -95,7 +89,7 @@ def initialise(
     Arguments:
         weights: C-contiguous arrays (n_l, n_{l-1}), float32 or float64.
         biases: arrays (n_l,).
-        activation: a key of `facts.ACTIVATIONS`; it decides the default scheme and orthogonal's gain.
+        activation: a key of `specs.ACTIVATIONS`; it decides the default scheme and orthogonal's gain.
         rng: where the numbers come from; the same state gives the same weights.
         scheme: a key of `SCHEMES`, or None for `DEFAULT_SCHEMES[activation]`.
 

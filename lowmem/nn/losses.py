@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
+from lowmem.common.checks import lookup
 from lowmem.errors import InputError
-from lowmem.facts import LOSSES, lookup
+from lowmem.network.architecture import Architecture
+from lowmem.network.specs import LOSSES
 
 Tile: TypeAlias = NDArray[np.floating[Any]]
 
@@ -191,7 +192,7 @@ def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> 
     """Refuse targets that the loss cannot use; good ones cost two reductions and no array.
 
     Arguments:
-        loss: a key of `facts.LOSSES`.
+        loss: a key of `specs.LOSSES`.
         y: the targets of `rows` samples.
         rows: how many samples there are.
         outputs: n_L, the network's outputs per sample.

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
+from lowmem.common.random import generator
 from lowmem.errors import InputError
-from lowmem.layers.base import Site
+from lowmem.network.architecture import Architecture
+from lowmem.network.layers.base import Site
 from lowmem.nn.activations import KERNELS
-from lowmem.nn.initialisers import generator, initialise_network
+from lowmem.nn.initialisers import initialise_network
 
 Array = NDArray[np.floating[Any]]
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.checks import lookup
 from lowmem.errors import InputError
-from lowmem.facts import OPTIMIZERS, lookup
+from lowmem.network.specs import OPTIMIZERS
 
 Array = NDArray[np.floating[Any]]
 
@@ -35,7 +36,7 @@ class Optimizer(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The optimizer's name in the tables of `lowmem.architecture`."""
+        """The optimizer's name in the tables of `lowmem.network.architecture`."""
 
     @property
     def states(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
+from lowmem.network.architecture import Architecture
 
 Array: TypeAlias = NDArray[Any]
 Gradients: TypeAlias = tuple[float, list[Array], list[Array]]

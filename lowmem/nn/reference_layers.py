@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
+from lowmem.network.architecture import Architecture
 from lowmem.nn.reference import DELTA, LOSS, SLOPE, VALUE, softmax
 
 Array: TypeAlias = NDArray[Any]

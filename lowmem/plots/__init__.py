@@ -4,7 +4,7 @@ Every function takes what the rest of lowmem gives and returns a `matplotlib.fig
 and needs no display: `figure.savefig("memory.svg")`. Matplotlib is imported when the first figure is made.
 """
 
-from lowmem.occupancy import Moment, occupancy
+from lowmem.planning.timeline import Moment, occupancy
 from lowmem.plots.diagram import schedule_diagram
 from lowmem.plots.frontier import Point, frontier
 from lowmem.plots.scaling import Depth, scaling

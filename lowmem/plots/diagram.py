@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lowmem.chain import Chain
-from lowmem.occupancy import chain_of, occupancy
-from lowmem.plans import Plan
+from lowmem.measure.report import Report
+from lowmem.planning.plan import Plan
+from lowmem.planning.timeline import chain_of, occupancy
 from lowmem.plots.style import BLUE, GREEN, GREY, LEGEND_TEXT, VERMILION, house_style, legend_above, new_figure
 from lowmem.plots.timeline import op_edges, pass_of
-from lowmem.report import Report
 from lowmem.schedule import Backward, Forward, Schedule, simulate
 
 if TYPE_CHECKING:

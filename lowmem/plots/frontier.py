@@ -7,9 +7,9 @@ from itertools import groupby
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
-from lowmem.plans import Plan
+from lowmem.planning.plan import Plan
+from lowmem.planning.queries import Comparison
 from lowmem.plots.style import GREY, LEGEND_TEXT, Look, byte_unit, house_style, legend_above, looks, new_figure
-from lowmem.questions import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log2, sqrt
 from typing import TYPE_CHECKING
 
-from lowmem.plans import Plan
+from lowmem.planning.plan import Plan
 from lowmem.plots.frontier import COMPUTE
 from lowmem.plots.style import GREY, LEGEND_TEXT, byte_unit, house_style, legend_above, looks, new_figure
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
-from lowmem.occupancy import Moment, chain_of, occupancy
-from lowmem.plans import Plan
+from lowmem.measure.report import Report
+from lowmem.planning.plan import Plan
+from lowmem.planning.timeline import Moment, chain_of, occupancy
 from lowmem.plots.style import (
     BLACK,
     BLUE,
@@ -20,7 +21,6 @@ from lowmem.plots.style import (
     legend_above,
     new_figure,
 )
-from lowmem.report import Report
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:

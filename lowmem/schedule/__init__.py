@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
-from lowmem.schedule.optimal import optimal
+from lowmem.schedule.optimal.planner import optimal
 from lowmem.schedule.recompute_all import recompute_all
 from lowmem.schedule.revolve import revolve
 from lowmem.schedule.segments import segments, sqrt

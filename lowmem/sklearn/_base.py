@@ -16,12 +16,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from lowmem.architecture import Architecture
 from lowmem.errors import InputError
-from lowmem.facts import ACTIVATIONS
+from lowmem.network.architecture import Architecture
+from lowmem.network.specs import ACTIVATIONS
 from lowmem.nn.initialisers import SCHEMES
 from lowmem.nn.mlp import MLP
-from lowmem.planning import STRATEGIES
+from lowmem.planning.choose import STRATEGIES
 from lowmem.sklearn._solvers import LEAST_RATE, SOLVERS, solver
 from lowmem.sklearn._training import (
     Batches,

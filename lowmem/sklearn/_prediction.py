@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
-from lowmem.lanes import Lanes
-from lowmem.layout import cores
+from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP, workspace_per_row
+from lowmem.planning.lane_count import cores
+from lowmem.runtime.lanes import Lanes
 
 Array = NDArray[Any]
 

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.architecture import Architecture
-from lowmem.batcher import Batcher, buffer_bytes
+from lowmem.data.batches import Batcher, buffer_bytes
 from lowmem.errors import BudgetError
-from lowmem.executor import Backprop
-from lowmem.meter import resident_peak
+from lowmem.measure.memory import resident_peak
+from lowmem.measure.ram import give_back
+from lowmem.measure.report import Report
+from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
-from lowmem.planning import plan
-from lowmem.plans import Plan
-from lowmem.ram import give_back
-from lowmem.report import Report
+from lowmem.planning.choose import plan
+from lowmem.planning.plan import Plan
+from lowmem.planning.request import LEAST_TABLES
+from lowmem.runtime.backprop import Backprop
 from lowmem.sklearn._solvers import Penalised, PenalisedAdamW, Spans
-from lowmem.workbench import LEAST_TABLES
 
 Array = NDArray[Any]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem import onnx as door
-from lowmem.facts import ACTIVATIONS
-from lowmem.layers import NORMS
-from lowmem.survey import Standardisation
+from lowmem.data.scan import Standardisation
+from lowmem.interchange import onnx as door
+from lowmem.network.layers import NORMS
+from lowmem.network.specs import ACTIVATIONS
 from tests.helpers import KINDS, batch, names, randomised, stirred
 from tests.test_cli import ROOT, Ran
 
@@ -23,7 +23,7 @@ runtime = pytest.importorskip("onnxruntime")
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 NARROW = {("gelu", "float64"): 1e-6}
-"""Where an operator has no more digits: see `lowmem.onnx._gelu`."""
+"""Where an operator has no more digits: see `lowmem.interchange.onnx._gelu`."""
 
 
 def outputs(path: Path, x: Any) -> Any:

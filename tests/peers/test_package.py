@@ -53,7 +53,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: dict[str, Path]) -> N
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == tracked("lowmem")
-    assert {"lowmem/py.typed", "lowmem/datasets/digits.npz"} <= inside
+    assert {"lowmem/py.typed", "lowmem/data/datasets/digits.npz"} <= inside
     assert f"\nVersion: {lm.__version__}\n" in metadata
     for line in ("License-Expression: MIT", "Requires-Python: >=3.11", "Classifier: Typing :: Typed", "# lowmem"):
         assert f"\n{line}\n" in metadata

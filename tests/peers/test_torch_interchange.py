@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.facts import ACTIVATIONS
-from lowmem.interchange import torch_code
+from lowmem.interchange.torch_weights import torch_code
+from lowmem.network.specs import ACTIVATIONS
 from tests.helpers import batch, randomised
 
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowmem.facts import ACTIVATIONS, LOSSES
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.nn import activations, losses
 
 torch = pytest.importorskip("torch")

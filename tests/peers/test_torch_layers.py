@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.interchange import tensors, torch_code
-from lowmem.layers.dropout import Philox, padded
+from lowmem.interchange.torch_weights import tensors, torch_code
+from lowmem.network.layers.dropout import Philox, padded
 from tests.helpers import FIXED, KINDS, batch, names, stirred
 
 torch = pytest.importorskip("torch")

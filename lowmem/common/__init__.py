@@ -1,0 +1,1 @@
+"""What every floor uses: tables, checks of what users give, random generators."""

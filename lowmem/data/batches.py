@@ -1,0 +1,210 @@
+"""Batches of a data set in memory, through buffers that are counted before they are made."""
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lowmem.common.checks import lookup, numeric
+from lowmem.common.random import generator
+from lowmem.errors import InputError
+from lowmem.network.specs import ITEM_BYTES
+
+LABEL_DTYPE = np.dtype(np.int64)
+LABEL_KINDS = "biu"
+
+
+def buffer_bytes(
+    *,
+    rows: int,
+    features: int,
+    targets: int,
+    samples: int,
+    x_dtype: DTypeLike,
+    y_dtype: DTypeLike,
+    labels: bool,
+    dtype: str = "float32",
+) -> int:
+    """Return the bytes that a `Batcher` will own, exactly, before one is made.
+
+    rows: samples per batch. targets: columns of y, unused where y is labels. samples: how many it goes through.
+    x_dtype, y_dtype: of the data as stored. dtype: of the batches.
+    """
+    x_from, y_from, work = np.dtype(x_dtype), np.dtype(y_dtype), _work_dtype(dtype)
+    y_work, columns = (LABEL_DTYPE, 1) if labels else (work, targets)
+    per_row = features * (work.itemsize + _staging_bytes(x_from, work))
+    per_row += columns * (y_work.itemsize + _staging_bytes(y_from, y_work)) + np.dtype(np.intp).itemsize
+    return rows * per_row + samples * _order_dtype(samples).itemsize
+
+
+class Batcher:
+    """Goes through samples in shuffled batches, each gathered into the same buffers; no epoch allocates an array.
+
+    x: (samples, features), as stored; y: (samples,) integer labels where `labels`, else (samples,) or
+        (samples, targets).
+    rows: samples per batch; the last batch of an epoch may have fewer.
+    dtype: of the batches ("float32" or "float64"); labels become int64.
+    scale: x is multiplied by it.
+    seed: the order of epoch e is a function of (seed, e); None keeps the order of the rows.
+    indices: the rows to go through, in any order (all of them by default); they are copied.
+    weights: (samples,), of which `weights_now` holds those of the batch that was yielded last.
+
+    `x_buffer` is (rows, features), `y_buffer` (rows,) labels or (rows, targets). Raises `InputError` for arrays
+    and numbers that do not fit together.
+    """
+
+    def __init__(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        rows: int,
+        dtype: str = "float32",
+        scale: float = 1.0,
+        seed: int | None = None,
+        *,
+        labels: bool,
+        indices: NDArray[np.integer[Any]] | None = None,
+        weights: NDArray[Any] | None = None,
+    ) -> None:
+        """Check the arguments, then make every buffer."""
+        work = _work_dtype(dtype)
+        self._x, self._y = np.asarray(x), np.asarray(y)
+        if not labels and self._y.ndim == 1:
+            self._y = self._y.reshape(-1, 1)
+        _check_batch(self._x, self._y, rows, labels)
+        _check_range(self._x, work, scale, "x")
+        if not labels:
+            _check_range(self._y, work, 1.0, "y")
+        if seed is not None:
+            generator(seed)
+        self.rows = rows
+        self._scale = float(scale)
+        self._seed = seed
+        self._order = _order(len(self._x), indices)
+        self._rows_at = np.zeros(rows, np.intp)  # take() would make this copy of a narrower order in every batch
+        y_work = LABEL_DTYPE if labels else work
+        self.x_buffer: NDArray[Any] = np.zeros((rows, *self._x.shape[1:]), work)
+        self.y_buffer: NDArray[Any] = np.zeros((rows, *self._y.shape[1:]), y_work)
+        self.weights_now: NDArray[Any] | None = None
+        self._weights = None if weights is None else weights.astype(work)
+        self._w_buffer = np.zeros(0 if weights is None else rows, work)
+        self._x_staging = _staging(self._x, self.x_buffer)
+        self._y_staging = _staging(self._y, self.y_buffer)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of every array owned here; the data themselves stay the caller's."""
+        owned = [self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at]
+        return sum(array.nbytes for array in (*owned, self._weights, self._w_buffer) if array is not None)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self._order) // self.rows)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Yield the batches of one epoch as views (x, y) of the buffers, valid until the next one is asked for.
+
+        epoch: its number, from 0. start: the first batch wanted, to go on inside an epoch. One epoch at a time:
+        they share the buffers and the order.
+        """
+        self._arrange(epoch)
+        for first in range(start * self.rows, len(self._order), self.rows):
+            rows = self._order[first : first + self.rows]
+            rows_at = self._rows_at[: len(rows)]
+            np.copyto(rows_at, rows, casting="same_kind")
+            x = _gather(self._x, rows_at, self._x_staging, self.x_buffer)
+            if self._scale != 1:
+                np.multiply(x, self._scale, out=x)
+            if self._weights is not None:
+                self.weights_now = self._w_buffer[: len(rows)]
+                np.take(self._weights, rows_at, out=self.weights_now, mode="clip")
+            yield x, _gather(self._y, rows_at, self._y_staging, self.y_buffer)
+
+    def _arrange(self, epoch: int) -> None:
+        """Put the rows into the order of an epoch."""
+        self._order.sort()  # every epoch shuffles from the same state, whatever ran before
+        if self._seed is not None:
+            np.random.default_rng((self._seed, epoch)).shuffle(self._order)
+
+
+def _gather(
+    source: NDArray[Any], rows_at: NDArray[np.intp], staging: NDArray[Any] | None, buffer: NDArray[Any]
+) -> NDArray[Any]:
+    """Copy rows of `source` to the head of `buffer`, by way of `staging` where the dtypes differ."""
+    head = buffer[: len(rows_at)]
+    landing = head if staging is None else staging[: len(rows_at)]
+    if source.flags.c_contiguous and source.flags.aligned:
+        # mode="clip" because the default mode copies `out`; the indices were checked when they came.
+        np.take(source, rows_at, axis=0, out=landing, mode="clip")
+    else:
+        for row, index in enumerate(rows_at):  # take() would copy the whole source first
+            landing[row] = source[index]
+    if staging is not None:
+        np.copyto(head, landing, casting="same_kind")
+    return head
+
+
+def _staging(source: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the buffer in which rows land before they are cast, or None where no cast is needed."""
+    return np.zeros(buffer.shape, source.dtype) if _staging_bytes(source.dtype, buffer.dtype) else None
+
+
+def _work_dtype(dtype: str) -> np.dtype[Any]:
+    lookup("dtype", dtype, ITEM_BYTES)
+    return np.dtype(dtype)
+
+
+def _staging_bytes(stored: np.dtype[Any], work: np.dtype[Any]) -> int:
+    return 0 if stored == work else stored.itemsize
+
+
+def _order_dtype(samples: int) -> np.dtype[Any]:
+    return np.dtype(np.uint32 if samples < 2**32 else np.uint64)
+
+
+def _order(samples: int, indices: NDArray[np.integer[Any]] | None) -> NDArray[Any]:
+    """Return the rows to go through, as narrow as their numbers allow."""
+    if indices is None:
+        return np.arange(samples, dtype=_order_dtype(samples))
+    given = np.asarray(indices)
+    if given.ndim != 1 or given.dtype.kind not in "iu" or given.size == 0:
+        raise InputError(
+            f"indices have shape {given.shape} and dtype {given.dtype}; a list of row numbers is needed, such as "
+            "one of those that split() returns."
+        )
+    if given.min() < 0 or given.max() >= samples:
+        raise InputError(
+            f"indices go from {given.min()} to {given.max()}; x has rows 0 to {samples - 1}. "
+            "Use indices made for this data set."
+        )
+    return given.astype(_order_dtype(samples))
+
+
+def _check_batch(x: NDArray[Any], y: NDArray[Any], rows: int, labels: bool) -> None:
+    """Refuse arrays and sizes that no batch can be made of."""
+    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
+        raise InputError(f"a batch of {rows!r} samples; a positive whole number is needed, such as 128.")
+    for what, array in (("x", x), ("y", y)):
+        numeric(array, what, "batches")
+    if x.ndim != 2 or len(x) == 0 or y.ndim < 1 or len(x) != len(y):
+        raise InputError(
+            f"x has shape {x.shape} and y {y.shape}; x must be (samples, features) and y have as many samples."
+        )
+    if labels and (y.ndim != 1 or y.dtype.kind not in LABEL_KINDS):
+        raise InputError(
+            f"y has shape {y.shape} and dtype {y.dtype}; this loss needs integer labels of shape (samples,). "
+            "One-hot rows become labels with y.argmax(axis=1)."
+        )
+    if not labels and y.ndim != 2:
+        raise InputError(f"y has shape {y.shape}; targets of shape (samples, outputs) are needed. Reshape y.")
+
+
+def _check_range(array: NDArray[Any], work: np.dtype[Any], scale: float, what: str) -> None:
+    """Refuse values that would become infinite in a narrower dtype."""
+    if array.dtype.kind != "f" or array.dtype.itemsize <= work.itemsize:
+        return
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    # Cast first, scaled after: both must fit.
+    if max(largest, largest * abs(scale)) > float(np.finfo(work).max):
+        raise InputError(f"{what} has values up to {largest:.3g}, too large for {work}. Scale {what}, or use float64.")

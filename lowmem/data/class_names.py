@@ -1,0 +1,123 @@
+"""Labels that are text: names of classes are learnt in the first pass over the data, sorted, and then fixed."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.common.checks import TEXT_KINDS
+from lowmem.errors import InputError
+
+Array = NDArray[Any]
+
+MOST_NAMES, MOST_CHARACTERS = 1 << 16, 1 << 20
+"""Names, and characters of all of them, that are learnt at most: they stay in memory, and go into the saved run."""
+
+CODES = np.dtype(np.int32)
+_AT_ONCE = 4096
+
+
+class ClassNames:
+    """Turns names into class numbers; until `settle` is called, a new name gets the next one.
+
+    known: the names, where they are fixed from the start.
+    """
+
+    def __init__(self, known: Sequence[str] | None = None) -> None:
+        self._learning = known is None
+        self._numbers = {name: number for number, name in enumerate(known or ())}
+        self._characters = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, by class number."""
+        return tuple(self._numbers)
+
+    def number(self, text: str | bytes) -> int:
+        """Return the class number of a name, -1 if it has none; `complaint` says why."""
+        name = _name(text)
+        found = self._numbers.get(name)
+        if found is None:
+            if not self._learning or self._why_no_name(name):
+                return -1
+            found = self._numbers[name] = len(self._numbers)
+            self._characters += len(name)
+        return found
+
+    def settle(self) -> Array:
+        """Sort the names and learn no others. Return the class numbers by those that were given until now."""
+        order = sorted(self._numbers) if self._learning else list(self._numbers)
+        ranks = {name: number for number, name in enumerate(order)}
+        moved = np.array([ranks[name] for name in self._numbers], CODES)
+        self._numbers, self._learning = ranks, False
+        return moved
+
+    def complaint(self, text: str | bytes) -> str:
+        """Say why a text has no class number, and what to do."""
+        name = _name(text)
+        if not self._learning:
+            import difflib  # only on the way to an error
+
+            near = difflib.get_close_matches(name, self._numbers, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            return f"the label {name[:40]!r} is none of the {len(self._numbers)} known classes ({self}).{hint}"
+        return f"the label {name[:40]!r} {self._why_no_name(name)}"
+
+    def _why_no_name(self, name: str) -> str:
+        """Say why a text cannot be a new name, or nothing."""
+        if not name or not name.isprintable():
+            return "is no name for a class: it is empty or cannot be printed. Mend that row."
+        if len(self._numbers) >= MOST_NAMES or self._characters + len(name) > MOST_CHARACTERS:
+            return f"is one too many after {len(self._numbers):,} different ones. Is this the column of the classes?"
+        return ""
+
+    def __str__(self) -> str:
+        """List some of the names."""
+        text = ", ".join(list(self._numbers)[:8])
+        return (text if len(text) < 200 else f"{text[:200]} ...") + ", ..." * (len(self._numbers) > 8)
+
+
+def _name(text: str | bytes) -> str:
+    return (text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text).strip()
+
+
+def numbered(labels: Array, names: ClassNames, what: str, first: int = 0) -> Array:
+    """Return the class numbers of an array (samples,) of text.
+
+    Raises `InputError` for a label that has none, with its row; `first` is the number of the first one.
+    """
+    if labels.ndim != 1:
+        raise InputError(f"{what} is text of shape {labels.shape}; one label for each sample is needed.")
+    numbers = np.empty(len(labels), CODES)
+    for start in range(0, len(labels), _AT_ONCE):
+        for row, text in enumerate(_texts(labels[start : start + _AT_ONCE], what, first + start), start=start):
+            numbers[row] = names.number(text)
+            if numbers[row] < 0:
+                raise InputError(f"{what}[{first + row}]: {names.complaint(text)}")
+    return numbers
+
+
+def _texts(labels: Array, what: str, first: int) -> list[Any]:
+    """Return some labels as Python's text."""
+    if labels.dtype.kind == "U":
+        labels = np.ascontiguousarray(labels)
+        # Numbers beyond the last character would become text that Python itself does not expect.
+        wrong = labels.view(f"{labels.dtype.str[0]}u4").reshape(len(labels), -1).max(axis=1) > sys.maxunicode
+        if wrong.any():
+            raise InputError(f"{what}[{first + int(wrong.argmax())}] is no text. The file is damaged; save it again.")
+    return list(labels.tolist())
+
+
+def as_text(values: object) -> Array | None:
+    """Return labels as an array of text if that is what they are, else None."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        return None
+    if array.dtype.kind == "T" or (
+        array.dtype.kind == "O" and array.size and all(isinstance(value, str) for value in array.ravel())
+    ):
+        array = array.astype(str)
+    return array if array.dtype.kind in TEXT_KINDS and array.dtype.itemsize else None

@@ -1,0 +1,213 @@
+"""Tables as text, a row for each line, read a run of rows at a time."""
+
+import csv
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowmem.data.class_names import CODES, ClassNames
+from lowmem.data.formats.array_file import Array, Rows, Watched
+from lowmem.data.formats.array_headers import damage_is_input_error
+from lowmem.data.formats.columns import Wanted, choose_columns, number_of
+from lowmem.errors import InputError, RunError
+
+EVERY = 4096
+"""Lines of a CSV file from one whose place is noted to the next."""
+
+AT_ONCE = 512
+"""Lines that are parsed together."""
+
+LONGEST_LINE = 1 << 24
+"""Bytes of a line that are read at most."""
+
+MARK = b"\xef\xbb\xbf"
+"""Of the byte order, which some programs put before the first line."""
+
+
+class CsvRows(Rows):
+    """Numbers as text: a row for each line, one column the target, which may be text. A line of names is left out.
+
+    The places of every so-many-th line are noted at the first pass, so that later ones can jump.
+    """
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self.name, self.path = str(path), path
+        self.x_dtype = self.y_dtype = np.dtype(np.float32)
+        self.y_shape = ()
+        self._watched = Watched(path)
+        with damage_is_input_error(path):
+            self._stream = path.open("rb")
+        try:
+            with damage_is_input_error(path):
+                self._begin(wanted)
+                self._index()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, wanted: Wanted) -> None:
+        """Read the first lines: which columns there are, whether they have names, and whether labels are text."""
+        lines = [self._stream.readline(LONGEST_LINE).removeprefix(MARK), self._stream.readline(LONGEST_LINE)]
+        self._delimiter = _delimiter(lines[0])
+        first, second = ([cell.strip() for cell in _cells(line, self._delimiter)] for line in lines)
+        self._count = len(first)
+        if self._count < 2 and not wanted.inputs_only:
+            raise InputError(
+                f"{self.path} has one column; numbers separated by commas, the target among them, are needed."
+            )
+        self._headed = isinstance(wanted.target, str) or isinstance(wanted.weights, str)
+        if not self._headed:
+            bare = wanted.inputs_only and wanted.target is None
+            at = None if bare else number_of(wanted.target, [], self._count, "target", self.path)
+            self._headed = _is_header(first, second, at)
+        self.columns = choose_columns(first if self._headed else [], self._count, wanted, self.path)
+        self.features = len(self.columns.x)
+        self._x, y = np.array(self.columns.x, np.intp), self.columns.y
+        self.w_dtype = None if self.columns.w is None else np.dtype(np.float32)
+        sample = second if self._headed else first
+        self._converters: dict[int, Callable[[str], float]] = {}
+        if y is not None and (wanted.class_names or (len(sample) > y and not _is_number(sample[y]))):
+            self.names, self.y_dtype = ClassNames(wanted.class_names), CODES
+            self._converters[y] = self.names.number
+        self._converters |= dict.fromkeys(self.columns.aside, lambda text: 0.0)
+
+    def _index(self) -> None:
+        """Count the rows, and note where every so-many-th begins."""
+        self._stream.seek(0)
+        if self._headed:
+            self._stream.readline(LONGEST_LINE)
+        else:
+            self._stream.seek(len(MARK) if self._stream.read(len(MARK)) == MARK else 0)
+        self._places, self.samples = [self._stream.tell()], 0
+        for line in iter(partial(self._stream.readline, LONGEST_LINE), b""):
+            if not line.strip():
+                break  # the end, if nothing comes behind it
+            self.samples += 1
+            if self.samples % EVERY == 0:
+                self._places.append(self._stream.tell())
+        if self._stream.read(LONGEST_LINE).strip():
+            raise InputError(
+                f"{self.path} has an empty line {self.line(self.samples)} with more rows behind it. Remove it."
+            )
+        if not self.samples:
+            raise InputError(f"{self.path} has no rows of numbers.")
+        self._row = -1
+
+    def line(self, row: int) -> int:
+        """Return the line of the file, from 1, on which a row is."""
+        return row + 1 + self._headed
+
+    def read(self, start: int, x: Array, y: Array, w: Array | None = None) -> None:
+        """See `Rows.read`."""
+        self._watched.check()
+        if start != self._row:
+            self._stream.seek(self._places[start // EVERY])
+            for _ in range(start % EVERY):
+                self._stream.readline(LONGEST_LINE)
+        self._row = -1  # until all went well
+        for done in range(0, len(x), AT_ONCE):
+            part = slice(done, min(done + AT_ONCE, len(x)))
+            lines = [self._stream.readline(LONGEST_LINE) for _ in range(part.stop - done)]
+            if not lines[-1]:
+                raise RunError(
+                    f"{self.path} ends in row {start + done + lines.index(b''):,} of its {self.samples:,}. It was cut "
+                    "while it was in use."
+                )
+            self._parse(start + done, lines, x[part], y[part], None if w is None else w[part])
+        self._row = start + len(x)
+
+    def _parse(self, start: int, lines: list[bytes], x: Array, y: Array, w: Array | None) -> None:
+        """Turn lines into numbers."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of lines without numbers, which are said below
+                options: dict[str, Any] = {"delimiter": self._delimiter, "comments": None, "quotechar": '"'}
+                options |= {"converters": self._converters or None, "encoding": "utf-8"}
+                values = np.loadtxt(lines, np.float32, ndmin=2, **options)
+            if values.shape != (len(lines), self._count):
+                raise ValueError
+        except (ValueError, UnicodeDecodeError):
+            raise self._complaint(start, lines) from None
+        np.take(values, self._x, axis=1, out=x, mode="clip")
+        y[:] = 0 if self.columns.y is None else values[:, self.columns.y]
+        if self.names is not None and y.min() < 0:
+            raise self._complaint(start, lines)
+        if w is not None and self.columns.w is not None:
+            w[:] = values[:, self.columns.w]
+
+    def _complaint(self, start: int, lines: list[bytes]) -> InputError:
+        """Say which row cannot be read, and why."""
+        for row, line in enumerate(lines, start=start):
+            cells = _cells(line, self._delimiter)
+            place = f"{self.path}, line {self.line(row):,}"
+            if len(cells) != self._count:
+                held = f"{len(cells)} column{'s' * (len(cells) != 1)}"
+                return InputError(f"{place} has {held}; the first line has {self._count}. Mend that row.")
+            for column, cell in enumerate(cells):
+                if self.names is not None and column == self.columns.y:
+                    if self.names.number(cell) < 0:
+                        return InputError(f"{place}, column {column + 1}: {self.names.complaint(cell)}")
+                elif column not in self.columns.aside and not _is_number(cell):
+                    return InputError(
+                        f"{place}, column {column + 1}: {cell[:40]!r} is no number. Mend or code it as one."
+                    )
+        return InputError(f"{self.path}, line {self.line(start):,} and after cannot be read as numbers.")
+
+    def again(self) -> "CsvRows":
+        """See `Rows.again`: the places of the lines are shared."""
+        other = CsvRows.__new__(CsvRows)
+        other.__dict__.update(self.__dict__)
+        with damage_is_input_error(self.path):
+            other._stream, other._row = self.path.open("rb"), -1
+        return other
+
+    def close(self) -> None:
+        """See `Rows.close`."""
+        self._stream.close()
+
+
+def csv_columns(path: Path) -> int:
+    """Return the number of columns of a table."""
+    with damage_is_input_error(path), path.open("rb") as stream:
+        line = stream.readline(LONGEST_LINE)
+    return len(_cells(line, _delimiter(line)))
+
+
+def _delimiter(line: bytes) -> str:
+    """Return what separates the cells of a line."""
+    return max(",;\t", key=line.decode("utf-8", "replace").count)
+
+
+def _cells(line: bytes, delimiter: str) -> list[str]:
+    """Split a line."""
+    text = line.decode("utf-8", "replace").rstrip("\r\n")
+    try:
+        return next(csv.reader([text], delimiter=delimiter), [""])
+    except csv.Error:
+        return text.split(delimiter)
+
+
+def _is_header(first: Sequence[str], second: Sequence[str], target: int | None) -> bool:
+    """Say whether the first line has names: if anything but a label is no number.
+
+    Where only the target's cell is none, the line below tells: below a name is a number, below a label another one;
+    but columns that are named by their numbers from 0 have names.
+    """
+    others = [cell for column, cell in enumerate(first) if column != target]
+    if not all(map(_is_number, others)):
+        return True
+    if target is None or _is_number(first[target]) or len(second) <= target:
+        return False
+    return _is_number(second[target]) or others == [str(n) for n in range(len(first)) if n != target]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip())
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,166 @@
+"""Parquet tables, read by row groups with pyarrow (`pip install lowmem[parquet]`)."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from lowmem.data.class_names import CODES, ClassNames
+from lowmem.data.formats.array_file import Array, Rows, Watched
+from lowmem.data.formats.columns import Wanted, choose_columns
+from lowmem.errors import InputError, RunError
+
+AT_ONCE = 4096
+"""Rows that are unpacked together."""
+
+READ_BYTES = 1 << 16
+"""Bytes of a column that are read together."""
+
+NUMBERS = ("int", "uint", "float", "double", "half", "bool")
+TEXTS = ("string", "large_string", "dictionary<values=string", "dictionary<values=large_string")
+
+
+class ParquetRows(Rows):
+    """A Parquet file with columns of numbers, one of them the target, which may be text."""
+
+    def __init__(self, path: Path, wanted: Wanted, names: ClassNames | None = None) -> None:
+        self.name, self.path, self._wanted = str(path), path, wanted
+        self._watched = Watched(path)
+        self._file = _opened(path)
+        try:
+            self._begin(wanted, names)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, wanted: Wanted, names: ClassNames | None) -> None:
+        """See which columns and row groups there are; names: of the classes, if they are shared."""
+        held, metadata, path = self._file.schema_arrow, self._file.metadata, self.path
+        columns = choose_columns(held.names, len(held.names), wanted, path)
+        if len(set(held.names)) < len(held.names):
+            raise InputError(f"{path} has two columns of one name. Rename one.")
+        self._x = [held.names[column] for column in columns.x]
+        self._y, self._w = (None if column is None else held.names[column] for column in (columns.y, columns.w))
+        kinds = {name: str(held.field(name).type) for name in held.names}
+        if self._y is not None and kinds[self._y].startswith(TEXTS):
+            self.names = names or ClassNames(wanted.class_names)
+        numbers = [*self._x, *(name for name in (self._y, self._w) if name and (name != self._y or not self.names))]
+        wrong = sorted({kinds[name] for name in numbers if not kinds[name].startswith(NUMBERS)})
+        if wrong:
+            raise InputError(f"{path} has columns of {', '.join(wrong)[:200]}; numbers are needed.")
+        self.samples, self.features = metadata.num_rows, len(self._x)
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if sum(sizes) != self.samples or min(sizes, default=0) < 0:
+            raise InputError(f"{path} announces {self.samples:,} rows and its groups {sum(sizes):,}. It is damaged.")
+        if not self.samples:
+            raise InputError(f"{path} has no rows.")
+        self.x_dtype, self.y_shape = np.dtype(np.float32), ()
+        self.y_dtype = self.x_dtype if self.names is None else CODES
+        self.w_dtype = None if self._w is None else self.x_dtype
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
+        self._row, self._tables, self._left = -1, iter(()), None
+
+    def read(self, start: int, x: Array, y: Array, w: Array | None = None) -> None:
+        """See `Rows.read`."""
+        self._watched.check()
+        if start != self._row:
+            self._tables, self._left = self._from(start), None
+        self._row, filled = -1, 0
+        while filled < len(x):
+            table = self._next(start + filled) if self._left is None else self._left
+            count = min(table.num_rows, len(x) - filled)
+            self._left = table.slice(count) if count < table.num_rows else None
+            self._fill(
+                table.slice(0, count), start + filled, x[filled:], y[filled:], None if w is None else w[filled:]
+            )
+            filled += count
+        self._row = start + len(x)
+
+    def _fill(self, table: Any, row: int, x: Array, y: Array, w: Array | None) -> None:  # noqa: ANN401 - a record batch
+        """Copy the rows of a record batch, the first of which is `row`."""
+        count = table.num_rows
+        for column, name in enumerate(self._x):
+            x[:count, column] = self._numbers(table, name, row)
+        if self._y is None:
+            y[:count] = 0
+        elif self.names is None:
+            y[:count] = self._numbers(table, self._y, row)
+        else:
+            y[:count] = self._labels(table, self.names, self._y, row)
+        if w is not None and self._w is not None:
+            w[:count] = self._numbers(table, self._w, row)
+
+    def _from(self, start: int) -> Iterator[Any]:
+        """Return record batches from a row on."""
+        group = next(g for g in range(len(self._starts) - 1) if self._starts[g + 1] > start)
+        groups = list(range(group, len(self._starts) - 1))
+        columns = [*self._x, *(name for name in (self._y, self._w) if name is not None)]
+        skip = start - self._starts[group]
+        for table in self._file.iter_batches(AT_ONCE, row_groups=groups, columns=columns):
+            if skip < table.num_rows:
+                yield table.slice(skip)
+            skip = max(0, skip - table.num_rows)
+
+    def _next(self, row: int) -> Any:  # noqa: ANN401 - a record batch
+        try:
+            return next(self._tables)
+        except Exception as problem:  # pyarrow raises its own kinds, and OSError
+            reason = " ".join(str(problem).split())[:200] or "it ends early"
+            raise RunError(f"{self.path} cannot be read at row {row:,}: {reason}.") from None
+
+    def _column(self, table: Any, name: str, row: int) -> Any:  # noqa: ANN401 - a record batch, a column
+        """Return a column without empty values."""
+        column = table.column(name)
+        if column.null_count:
+            at = row + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            raise InputError(f"{self.path}: column {name!r} has an empty value in row {at:,}. Fill it in.")
+        return column
+
+    def _numbers(self, table: Any, name: str, row: int) -> Array:  # noqa: ANN401 - a record batch
+        return cast("Array", self._column(table, name, row).to_numpy(zero_copy_only=False))
+
+    def _labels(self, table: Any, names: ClassNames, name: str, row: int) -> Array:  # noqa: ANN401 - a record batch
+        """Return class numbers for a column of text."""
+        column = self._column(table, name, row)
+        try:
+            texts = column.to_pylist()
+        except (ValueError, IndexError) as problem:  # no UTF-8, or a dictionary that lacks an entry
+            raise RunError(f"{self.path} cannot be read at row {row:,}: {problem}.") from None
+        numbers = np.fromiter(map(names.number, texts), CODES, len(texts))
+        if numbers.min(initial=0) < 0:
+            at = int(numbers.argmin())
+            raise InputError(f"{self.path}: column {name!r}, row {row + at:,}: {names.complaint(texts[at])}")
+        return numbers
+
+    def again(self) -> "ParquetRows":
+        """See `Rows.again`."""
+        self._watched.check()
+        other = ParquetRows(self.path, self._wanted, self.names)
+        other._watched = self._watched
+        return other
+
+    def close(self) -> None:
+        """See `Rows.close`."""
+        self._tables, self._left = iter(()), None
+        self._file.close()
+
+
+def parquet_columns(path: Path) -> int:
+    """Return the number of columns of a table."""
+    with closing(_opened(path)) as file:
+        return len(file.schema_arrow.names)
+
+
+def _opened(path: Path) -> Any:  # noqa: ANN401 - a parquet file
+    """Open a Parquet file."""
+    try:
+        from pyarrow import ArrowException, parquet  # 39 MiB, for those who read Parquet
+    except ImportError:
+        raise InputError(f"{path} is a Parquet file; reading it needs pyarrow: pip install pyarrow.") from None
+    try:
+        # Left to itself, pyarrow reads many row groups ahead: 75 MB for groups of 4 MB.
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+    except (ArrowException, OSError, ValueError) as problem:
+        raise InputError(f"{path} cannot be read as Parquet: {' '.join(str(problem).split())[:200]}.") from None

@@ -1,0 +1,333 @@
+"""ONNX export: a network as a graph that ONNX Runtime and others run (https://onnx.ai/onnx/operators/).
+
+A layer is what enters its product (norm, activation), the product, and its skip; `NORMS` and `ACTIVATIONS` are the
+tables of nodes. Dropout drops nothing outside of training, so it has none.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem import __version__
+from lowmem.common.checks import finite
+from lowmem.data.scan import Standardisation
+from lowmem.errors import InputError, SaveError
+from lowmem.interchange.safetensors import replacing, write_all, write_array
+from lowmem.network.layers.norms import EPSILON
+from lowmem.nn.activations import LEAKY_SLOPE, SELU_ALPHA, SELU_LAMBDA
+from lowmem.nn.mlp import MLP
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Array = NDArray[Any]
+
+OPSET, IR_VERSION = 18, 8
+"""Of ONNX: old enough for runtimes of 2023, with all operators that networks here need."""
+
+EXTERNAL_ABOVE = 64 << 20
+"""Bytes of parameters from which on they go to a file of their own, streamed."""
+
+EMBEDDED_MOST = (2 << 30) - (64 << 20)
+"""Bytes of parameters that fit into a model, which has a limit of 2 GiB."""
+
+EXTERNAL_LEAST = 4096
+"""Arrays below stay in the model; those above begin at a multiple of it, so that they can be mapped."""
+
+PROBABILITIES: Mapping[str, str] = {"cross_entropy": "Softmax", "bce": "Sigmoid"}
+"""What makes probabilities of the outputs, by the loss."""
+
+
+class Graph:
+    """Nodes and tensors as they are added; the names of values are made here."""
+
+    def __init__(self, dtype: str) -> None:
+        from onnx import TensorProto
+
+        self.dtype, self.double = np.dtype(dtype), dtype == "float64"
+        self.element = TensorProto.DOUBLE if self.double else TensorProto.FLOAT
+        self.nodes: list[Any] = []
+        self.tensors: list[tuple[TensorProto, Array]] = []
+        self._constants: dict[float, str] = {}
+        self._axis = ""
+
+    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401
+        """Add a node with one output, and return the output's name."""
+        from onnx import helper
+
+        made = output or f"{operator}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [made], name=made, **attributes))
+        return made
+
+    def parameter(self, name: str, array: Array) -> str:
+        """Add an array of the network's dtype. It is not copied; its bytes are written with the model."""
+        from onnx import TensorProto
+
+        self.tensors.append((TensorProto(name=name, dims=array.shape, data_type=self.element), array))
+        return name
+
+    def constant(self, number: float) -> str:
+        """Return the name of a number, the same one for the same number."""
+        if number not in self._constants:
+            array = np.array(number, self.dtype)
+            self._constants[number] = self.parameter(f"constant_{len(self._constants)}", array)
+        return self._constants[number]
+
+    def last_axis(self) -> str:
+        """Return the name of the axis over which a row is summed up."""
+        from onnx import TensorProto
+
+        if not self._axis:
+            self._axis = "last_axis"
+            self.tensors.append((TensorProto(name=self._axis, dims=[1], data_type=TensorProto.INT64), np.array([-1])))
+        return self._axis
+
+    def scaled(self, value: str, factor: float) -> str:
+        """Add a product with a number."""
+        return self.node("Mul", value, self.constant(factor))
+
+
+# Activations -----------------------------------------------------------------------------------------------------
+#
+# ONNX Runtime has LeakyRelu, Elu, Selu, Softplus and Erf in float32 alone: in float64 they are made of others.
+
+
+def _leaky_relu(graph: Graph, s: str) -> str:
+    if graph.double:
+        return graph.node("Max", s, graph.scaled(s, LEAKY_SLOPE))
+    return graph.node("LeakyRelu", s, alpha=LEAKY_SLOPE)
+
+
+def _elu(graph: Graph, s: str) -> str:
+    return graph.node("Max", s, _expm1_below(graph, s)) if graph.double else graph.node("Elu", s, alpha=1.0)
+
+
+def _selu(graph: Graph, s: str) -> str:
+    if not graph.double:
+        return graph.node("Selu", s, alpha=SELU_ALPHA, gamma=SELU_LAMBDA)
+    below = graph.scaled(_expm1_below(graph, s), SELU_LAMBDA * SELU_ALPHA)
+    return graph.node("Add", graph.scaled(graph.node("Relu", s), SELU_LAMBDA), below)
+
+
+def _expm1_below(graph: Graph, s: str) -> str:
+    """e^min(s,0) - 1."""
+    return graph.node("Sub", graph.node("Exp", graph.node("Min", s, graph.constant(0.0))), graph.constant(1.0))
+
+
+def _softplus(graph: Graph, s: str) -> str:
+    """max(s, 0) + ln(1 + e^-|s|)."""
+    if not graph.double:
+        return graph.node("Softplus", s)
+    tail = graph.node("Exp", graph.node("Neg", graph.node("Abs", s)))
+    return graph.node("Add", graph.node("Relu", s), graph.node("Log", graph.node("Add", tail, graph.constant(1.0))))
+
+
+def _gelu(graph: Graph, s: str) -> str:
+    """½·s·(1 + erf(s/√2)); in float64 the erf is float32's, good to 1e-7: runtimes have no other."""
+    scaled = graph.scaled(s, math.sqrt(0.5))
+    if graph.double:
+        from onnx import TensorProto
+
+        narrow = graph.node("Erf", graph.node("Cast", scaled, to=TensorProto.FLOAT))
+        erf = graph.node("Cast", narrow, to=graph.element)
+    else:
+        erf = graph.node("Erf", scaled)
+    return graph.scaled(graph.node("Mul", s, graph.node("Add", erf, graph.constant(1.0))), 0.5)
+
+
+def _gelu_tanh(graph: Graph, s: str) -> str:
+    """½·s·(1 + tanh u), u = √(2/π)·s·(1 + 0.044715·s²)."""
+    square = graph.scaled(graph.node("Mul", s, s), 0.044715)
+    inner = graph.node("Mul", s, graph.node("Add", square, graph.constant(1.0)))
+    t = graph.node("Tanh", graph.scaled(inner, math.sqrt(2.0 / math.pi)))
+    return graph.scaled(graph.node("Mul", s, graph.node("Add", t, graph.constant(1.0))), 0.5)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = {
+    "identity": lambda graph, s: s,
+    "relu": lambda graph, s: graph.node("Relu", s),
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "selu": _selu,
+    "tanh": lambda graph, s: graph.node("Tanh", s),
+    "sigmoid": lambda graph, s: graph.node("Sigmoid", s),
+    "softplus": _softplus,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": lambda graph, s: graph.node("Mul", s, graph.node("Sigmoid", s)),
+    "mish": lambda graph, s: graph.node("Mul", s, graph.node("Tanh", _softplus(graph, s))),
+}
+"""σ by name: from the name of s to the name of σ(s)."""
+
+
+# Layers ----------------------------------------------------------------------------------------------------------
+
+
+def _layer_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """γ ⊙ (s - mean) / deviation + β by rows."""
+    centred = graph.node("Sub", s, graph.node("ReduceMean", s, graph.last_axis(), keepdims=1))
+    return graph.node("Add", _over_rms(graph, mlp, layer, centred), _array(graph, mlp, layer, "shift"))
+
+
+def _rms_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """γ ⊙ s / root mean square by rows."""
+    return _over_rms(graph, mlp, layer, s)
+
+
+def _over_rms(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    mean = graph.node("ReduceMean", graph.node("Mul", s, s), graph.last_axis(), keepdims=1)
+    deviation = graph.node("Sqrt", graph.node("Add", mean, graph.constant(EPSILON)))
+    return graph.node("Mul", graph.node("Div", s, deviation), _array(graph, mlp, layer, "gain"))
+
+
+def _batch_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """γ ⊙ (s - running mean) / running deviation + β, as a factor and a term."""
+    arrays = mlp.arrays[layer - 1]
+    factor = arrays["gain"] / np.sqrt(arrays["running_variance"] + EPSILON)
+    term = arrays["shift"] - arrays["running_mean"] * factor
+    scaled = graph.node("Mul", s, graph.parameter(f"layers.{layer}.factor", factor))
+    return graph.node("Add", scaled, graph.parameter(f"layers.{layer}.term", term))
+
+
+NORMS: Mapping[str, Callable[[Graph, MLP, int, str], str]] = {
+    "layer": _layer_norm,
+    "rms": _rms_norm,
+    "batch": _batch_norm,
+}
+"""Normalisations by name: from the name of the state to that of what enters σ."""
+
+
+def _array(graph: Graph, mlp: MLP, layer: int, name: str) -> str:
+    return graph.parameter(f"layers.{layer}.{name}", mlp.arrays[layer - 1][name])
+
+
+def add_layer(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """Add the nodes of a layer: from the name of s^(l-1), or of the input, to that of s^(l)."""
+    architecture, x = mlp.architecture, s
+    if layer > 1:
+        norm = architecture.option(layer, "norm")
+        x = ACTIVATIONS[architecture.activation](graph, x if norm is None else NORMS[norm](graph, mlp, layer, x))
+    w, b = (_array(graph, mlp, layer, name) for name in ("weight", "bias"))
+    if not architecture.has_skip(layer):
+        return graph.node("Gemm", x, w, b, transB=1)
+    branch, kind = graph.node("Gemm", x, w, transB=1), architecture.option(layer, "residual")
+    if kind == "learned":
+        branch = graph.node("Mul", branch, _array(graph, mlp, layer, "scale"))
+    elif kind == "scaled":
+        branch = graph.scaled(branch, architecture.skips**-0.5)
+    return graph.node("Add", graph.node("Add", branch, b), s)
+
+
+# The model -------------------------------------------------------------------------------------------------------
+
+
+def export_onnx(
+    mlp: MLP,
+    path: str | Path,
+    *,
+    probabilities: bool = False,
+    standardisation: Standardisation | None = None,
+    external: bool | None = None,
+) -> None:
+    """Write a network as an ONNX model: input "x", (batch, n_0), output "outputs", (batch, n_L), any batch.
+
+    probabilities: the output is "probabilities" instead: softmax after the cross-entropy, sigmoid after bce. Without,
+        it is what `mlp.predict` returns, the outputs of the last layer, from which the loss was computed.
+    standardisation: made part of the model, which then takes inputs as they are stored.
+    external: parameters go to a file of their own, `path` with ".data" behind, which must stay beside the model.
+        Left out: where they take more than 64 MiB. They are streamed, and memory is needed for the graph alone; else
+        for two copies of them.
+
+    Needs the onnx library (`pip install "lowmem[onnx]"`). Raises `InputError` without it, `SaveError` if a file cannot
+    be written or a parameter is not finite.
+
+    >>> import lowmem as lm
+    >>> lm.export_onnx(lm.MLP(lm.Architecture((4, 8, 3))), "net.onnx")
+    >>> import onnx
+    >>> [node.op_type for node in onnx.load("net.onnx").graph.node]
+    ['Gemm', 'Relu', 'Gemm', 'Identity']
+    """
+    try:
+        import onnx  # noqa: F401 - 13 MiB, for those who export
+    except ImportError:
+        raise InputError('export_onnx needs the onnx library: pip install "lowmem[onnx]".') from None
+    path = Path(path)
+    if external is None:
+        external = mlp.parameters.nbytes > EXTERNAL_ABOVE
+    _check(mlp, path, probabilities, external)
+    graph = Graph(mlp.architecture.dtype)
+    model = _model(graph, mlp, probabilities, standardisation)
+    data = path.with_name(path.name + ".data")
+    try:
+        with ExitStack() as files:
+            if external:
+                _write_data(files.enter_context(replacing(data)), graph, data.name)
+            for tensor, array in graph.tensors:
+                if not tensor.external_data:
+                    tensor.raw_data = array.tobytes()
+            model.graph.initializer.extend(tensor for tensor, _ in graph.tensors)
+            write_all(files.enter_context(replacing(path)), memoryview(model.SerializeToString()))
+    except OSError as problem:
+        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}.") from None
+
+
+def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
+    """Refuse what makes no sense, before anything is written."""
+    loss = mlp.architecture.loss
+    if probabilities and loss not in PROBABILITIES:
+        raise InputError(f"probabilities go with {' and '.join(PROBABILITIES)}; this network's loss is {loss}.")
+    if not external and mlp.parameters.nbytes > EMBEDDED_MOST:
+        raise InputError("a model holds no more than 2 GiB; leave out external=False.")
+    for layer, arrays in enumerate(mlp.arrays, start=1):
+        if not all(map(finite, arrays.values())):
+            raise SaveError(f"{path} is not written: layer {layer} holds NaN or infinity.")
+
+
+def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standardisation | None) -> "ModelProto":
+    """Return the model of a network, without its tensors."""
+    from onnx import helper
+
+    architecture = mlp.architecture
+    value = "x"
+    if standardisation is not None:  # x ← (x - mean)·(1 / deviation), as batches are standardised
+        mean = graph.parameter("mean", standardisation.mean.astype(graph.dtype))
+        factor = graph.parameter("factor", (1 / standardisation.deviation).astype(graph.dtype))
+        value = graph.node("Mul", graph.node("Sub", value, mean), factor)
+    for layer in range(1, architecture.layers + 1):
+        value = add_layer(graph, mlp, layer, value)
+    output = "probabilities" if probabilities else "outputs"
+    graph.node(PROBABILITIES[architecture.loss] if probabilities else "Identity", value, output=output)
+    shapes = {name: ["batch", architecture.widths[place]] for name, place in (("x", 0), (output, -1))}
+    facts = [helper.make_tensor_value_info(name, graph.element, shape) for name, shape in shapes.items()]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "mlp", facts[:1], facts[1:]),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="lowmem",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, {"architecture": json.dumps(architecture.to_dict())})
+    return model
+
+
+def _write_data(stream: Any, graph: Graph, name: str) -> None:  # noqa: ANN401 - an unbuffered file
+    """Stream all but small arrays to a file, and say in the tensors where they lie."""
+    from onnx import TensorProto
+
+    place = 0
+    for tensor, array in graph.tensors:
+        if array.nbytes < EXTERNAL_LEAST:
+            continue
+        gap = -place % EXTERNAL_LEAST
+        write_all(stream, memoryview(bytes(gap)))
+        write_array(stream, array)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, told in (("location", name), ("offset", place + gap), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(told))
+        place += gap + array.nbytes

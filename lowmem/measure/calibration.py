@@ -1,0 +1,231 @@
+"""This machine's cost model: measured once, in some seconds, and kept in the user's cache directory."""
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter, time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.common.checks import lookup
+from lowmem.network.architecture import Architecture
+from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES
+from lowmem.network.tiles import TILE_ROWS, tile_bounds
+from lowmem.nn.activations import KERNELS, Activation
+from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+
+VERSION = 2
+"""Of what is kept; another one is measured anew."""
+
+
+def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
+    """Return this machine's cost model, measured at the first call ever (some two seconds) and cached.
+
+    again: measure anew. A cache that cannot be written or read is done without.
+
+    >>> import lowmem as lm
+    >>> costs = lm.calibrated()
+    >>> arch = lm.Architecture(widths=(64, *[128] * 10, 10))
+    >>> plan = lm.plan(arch, batch_size=512, budget="90%", costs=costs)
+    >>> 0 < plan.seconds < 60
+    True
+    """
+    lookup("dtype", dtype, ITEM_BYTES)
+    path = cache_path(dtype)
+    model = None if again else _read(path, dtype)
+    if model is None:
+        model = measure(dtype)
+        _write(path, model)
+    return model
+
+
+def cache_path(dtype: str) -> Path:
+    """Return where the cost model of a dtype is kept; LOWMEM_CACHE_DIR overrides the user's cache directory."""
+    from platformdirs import user_cache_dir
+
+    folder = os.environ.get("LOWMEM_CACHE_DIR") or user_cache_dir("lowmem", appauthor=False)
+    return Path(folder) / f"costs-{dtype}.json"
+
+
+def age(dtype: str) -> float | None:
+    """Return how many seconds ago the cached cost model was measured, None without one for this machine."""
+    path = cache_path(dtype)
+    return None if _read(path, dtype) is None else max(time() - path.stat().st_mtime, 0.0)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """Return what a cost model depends on, as text: processor, cores, NumPy and thread limits."""
+    from importlib.metadata import version
+
+    limits = [
+        f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
+    ]
+    return ", ".join([processor(), f"{usable_cores()} cores", f"NumPy {version('numpy')}", *limits])
+
+
+def _read(path: Path, dtype: str) -> CostModel | None:
+    """Return the cached model, if it is of this version and machine."""
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("version") != VERSION or data["machine"] != machine() or data["dtype"] != dtype:
+            return None
+        for grid in ("products", "gradients"):
+            data[grid] = tuple(tuple(float(rate) for rate in row) for row in data[grid])
+        model = CostModel(**data)
+        positive = all(rate > 0 for grid in (model.products, model.gradients) for row in grid for rate in row)
+        complete = set(model.value) == set(model.slope) == set(ACTIVATIONS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return model if positive and complete else None
+
+
+def _write(path: Path, model: CostModel) -> None:
+    """Keep the model, if the directory can be written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps({"version": VERSION, **asdict(model)}))
+        beside.replace(path)
+    except OSError:
+        pass
+
+
+def measure(dtype: str = "float32") -> CostModel:
+    """Time the pieces of a step on this machine."""
+    rng = np.random.default_rng(0)
+
+    def matrix(rows: int, width: int) -> NDArray[Any]:
+        return rng.standard_normal((rows, width)).astype(dtype)
+
+    products, gradients = [], []
+    for rows in ROWS:
+        forward, backward = [], []
+        for width in WIDTHS:
+            x, w, out, g = matrix(rows, width), matrix(width, width), matrix(rows, width), matrix(width, width)
+            tiles = [(x[n : n + TILE_ROWS], out[n : n + TILE_ROWS]) for n in range(0, rows, TILE_ROWS)]
+            flops = 2.0 * rows * width * width
+            forward.append(_seconds(partial(_products, tiles, w.T)) / flops)
+            backward.append(_seconds(partial(np.matmul, out.T, x, g)) / flops)
+        products.append(tuple(forward))
+        gradients.append(tuple(backward))
+    tile = matrix(256, 256)
+    value, slope = {}, {}
+    for name, facts in ACTIVATIONS.items():
+        kernel, out, delta = KERNELS[name], matrix(256, 256), matrix(256, 256)
+        scratch = tuple(matrix(256, 256) for _ in range(max(facts.value_scratch, facts.slope_scratch)))
+        value[name] = _seconds(partial(kernel.value, tile, out, scratch[: facts.value_scratch])) / tile.size
+        # A slope spends its operands: they are made anew each time, and that is taken off.
+        anew = partial(_copy_all, ((out, tile), (delta, tile)))
+        pull = partial(_slope, kernel, out, delta, scratch[: facts.slope_scratch])
+        slope[name] = max(_seconds(partial(_both, anew, pull)) - _seconds(anew), 1e-12) / tile.size
+    bias, total, part = matrix(1, 256)[0], matrix(1024, 1024), matrix(1024, 1024)
+    return CostModel(
+        machine=machine(),
+        dtype=dtype,
+        products=_falling(products),
+        gradients=_falling(gradients),
+        value=value,
+        slope=slope,
+        bias=_seconds(lambda: np.add(tile, bias, tile)) / tile.size,
+        accumulate=_seconds(lambda: np.add(total, part, total)) / total.size,
+    )
+
+
+def product_rate(architecture: Architecture, rows: int) -> float:
+    """Return the FLOPs a second that matrix products reach here on `rows` samples, at the shape that has most.
+
+    The three products of a layer are timed alone: x wᵀ, δᵀ x and δ w, tile by tile as the kernels do it, each at its
+    best. Takes some 20 ms or a few times the products of a layer, and memory for one layer.
+    """
+    layers = Counter(pairwise(architecture.widths))
+    entering, leaving = max(layers, key=lambda shape: layers[shape] * shape[0] * shape[1])
+    rng = np.random.default_rng(0)
+
+    def matrix(*shape: int) -> NDArray[Any]:
+        return rng.standard_normal(shape).astype(architecture.dtype)
+
+    x, delta, w = matrix(rows, entering), matrix(rows, leaving), matrix(leaving, entering)
+    s, below, g = np.empty_like(delta), np.empty_like(x), np.empty_like(w)
+    bounds = tile_bounds(rows)
+    forward = [(x[start:stop], s[start:stop]) for start, stop in bounds]
+    backward = [(delta[start:stop], below[start:stop]) for start, stop in bounds]
+    calls = partial(_products, forward, w.T), partial(np.matmul, delta.T, x, g), partial(_products, backward, w)
+    return 6.0 * rows * entering * leaving / sum(map(_seconds, calls))
+
+
+def _products(tiles: Sequence[tuple[Any, Any]], w: NDArray[Any]) -> None:
+    """Multiply tile by tile, as the kernels do."""
+    for source, target in tiles:
+        np.matmul(source, w, target)
+
+
+def _slope(sigma: Activation, state: NDArray[Any], delta: NDArray[Any], scratch: Sequence[NDArray[Any]]) -> None:
+    """Do all that the backward of a layer does with σ, as the kernels do it."""
+    if sigma.pull_back is not None:
+        sigma.pull_back(state, delta, scratch)
+    if sigma.split is not None:
+        sigma.split(state, delta, scratch)
+        np.multiply(state, delta, out=state)
+
+
+def _both(first: Callable[[], Any], second: Callable[[], Any]) -> None:
+    """Make one call and then another."""
+    first()
+    second()
+
+
+def _copy_all(pairs: Sequence[tuple[Any, Any]]) -> None:
+    """Copy each second array over the first."""
+    for target, source in pairs:
+        np.copyto(target, source)
+
+
+def _falling(grid: list[tuple[float, ...]]) -> tuple[tuple[float, ...], ...]:
+    """Return the grid with no larger product slower per FLOP than a smaller one: such outliers are the neighbours'."""
+    rows: list[tuple[float, ...]] = []
+    for row in grid:
+        above = rows[-1] if rows else row
+        best: list[float] = []
+        for rate, smaller in zip(row, above, strict=True):
+            best.append(min(rate, smaller, *best[-1:]))
+        rows.append(tuple(best))
+    return tuple(rows)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """Return the least time of a call, over some 6 ms after one to warm up.
+
+    The least and not the median: on a busy machine threads of a product wait for each other, now and then a hundred
+    times as long, and what plans compare is work, not the neighbours.
+    """
+    call()
+    times: list[float] = []
+    begin = perf_counter()
+    while len(times) < 3 or (perf_counter() - begin < 0.006 and len(times) < 200):
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return min(times)

@@ -1,0 +1,205 @@
+"""Promise and reality of one plan, measured in a fresh process.
+
+A process that has run something else holds memory that this plan does not need, so each measurement gets its own:
+`python -m lowmem.measure.experiment` reads one request as JSON from standard input and writes one `Measurement`
+as JSON.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.errors import LowmemError, RunError
+from lowmem.measure.calibration import product_rate
+from lowmem.measure.memory import SampledPeak, TracedPeak, resident, resident_peak_of
+from lowmem.measure.report import Report
+from lowmem.measure.step_profile import Progress, StepProfile, memory_over_work, profile_step
+from lowmem.network.architecture import Architecture
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import make_optimizer
+from lowmem.planning.choose import plan
+from lowmem.planning.plan import Plan
+from lowmem.runtime.backprop import Backprop
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a plan promised, and what running it took. Bytes and seconds.
+
+    strategy, budget, micro_batch, forward_runs, flop_factor, planned_flops, store_all_arena, promised_peak,
+    promised_arena, bookkeeping: as the plan says.
+    traced_peak: all that Python and NumPy allocated for it, over two steps. made: of that the arrays, by the names of
+    `plan.account()`. arena_written: bytes of the arena that a step wrote to, in blocks of 4 KiB.
+    floor: resident memory before the plan was made. resident_above_floor: its peak over the same two steps, above
+    that and with tracing's own tables taken off.
+    step_seconds, cpu_seconds: medians over the steps behind, elapsed and of the processor. steps: how many were run.
+    loss: of the last of those. profile: FLOPs counted and median seconds, by phase. memory_over_work: (FLOPs done,
+    bytes resident above the floor) along a pass. product_rate: FLOPs a second of matrix products alone.
+    """
+
+    strategy: str
+    budget: int | None
+    micro_batch: int
+    forward_runs: int
+    flop_factor: float
+    planned_flops: int
+    store_all_arena: int
+    promised_peak: int
+    promised_arena: int
+    bookkeeping: int
+    traced_peak: int
+    made: dict[str, int]
+    arena_written: int
+    floor: int
+    resident_above_floor: int
+    step_seconds: float
+    cpu_seconds: float
+    steps: int
+    loss: float
+    profile: dict[str, Any]
+    memory_over_work: list[tuple[float, int]]
+    product_rate: float
+
+    def report(self, made: Plan) -> Report:
+        """Return the report of the plan that was measured."""
+        return Report(
+            plan=made,
+            traced_peak=self.traced_peak,
+            resident_peak=self.floor + self.resident_above_floor,
+            seconds_per_step=self.step_seconds,
+            steps=self.steps,
+            loss=self.loss,
+            floor=self.floor,
+            made=self.made,
+            arena_written=self.arena_written,
+            profile=StepProfile(self.profile["flops"], self.profile["seconds"]),
+            product_rate=self.product_rate,
+            memory_over_work=[(flops, size) for flops, size in self.memory_over_work],
+        )
+
+
+def measure(request: Mapping[str, Any]) -> Measurement:
+    """Plan, bind and run in this process.
+
+    request: the fields of an `Architecture`, batch_size, and what `lowmem.plan` takes (budget, strategy, optimizer,
+    micro_batch, segments, slots), and steps, how many are timed.
+    """
+    its = {own.name for own in fields(Architecture) if own.init}
+    architecture = Architecture.from_dict({name: value for name, value in request.items() if name in its})
+    rows, optimizer = request["batch_size"], request.get("optimizer")
+    x, y = _batch(architecture, rows)
+    _warm_up()
+    gc.collect()
+    floor = resident()
+    traced = TracedPeak()
+    options: dict[str, Any] = {name: request.get(name) for name in ("micro_batch", "segments", "slots", "threads")}
+    made = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
+    gc.collect()
+    traced.restart()  # planning is over, and what it took for a moment is not training's
+    backprop = Backprop(MLP(architecture), made, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
+    backprop.arena.mark()
+    peak = resident_peak_of(lambda: (backprop(x, y), backprop(x, y))) - tracemalloc.get_tracemalloc_memory()
+    traced_peak = traced.stop()
+    written = backprop.arena.written()
+    timed = _timed(backprop, x, y, request.get("steps", 3))
+    sampled, progress = SampledPeak(), Progress()
+    with sampled:
+        profile_step(backprop, x, y, progress)
+    return Measurement(
+        strategy=made.strategy,
+        budget=made.budget,
+        micro_batch=made.micro_batch,
+        forward_runs=made.forward_runs,
+        flop_factor=made.flop_factor,
+        planned_flops=made.flops,
+        store_all_arena=made.store_all_bytes,
+        promised_peak=made.peak_bytes,
+        promised_arena=made.arena_bytes,
+        bookkeeping=made.bookkeeping_bytes,
+        traced_peak=traced_peak,
+        made=backprop.account(),
+        arena_written=written,
+        floor=floor,
+        resident_above_floor=peak - floor,
+        memory_over_work=[(flops, size - floor) for flops, size in memory_over_work(sampled, progress)],
+        product_rate=product_rate(architecture, made.micro_batch),
+        **timed,
+    )
+
+
+def _timed(backprop: Backprop, x: NDArray[Any], y: NDArray[Any], steps: int) -> dict[str, Any]:
+    """Time plain steps and profiled ones in turns; return what a `Measurement` says of them."""
+    elapsed, processor, profiles, loss = [], [], [], 0.0
+    for _ in range(steps):
+        start = perf_counter(), process_time()
+        loss = backprop(x, y)[0]
+        elapsed.append(perf_counter() - start[0])
+        processor.append(process_time() - start[1])
+        profiles.append(profile_step(backprop, x, y))
+    return {
+        "step_seconds": median(elapsed),
+        "cpu_seconds": median(processor),
+        "steps": 2 * steps + 3,
+        "loss": loss,
+        "profile": StepProfile.median(profiles).to_dict(),
+    }
+
+
+def measure_apart(request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Measurement:
+    """Do the same in a fresh process, with more variables in its environment.
+
+    Raises `RunError` with what that process said if it fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "lowmem.measure.experiment"],
+        input=json.dumps(dict(request)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | dict(environment or {}),
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise RunError(f"measuring {request.get('strategy', 'auto')} failed: {last}")
+    return Measurement(**json.loads(done.stdout))
+
+
+def _batch(architecture: Architecture, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return random inputs and targets: what they are changes neither time nor memory."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, architecture.widths[0]), np.dtype(architecture.dtype).type)
+    if architecture.loss_facts.labels:
+        return x, rng.integers(0, architecture.widths[-1], rows)
+    return x, rng.random((rows, architecture.widths[-1]), np.dtype(architecture.dtype).type)
+
+
+def _warm_up() -> None:
+    """Run a step of a tiny network, so that modules and BLAS buffers, which any use takes, are part of the floor."""
+    architecture = Architecture((8, *[64] * 20, 4), "gelu")
+    tiny = plan(architecture, 64, "60% of activations", "sgd")
+    Backprop(MLP(architecture), tiny, make_optimizer("sgd"))(*_batch(architecture, 64))
+
+
+def main() -> int:
+    """Measure what standard input asks for."""
+    try:
+        print(json.dumps(asdict(measure(json.load(sys.stdin)))))
+    except LowmemError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

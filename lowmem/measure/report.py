@@ -1,0 +1,242 @@
+"""The report: what was promised beside what was measured, as text, JSON, Markdown and a web page of the same data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lowmem.common.tables import Table
+from lowmem.measure.step_profile import StepProfile, twice
+from lowmem.planning.plan import Plan
+from lowmem.planning.timeline import PHASES, chain_of, occupancy, planned_flops
+from lowmem.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of memory, in bytes; None where nothing was promised, or nothing measured. of: the part it is inside."""
+
+    name: str
+    promised: int | None
+    measured: int | None
+    of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A phase of a step: the FLOPs planned, the FLOPs counted while it ran, and its seconds; None if not measured."""
+
+    name: str
+    planned_flops: int
+    flops: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A plan, and what running it really took. What was not measured is None or empty, and shown nowhere.
+
+    traced_peak: the most bytes that Python and NumPy held for training, None if it was not traced.
+    resident_peak: the most bytes the whole process held, interpreter, libraries and data included.
+    seconds_per_step: mean over the steps of the last epoch, or median where steps were timed one by one.
+    steps: how many were run in all.
+    loss: mean over the last epoch, or of the last step. accuracy: on held-out samples, None without labels or
+        validation.
+    process_promise: of a cap for the whole process, what was promised; first_step_peak: what the first step took.
+    floor: the bytes that the process held resident before it planned and allocated.
+    made: bytes of arrays that were really made, by the names of `plan.account()`. arena_written: bytes of the arena
+        that a step has written to.
+    profile: one step, phase by phase. product_rate: FLOPs a second of matrix products alone, at the network's shape.
+    memory_over_work: (FLOPs done, bytes resident above the floor) along one pass.
+    """
+
+    plan: Plan
+    traced_peak: int | None
+    resident_peak: int
+    seconds_per_step: float
+    steps: int
+    loss: float
+    accuracy: float | None = None
+    process_promise: int | None = None
+    first_step_peak: int | None = None
+    floor: int | None = None
+    made: Mapping[str, int] | None = None
+    arena_written: int | None = None
+    profile: StepProfile | None = None
+    product_rate: float | None = None
+    memory_over_work: Sequence[tuple[float, int]] = ()
+
+    @property
+    def flop_rate(self) -> float:
+        """FLOPs a second of a whole step, an update's not counted."""
+        return self.plan.flops / self.seconds_per_step
+
+    @property
+    def backward_over_forward(self) -> tuple[float, float | None]:
+        """The rule of thumb "backward costs twice the forward": planned in FLOPs, and measured in seconds."""
+        planned = twice(planned_flops(self.plan))
+        assert planned is not None  # every network has a forward
+        return planned, None if self.profile is None else twice(self.profile.seconds)
+
+    def memory(self) -> list[Part]:
+        """Return where the bytes go, promised and measured, from the parameters to the whole process."""
+        plan, made = self.plan, dict(self.made or {})
+        if self.traced_peak is not None and made.keys() == plan.account().keys() - {"bookkeeping"}:
+            made["bookkeeping"] = self.traced_peak - sum(made.values())  # all that is traced and no array
+        if self.arena_written is not None:
+            made["activation arena"] = self.arena_written
+        parts = [] if plan.budget is None else [Part("budget", plan.budget, None)]
+        for name, size in plan.account().items():
+            parts.append(Part(name, size, made.get(name)))
+            if name == "activation arena":
+                parts += _inside(name, plan)
+        parts.append(Part("peak memory of training", plan.peak_bytes, self.traced_peak))
+        parts.append(Part("process floor", None, self.floor))
+        whole = None if self.floor is None else self.floor + plan.peak_bytes
+        if self.first_step_peak is not None and self.process_promise is not None:
+            parts.append(Part("whole process, after the first step", self.process_promise, self.first_step_peak))
+        return [*parts, Part("whole process", whole or self.process_promise, self.resident_peak)]
+
+    def phases(self) -> list[Phase]:
+        """Return the work of a step by phase; phases without work or time are left out."""
+        planned, counted = planned_flops(self.plan), self.profile
+        phases = []
+        for name in PHASES:
+            flops, seconds = (None, None) if counted is None else (counted.flops[name], counted.seconds[name])
+            if planned[name] or seconds:
+                phases.append(Phase(name, planned[name], flops, seconds))
+        return phases
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report's numbers for JSON."""
+        planned, measured = self.backward_over_forward
+        return {
+            "plan": self.plan.to_dict(),
+            "traced_peak_bytes": self.traced_peak,
+            "resident_peak_bytes": self.resident_peak,
+            "floor_bytes": self.floor,
+            "seconds_per_step": self.seconds_per_step,
+            "steps": self.steps,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "process_promise_bytes": self.process_promise,
+            "first_step_peak_bytes": self.first_step_peak,
+            "memory": [asdict(part) for part in self.memory()],
+            "phases": [asdict(phase) for phase in self.phases()],
+            "backward_over_forward": {"planned_flops": planned, "measured_seconds": measured},
+            "flops_per_second": self.flop_rate,
+            "product_flops_per_second": self.product_rate,
+            "memory_over_work": [list(point) for point in self.memory_over_work],
+        }
+
+    def tables(self) -> tuple[Table, Table, Table]:
+        """Return the report as tables: where the bytes go, what a step does, and what came of it."""
+        return self._memory_table(), self._step_table(), self._outcome_table()
+
+    def __str__(self) -> str:
+        """Show promise and measurement side by side."""
+        return "\n\n".join(map(str, self.tables()))
+
+    def to_markdown(self) -> str:
+        """Return the report as Markdown tables."""
+        return "\n\n".join(table.markdown() for table in self.tables()) + "\n"
+
+    def to_html(self) -> str:
+        """Return the report as one self-contained web page, its figures inside."""
+        from lowmem.plots.page import page
+
+        return page("lowmem: promised and measured", self.sections())
+
+    def sections(self) -> "list[tuple[str, Table | Figure]]":
+        """Return what a page shows, with headings: the tables, memory over one step, and the schedule."""
+        from lowmem.plots import memory_timeline, schedule_diagram
+
+        memory, step, outcome = self.tables()
+        return [
+            ("Memory", memory),
+            ("Memory over one step", memory_timeline(self, everything=True)),
+            ("Compute", step),
+            ("The schedule", schedule_diagram(self)),
+            ("Outcome", outcome),
+        ]
+
+    def _memory_table(self) -> Table:
+        rows = [
+            [f"{'  ' * (part.of is not None)}{part.name}", _size(part.promised), _size(part.measured), _apart(part)]
+            for part in self.memory()
+            if (part.promised, part.measured) != (None, None)
+        ]
+        plan = self.plan
+        note = (
+            "Of the arena: states, deltas and scratch while the op runs at which most is alive.\n"
+            f"Storing everything takes an arena of {format_bytes(plan.store_all_bytes)}."
+        )
+        if self.traced_peak is None:
+            note += "\nPython's and NumPy's allocations were not traced."
+        passes = f", {plan.micro_batches} passes" if plan.micro_batches > 1 else ""
+        title = f"{plan.architecture}\nbatch {plan.batch_size}{passes}, strategy {plan.strategy}"
+        return Table(title, ["memory", "promised", "measured", ""], rows, note)
+
+    def _step_table(self) -> Table:
+        columns = ["step", "FLOPs promised"]
+        if self.profile is not None:
+            columns += ["counted", "time", "share", "speed"]
+        rows = [_phase_row(phase, self.profile) for phase in self.phases()]
+        planned, measured = self.backward_over_forward
+        note = f"Backward over forward (rule of thumb: 2): {planned:.2f} in FLOPs"
+        note += "." if measured is None else f", {measured:.2f} in time."
+        return Table("", columns, rows, note)
+
+    def _outcome_table(self) -> Table:
+        plan = self.plan
+        rows = [
+            ["FLOPs, times storing everything", f"{plan.flop_factor:.3f}"],
+            ["time per step", f"{self.seconds_per_step * 1e3:.1f} ms"],
+            ["speed of the step", _rate(self.flop_rate)],
+        ]
+        if self.product_rate is not None:
+            share = f"{self.flop_rate / self.product_rate:.0%}"
+            rows.append(["of matrix products alone", f"{_rate(self.product_rate)}, so {share}"])
+        rows.append(["steps", f"{self.steps:,}"])
+        rows.append(["training loss", f"{self.loss:.4f}"])
+        if self.accuracy is not None:
+            rows.append(["held-out accuracy", f"{self.accuracy:.2%}"])
+        return Table("", ["outcome", ""], rows)
+
+
+def _inside(arena: str, plan: Plan) -> list[Part]:
+    """Return what the arena is promised for, at the op where most of it is alive."""
+    moment = max(occupancy(chain_of(plan), plan.schedule), key=lambda moment: moment.bytes)
+    parts = {"states": moment.states, "deltas": moment.deltas, "scratch": moment.scratch}
+    parts["gaps between them"] = plan.arena_bytes - moment.bytes
+    return [Part(name, size, None, arena) for name, size in parts.items() if size]
+
+
+def _phase_row(phase: Phase, profile: StepProfile | None) -> list[str]:
+    """Write a phase."""
+    row = [phase.name, _work(phase.planned_flops)]
+    if profile is None or phase.flops is None or phase.seconds is None:
+        return row
+    rate = _rate(phase.flops / phase.seconds) if phase.flops and phase.seconds else ""
+    share = phase.seconds / profile.total_seconds
+    return [*row, _work(phase.flops), f"{phase.seconds * 1e3:.2f} ms", f"{share:.1%}", rate]
+
+
+def _work(flops: float) -> str:
+    number = format_count(flops)
+    return f"{number}{' ' * number[-1].isdigit()}FLOP" if flops else ""
+
+
+def _rate(flops: float) -> str:
+    return f"{_work(flops)}/s"
+
+
+def _size(size: int | None) -> str:
+    return "" if size is None else format_bytes(size)
+
+
+def _apart(part: Part) -> str:
+    """Say how far a measured size is from the promise."""
+    return f"{part.measured / part.promised - 1:+.2%}" if part.measured and part.promised else ""

@@ -1,0 +1,81 @@
+"""How long the pieces of a step take: a small cost model. `lowmem.measure.calibration` measures it.
+
+Planning by FLOPs alone takes a narrow layer for as quick as a wide one and an elementwise pass for free. Here matrix
+products have a rate that depends on their shape, and elementwise kernels and the sum of gradients a time per number.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2
+
+from lowmem.network.architecture import Architecture
+from lowmem.network.layers import Layer
+from lowmem.network.layers.base import DRAW_FLOPS, Work
+
+ROWS = (16, 64, 256, 512, 2048)
+WIDTHS = (16, 64, 128, 256, 512, 1024)
+"""The grid: products of a (rows, width) by a (width, width) matrix."""
+
+DRAW_SECONDS = 3e-9
+"""Of a random number by Philox, on the machine this was written on; it hardly weighs beside what is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds of the pieces of a step, for one dtype.
+
+    machine: what was measured, as text. dtype: of the numbers.
+    products: for each of `ROWS` and `WIDTHS`, seconds per FLOP of x wᵀ, as the forward and δ^(l-1) need it.
+    gradients: the same of δᵀ x.
+    value, slope: seconds per number of σ and of multiplying by σ', by the activation's name.
+    bias: seconds per number of adding the bias. accumulate: seconds per parameter of summing up gradients.
+    """
+
+    machine: str
+    dtype: str
+    products: tuple[tuple[float, ...], ...]
+    gradients: tuple[tuple[float, ...], ...]
+    value: dict[str, float]
+    slope: dict[str, float]
+    bias: float
+    accumulate: float
+
+    def forward(self, architecture: Architecture, layer: int, rows: int) -> float:
+        """Return the seconds of making state `layer` from the one before on `rows` samples."""
+        its = architecture.layer(layer)
+        seconds = self._product(self.products, rows, its.entering, its.leaving)
+        return seconds + rows * self._elementwise(its, its.forward)
+
+    def backward(self, architecture: Architecture, layer: int, rows: int) -> float:
+        """Return the seconds of reversing `layer` on `rows` samples."""
+        its = architecture.layer(layer)
+        seconds = self._product(self.gradients, rows, its.entering, its.leaving)
+        if not its.is_first:
+            seconds += self._product(self.products, rows, its.leaving, its.entering)
+        return seconds + rows * self._elementwise(its, its.backward)
+
+    def _elementwise(self, layer: Layer, work: Work) -> float:
+        """Return the seconds for each row of what is no product; a pass takes what adding a bias takes."""
+        sigma = work.values * self.value[layer.activation] + work.slopes * self.slope[layer.activation]
+        return sigma + work.plain * self.bias + work.draws * (DRAW_SECONDS + DRAW_FLOPS * self.bias)
+
+    def _product(self, grid: Sequence[Sequence[float]], rows: int, entering: int, leaving: int) -> float:
+        """Return the seconds of a product, its rate interpolated in rows and mean width on logarithmic scales."""
+        width = (entering * leaving) ** 0.5
+        low, high, share = _between(ROWS, rows)
+        left, right, part = _between(WIDTHS, width)
+        first = grid[low][left] * (1 - part) + grid[low][right] * part
+        second = grid[high][left] * (1 - part) + grid[high][right] * part
+        return 2.0 * rows * entering * leaving * (first * (1 - share) + second * share)
+
+
+def _between(grid: Sequence[int], number: float) -> tuple[int, int, float]:
+    """Return the grid points around a number and how far it is between them; beyond the ends, the end."""
+    if number <= grid[0]:
+        return 0, 0, 0.0
+    if number >= grid[-1]:
+        return len(grid) - 1, len(grid) - 1, 0.0
+    high = bisect_right(grid, number)
+    low = high - 1
+    return low, high, (log2(number) - log2(grid[low])) / (log2(grid[high]) - log2(grid[low]))

@@ -1,0 +1,170 @@
+"""The plan of a training step: where every byte goes, what it costs, and how it is done. Pure data, no NumPy."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowmem.common.tables import Table
+from lowmem.network.architecture import Architecture
+from lowmem.planning.packing import Program
+from lowmem.schedule import Schedule
+from lowmem.units import format_bytes, format_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one step takes and how it is done. Sizes in bytes, costs in FLOPs for one whole batch.
+
+    architecture, batch_size, micro_batch: a batch is run in `micro_batches` passes of at most `micro_batch` rows.
+    strategy: the planner, never "auto". optimizer: its name, or None where the caller takes the gradients.
+    schedule, program: the ops of one pass, and the same with addresses.
+    parameter_bytes, gradient_bytes: arrays shaped like the parameters; of the gradients one layer's where the update
+        is fused into the backward pass.
+    optimizer_bytes: the optimizer's arrays and scratch, of which scratch `optimizer_scratch` numbers.
+    arena_bytes: states, deltas and scratch, packed.
+    batch_bytes: constants for each row, and batch buffers that lowmem owns.
+    bookkeeping_bytes: Python's objects for bound calls and views, an upper estimate.
+    store_all_bytes, store_all_flops: the arena and FLOPs of plain backpropagation for the same batch in one pass.
+    forward_runs: layer forwards executed in one step.
+    lanes: threads that each carry a part of the rows of a pass; BLAS keeps to one thread if there are several.
+    seconds: predicted for one step, without the update, where the plan was made with a cost model.
+    lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
+    budget: what was asked for, in bytes, if anything.
+    statistics_bytes: of norms over the batch: running means and variances, and those of a step.
+    gathered: whether an update waits for the gradients of all layers, as clipping by norm needs.
+    rehearsed: whether a step is run twice instead, first for the norm alone.
+    """
+
+    architecture: Architecture
+    batch_size: int
+    micro_batch: int
+    strategy: str
+    optimizer: str | None
+    schedule: Schedule = field(repr=False)
+    program: Program = field(repr=False)
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    optimizer_scratch: int
+    arena_bytes: int
+    batch_bytes: int
+    bookkeeping_bytes: int
+    store_all_bytes: int
+    store_all_flops: int
+    forward_runs: int
+    flops: int
+    lanes: int = 1
+    seconds: float | None = None
+    lower_bound: float | None = None
+    budget: int | None = None
+    gathered: bool = False
+    rehearsed: bool = False
+    statistics_bytes: int = 0
+
+    @property
+    def micro_batches(self) -> int:
+        """Passes per batch."""
+        return -(-self.batch_size // self.micro_batch)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Everything but the arena: what no strategy changes."""
+        return sum(size for name, size in self.account().items() if name != "activation arena")
+
+    @property
+    def peak_bytes(self) -> int:
+        """The promise: everything that lowmem allocates for training."""
+        return sum(self.account().values())
+
+    @property
+    def flop_factor(self) -> float:
+        """FLOPs relative to plain backpropagation, which stores everything."""
+        return self.flops / self.store_all_flops
+
+    @property
+    def cost(self) -> float:
+        """What the planner minimised: predicted seconds with a cost model, else FLOPs."""
+        return self.flops if self.seconds is None else self.seconds
+
+    @property
+    def gap(self) -> float | None:
+        """How far the cost may be above the optimum, relative to the cost; None where no bound is known."""
+        return None if self.lower_bound is None else max(0.0, 1 - self.lower_bound / self.cost)
+
+    def account(self) -> dict[str, int]:
+        """Return where every byte goes: names for people, and bytes."""
+        account = {
+            "parameters": self.parameter_bytes,
+            "gradients": self.gradient_bytes,
+            "optimizer": self.optimizer_bytes,
+            "activation arena": self.arena_bytes,
+            "batch": self.batch_bytes,
+            "bookkeeping": self.bookkeeping_bytes,
+        }
+        return account | ({"statistics": self.statistics_bytes} if self.statistics_bytes else {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan's numbers for JSON, without the list of ops."""
+        return {
+            **self.architecture.to_dict(),
+            "batch_size": self.batch_size,
+            "micro_batch": self.micro_batch,
+            "strategy": self.strategy,
+            "optimizer": self.optimizer,
+            "lanes": self.lanes,
+            "gathered": self.gathered,
+            "rehearsed": self.rehearsed,
+            "budget": self.budget,
+            "bytes": self.account(),
+            "peak_bytes": self.peak_bytes,
+            "arena_bytes": self.arena_bytes,
+            "store_all_bytes": self.store_all_bytes,
+            "forward_runs": self.forward_runs,
+            "flops": self.flops,
+            "flop_factor": self.flop_factor,
+            "seconds": self.seconds,
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+        }
+
+    def table(self) -> Table:
+        """Return where every byte goes as a table."""
+        hints = {
+            "parameters": f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}",
+            "gradients": self._gradients_hint(),
+            "optimizer": self.optimizer or "none: the caller takes the gradients",
+            "activation arena": f"{self.arena_bytes / self.store_all_bytes:.1%} of "
+            f"{format_bytes(self.store_all_bytes)} for storing everything",
+            "batch": "constants for each row, and buffers of the batch where lowmem owns them",
+            "bookkeeping": "bound calls and views",
+            "statistics": "running ones, and those of a step, of norms over the batch",
+        }
+        rows = [[name, format_bytes(size), hints[name]] for name, size in self.account().items()]
+        total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
+        rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
+        passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""
+        passes += f", {self.lanes} threads" if self.lanes > 1 else ""
+        proof = ""
+        if self.gap is not None:
+            proof = ", proven optimal" if self.gap < 1e-9 else f", at most {self.gap:.2%} above the optimum"
+        timed = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms predicted"
+        note = (
+            f"strategy {self.strategy}: {self.forward_runs:,} layer forwards a step "
+            f"({self.architecture.layers * self.micro_batches:,} without recomputation), "
+            f"{format_count(self.flops)}FLOP, {self.flop_factor:.3f} times those of storing everything{timed}{proof}"
+        )
+        return Table(f"{self.architecture}\nbatch {self.batch_size}{passes}", ["where", "bytes", "what"], rows, note)
+
+    def _gradients_hint(self) -> str:
+        if self.optimizer is None:
+            return "of all layers"
+        if self.gathered:
+            return "of all layers, gathered before the update"
+        if self.rehearsed:
+            return "of one layer: each is updated in the second run of a step, the first one takes the norm"
+        if self.micro_batches > 1:
+            return "of all layers, summed over the passes, and one layer's"
+        return "of one layer: each is updated right after its backward"
+
+    def __str__(self) -> str:
+        """Say where every byte goes, and what the plan costs."""
+        return str(self.table())

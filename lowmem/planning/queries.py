@@ -1,0 +1,203 @@
+"""The questions people ask of the planner: what would each strategy take, how little is enough, how much fits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lowmem.common.tables import Table
+from lowmem.errors import BudgetError, InputError
+from lowmem.network.architecture import Architecture
+from lowmem.planning.choose import Named, optimizer_name, plan
+from lowmem.planning.cost_model import CostModel
+from lowmem.planning.plan import Plan
+from lowmem.planning.request import Workbench
+from lowmem.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row of a comparison: what was asked, and the plan, or the least budget where none fits."""
+
+    asked: str
+    plan: Plan | None
+    minimum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Strategies and budgets side by side for one network and batch size."""
+
+    architecture: Architecture
+    batch_size: int
+    answers: tuple[Answer, ...]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the rows for JSON."""
+        return [
+            {"asked": answer.asked, "fits": answer.plan is not None, "minimum_budget": answer.minimum}
+            | ({"plan": answer.plan.to_dict()} if answer.plan else {})
+            for answer in self.answers
+        ]
+
+    def table(self) -> Table:
+        """Return one row for each strategy and budget."""
+        columns = [
+            "",
+            "strategy",
+            "pass",
+            "peak",
+            "activations",
+            "of storing all",
+            "layer forwards",
+            "FLOP factor",
+            "time",
+        ]
+        return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, [_cells(a) for a in self.answers])
+
+    def __str__(self) -> str:
+        """Show the comparison as a table."""
+        return str(self.table())
+
+
+def _cells(answer: Answer) -> list[str]:
+    """Write one row of the table."""
+    made = answer.plan
+    if made is None:
+        return [answer.asked, "does not fit", "", f"needs {format_bytes(answer.minimum)}", "", "", "", "", ""]
+    return [
+        answer.asked,
+        made.strategy,
+        f"{made.micro_batch}",
+        format_bytes(made.peak_bytes),
+        format_bytes(made.arena_bytes),
+        f"{made.arena_bytes / made.store_all_bytes:.1%}",
+        f"{made.forward_runs:,}",
+        f"{made.flop_factor:.3f}",
+        "" if made.seconds is None else f"{made.seconds * 1e3:.3g} ms",
+    ]
+
+
+def compare(
+    architecture: Architecture,
+    batch_size: int,
+    budgets: Sequence[int | str] = (),
+    optimizer: str | Named | None = None,
+    *,
+    micro_batch: int | None = None,
+    costs: CostModel | None = None,
+    threads: int | None = None,
+) -> Comparison:
+    """Compare the fixed strategies, and the cheapest plan for each budget.
+
+    budgets, optimizer, micro_batch, costs, threads: as in `lowmem.plan`. A budget that does not fit is a row that says
+    so.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> for row in lm.compare(arch, batch_size=512, budgets=["50%", "1MiB"]).to_dict():
+    ...     print(row["asked"], row["fits"])
+    store_all True
+    sqrt True
+    recompute_all True
+    budget 50% True
+    budget 1MiB False
+    """
+    answers = []
+    options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads}
+    for strategy in ("store_all", "sqrt", "recompute_all"):
+        made = plan(architecture, batch_size, None, optimizer, strategy, **options)
+        answers.append(Answer(strategy, made, made.peak_bytes))
+    for budget in budgets:
+        asked = budget if isinstance(budget, str) else format_bytes(budget)
+        try:
+            made = plan(architecture, batch_size, budget, optimizer, **options)
+            answers.append(Answer(f"budget {asked}", made, made.peak_bytes))
+        except BudgetError as error:
+            answers.append(Answer(f"budget {asked}", None, error.minimum))
+    return Comparison(architecture, batch_size, tuple(answers))
+
+
+def minimum_budget(
+    architecture: Architecture,
+    batch_size: int,
+    optimizer: str | Named | None = None,
+    *,
+    micro_batch: int | None = None,
+) -> int:
+    """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> least = lm.minimum_budget(arch, batch_size=512)
+    >>> lm.plan(arch, batch_size=512, budget=least).peak_bytes == least
+    True
+    """
+    return Workbench(architecture, batch_size, optimizer_name(optimizer), micro_batch).least.peak_bytes
+
+
+def largest_batch(architecture: Architecture, budget: int | str, optimizer: str | Named | None = None) -> int:
+    """Return the largest batch size, run in one pass, that fits the budget.
+
+    Raises `BudgetError` if not even one sample does, `InputError` for a budget in percent, whose meaning would
+    change with the batch.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> rows = lm.largest_batch(arch, budget="12MiB")
+    >>> lm.minimum_budget(arch, rows) <= 12 * 2**20 < lm.minimum_budget(arch, rows + 1)
+    True
+    """
+    if isinstance(budget, str) and "%" in budget:
+        raise InputError(f'a share such as "{budget}" depends on the batch; give the budget in bytes.')
+    limit = Workbench(architecture, 1).read_budget(budget)
+
+    def fits(batch: int) -> bool:
+        return minimum_budget(architecture, batch, optimizer) <= limit
+
+    if not fits(1):
+        plan(architecture, 1, limit, optimizer)  # raises with the account
+    return _largest(fits)
+
+
+def deepest(
+    architecture: Architecture, batch_size: int, budget: int | str, optimizer: str | Named | None = None
+) -> int:
+    """Return how many hidden layers fit the budget, of the width that all hidden layers of `architecture` have.
+
+    A batch is run in one pass. Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
+    differ or the budget is in percent, whose meaning would change with the depth.
+
+    >>> import lowmem as lm
+    >>> one = lm.Architecture(widths=(64, 128, 10))
+    >>> layers = lm.deepest(one, batch_size=512, budget="12MiB", optimizer="adam")
+    >>> deep = lm.Architecture(widths=(64, *[128] * layers, 10))
+    >>> lm.minimum_budget(deep, batch_size=512, optimizer="adam") <= 12 * 2**20
+    True
+    """
+    inputs, *hidden, outputs = architecture.widths
+    if len(set(hidden)) != 1:
+        raise InputError(f"deepest needs hidden layers of one width, to add more of them; got {hidden}.")
+    if isinstance(budget, str) and "%" in budget:
+        raise InputError(f'a share such as "{budget}" depends on the depth; give the budget in bytes.')
+    limit = Workbench(architecture, batch_size).read_budget(budget)
+
+    def network(layers: int) -> Architecture:
+        return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
+
+    def fits(layers: int) -> bool:
+        return minimum_budget(network(layers), batch_size, optimizer) <= limit
+
+    if not fits(1):
+        plan(network(1), batch_size, limit, optimizer)  # raises with the account
+    return _largest(fits)
+
+
+def _largest(fits: Callable[[int], bool]) -> int:
+    """Return the largest number for which `fits` holds; it holds for 1, and fails for ever from somewhere on."""
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,47 @@
+"""Reports as web pages: one self-contained file, figures drawn in it as SVG."""
+
+from collections.abc import Sequence
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from lowmem.common.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
+th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+svg { max-width: 100%; height: auto; }
+p { white-space: pre-line; color: #444; }
+"""
+
+
+def page(title: str, sections: Sequence[tuple[str, "Table | Figure"]]) -> str:
+    """Return a page of headings, each with a table or a figure below."""
+    body = [f"<h1>{escape(title)}</h1>"]
+    for heading, content in sections:
+        body.append(f"<h2>{escape(heading)}</h2>")
+        body.append(_table(content) if isinstance(content, Table) else _figure(content))
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _table(table: Table) -> str:
+    """Return a table with its title above and its note below."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.columns)
+    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table.rows]
+    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
+    title, note = (f"<p>{escape(text)}</p>\n" if text else "" for text in (table.title, table.note))
+    return f"{title}<table>\n<tr>{head}</tr>\n{body}</table>\n{note}"
+
+
+def _figure(figure: "Figure") -> str:
+    """Return a figure as an SVG element, without what only a file of its own has before it."""
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg")
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,1 @@
+"""Carrying out a plan: the arena, the engines, and what runs around a step."""

@@ -1,0 +1,33 @@
+"""Where did it go wrong? Finds the layer at which numbers stop being finite, once a loss is not."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.common.checks import finite
+from lowmem.nn.mlp import MLP
+
+ROWS = 32
+"""Samples that are looked at together: little memory, as this happens when little may be left."""
+
+
+def where_it_began(mlp: MLP, x: NDArray[Any]) -> str:
+    """Say at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
+    for layer, block in enumerate(mlp.blocks, start=1):
+        if not finite(block):
+            return f"it began with the parameters of layer {layer}, which are not finite"
+    rows, widths = min(ROWS, len(x)), mlp.architecture.widths
+    workspace = np.empty(rows * mlp.workspace_per_row, mlp.parameters.dtype)
+    out = np.empty((rows, widths[-1]), mlp.parameters.dtype)
+    first = len(widths)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(x), rows):
+            part = x[start : start + rows]
+            for layer, state in mlp.states(part, out[: len(part)], workspace):
+                if layer >= first or not finite(state):
+                    first = min(first, layer)
+                    break
+    if first == len(widths):
+        return "it began with the loss itself: the outputs of all layers are finite"
+    return f"it began with the output of layer {first}"

@@ -1,0 +1,1 @@
+"""Training: the trainer, its loop, and what happens beside the steps."""

@@ -1,0 +1,71 @@
+"""Learning rates that change from step to step: pure functions of the step's number."""
+
+from dataclasses import asdict, dataclass
+from math import cos, isfinite, pi
+from typing import Any, Literal
+
+from lowmem.common.checks import lookup
+from lowmem.errors import InputError
+
+KINDS = ("constant", "step", "cosine")
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRate:
+    """A learning rate by step.
+
+    lr: the rate after the warm-up, before anything falls.
+    kind: "constant"; "step", times `factor` after every `every` steps; or "cosine", from lr to `least` along half a
+        cosine that ends at step `steps` (I. Loshchilov, F. Hutter, "SGDR", arXiv:1608.03983, 2017, without restarts).
+    warm_up: steps in which the rate rises in a line from lr / warm_up to lr; the rest begins after them.
+
+    Raises `InputError` for numbers that make no sense.
+
+    >>> import lowmem as lm
+    >>> rate = lm.LearningRate(0.1, "step", warm_up=2, every=10)
+    >>> [round(rate.at(step), 4) for step in (0, 1, 2, 11, 12, 22)]
+    [0.05, 0.1, 0.1, 0.1, 0.01, 0.001]
+    """
+
+    lr: float
+    kind: Literal["constant", "step", "cosine"] = "constant"
+    warm_up: int = 0
+    every: int | None = None
+    factor: float = 0.1
+    steps: int | None = None
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        lookup("learning rate schedule", self.kind, dict.fromkeys(KINDS))
+        for name, value, lowest in (
+            ("lr", self.lr, 0),
+            ("factor", self.factor, 0),
+            ("least", self.least, 0),
+            ("warm_up", self.warm_up, 0),
+            ("every", 1 if self.kind != "step" else self.every, 1),
+            ("steps", 1 if self.kind != "cosine" else self.steps, 1),
+        ):
+            whole = name in ("warm_up", "every", "steps")
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value) or value < lowest:
+                need = f"a {'whole ' if whole else ''}number of at least {lowest}"
+                raise InputError(f"a {self.kind} learning rate needs {name} = {need}; got {value!r}.")
+
+    def at(self, step: int) -> float:
+        """Return the rate of a step, counted from 0."""
+        if step < self.warm_up:
+            return self.lr * (step + 1) / self.warm_up
+        step -= self.warm_up
+        if self.kind == "step":
+            assert self.every is not None
+            return float(self.lr * self.factor ** (step // self.every))
+        if self.kind == "cosine":
+            assert self.steps is not None
+            length = max(self.steps - self.warm_up, 1)
+            return self.least + (self.lr - self.least) * 0.5 * (1 + cos(pi * min(step, length) / length))
+        return self.lr
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the arguments that make it again."""
+        return asdict(self)

@@ -1,0 +1,74 @@
+"""Weights by which the losses of samples are multiplied in training: of their classes, and their own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.errors import InputError, UnknownNameError
+from lowmem.network.architecture import Architecture
+from lowmem.nn.losses import check_weights
+
+Array = NDArray[Any]
+
+BALANCED = "balanced"
+
+
+class BatchWeights:
+    """The weights of a batch's samples: those of their classes, times their own.
+
+    of_classes: a number for each class, or "balanced": until `balance` is told the numbers of samples, they wait.
+    """
+
+    def __init__(self, architecture: Architecture, of_classes: Sequence[float] | str | None) -> None:
+        if isinstance(of_classes, str) and of_classes != BALANCED:
+            raise UnknownNameError("class_weights", of_classes, (BALANCED,))
+        self.waiting = isinstance(of_classes, str)
+        self._weighted = of_classes is not None
+        self._outputs, self._dtype = architecture.widths[-1], np.dtype(architecture.dtype)
+        self._table, self._buffer = np.zeros(0, self._dtype), np.zeros(0, self._dtype)
+        self.of_classes: list[float] | None = None
+        if self._weighted and not architecture.loss_facts.labels:
+            raise InputError(_need(self._outputs))
+        if of_classes is not None and not isinstance(of_classes, str):
+            self._set([float(weight) for weight in of_classes])
+
+    def _set(self, of_classes: list[float]) -> None:
+        """Take the weights of the classes."""
+        if len(of_classes) != self._outputs:
+            raise InputError(_need(self._outputs))
+        self._table = np.array(of_classes, self._dtype)
+        check_weights(self._table, self._outputs, self._dtype.name)
+        self.of_classes = of_classes
+
+    def balance(self, counts: Array) -> None:
+        """Let all classes weigh the same: n / (k n_c) for n_c of n samples, in k classes that occur.
+
+        A class without samples keeps the weight 1.
+        """
+        samples, classes = int(counts.sum()), np.count_nonzero(counts)
+        self._set([samples / (classes * count) if count else 1.0 for count in counts.tolist()])
+        self.waiting = False
+
+    def bytes_for(self, rows: int) -> int:
+        """Return the bytes for batches of so many rows."""
+        return (rows + self._outputs) * self._dtype.itemsize if self._weighted else 0
+
+    def allocate(self, rows: int) -> None:
+        """Make the memory for a batch."""
+        self._buffer = np.zeros(rows if self._weighted else 0, self._dtype)
+
+    def of(self, y: Array, own: Array | None) -> Array | None:
+        """Return the weights of a batch with labels y, None if all are 1."""
+        if not self._weighted:
+            return own
+        weights = self._buffer[: len(y)]
+        np.take(self._table, y, out=weights, mode="clip")
+        if own is not None:
+            np.multiply(weights, own, out=weights)
+        return weights
+
+
+def _need(outputs: int) -> str:
+    return f'class_weights needs a loss of labels and "balanced" or a number for each of the {outputs} outputs.'

@@ -1,0 +1,76 @@
+"""What a saved run's settings and tensors must be before they are believed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lowmem.interchange.safetensors import Entry
+from lowmem.network.architecture import Architecture
+
+ARCHITECTURE = {
+    "widths": (list,),
+    **dict.fromkeys(("activation", "loss", "dtype"), (str,)),
+    "residual": (bool, str),
+    "norm": (str, type(None)),
+    **dict.fromkeys(("dropout", "label_smoothing"), (float,)),
+    "overrides": (dict,),
+}
+LATER_FIELDS: dict[str, Any] = {
+    "residual": False,
+    "norm": None,
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "overrides": {},
+}
+"""What a run of an earlier version leaves out."""
+
+POSITION = {
+    **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
+    **dict.fromkeys(("loss", "seconds"), (float,)),
+    "best": (float, type(None)),
+}
+
+
+def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse a part of the settings with other names, or values of other types, than these."""
+    if not isinstance(value, dict):
+        raise ValueError(f"its {what} are no JSON object")
+    for name in sorted(value.keys() | names.keys()):
+        if name not in names:
+            raise ValueError(f"its {what} have the unknown name {name[:60]!r}")
+        if type(value.get(name)) not in names[name]:
+            raise ValueError(f"its {what} have {name} = {str(value.get(name))[:60]!r}")
+
+
+def check_names(names: object, architecture: Architecture) -> None:
+    """Refuse names of classes that are none, or more than the network has outputs."""
+    if names is None:
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError("its names of classes are no list of text")
+    if len(set(names)) < len(names) or len(names) > architecture.widths[-1]:
+        raise ValueError(f"it has {len(names)} names of classes for {architecture.widths[-1]} outputs, or one twice")
+
+
+def expected_tensors(
+    architecture: Architecture, states: int, standardised: bool
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of every tensor that a run of this network has."""
+    dtype, widths = architecture.dtype, architecture.widths
+    made: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for number, layer in enumerate(architecture.each_layer, start=1):
+        shapes = {**layer.parameters, **layer.running}
+        made |= {f"layers.{number}.{name}": (dtype, shape) for name, shape in shapes.items()}
+    made |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
+    if standardised:
+        made |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
+    return made
+
+
+def compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse tensors that are not exactly those expected."""
+    for name in sorted(entries.keys() ^ expected.keys()):
+        raise ValueError(f"tensor {name[:60]!r} is {'missing' if name in expected else 'unknown'}")
+    for name, entry in entries.items():
+        if (entry.dtype.name, entry.shape) != expected[name]:
+            wanted = "{} of shape {}".format(*expected[name])
+            raise ValueError(f"tensor {name!r} is {entry.dtype.name} of shape {entry.shape}; its network has {wanted}")

@@ -116,11 +116,11 @@ import lowmem as lm
 case = json.loads(sys.argv[1])
 rng = np.random.default_rng(0)
 x, y = rng.standard_normal((1500, 64), np.float32), rng.integers(0, 10, 1500)
-from lowmem.measure.memory import reset_resident_peak
+from lowmem.measure.memory import reset_resident_peak, resident_peak
 reset_resident_peak()
 architecture = lm.Architecture(tuple(case["widths"]))
 trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(1e-7), batch_size=512, ram=case["ram"])
-planned = __import__("lowmem.measure.memory").meter.resident_peak()
+planned = resident_peak()
 list(trainer.epochs((x, y), 2))
 report = trainer.report()
 print(json.dumps(report.to_dict() | {"planned": planned}))

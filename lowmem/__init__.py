@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lowmem import plots
-    from lowmem.data.stream import Stream, open_data
+    from lowmem.data.open import open_data
+    from lowmem.data.stream import Stream
     from lowmem.errors import BudgetError, InputError, LowmemError, NonFiniteError, SaveError, ScheduleError
     from lowmem.interchange.onnx import export_onnx
     from lowmem.interchange.torch_weights import export_torch, import_torch
@@ -44,7 +45,8 @@ _HOMES = {
     "lowmem.planning.queries": ("compare", "deepest", "largest_batch", "minimum_budget"),
     "lowmem.training.learning_rate": ("LearningRate",),
     "lowmem.measure.report": ("Report",),
-    "lowmem.data.stream": ("Stream", "open_data"),
+    "lowmem.data.open": ("open_data",),
+    "lowmem.data.stream": ("Stream",),
     "lowmem.training.trainer": ("Trainer",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

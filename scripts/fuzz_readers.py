@@ -25,7 +25,7 @@ from zlib import crc32
 import numpy as np
 
 import lowmem as lm
-from lowmem.data.dataset import load
+from lowmem.data.open import load
 from lowmem.training.saved_run import open_run
 
 ROOM = 512 << 20

@@ -36,10 +36,10 @@ def train(case: Case) -> Case:
     try:
         for epoch in range(case.get("epochs_run") or case["epochs"]):
             total = 0.0
-            for x, y in batches.epoch(epoch):
+            for batch in batches.epoch(epoch):
                 if schedule is not None:
                     optimizer.param_groups[0]["lr"] = schedule.at(number)
-                total, number = total + step(model, optimizer, x, y) * len(x), number + 1
+                total, number = total + step(model, optimizer, batch.x, batch.y) * len(batch), number + 1
                 laps.take()
             loss, done = total / len(stream), epoch + 1
             print(f"epoch {done}: loss {loss:.4f}", file=sys.stderr, flush=True)

@@ -43,7 +43,8 @@ def cases(quick: bool, only: str | None) -> Iterator[Case]:
 def train(case: Case) -> Case:
     """Train a case in this process."""
     import lowmem as lm
-    from lowmem.data.dataset import load, split
+    from lowmem.data.open import load
+    from lowmem.data.split import split
     from lowmem.measure.memory import resident_peak
 
     if case["set"] == "digits":

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import lowmem as lm
 from lowmem.data import class_names
 from lowmem.data.class_names import ClassNames
-from lowmem.data.dataset import from_arrays, load
+from lowmem.data.dataset import from_arrays
+from lowmem.data.open import load
 from lowmem.training.saved_run import open_run
 from tests.test_cli import Ran
 from tests.test_saved_run import rewritten

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import lowmem as lm
-from lowmem.data.scan import Standardisation
+from lowmem.data.standardisation import Standardisation
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.torch_weights import ACTIVATION_CODE, NORM_CODE, modules, shapes, tensors, torch_code
 from lowmem.network.layers import NORMS

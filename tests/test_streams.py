@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.data.dataset import load
-from lowmem.data.formats.array_file import ArrayFile, Watched
+from lowmem.data.formats.array_file import ArrayFile
+from lowmem.data.formats.rows import Watched
+from lowmem.data.open import load
+from lowmem.data.samples import Batch
+from lowmem.data.standardisation import Transform
+from lowmem.data.stream_batches import StreamBatches
 from lowmem.errors import RunError
 from tests.test_data import idx_bytes
 
@@ -69,8 +73,19 @@ WRITERS: list[Callable[[Path], tuple[Path, Path | None]]] = [npy, npz, packed, c
 
 
 def collected(batches: Any, epoch: int = 0, start: int = 0) -> tuple[Array, Array]:
-    pairs = [(x.copy(), y.copy()) for x, y in batches.epoch(epoch, start=start)]
+    pairs = [(batch.x.copy(), batch.y.copy()) for batch in batches.epoch(epoch, start=start)]
     return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
+
+
+def owned(value: Any) -> int:
+    """Return the bytes of the arrays that an object holds, in lists, batches and transforms too."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, list):
+        return sum(map(owned, value))
+    if isinstance(value, Batch):
+        return owned([value.x, value.y, value.weights])
+    return owned(list(vars(value).values())) if isinstance(value, StreamBatches | Transform) else 0
 
 
 # The same samples ------------------------------------------------------------------------------------------------
@@ -125,7 +140,7 @@ def test_an_epoch_goes_on_from_any_batch(
 ) -> None:
     stream = lm.open_data(*npy(tmp_path_factory.mktemp("data"), X[:samples], Y[:samples]), shuffle_rows=block)
     whole, rest = (stream.batches(rows, ARCH, seed) for _ in range(2))
-    sizes = [len(x) for x, _ in whole.epoch(1)]
+    sizes = [len(batch) for batch in whole.epoch(1)]
     assert sizes == [rows] * (samples // rows) + [samples % rows] * (samples % rows > 0)
     assert len(whole) == len(sizes)
     if start < len(sizes):
@@ -215,7 +230,7 @@ def test_labels_become_rows_with_a_one_where_that_is_asked_for(tmp_path: Path) -
 def test_targets_are_numbers_where_they_are_not_whole_or_it_is_said(tmp_path: Path) -> None:
     y = RNG.random((103, 2))
     stream = lm.open_data(*npy(tmp_path, X, y))
-    assert (stream.labels, stream.classes, stream.columns) == (False, 2, 2)
+    assert (stream.labels, stream.classes, stream.targets.columns) == (False, 2, 2)
     seen = collected(stream.batches(10, lm.Architecture((5, 2), loss="mse"), None))[1]
     np.testing.assert_array_equal(seen, y.astype(np.float32))
     stream = lm.open_data(*npy(tmp_path), labels=False)
@@ -302,9 +317,7 @@ def test_the_bytes_told_beforehand_are_the_bytes_owned(
     outputs = columns or 3
     architecture = lm.Architecture((5, outputs), "relu", "mse" if columns or one_hot else "cross_entropy", dtype)
     batches = stream.batches(rows, architecture, 0 if shuffled else None)
-    arrays = [a for value in vars(batches).values() for a in (value if isinstance(value, list | tuple) else [value])]
-    owned = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-    assert stream.batch_bytes(rows, architecture, shuffled=shuffled) == batches.nbytes == owned
+    assert stream.batch_bytes(rows, architecture, shuffled=shuffled) == batches.nbytes == owned(batches)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -340,10 +353,10 @@ def test_a_parquet_file_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
         for _ in range(40):
             writer.write_table(pa.table(group))
     rows = lm.open_data(path).rows.again()
-    x, y = np.empty((1000, 19), np.float32), np.empty(1000, np.float32)
+    batch = rows.buffer(1000)
     before, most = pa.total_allocated_bytes(), 0
     for start in range(0, rows.samples, 1000):
-        rows.read(start, x, y)
+        rows.read(start, batch)
         most = max(most, pa.total_allocated_bytes() - before)
     rows.close()
     assert most < 6 * 400_000  # of 16 MB

@@ -97,14 +97,14 @@ def test_training_in_two_goes_gives_the_bits_of_one() -> None:
 
 
 def test_an_epoch_is_the_steps_of_its_batches() -> None:
-    from lowmem.data.batches import Batcher
+    from lowmem.data.batches import ArrayBatches
 
     trainer, _ = trained(epochs=2)
     mlp, optimizer = lm.MLP(ARCH, 1), lm.Adam(0.01)
     backprop = lm.Backprop(mlp, lm.plan(ARCH, 32, None, "adam"), optimizer)
-    batcher = Batcher(*clusters(200), 32, "float32", 1.0, 0, labels=True)
+    batches = ArrayBatches(*clusters(200), 32, "float32", 1.0, 0, labels=True)
     for epoch in range(2):
-        sizes = [len(x) for x, y in batcher.epoch(epoch) if backprop(x, y)]
+        sizes = [len(batch) for batch in batches.epoch(epoch) if backprop(batch.x, batch.y)]
         assert sizes == [32] * 6 + [8]
     assert np.array_equal(mlp.parameters, trainer.mlp.parameters)
 

@@ -15,6 +15,7 @@ from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import open_run
 from tests.helpers import batch, randomised
 from tests.test_cli import Ran
+from tests.test_streams import owned
 
 
 def gradients(architecture: lm.Architecture, x: Any, y: Any, weights: Any = None, **options: Any) -> tuple[float, Any]:
@@ -223,7 +224,7 @@ PLACES = [files, members, column, named, parquet]
 def test_weights_of_a_stream_are_those_of_arrays(tmp_path: Path, write: Any) -> None:
     source, targets, weights = write(tmp_path)
     stream = lm.open_data(source, targets, weights=weights)
-    assert (stream.features, len(stream), stream.largest_weight) == (4, 50, 2)
+    assert (stream.features, len(stream), stream.contents.largest_weight) == (4, 50, 2)
     arrays = from_arrays(X, Y, weights=W)
     assert np.array_equal(trained(stream), trained(arrays))
     assert not np.array_equal(trained(stream), trained((X, Y)))
@@ -238,14 +239,13 @@ def test_each_sample_keeps_its_weight_in_every_order(tmp_path: Path, write: Any,
     of = {row.tobytes(): weight for row, weight in zip(X, W.astype(np.float32), strict=True)}
     for epoch in (0, 1):
         seen = 0
-        for x, _ in batches.epoch(epoch):
-            assert batches.weights_now is not None
-            assert batches.weights_now.tolist() == [of[row.tobytes()] for row in x]
-            seen += len(x)
+        for one in batches.epoch(epoch):
+            assert one.weights is not None
+            assert one.weights.tolist() == [of[row.tobytes()] for row in one.x]
+            seen += len(one)
         assert seen == 50
     plain = lm.open_data(source, targets, weights=weights).batches(16, ARCH, None)
-    assert next(plain.epoch(0)) is not None
-    assert plain.weights_now is None  # evaluation is not weighted
+    assert next(plain.epoch(0)).weights is None  # evaluation is not weighted
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", ">f4"])
@@ -254,9 +254,7 @@ def test_weights_of_a_stream_are_counted(tmp_path: Path, dtype: str) -> None:
     stream = lm.open_data(source, targets, weights=weights)
     for seed in (0, None):
         batches = stream.batches(16, ARCH, seed)
-        arrays = [a for v in vars(batches).values() for a in (v if isinstance(v, list | tuple) else [v])]
-        owned = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-        assert stream.batch_bytes(16, ARCH, shuffled=seed is not None) == batches.nbytes == owned
+        assert stream.batch_bytes(16, ARCH, shuffled=seed is not None) == batches.nbytes == owned(batches)
 
 
 @pytest.mark.parametrize("write", PLACES)

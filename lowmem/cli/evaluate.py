@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lowmem.data.compatibility import check_names, checked
-    from lowmem.data.stream import open_data, table_columns
+    from lowmem.data.open import open_data, table_columns
     from lowmem.runtime.inference import Inference
     from lowmem.training.saved_run import open_run
 

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     """Open samples with or without targets and weights beside them."""
-    from lowmem.data.stream import open_data, table_columns
+    from lowmem.data.open import open_data, table_columns
 
     source: str = arguments.data
     options: dict[str, Any] = {"inputs_only": True, "standardise": saved.standardisation() or False}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lowmem.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
-    from lowmem.data.compatibility import Samples
+    from lowmem.data.samples import Samples
     from lowmem.measure.memory import TracedPeak
     from lowmem.training.loop import Epoch
     from lowmem.training.saved_run import SavedRun
@@ -61,14 +61,13 @@ def open_samples(
 
     class_names: of labels that are text, where a run knows them already.
     """
-    from lowmem.data.dataset import load, split
+    from lowmem.data.open import load, open_data
+    from lowmem.data.split import split
 
     if not 0 < arguments.held_out < 1:
         raise InputError(f"--held-out must be a share between 0 and 1, such as 0.2; got {arguments.held_out:g}.")
     folder = Path(arguments.data).is_dir()
     if arguments.stream:
-        from lowmem.data.stream import open_data
-
         options: dict[str, Any] = {"target": column(arguments.target), "shuffle_rows": arguments.shuffle_rows}
         options |= {"weights": column(arguments.weights), "class_names": class_names}
         one = open_data(arguments.data, arguments.targets, standardise=arguments.standardise, **options)

@@ -9,7 +9,7 @@ from lowmem.errors import InputError
 from lowmem.planning.choose import plan
 
 if TYPE_CHECKING:
-    from lowmem.data.compatibility import Samples
+    from lowmem.data.samples import Samples
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
     from lowmem.training.learning_rate import LearningRate

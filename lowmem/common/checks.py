@@ -1,6 +1,10 @@
-"""What users give is checked here: whole numbers, names, arrays of numbers. Each check refuses in one clear line."""
+"""Checks of what users give: whole numbers, numbers, names, arrays. Each refuses in one clear line.
+
+NumPy's numbers are numbers here, as Python's are; True and False are not.
+"""
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,15 +19,71 @@ NUMBER_KINDS, TEXT_KINDS = "biuf", "US"
 """Kinds of dtypes: bool, signed, unsigned, float; text and bytes."""
 
 
-def positive(name: str, number: object) -> int:
-    """Return a positive whole number as an int, or raise `InputError`."""
-    if isinstance(number, bool) or not hasattr(number, "__index__") or number.__index__() < 1:
-        raise InputError(f"{name} must be a positive whole number; got {number!r}.")
-    return int(number.__index__())
+def as_whole(value: object) -> int | None:
+    """Return a whole number of any type as an int, None for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def positive(name: str, value: object) -> int:
+    """Return a positive whole number as an int. Raises `InputError` for anything else."""
+    number = as_whole(value)
+    if number is None or number < 1:
+        raise InputError(f"{name} must be a positive whole number; got {value!r}.")
+    return number
+
+
+def whole(name: str, value: object, least: int = 0) -> int:
+    """Return a whole number of at least `least` as an int. Raises `InputError` for anything else."""
+    number = as_whole(value)
+    if number is None or number < least:
+        raise InputError(f"{name} must be a whole number from {least}; got {value!r}.")
+    return number
+
+
+def as_number(value: object) -> float:
+    """Return a number of any type as a float, NaN for anything else, text included."""
+    if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def number(name: str, value: object, least: float = 0.0) -> float:
+    """Return a finite number of at least `least` as a float. Raises `InputError` for anything else."""
+    read = as_number(value)
+    if not least <= read < math.inf:
+        raise InputError(f"{name} must be a number of at least {least:g}; got {value!r}.")
+    return read
+
+
+def positive_number(name: str, value: object) -> float:
+    """Return a finite number above 0 as a float. Raises `InputError` for anything else."""
+    read = as_number(value)
+    if not 0 < read < math.inf:
+        raise InputError(f"{name} must be a positive number; got {value!r}.")
+    return read
+
+
+def fraction(name: str, value: object) -> float:
+    """Return a number of [0, 1) as a float. Raises `InputError` for anything else."""
+    read = as_number(value)
+    if not 0 <= read < 1:
+        raise InputError(f"{name} must be a number of at least 0 and below 1, such as 0.1; got {value!r}.")
+    return read
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return `table[name]`, or raise `UnknownNameError` with the nearest known name."""
+    """Return `table[name]`. Raises `UnknownNameError`, with the nearest known name, if there is none.
+
+    kind: what the name is the name of, for the message.
+    """
     try:
         return table[name]
     except (KeyError, TypeError):
@@ -31,7 +91,10 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def numeric(values: "ArrayLike", what: str, name: str) -> "NDArray[Any]":
-    """Return `values` as an array of numbers."""
+    """Return `values` as an array of numbers. Raises `InputError` where they are none.
+
+    what: the name of the array, such as "x"; name: that of the data set. Both are for the message.
+    """
     import numpy as np
 
     try:
@@ -57,7 +120,10 @@ def finite(array: "NDArray[Any]") -> bool:
 
 
 def check_finite(array: "NDArray[Any]", what: str, name: str, first: int = 0) -> None:
-    """Refuse NaN and infinity, with the row; `first` is the number of the first one."""
+    """Raise `InputError`, with the row, if an array of numbers holds NaN or infinity.
+
+    what: the name of the array, such as "x"; name: that of the data set. first: the number of the first row.
+    """
     import numpy as np
 
     if array.dtype.kind == "f" and not finite(array):
@@ -66,3 +132,14 @@ def check_finite(array: "NDArray[Any]", what: str, name: str, first: int = 0) ->
             f"{name}: {what}[{first + row}] holds NaN or infinite values; finite numbers are needed. Remove such "
             "samples, or fill them in with numpy.nan_to_num."
         )
+
+
+def check_sample_weights(array: "NDArray[Any]", name: str, first: int = 0) -> None:
+    """Raise `InputError`, with the row, if weights of samples (samples,) are not finite or below 0.
+
+    name: of the data set, for the message. first: the number of the first row.
+    """
+    check_finite(array, "weights", name, first)
+    if array.min() < 0:
+        row = int(array.argmin())
+        raise InputError(f"{name}: weights[{first + row}] is {array[row]}; numbers from 0 are needed.")

@@ -1,4 +1,4 @@
-"""Batches of a data set in memory, through buffers that are counted before they are made."""
+"""Batches of samples in memory, through buffers that are counted before they are made."""
 
 from collections.abc import Generator
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lowmem.common.checks import lookup, numeric
+from lowmem.common.checks import lookup, numeric, positive
 from lowmem.common.random import generator
+from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Batch
+from lowmem.data.standardisation import Standardisation, Transform
 from lowmem.errors import InputError
 from lowmem.network.specs import ITEM_BYTES
 
-LABEL_DTYPE = np.dtype(np.int64)
-LABEL_KINDS = "biu"
+Array = NDArray[Any]
 
 
 def buffer_bytes(
@@ -25,39 +26,46 @@ def buffer_bytes(
     y_dtype: DTypeLike,
     labels: bool,
     dtype: str = "float32",
+    weighted: bool = False,
+    standardised: bool = False,
 ) -> int:
-    """Return the bytes that a `Batcher` will own, exactly, before one is made.
+    """Return the bytes that `ArrayBatches` will own, exactly, before they are made.
 
-    rows: samples per batch. targets: columns of y, unused where y is labels. samples: how many it goes through.
-    x_dtype, y_dtype: of the data as stored. dtype: of the batches.
+    rows: samples per batch.
+    features, targets: columns of x and of y; the latter is not used where y is labels.
+    samples: how many are gone through.
+    x_dtype, y_dtype: as stored. dtype: of the batches.
+    weighted, standardised: whether the samples have weights, and x is standardised.
     """
     x_from, y_from, work = np.dtype(x_dtype), np.dtype(y_dtype), _work_dtype(dtype)
     y_work, columns = (LABEL_DTYPE, 1) if labels else (work, targets)
     per_row = features * (work.itemsize + _staging_bytes(x_from, work))
     per_row += columns * (y_work.itemsize + _staging_bytes(y_from, y_work)) + np.dtype(np.intp).itemsize
-    return rows * per_row + samples * _order_dtype(samples).itemsize
+    per_row += work.itemsize if weighted else 0
+    per_sample = _order_dtype(samples).itemsize + (work.itemsize if weighted else 0)
+    return rows * per_row + samples * per_sample + (2 * features * work.itemsize if standardised else 0)
 
 
-class Batcher:
+class ArrayBatches:
     """Goes through samples in shuffled batches, each gathered into the same buffers; no epoch allocates an array.
 
-    x: (samples, features), as stored; y: (samples,) integer labels where `labels`, else (samples,) or
-        (samples, targets).
+    x: (samples, features), as stored.
+    y: (samples,) integer labels where `labels`, else (samples,) or (samples, targets).
     rows: samples per batch; the last batch of an epoch may have fewer.
     dtype: of the batches ("float32" or "float64"); labels become int64.
-    scale: x is multiplied by it.
+    scale: x is multiplied by it, unless there is a standardisation: then x ← (x - mean) / deviation.
     seed: the order of epoch e is a function of (seed, e); None keeps the order of the rows.
     indices: the rows to go through, in any order (all of them by default); they are copied.
-    weights: (samples,), of which `weights_now` holds those of the batch that was yielded last.
+    weights: (samples,), by which the loss of each sample is multiplied; they are copied.
 
-    `x_buffer` is (rows, features), `y_buffer` (rows,) labels or (rows, targets). Raises `InputError` for arrays
-    and numbers that do not fit together.
+    See `lowmem.data.samples.Batches` for the methods. `x_buffer` is (rows, features), `y_buffer` (rows,) labels or
+    (rows, targets). Raises `InputError` for arrays and numbers that do not fit together.
     """
 
     def __init__(
         self,
-        x: NDArray[Any],
-        y: NDArray[Any],
+        x: Array,
+        y: Array,
         rows: int,
         dtype: str = "float32",
         scale: float = 1.0,
@@ -65,9 +73,9 @@ class Batcher:
         *,
         labels: bool,
         indices: NDArray[np.integer[Any]] | None = None,
-        weights: NDArray[Any] | None = None,
+        weights: Array | None = None,
+        standardisation: Standardisation | None = None,
     ) -> None:
-        """Check the arguments, then make every buffer."""
         work = _work_dtype(dtype)
         self._x, self._y = np.asarray(x), np.asarray(y)
         if not labels and self._y.ndim == 1:
@@ -79,14 +87,13 @@ class Batcher:
         if seed is not None:
             generator(seed)
         self.rows = rows
-        self._scale = float(scale)
+        self._transform = Transform(scale, standardisation, work)
         self._seed = seed
         self._order = _order(len(self._x), indices)
         self._rows_at = np.zeros(rows, np.intp)  # take() would make this copy of a narrower order in every batch
         y_work = LABEL_DTYPE if labels else work
-        self.x_buffer: NDArray[Any] = np.zeros((rows, *self._x.shape[1:]), work)
-        self.y_buffer: NDArray[Any] = np.zeros((rows, *self._y.shape[1:]), y_work)
-        self.weights_now: NDArray[Any] | None = None
+        self.x_buffer: Array = np.zeros((rows, *self._x.shape[1:]), work)
+        self.y_buffer: Array = np.zeros((rows, *self._y.shape[1:]), y_work)
         self._weights = None if weights is None else weights.astype(work)
         self._w_buffer = np.zeros(0 if weights is None else rows, work)
         self._x_staging = _staging(self._x, self.x_buffer)
@@ -96,30 +103,24 @@ class Batcher:
     def nbytes(self) -> int:
         """Bytes of every array owned here; the data themselves stay the caller's."""
         owned = [self.x_buffer, self.y_buffer, self._x_staging, self._y_staging, self._order, self._rows_at]
-        return sum(array.nbytes for array in (*owned, self._weights, self._w_buffer) if array is not None)
+        owned += [self._weights, self._w_buffer]
+        return sum(array.nbytes for array in owned if array is not None) + self._transform.nbytes
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return -(-len(self._order) // self.rows)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Generator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Yield the batches of one epoch as views (x, y) of the buffers, valid until the next one is asked for.
-
-        epoch: its number, from 0. start: the first batch wanted, to go on inside an epoch. One epoch at a time:
-        they share the buffers and the order.
-        """
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of one epoch, views of the buffers, from batch `start` on; see `Batches.epoch`."""
         self._arrange(epoch)
         for first in range(start * self.rows, len(self._order), self.rows):
             rows = self._order[first : first + self.rows]
             rows_at = self._rows_at[: len(rows)]
             np.copyto(rows_at, rows, casting="same_kind")
             x = _gather(self._x, rows_at, self._x_staging, self.x_buffer)
-            if self._scale != 1:
-                np.multiply(x, self._scale, out=x)
-            if self._weights is not None:
-                self.weights_now = self._w_buffer[: len(rows)]
-                np.take(self._weights, rows_at, out=self.weights_now, mode="clip")
-            yield x, _gather(self._y, rows_at, self._y_staging, self.y_buffer)
+            self._transform.apply(x)
+            weights = None if self._weights is None else _gather(self._weights, rows_at, None, self._w_buffer)
+            yield Batch(x, _gather(self._y, rows_at, self._y_staging, self.y_buffer), weights)
 
     def _arrange(self, epoch: int) -> None:
         """Put the rows into the order of an epoch."""
@@ -128,10 +129,8 @@ class Batcher:
             np.random.default_rng((self._seed, epoch)).shuffle(self._order)
 
 
-def _gather(
-    source: NDArray[Any], rows_at: NDArray[np.intp], staging: NDArray[Any] | None, buffer: NDArray[Any]
-) -> NDArray[Any]:
-    """Copy rows of `source` to the head of `buffer`, by way of `staging` where the dtypes differ."""
+def _gather(source: Array, rows_at: NDArray[np.intp], staging: Array | None, buffer: Array) -> Array:
+    """Copy rows of `source` to the head of `buffer` and return that, by way of `staging` where the dtypes differ."""
     head = buffer[: len(rows_at)]
     landing = head if staging is None else staging[: len(rows_at)]
     if source.flags.c_contiguous and source.flags.aligned:
@@ -145,25 +144,28 @@ def _gather(
     return head
 
 
-def _staging(source: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any] | None:
+def _staging(source: Array, buffer: Array) -> Array | None:
     """Return the buffer in which rows land before they are cast, or None where no cast is needed."""
     return np.zeros(buffer.shape, source.dtype) if _staging_bytes(source.dtype, buffer.dtype) else None
 
 
 def _work_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the dtype of batches. Raises `UnknownNameError` for one that networks do not have."""
     lookup("dtype", dtype, ITEM_BYTES)
     return np.dtype(dtype)
 
 
 def _staging_bytes(stored: np.dtype[Any], work: np.dtype[Any]) -> int:
+    """Return the bytes of a number where rows land before they are cast, 0 where no cast is needed."""
     return 0 if stored == work else stored.itemsize
 
 
 def _order_dtype(samples: int) -> np.dtype[Any]:
+    """Return the narrowest dtype that the order of so many samples is kept in."""
     return np.dtype(np.uint32 if samples < 2**32 else np.uint64)
 
 
-def _order(samples: int, indices: NDArray[np.integer[Any]] | None) -> NDArray[Any]:
+def _order(samples: int, indices: NDArray[np.integer[Any]] | None) -> Array:
     """Return the rows to go through, as narrow as their numbers allow."""
     if indices is None:
         return np.arange(samples, dtype=_order_dtype(samples))
@@ -181,10 +183,9 @@ def _order(samples: int, indices: NDArray[np.integer[Any]] | None) -> NDArray[An
     return given.astype(_order_dtype(samples))
 
 
-def _check_batch(x: NDArray[Any], y: NDArray[Any], rows: int, labels: bool) -> None:
+def _check_batch(x: Array, y: Array, rows: int, labels: bool) -> None:
     """Refuse arrays and sizes that no batch can be made of."""
-    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
-        raise InputError(f"a batch of {rows!r} samples; a positive whole number is needed, such as 128.")
+    positive("the rows of a batch", rows)
     for what, array in (("x", x), ("y", y)):
         numeric(array, what, "batches")
     if x.ndim != 2 or len(x) == 0 or y.ndim < 1 or len(x) != len(y):
@@ -200,7 +201,7 @@ def _check_batch(x: NDArray[Any], y: NDArray[Any], rows: int, labels: bool) -> N
         raise InputError(f"y has shape {y.shape}; targets of shape (samples, outputs) are needed. Reshape y.")
 
 
-def _check_range(array: NDArray[Any], work: np.dtype[Any], scale: float, what: str) -> None:
+def _check_range(array: Array, work: np.dtype[Any], scale: float, what: str) -> None:
     """Refuse values that would become infinite in a narrower dtype."""
     if array.dtype.kind != "f" or array.dtype.itemsize <= work.itemsize:
         return

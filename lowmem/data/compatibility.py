@@ -1,55 +1,51 @@
-"""Does a data set fit a network? Everything that can be wrong is said before the first step."""
+"""Checks that samples fit a network, before the first step."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from lowmem.data.dataset import Dataset, from_arrays
-from lowmem.data.stream import Stream
+from lowmem.data.dataset import from_arrays
+from lowmem.data.samples import Samples
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 
-Samples = Dataset | Stream
 Data = Samples | tuple[NDArray[Any], NDArray[Any]]
+"""What training and evaluation take: samples, or arrays (x, y)."""
 
 
 def checked(data: Data, architecture: Architecture, what: str, class_names: tuple[str, ...] | None = None) -> Samples:
-    """Return `data` as a data set that fits the network. `what` it is called in messages.
+    """Return `data` as samples that fit the network.
 
+    what: what to call them in messages.
     class_names: for labels that are text in arrays, where their names are known already.
+
+    Raises `InputError` for anything that does not fit.
     """
-    ready = isinstance(data, Dataset | Stream)
-    if not ready and (not isinstance(data, tuple | list) or len(data) != 2):
+    if isinstance(data, tuple | list) and len(data) == 2:
+        samples: Samples = from_arrays(*data, name=what, class_names=class_names)
+    elif isinstance(data, Samples):
+        samples = data
+    else:
         raise InputError(f"{what} must be a pair (x, y) of arrays or a Dataset; got {type(data).__name__}.")
-    dataset = data if isinstance(data, Dataset | Stream) else from_arrays(*data, name=what, class_names=class_names)
-    if dataset.features != architecture.widths[0]:
+    inputs, outputs = architecture.widths[0], architecture.widths[-1]
+    if samples.features != inputs:
         raise InputError(
-            f"{what} has {dataset.features} features and the network {architecture.widths[0]} inputs; "
-            f"make the network with widths[0]={dataset.features}."
+            f"{what} has {samples.features} features and the network {inputs} inputs; "
+            f"make the network with widths[0]={samples.features}."
         )
-    if architecture.loss_facts.labels and dataset.labels and dataset.classes > architecture.widths[-1]:
-        if dataset.class_names is not None:
-            raise InputError(
-                f"{what} has the {dataset.classes} classes {listed(dataset.class_names)} and the network "
-                f"{architecture.widths[-1]} outputs; make the network with widths[-1]={dataset.classes}."
-            )
-        raise InputError(
-            f"{what} has in row {dataset.row_of_largest} labels up to {dataset.classes - 1} and the network "
-            f"{architecture.widths[-1]} outputs; "
-            f"make the network with widths[-1]={dataset.classes}."
-        )
-    if architecture.loss_facts.labels and isinstance(dataset, Stream) and (dataset.one_hot or not dataset.labels):
-        raise InputError(
-            f"{what} has targets, and the loss {architecture.loss} needs integer labels of shape (samples,)."
-        )
-    if not architecture.loss_facts.labels:
-        _check_targets(dataset, architecture.loss, architecture.widths[-1], what)
-    return dataset
+    if architecture.loss_facts.labels:
+        _check_labels(samples, architecture.loss, outputs, what)
+    else:
+        _check_targets(samples, architecture.loss, outputs, what)
+    return samples
 
 
 def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> None:
-    """Refuse labels that are other names than those the network knows, or numbers in place of names."""
+    """Raise `InputError` where the names of the samples' classes are not those that the network knows.
+
+    known: the network's, None where it was trained on labels that are numbers. what: what to call the samples.
+    """
     held = samples.class_names
     if held == known:
         return
@@ -65,24 +61,42 @@ def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> N
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return some names in a line."""
+    """Return the first names in a line, and how many there are if that is not all."""
     text = ", ".join(names[:8])
     return (text if len(text) < 200 else f"{text[:200]} ...") + f", ... ({len(names)})" * (len(names) > 8)
 
 
-def _check_targets(dataset: Samples, loss: str, outputs: int, what: str) -> None:
-    """Refuse targets of a loss that compares them with the outputs, before the first epoch."""
-    columns = dataset.columns
+def _check_labels(samples: Samples, loss: str, outputs: int, what: str) -> None:
+    """Check samples for a loss of labels."""
+    targets = samples.targets
+    if not targets.labels:
+        raise InputError(
+            f"{what} has targets, and the loss {loss} needs integer labels of shape (samples,). One-hot rows become "
+            "labels with y.argmax(axis=1)."
+        )
+    if targets.classes <= outputs:
+        return
+    if samples.class_names is None:
+        held = f"in row {targets.row_of_high} labels up to {targets.classes - 1}"
+    else:
+        held = f"the {targets.classes} classes {listed(samples.class_names)}"
+    raise InputError(
+        f"{what} has {held} and the network {outputs} outputs; make the network with widths[-1]={targets.classes}."
+    )
+
+
+def _check_targets(samples: Samples, loss: str, outputs: int, what: str) -> None:
+    """Check samples for a loss that compares targets with the network's outputs."""
+    targets, columns = samples.targets, samples.targets.columns
     if columns != outputs:
         advice = f"make the network with widths[-1]={columns}"
-        if dataset.labels:
+        if targets.labels:
             advice = "these are labels: use the loss cross_entropy, or one-hot rows as targets"
         raise InputError(
             f"{what} has {columns} target column{'s' * (columns > 1)} and the network {outputs} outputs; {advice}."
         )
-    low, high = (0.0, 1.0) if isinstance(dataset, Stream) and dataset.one_hot else dataset.y_range
-    if loss == "bce" and not (low >= 0 and high <= 1):
+    if loss == "bce" and not (targets.low >= 0 and targets.high <= 1):
         raise InputError(
-            f"{what} has targets from {low:g} to {high:g}, and bce needs them from 0 to 1. "
+            f"{what} has targets from {targets.low:g} to {targets.high:g}, and bce needs them from 0 to 1. "
             "Scale the targets to [0, 1], or use the loss mse."
         )

@@ -1,36 +1,29 @@
-"""The first pass over a file of samples: what is in it, and what must not be."""
+"""The first pass over the rows of a file: what they hold, and what they must not hold."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lowmem.common.checks import check_finite
-from lowmem.data.formats.array_file import Rows, blocks
+from lowmem.common.checks import check_finite, check_sample_weights
+from lowmem.data.formats.rows import Rows, blocks
+from lowmem.data.samples import LABEL_KINDS, Batch
+from lowmem.data.standardisation import Moments, Standardisation
 from lowmem.errors import InputError, RunError
-
-Array = NDArray[Any]
 
 AT_ONCE = 1 << 18
 """Bytes of rows that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standardisation:
-    """Mean and standard deviation of each feature as stored, float64, shape (features,)."""
+class Contents:
+    """What the first pass finds in a file of samples.
 
-    mean: Array
-    deviation: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the first pass finds: the range of y, whether all is whole; the largest, mean and deviation of x.
-
-    largest_weight: of the samples' own weights, 0 where there are none.
+    low, high: the least and the largest number in y. row_of_high: the row of the latter.
+    whole: True where all of y are whole numbers.
+    largest: the largest |x|. largest_weight: the largest weight of a sample, 0 where there are no weights.
+    standardisation: mean and deviation of x, where they were asked for.
     """
 
     low: float
@@ -42,79 +35,47 @@ class Facts:
     standardisation: Standardisation | None
 
 
-def survey(rows: Rows, *, fit: bool) -> Facts:
-    """Go through all rows once: refuse what is not finite and weights below 0, with the row, and learn class names."""
-    low, high, at, whole, largest, largest_weight = math.inf, -math.inf, 0, True, 0.0, 0.0
+def scan(rows: Rows, *, fit: bool) -> Contents:
+    """Go through all rows once, and learn the names of classes on the way.
+
+    fit: whether to find the mean and deviation of x.
+
+    Raises `InputError`, with the row, for numbers that are not finite and weights below 0, and for what cannot be
+    read.
+    """
+    low, high, row_of_high, whole, largest, largest_weight = math.inf, -math.inf, 0, True, 0.0, 0.0
     moments = Moments(rows.features) if fit else None
-    for start, x, part, w in runs(rows, 0, rows.samples):
-        for what, array in (("x", x), ("y", part)):
-            check_finite(array, what, rows.name, start)
-        low, largest = (
-            min(low, float(part.min())),
-            max(largest, *(abs(float(edge)) for edge in (x.min(), x.max()))),
-        )
-        if part.max() > high:
-            high, at = float(part.max()), start + int(part.argmax()) // max(1, math.prod(rows.y_shape))
-        whole = whole and (part.dtype.kind in "biu" or bool((np.floor(part) == part).all()))
+    for start, batch in runs(rows):
+        check_finite(batch.x, "x", rows.name, start)
+        check_finite(batch.y, "y", rows.name, start)
+        y_high = float(batch.y.max())
+        if y_high > high:
+            high, row_of_high = y_high, start + int(batch.y.argmax()) // math.prod(rows.y_shape)
+        low = min(low, float(batch.y.min()))
+        largest = max(largest, abs(float(batch.x.min())), abs(float(batch.x.max())))
+        whole = whole and (batch.y.dtype.kind in LABEL_KINDS or bool((np.floor(batch.y) == batch.y).all()))
         if moments is not None:
-            moments.add(x)
-        if w is not None:
-            largest_weight = max(largest_weight, _largest_weight(w, rows.name, start))
+            moments.add(batch.x)
+        if batch.weights is not None:
+            check_sample_weights(batch.weights, rows.name, start)
+            largest_weight = max(largest_weight, float(batch.weights.max()))
     if rows.w_dtype is not None and not largest_weight:
         raise InputError(f"{rows.name}: all weights are zero; some must be larger, or nothing would be learnt.")
-    return Facts(low, high, at, whole, largest, largest_weight, None if moments is None else moments.result())
+    standardisation = None if moments is None else moments.result()
+    return Contents(low, high, row_of_high, whole, largest, largest_weight, standardisation)
 
 
-def runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, Array, Array, Array | None]]:
-    """Yield (first row, x, y, weights) of small runs, valid until the next one is asked for.
+def runs(rows: Rows) -> Iterator[tuple[int, Batch]]:
+    """Yield the first row and the samples of small runs, through all rows; a run is valid until the next one.
 
-    Raises `InputError` for what cannot be read: nothing has been started yet.
+    Raises `InputError` for what cannot be read: no training has started yet.
     """
-    at_once = max(1, min(stop - start, AT_ONCE // max(1, rows.features * rows.x_dtype.itemsize)))
-    x = np.empty((at_once, rows.features), rows.x_dtype)
-    y = np.empty((at_once, *rows.y_shape), rows.y_dtype)
-    w = None if rows.w_dtype is None else np.empty(at_once, rows.w_dtype)
-    for first, last in blocks(stop - start, at_once):
-        count = last - first
-        part = None if w is None else w[:count]
+    at_once = max(1, min(rows.samples, AT_ONCE // max(1, rows.features * rows.x_dtype.itemsize)))
+    buffer = rows.buffer(at_once)
+    for start, stop in blocks(rows.samples, at_once):
+        batch = buffer.part(0, stop - start)
         try:
-            rows.read(start + first, x[:count], y[:count], part)
+            rows.read(start, batch)
         except RunError as problem:
             raise InputError(str(problem)) from None
-        yield start + first, x[:count], y[:count], part
-
-
-def _largest_weight(w: Array, name: str, start: int) -> float:
-    """Return the largest weight of some rows, if all are numbers from 0."""
-    check_finite(w, "weights", name, start)
-    if w.min() < 0:
-        at = int(w.argmin())
-        raise InputError(f"{name}: weights[{start + at}] is {w[at]}; numbers from 0 are needed.")
-    return float(w.max())
-
-
-class Moments:
-    """Mean and variance of columns, joined run by run.
-
-    T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
-    Variances", 1979.
-    """
-
-    def __init__(self, features: int) -> None:
-        self.count, self.mean, self.squares = 0, np.zeros(features), np.zeros(features)
-
-    def add(self, x: Array) -> None:
-        """Take in some rows."""
-        part = x.astype(np.float64)
-        mean = part.mean(axis=0)
-        part -= mean
-        difference, both = mean - self.mean, self.count + len(x)
-        self.squares += np.einsum("ij,ij->j", part, part) + difference**2 * (self.count * len(x) / both)
-        self.mean += difference * (len(x) / both)
-        self.count = both
-
-    def result(self) -> Standardisation:
-        """Return mean and deviation; the deviation of a constant feature is 1."""
-        deviation = np.sqrt(self.squares / self.count)
-        deviation[deviation == 0] = 1.0
-        return Standardisation(self.mean, deviation)
+        yield start, batch

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lowmem import __version__
 from lowmem.common.checks import finite
-from lowmem.data.scan import Standardisation
+from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange.safetensors import replacing, write_all, write_array
 from lowmem.network.layers.norms import EPSILON

@@ -7,8 +7,7 @@ only place that does. Tensors are streamed: arrays go to the file, and come from
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from lowmem import __version__
 from lowmem.common.checks import finite
-from lowmem.data.scan import Standardisation
+from lowmem.common.damage import damage_is_input_error
+from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.safetensors import Entry
@@ -46,6 +46,11 @@ ACTIVATION_CODE: Mapping[str, str] = {
 SHOWN = 5
 """How many names of one kind an error lists."""
 
+NO_NETWORK = (
+    "is no safetensors file that can be imported",
+    "Write it with safetensors.torch.save_file(net.state_dict(), path) or lowmem.export_torch.",
+)
+"""Verdict and advice for a file that is none."""
 
 NORM_CODE: Mapping[str, str] = {
     "layer": "nn.LayerNorm({})",
@@ -239,7 +244,7 @@ class TorchFile:
     def network(self) -> MLP:
         """Return the network with its weights, read straight to their places."""
         mlp = MLP.empty(self.architecture)
-        with _clear_errors(self.path), self.path.open("rb", buffering=0) as stream:
+        with damage_is_input_error(self.path, *NO_NETWORK), self.path.open("rb", buffering=0) as stream:
             for name, array in tensors(mlp).items():
                 tensor_file.read_into(stream, self.begin + self.entries[name].start, array)
                 if not finite(array):
@@ -258,7 +263,7 @@ def open_torch(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}. Check the path.")
-    with _clear_errors(path), path.open("rb", buffering=0) as stream:
+    with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
         metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
         told = _architecture_told(metadata)
         standardisation = _standardisation_told(metadata)
@@ -273,23 +278,6 @@ def open_torch(
     if standardisation is not None and len(standardisation.mean) != architecture.widths[0]:
         raise InputError(f"{path} standardises {len(standardisation.mean)} inputs; its network has others.")
     return TorchFile(path, architecture, standardisation, entries, begin)
-
-
-@contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    """Turn what reading a foreign or damaged file raises into one clear line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from None
-    except (ValueError, TypeError, KeyError, EOFError, RecursionError, OverflowError) as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        raise InputError(
-            f"{path} is no safetensors file that can be imported: {reason[:300].rstrip('.')}. Write it with "
-            "safetensors.torch.save_file(net.state_dict(), path) or lowmem.export_torch."
-        ) from None
 
 
 def _architecture_told(metadata: Mapping[str, str]) -> Architecture | None:

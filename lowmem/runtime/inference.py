@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.data.batches import Batcher
-from lowmem.data.stream_batches import StreamBatches
+from lowmem.data.samples import Batches
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.nn.mlp import MLP
 
 Array = NDArray[Any]
-Batches = Batcher | StreamBatches
 
 
 def evaluate(
@@ -29,13 +27,13 @@ def evaluate(
     the outputs.
     """
     total, correct, samples = 0.0, 0, 0
-    for x, y in batches.epoch(0):
-        s = outputs[: len(x)]
-        forward(x, s)
+    for batch in batches.epoch(0):
+        s = outputs[: len(batch)]
+        forward(batch.x, s)
         if labels:
-            correct += int(np.count_nonzero(s.argmax(axis=1) == y))
-        total += loss(s, y) * len(x)
-        samples += len(x)
+            correct += int(np.count_nonzero(s.argmax(axis=1) == batch.y))
+        total += loss(s, batch.y) * len(batch)
+        samples += len(batch)
     return total / samples, correct / samples if labels else None
 
 
@@ -53,9 +51,9 @@ class Inference:
 
     def outputs(self, batches: Batches) -> Iterator[Array]:
         """Yield the outputs s^(L) of each batch, valid until the next one is asked for."""
-        for x, _ in batches.epoch(0):
-            self._forward(x, self._outputs[: len(x)])
-            yield self._outputs[: len(x)]
+        for batch in batches.epoch(0):
+            self._forward(batch.x, self._outputs[: len(batch)])
+            yield self._outputs[: len(batch)]
 
     def evaluate(self, batches: Batches) -> tuple[float, float | None]:
         """Return the mean loss and, where targets are labels, the accuracy."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.data.batches import Batcher, buffer_bytes
+from lowmem.data.batches import ArrayBatches, buffer_bytes
+from lowmem.data.samples import Batch
 from lowmem.errors import BudgetError
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.ram import give_back
@@ -114,7 +115,7 @@ def made_plan(architecture: Architecture, optimizer: Penalised, terms: Terms) ->
     return made
 
 
-class Batches(Batcher):
+class Batches(ArrayBatches):
     """Samples in batches, in scikit-learn's order: each epoch shuffles what the last one left.
 
     random: where the order comes from; None keeps that of the samples.
@@ -146,9 +147,9 @@ class Batches(Batcher):
         if self._random is not None:
             self._random.shuffle(self._order)
 
-    def weighed(self, rows: int) -> tuple[Array | None, float]:
-        """Return for the batch at hand the weights of its samples, None if they are 1, and their sum as given."""
-        w = self.weights_now
+    def weighed(self, batch: Batch) -> tuple[Array | None, float]:
+        """Return the weights of a batch's samples, None if they are 1, and their sum as given."""
+        w, rows = batch.weights, len(batch)
         if w is None:
             return (self._constant[:rows] if len(self._constant) else None), float(rows)
         total = float(np.add.reduce(w, dtype=np.float64))
@@ -208,12 +209,12 @@ class Session:
         """
         begin, total = perf_counter(), 0.0
         self.steps_of_epoch = 0
-        for x, y in batches.epoch(0):
-            weights, mass = batches.weighed(len(x))
+        for batch in batches.epoch(0):
+            weights, mass = batches.weighed(batch)
             if mass > 0:
                 loss = self._penalise(mass)
-                loss += self.backprop(x, y, weights)[0] * self._scale
-                total += loss * len(x)
+                loss += self.backprop(batch.x, batch.y, weights)[0] * self._scale
+                total += loss * len(batch)
                 self.steps_of_epoch += 1
         self.steps += self.steps_of_epoch
         self.seconds = perf_counter() - begin

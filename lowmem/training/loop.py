@@ -9,11 +9,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
+from lowmem.data.samples import Batch, Batches
 from lowmem.errors import NonFiniteError
 from lowmem.measure.memory import resident_peak
 from lowmem.nn.optimizers import Optimizer
 from lowmem.runtime.backprop import Backprop
-from lowmem.runtime.inference import Batches, evaluate
+from lowmem.runtime.inference import evaluate
 from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.autosave import Autosave
 from lowmem.training.journal import Journal
@@ -66,7 +67,7 @@ class Stepper:
     skips: bool
     first_peak: int | None = None
 
-    def step(self, at: Position, x: Array, y: Array, own_weights: Array | None) -> str | None:
+    def step(self, at: Position, batch: Batch) -> str | None:
         """Run one step and move on. Return where a loss that is not finite began, None if it is finite.
 
         Raises `NonFiniteError` for such a loss if it is not to be skipped, or no later step would be any better.
@@ -75,11 +76,11 @@ class Stepper:
             self.optimizer.lr = self.schedule.at(at.steps)
         began = None
         try:
-            at.loss += self.backprop(x, y, self.weights.of(y, own_weights))[0] * len(x)
-            at.samples += len(x)
+            at.loss += self.backprop(batch.x, batch.y, self.weights.of(batch))[0] * len(batch)
+            at.samples += len(batch)
         except NonFiniteError as error:
             mlp = self.backprop.mlp
-            began = where_it_began(mlp, x)
+            began = where_it_began(mlp, batch.x)
             if not self.skips or not finite(mlp.parameters):
                 place = f"step {at.steps + 1} (epoch {at.epoch + 1}, batch {at.batch + 1})"
                 raise NonFiniteError(f"{str(error).rstrip('.')}. At {place} {began}.") from None
@@ -140,8 +141,8 @@ class Run:
         at, count = self.at, len(self.train)
         with closing(self.train.epoch(at.epoch, start=at.batch)) as batches:
             start = perf_counter()
-            for x, y in batches:
-                self._step(x, y)
+            for batch in batches:
+                self._step(batch)
                 at.seconds += perf_counter() - start
                 if self.on_step is not None:
                     self.on_step(at.batch, count)
@@ -151,10 +152,10 @@ class Run:
                 start = perf_counter()
         return True
 
-    def _step(self, x: Array, y: Array) -> None:
+    def _step(self, batch: Batch) -> None:
         """Run one step; of one that fails say what was kept."""
         try:
-            began = self.stepper.step(self.at, x, y, self.train.weights_now)
+            began = self.stepper.step(self.at, batch)
         except NonFiniteError as error:
             kept = f"The last good save is {self.autosave.last}." if self.autosave.last else "Nothing was saved."
             self.journal.write("non-finite", steps=self.at.steps, error=str(error))

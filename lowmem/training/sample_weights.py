@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.data.samples import Batch
 from lowmem.errors import InputError, UnknownNameError
 from lowmem.network.architecture import Architecture
 from lowmem.nn.losses import check_weights
@@ -59,14 +60,14 @@ class BatchWeights:
         """Make the memory for a batch."""
         self._buffer = np.zeros(rows if self._weighted else 0, self._dtype)
 
-    def of(self, y: Array, own: Array | None) -> Array | None:
-        """Return the weights of a batch with labels y, None if all are 1."""
+    def of(self, batch: Batch) -> Array | None:
+        """Return the weights of a batch's samples, None if all are 1."""
         if not self._weighted:
-            return own
-        weights = self._buffer[: len(y)]
-        np.take(self._table, y, out=weights, mode="clip")
-        if own is not None:
-            np.multiply(weights, own, out=weights)
+            return batch.weights
+        weights = self._buffer[: len(batch)]
+        np.take(self._table, batch.y, out=weights, mode="clip")
+        if batch.weights is not None:
+            np.multiply(weights, batch.weights, out=weights)
         return weights
 
 

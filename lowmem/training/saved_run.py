@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite, lookup
-from lowmem.data.scan import Standardisation
+from lowmem.common.damage import damage_is_input_error
+from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.safetensors import BLOCK, Entry
@@ -43,6 +44,12 @@ Array = NDArray[Any]
 FORMAT = "lowmem run 1"
 OTHERS = ("optimizer.1", "optimizer.2", "data.mean", "data.deviation")
 """Tensors that are no layer's, in their order."""
+
+NO_RUN = (
+    "is not a saved run that can be resumed",
+    "It is truncated, damaged or something else; use an earlier one.",
+)
+"""Verdict and advice for a file that is none."""
 
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
 
@@ -130,7 +137,7 @@ class SavedRun:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         """Open the file, which must still be the one that was verified."""
-        with _damage_is_input_error(self.path), self.path.open("rb", buffering=0) as stream:
+        with damage_is_input_error(self.path, *NO_RUN, refusals_too=True), self.path.open("rb", buffering=0) as stream:
             if tensor_file.header_code(stream, self.begin) != self.header_code:
                 raise ValueError("it has changed since it was verified")
             yield stream
@@ -188,7 +195,7 @@ def open_run(path: str | Path) -> SavedRun:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
-    with _damage_is_input_error(path), path.open("rb", buffering=0) as stream:
+    with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
         metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:
             kind = metadata.get("format", "safetensors without the marks of one")
@@ -199,21 +206,6 @@ def open_run(path: str | Path) -> SavedRun:
         if metadata["crc32"] != f"{code:08x}":
             raise ValueError("its checksum is not that of its content, which was altered")
         return run
-
-
-@contextmanager
-def _damage_is_input_error(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises into one clear line."""
-    try:
-        yield
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read: {problem.strerror or problem}.") from None
-    except (ValueError, TypeError, KeyError, EOFError, RecursionError, OverflowError, MemoryError) as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        raise InputError(
-            f"{path} is not a saved run that can be resumed: {reason[:300].rstrip('.')}. It is truncated, damaged or "
-            "something else; use an earlier one."
-        ) from None
 
 
 def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: int) -> SavedRun:  # noqa: ANN401

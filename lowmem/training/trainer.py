@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lowmem.common.checks import positive
-from lowmem.data.compatibility import Data, Samples, check_names, checked
-from lowmem.data.scan import Standardisation
-from lowmem.data.stream import Stream
+from lowmem.data.compatibility import Data, check_names, checked
+from lowmem.data.samples import Samples
+from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.measure.memory import reset_resident_peak, resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
@@ -256,9 +256,9 @@ class Trainer:
 
     def _remember(self, train: Samples) -> None:
         """Note what the data are; in the middle of an epoch they must be those that it began with."""
-        found = train.standardisation if isinstance(train, Stream) else None
-        marks = {"fingerprint": train.fingerprint(), "standardised": found is not None}
-        if isinstance(train, Stream):
+        standardisation = train.standardisation
+        marks: dict[str, Any] = {"fingerprint": train.fingerprint(), "standardised": standardisation is not None}
+        if train.shuffle_rows is not None:
             marks["shuffle_rows"] = train.shuffle_rows  # another number would be another order
         if train.class_names is not None:
             marks["class_names"] = list(train.class_names)
@@ -268,7 +268,7 @@ class Trainer:
                 f"these ({marks['fingerprint']}). Go on with the same data."
             )
         self._data_marks = marks
-        self._standardisation = found
+        self._standardisation = standardisation
 
     # Evaluation and report -------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.data.scan import Standardisation
+from lowmem.data.standardisation import Standardisation
 from lowmem.interchange import onnx as door
 from lowmem.network.layers import NORMS
 from lowmem.network.specs import ACTIVATIONS

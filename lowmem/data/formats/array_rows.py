@@ -1,6 +1,7 @@
 """Samples whose x, y and weights are an array each: .npy, .npz and idx, read by runs of rows."""
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -9,61 +10,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import TEXT_KINDS
+from lowmem.common.damage import damage_is_input_error
 from lowmem.data.class_names import CODES, ClassNames, numbered
-from lowmem.data.formats.array_file import UNPACKED_AT_ONCE, ArrayFile, Rows, blocks
-from lowmem.data.formats.array_headers import damage_is_input_error, pair_names, x_name
+from lowmem.data.formats.array_file import UNPACKED_AT_ONCE, ArrayFile, ArrayRef
+from lowmem.data.formats.columns import Selection
+from lowmem.data.formats.finding import existing, format_of, idx_labels
+from lowmem.data.formats.rows import Rows, blocks
+from lowmem.data.samples import Batch
 from lowmem.errors import InputError
 
 Array = NDArray[Any]
 
 
 class ArrayRows(Rows):
-    """x, y and weights in an array each; without y, all of it is zero.
+    """Rows of x, y and weights in an array each. Without y, all of it is zero."""
 
-    names: of the classes, if they are known already.
-    """
+    typed = True
 
-    def __init__(
-        self, x: ArrayFile, y: ArrayFile | None, w: ArrayFile | None = None, names: ClassNames | None = None
-    ) -> None:
+    def __init__(self, x: ArrayFile, y: ArrayFile | None, w: ArrayFile | None, names: ClassNames | None) -> None:
         self._x, self._y, self._w = x, y, w
-        self.name = str(x.path)
+        self.name = str(x.ref.path)
         if len(x.shape) < 2:
-            raise InputError(f"{x.what} has the shape {x.shape}; one row per sample is needed, (samples, features).")
+            raise InputError(f"{x.ref} has the shape {x.shape}; one row per sample is needed, (samples, features).")
         for other in (y, w):
             if other is not None and x.shape[0] != other.shape[0]:
                 raise InputError(
-                    f"{x.what} has {x.shape[0]:,} samples and {other.what} {other.shape[0]:,}; they do not belong "
-                    "together."
+                    f"{x.ref} has {x.shape[0]:,} samples and {other.ref} {other.shape[0]:,}; both need one entry per "
+                    "sample. Check that they belong together."
                 )
         if w is not None and len(w.shape) != 1:
-            raise InputError(f"{w.what} has the shape {w.shape}; one weight for each sample is needed, (samples,).")
+            raise InputError(f"{w.ref} has the shape {w.shape}; one weight for each sample is needed, (samples,).")
         self.w_dtype = None if w is None else w.dtype
         self.samples, self.features = x.shape[0], math.prod(x.shape[1:])
         self.x_dtype, self.y_dtype = x.dtype, np.dtype(np.int8) if y is None else y.dtype
         self.y_shape = () if y is None or len(y.shape) == 1 else (math.prod(y.shape[1:]),)
         self.seekable = all(file is None or file.seekable for file in (x, y, w))
         if y is not None and y.dtype.kind in TEXT_KINDS:
-            self.names, self.y_dtype = names or ClassNames(), CODES
+            self.class_names, self.y_dtype = names or ClassNames(), CODES
             if self.y_shape:
-                raise InputError(f"{y.what} is text of the shape {y.shape}; one label for each sample is needed.")
+                raise InputError(f"{y.ref} is text of the shape {y.shape}; one label for each sample is needed.")
 
-    def read(self, start: int, x: Array, y: Array, w: Array | None = None) -> None:
+    def read(self, start: int, batch: Batch) -> None:
         """See `Rows.read`."""
-        self._x.read(start, x)
+        self._x.read(start, batch.x)
         if self._y is None:
-            y[:] = 0
-        elif self.names is None:
-            self._y.read(start, y)
+            batch.y[:] = 0
+        elif self.class_names is None:
+            self._y.read(start, batch.y)
         else:
-            self._read_names(self._y, self.names, start, y)
-        if self._w is not None and w is not None:
-            self._w.read(start, w)
+            self._read_labels(self._y, self.class_names, start, batch.y)
+        if self._w is not None and batch.weights is not None:
+            self._w.read(start, batch.weights)
 
-    def _read_names(self, file: ArrayFile, names: ClassNames, start: int, y: Array) -> None:
-        """Fill y with class numbers, some of the text in memory at a time."""
-        at_once = max(1, UNPACKED_AT_ONCE // file.dtype.itemsize)
-        for first, last in blocks(len(y), at_once):
+    def _read_labels(self, file: ArrayFile, names: ClassNames, start: int, y: Array) -> None:
+        """Fill y with class numbers, with little of the text in memory at a time."""
+        for first, last in blocks(len(y), max(1, UNPACKED_AT_ONCE // file.dtype.itemsize)):
             text = np.empty(last - first, file.dtype)
             file.read(start + first, text)
             y[first:last] = numbered(text, names, f"{self.name}: y", start + first)
@@ -71,14 +72,13 @@ class ArrayRows(Rows):
     def again(self) -> "ArrayRows":
         """See `Rows.again`."""
         with ExitStack() as opened:
-            x, y, w = (
-                None if file is None else opened.enter_context(closing(file.again()))
-                for file in (self._x, self._y, self._w)
+            x = opened.enter_context(closing(self._x.again()))
+            y, w = (
+                None if file is None else opened.enter_context(closing(file.again())) for file in (self._y, self._w)
             )
-            assert x is not None
-            made = ArrayRows(x, y, w, self.names)
-            opened.pop_all()
-            return made
+            rows = ArrayRows(x, y, w, self.class_names)
+            opened.pop_all()  # what goes wrong before leaves no file open
+            return rows
 
     def close(self) -> None:
         """See `Rows.close`."""
@@ -87,34 +87,85 @@ class ArrayRows(Rows):
                 file.close()
 
 
-Place = tuple[Path, str, str | None]
-"""Of an array: path, kind and member."""
+def open_arrays(path: Path, kind: str, wanted: Selection, *, whole: bool) -> ArrayRows:
+    """Return the rows of an .npz, or of an .npy or idx file with y and weights in files of their own.
+
+    whole: see `ArrayFile`. Raises `InputError` where y is missing, or arrays do not belong together.
+    """
+    x, y, w = _in_archive(path, wanted) if kind == "npz" else _in_files(path, kind, wanted)
+    names = None if wanted.class_names is None else ClassNames(wanted.class_names)
+    with ExitStack() as opened:
+        x_file = opened.enter_context(closing(ArrayFile(x, whole=whole)))
+        y_file = None if y is None else opened.enter_context(closing(ArrayFile(y, text=True, whole=whole)))
+        w_file = None if w is None else opened.enter_context(closing(ArrayFile(w, whole=whole)))
+        rows = ArrayRows(x_file, y_file, w_file, names)
+        opened.pop_all()  # what goes wrong before leaves no file open
+        return rows
 
 
-def open_arrays(x: Place, y: Place | None, w: Place | None = None, names: ClassNames | None = None) -> ArrayRows:
-    """Return the rows of arrays; names: of the classes, if they are known already."""
-    with ExitStack() as opened:  # what goes wrong leaves no file open
-        files = [
-            None if place is None else opened.enter_context(closing(ArrayFile(*place, text=number == 1)))
-            for number, place in enumerate((x, y, w))
-        ]
-        assert files[0] is not None
-        made = ArrayRows(files[0], files[1], files[2], names)
-        opened.pop_all()
-        return made
+Refs = tuple[ArrayRef, ArrayRef | None, ArrayRef | None]
+"""Where x, y and weights are."""
 
 
-def open_npz(
-    path: Path, part: str, weights: str | None = None, names: ClassNames | None = None, *, inputs_only: bool = False
-) -> ArrayRows:
-    """Return the rows of an .npz, its members streamed; weights: the name of one."""
-    from zipfile import ZipFile
+def _in_archive(path: Path, wanted: Selection) -> Refs:
+    """Choose the arrays of an .npz."""
+    from zipfile import ZipFile  # 1 MiB, for those who read archives
 
     with damage_is_input_error(path), ZipFile(path) as archive:
-        held = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    if inputs_only:
-        return open_arrays((path, "npz", x_name(held, part, path)), None)
-    if weights is not None and weights not in held:
-        raise InputError(f"{path} has no array {weights!r} to be the weights; it holds {', '.join(held)[:200]}.")
-    x, y = pair_names([name for name in held if name != weights], part, path)
-    return open_arrays((path, "npz", x), (path, "npz", y), None if weights is None else (path, "npz", weights), names)
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    if wanted.inputs_only:
+        return ArrayRef(path, "npz", _x_name(names, wanted.part, path)), None, None
+    weights = None if wanted.weights is None else str(wanted.weights)
+    if weights is not None and weights not in names:
+        raise InputError(f"{path} has no array {weights!r} to be the weights; it holds {', '.join(names)[:200]}.")
+    x, y = _pair_names([name for name in names if name != weights], wanted.part, path)
+    w = None if weights is None else ArrayRef(path, "npz", weights)
+    return ArrayRef(path, "npz", x), ArrayRef(path, "npz", y), w
+
+
+def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
+    """Find the files that belong to an .npy or idx file with x."""
+    if wanted.inputs_only:
+        return ArrayRef(path, kind), None, None
+    targets = idx_labels(path) if kind == "idx" and wanted.targets is None else wanted.targets
+    if targets is None:
+        raise InputError(f"{path} holds one array, which is x; y is needed too. Give its file as targets=.")
+    if isinstance(wanted.weights, int):
+        raise InputError(
+            f"weights={wanted.weights}: {path} is no table with columns. Give the file of the weights, an .npy."
+        )
+    return ArrayRef(path, kind), _alone(targets), None if wanted.weights is None else _alone(existing(wanted.weights))
+
+
+def _alone(path: Path) -> ArrayRef:
+    """Return where the one array of a file is."""
+    kind = format_of(path)
+    if kind not in ("npy", "idx"):
+        what = "an .npz with arrays of its own" if kind == "npz" else "a table"
+        raise InputError(f"{path} is {what}; one array is needed here, .npy or idx.")
+    return ArrayRef(path, kind)
+
+
+def _x_name(names: Sequence[str], part: str, path: Path) -> str:
+    """Choose the array that is x among the names in an .npz: that of a pair, or the only one."""
+    for name in (f"x_{part}", *("x", "X", "images", "data")[: 4 * (part == "train")]):
+        if name in names:
+            return name
+    if len(names) == 1 and part == "train":
+        return names[0]
+    held = ", ".join(names) or "none"
+    raise InputError(f"{path} holds the arrays {held}; x, or a single one, is needed. Name it so in numpy.savez().")
+
+
+def _pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
+    """Choose the arrays that are x and y among the names in an .npz."""
+    pairs = [(f"x_{part}", f"y_{part}")]
+    if part == "train":
+        pairs += [("x", "y"), ("X", "Y"), ("X", "y")]
+        pairs += [("images", "labels"), ("data", "target")] if len(names) == 2 else []
+    for pair in pairs:
+        if set(pair) <= set(names):
+            return pair
+    need = "x and y" if part == "train" else f"x_{part} and y_{part}"
+    held = ", ".join(names) or "none"
+    raise InputError(f"{path} holds the arrays {held}; {need} are needed. Name them so in numpy.savez().")

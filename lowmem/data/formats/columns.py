@@ -1,4 +1,4 @@
-"""Tables: which of their columns are features, target and weights."""
+"""What is wanted of a source: which of its arrays or columns are x, y and weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,28 +6,30 @@ from pathlib import Path
 
 from lowmem.errors import InputError
 
-TABLES = ("csv", "tsv", "parquet")
-"""How the names of tables end."""
-
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is wanted of a table.
+class Selection:
+    """What a user wants of a source.
 
-    target, weights: names or numbers of columns; by default the last one is the target, and there are no weights.
-    inputs_only: there are neither, or the columns that are named so are left aside. class_names: of a target that is
-    text, where they are known already.
+    part: "train" or "test", of a source that holds both.
+    targets: the file with y, where the source holds x alone.
+    target: the column with y, of a table, by name or number; by default the last one.
+    weights: the samples' weights: a column of a table, an array of an .npz, or the file of one.
+    class_names: of labels that are text, where they are known already.
+    inputs_only: there is no y, or it is left aside, as are the columns that target and weights name.
     """
 
+    part: str = "train"
+    targets: Path | None = None
     target: str | int | None = None
     weights: str | int | None = None
-    inputs_only: bool = False
     class_names: tuple[str, ...] | None = None
+    inputs_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Numbers of columns: features, target, weights; aside: those that are not read."""
+    """Numbers of a table's columns: of the features, the target, the weights, and of those that are not read."""
 
     x: tuple[int, ...]
     y: int | None
@@ -35,24 +37,32 @@ class Columns:
     aside: tuple[int, ...]
 
 
-def choose_columns(names: Sequence[str], count: int, wanted: Wanted, path: Path) -> Columns:
-    """Return the columns of a table; names: of them, if they have any."""
-    target = None
+def choose_columns(names: Sequence[str], count: int, wanted: Selection, path: Path) -> Columns:
+    """Return what the columns of a table are.
+
+    names: of the columns, empty if they have none. count: how many there are.
+
+    Raises `InputError` for columns that the table does not have, and where no feature is left.
+    """
+    y = None
     if wanted.target is not None or not wanted.inputs_only:
-        target = number_of(wanted.target, names, count, "target", path)
+        y = number_of(wanted.target, names, count, "target", path)
     w = None if wanted.weights is None else number_of(wanted.weights, names, count, "weights", path)
-    if w is not None and w == target:
+    if w is not None and w == y:
         raise InputError(f"{path}: column {wanted.weights!r} cannot be both target and weights.")
-    x = tuple(column for column in range(count) if column not in (target, w))
+    x = tuple(column for column in range(count) if column not in (y, w))
     if not x:
         raise InputError(f"{path} has {count} column{'s' * (count > 1)}; features and a target are needed.")
     if wanted.inputs_only:
-        return Columns(x, None, None, tuple(column for column in (target, w) if column is not None))
-    return Columns(x, target, w, ())
+        return Columns(x, None, None, tuple(column for column in (y, w) if column is not None))
+    return Columns(x, y, w, ())
 
 
 def number_of(name: str | int | None, names: Sequence[str], count: int, what: str, path: Path) -> int:
-    """Return the number of a column, the last one by default."""
+    """Return the number of a column, the last one by default. Raises `InputError` if there is no such column.
+
+    what: what the column is to be, for the message.
+    """
     if name is None:
         return count - 1
     if isinstance(name, str) and name in names:

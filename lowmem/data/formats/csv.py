@@ -1,4 +1,4 @@
-"""Tables as text, a row for each line, read a run of rows at a time."""
+"""Tables as text, a row for each line, read by runs of rows."""
 
 import csv
 import warnings
@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from lowmem.common.damage import damage_is_input_error
 from lowmem.data.class_names import CODES, ClassNames
-from lowmem.data.formats.array_file import Array, Rows, Watched
-from lowmem.data.formats.array_headers import damage_is_input_error
-from lowmem.data.formats.columns import Wanted, choose_columns, number_of
+from lowmem.data.formats.columns import Selection, choose_columns, number_of
+from lowmem.data.formats.rows import Rows, Watched, blocks
+from lowmem.data.samples import Batch
 from lowmem.errors import InputError, RunError
 
 EVERY = 4096
-"""Lines of a CSV file from one whose place is noted to the next."""
+"""Lines from one whose offset in the file is noted to the next."""
 
 AT_ONCE = 512
 """Lines that are parsed together."""
@@ -25,19 +26,18 @@ LONGEST_LINE = 1 << 24
 """Bytes of a line that are read at most."""
 
 MARK = b"\xef\xbb\xbf"
-"""Of the byte order, which some programs put before the first line."""
+"""The mark of the byte order, which some programs put before the first line."""
 
 
 class CsvRows(Rows):
-    """Numbers as text: a row for each line, one column the target, which may be text. A line of names is left out.
+    """Numbers as text, a row for each line; the target may be text. A first line with names of columns is left out.
 
-    The places of every so-many-th line are noted at the first pass, so that later ones can jump.
+    The offset of every `EVERY`-th line is noted when the file is opened, so that later reads can jump to it.
     """
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
+    def __init__(self, path: Path, wanted: Selection) -> None:
         self.name, self.path = str(path), path
         self.x_dtype = self.y_dtype = np.dtype(np.float32)
-        self.y_shape = ()
         self._watched = Watched(path)
         with damage_is_input_error(path):
             self._stream = path.open("rb")
@@ -49,7 +49,7 @@ class CsvRows(Rows):
             self.close()
             raise
 
-    def _begin(self, wanted: Wanted) -> None:
+    def _begin(self, wanted: Selection) -> None:
         """Read the first lines: which columns there are, whether they have names, and whether labels are text."""
         lines = [self._stream.readline(LONGEST_LINE).removeprefix(MARK), self._stream.readline(LONGEST_LINE)]
         self._delimiter = _delimiter(lines[0])
@@ -71,24 +71,24 @@ class CsvRows(Rows):
         sample = second if self._headed else first
         self._converters: dict[int, Callable[[str], float]] = {}
         if y is not None and (wanted.class_names or (len(sample) > y and not _is_number(sample[y]))):
-            self.names, self.y_dtype = ClassNames(wanted.class_names), CODES
-            self._converters[y] = self.names.number
+            self.class_names, self.y_dtype = ClassNames(wanted.class_names), CODES
+            self._converters[y] = self.class_names.number
         self._converters |= dict.fromkeys(self.columns.aside, lambda text: 0.0)
 
     def _index(self) -> None:
-        """Count the rows, and note where every so-many-th begins."""
+        """Count the rows, and note the offset of every `EVERY`-th."""
         self._stream.seek(0)
         if self._headed:
             self._stream.readline(LONGEST_LINE)
         else:
             self._stream.seek(len(MARK) if self._stream.read(len(MARK)) == MARK else 0)
-        self._places, self.samples = [self._stream.tell()], 0
+        self._offsets, self.samples = [self._stream.tell()], 0
         for line in iter(partial(self._stream.readline, LONGEST_LINE), b""):
             if not line.strip():
                 break  # the end, if nothing comes behind it
             self.samples += 1
             if self.samples % EVERY == 0:
-                self._places.append(self._stream.tell())
+                self._offsets.append(self._stream.tell())
         if self._stream.read(LONGEST_LINE).strip():
             raise InputError(
                 f"{self.path} has an empty line {self.line(self.samples)} with more rows behind it. Remove it."
@@ -101,26 +101,25 @@ class CsvRows(Rows):
         """Return the line of the file, from 1, on which a row is."""
         return row + 1 + self._headed
 
-    def read(self, start: int, x: Array, y: Array, w: Array | None = None) -> None:
+    def read(self, start: int, batch: Batch) -> None:
         """See `Rows.read`."""
         self._watched.check()
         if start != self._row:
-            self._stream.seek(self._places[start // EVERY])
+            self._stream.seek(self._offsets[start // EVERY])
             for _ in range(start % EVERY):
                 self._stream.readline(LONGEST_LINE)
         self._row = -1  # until all went well
-        for done in range(0, len(x), AT_ONCE):
-            part = slice(done, min(done + AT_ONCE, len(x)))
-            lines = [self._stream.readline(LONGEST_LINE) for _ in range(part.stop - done)]
+        for done, stop in blocks(len(batch), AT_ONCE):
+            lines = [self._stream.readline(LONGEST_LINE) for _ in range(stop - done)]
             if not lines[-1]:
                 raise RunError(
                     f"{self.path} ends in row {start + done + lines.index(b''):,} of its {self.samples:,}. It was cut "
                     "while it was in use."
                 )
-            self._parse(start + done, lines, x[part], y[part], None if w is None else w[part])
-        self._row = start + len(x)
+            self._parse(start + done, lines, batch.part(done, stop))
+        self._row = start + len(batch)
 
-    def _parse(self, start: int, lines: list[bytes], x: Array, y: Array, w: Array | None) -> None:
+    def _parse(self, start: int, lines: list[bytes], batch: Batch) -> None:
         """Turn lines into numbers."""
         try:
             with warnings.catch_warnings():
@@ -132,12 +131,12 @@ class CsvRows(Rows):
                 raise ValueError
         except (ValueError, UnicodeDecodeError):
             raise self._complaint(start, lines) from None
-        np.take(values, self._x, axis=1, out=x, mode="clip")
-        y[:] = 0 if self.columns.y is None else values[:, self.columns.y]
-        if self.names is not None and y.min() < 0:
+        np.take(values, self._x, axis=1, out=batch.x, mode="clip")
+        batch.y[:] = 0 if self.columns.y is None else values[:, self.columns.y]
+        if self.class_names is not None and batch.y.min() < 0:
             raise self._complaint(start, lines)
-        if w is not None and self.columns.w is not None:
-            w[:] = values[:, self.columns.w]
+        if batch.weights is not None and self.columns.w is not None:
+            batch.weights[:] = values[:, self.columns.w]
 
     def _complaint(self, start: int, lines: list[bytes]) -> InputError:
         """Say which row cannot be read, and why."""
@@ -148,9 +147,9 @@ class CsvRows(Rows):
                 held = f"{len(cells)} column{'s' * (len(cells) != 1)}"
                 return InputError(f"{place} has {held}; the first line has {self._count}. Mend that row.")
             for column, cell in enumerate(cells):
-                if self.names is not None and column == self.columns.y:
-                    if self.names.number(cell) < 0:
-                        return InputError(f"{place}, column {column + 1}: {self.names.complaint(cell)}")
+                if self.class_names is not None and column == self.columns.y:
+                    if self.class_names.number(cell) < 0:
+                        return InputError(f"{place}, column {column + 1}: {self.class_names.complaint(cell)}")
                 elif column not in self.columns.aside and not _is_number(cell):
                     return InputError(
                         f"{place}, column {column + 1}: {cell[:40]!r} is no number. Mend or code it as one."
@@ -158,7 +157,7 @@ class CsvRows(Rows):
         return InputError(f"{self.path}, line {self.line(start):,} and after cannot be read as numbers.")
 
     def again(self) -> "CsvRows":
-        """See `Rows.again`: the places of the lines are shared."""
+        """See `Rows.again`; the offsets of lines are shared."""
         other = CsvRows.__new__(CsvRows)
         other.__dict__.update(self.__dict__)
         with damage_is_input_error(self.path):
@@ -192,10 +191,10 @@ def _cells(line: bytes, delimiter: str) -> list[str]:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str], target: int | None) -> bool:
-    """Say whether the first line has names: if anything but a label is no number.
+    """Say whether the first line holds names of columns. It does if a cell other than the target's is no number.
 
-    Where only the target's cell is none, the line below tells: below a name is a number, below a label another one;
-    but columns that are named by their numbers from 0 have names.
+    Where only the target's cell is no number, the line below decides: a number there means that the cell above is a
+    name, text means that both are labels. Cells numbered from 0 are names in any case.
     """
     others = [cell for column, cell in enumerate(first) if column != target]
     if not all(map(_is_number, others)):

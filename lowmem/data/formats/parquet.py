@@ -1,4 +1,4 @@
-"""Parquet tables, read by row groups with pyarrow (`pip install lowmem[parquet]`)."""
+"""Parquet tables, read by runs of rows with pyarrow (`pip install lowmem[parquet]`)."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowmem.data.class_names import CODES, ClassNames
-from lowmem.data.formats.array_file import Array, Rows, Watched
-from lowmem.data.formats.columns import Wanted, choose_columns
+from lowmem.data.formats.columns import Selection, choose_columns
+from lowmem.data.formats.rows import Rows, Watched
+from lowmem.data.samples import Batch
 from lowmem.errors import InputError, RunError
+
+Array = NDArray[Any]
 
 AT_ONCE = 4096
 """Rows that are unpacked together."""
@@ -23,9 +27,12 @@ TEXTS = ("string", "large_string", "dictionary<values=string", "dictionary<value
 
 
 class ParquetRows(Rows):
-    """A Parquet file with columns of numbers, one of them the target, which may be text."""
+    """A Parquet file with columns of numbers; the target may be text.
 
-    def __init__(self, path: Path, wanted: Wanted, names: ClassNames | None = None) -> None:
+    names: of the classes, where another reader of the file shares them.
+    """
+
+    def __init__(self, path: Path, wanted: Selection, names: ClassNames | None = None) -> None:
         self.name, self.path, self._wanted = str(path), path, wanted
         self._watched = Watched(path)
         self._file = _opened(path)
@@ -35,8 +42,8 @@ class ParquetRows(Rows):
             self.close()
             raise
 
-    def _begin(self, wanted: Wanted, names: ClassNames | None) -> None:
-        """See which columns and row groups there are; names: of the classes, if they are shared."""
+    def _begin(self, wanted: Selection, names: ClassNames | None) -> None:
+        """See which columns and row groups there are."""
         held, metadata, path = self._file.schema_arrow, self._file.metadata, self.path
         columns = choose_columns(held.names, len(held.names), wanted, path)
         if len(set(held.names)) < len(held.names):
@@ -45,8 +52,9 @@ class ParquetRows(Rows):
         self._y, self._w = (None if column is None else held.names[column] for column in (columns.y, columns.w))
         kinds = {name: str(held.field(name).type) for name in held.names}
         if self._y is not None and kinds[self._y].startswith(TEXTS):
-            self.names = names or ClassNames(wanted.class_names)
-        numbers = [*self._x, *(name for name in (self._y, self._w) if name and (name != self._y or not self.names))]
+            self.class_names = names or ClassNames(wanted.class_names)
+        labels = None if self.class_names is None else self._y
+        numbers = [*self._x, *(name for name in (self._y, self._w) if name is not None and name != labels)]
         wrong = sorted({kinds[name] for name in numbers if not kinds[name].startswith(NUMBERS)})
         if wrong:
             raise InputError(f"{path} has columns of {', '.join(wrong)[:200]}; numbers are needed.")
@@ -56,41 +64,38 @@ class ParquetRows(Rows):
             raise InputError(f"{path} announces {self.samples:,} rows and its groups {sum(sizes):,}. It is damaged.")
         if not self.samples:
             raise InputError(f"{path} has no rows.")
-        self.x_dtype, self.y_shape = np.dtype(np.float32), ()
-        self.y_dtype = self.x_dtype if self.names is None else CODES
+        self.x_dtype = np.dtype(np.float32)
+        self.y_dtype = self.x_dtype if self.class_names is None else CODES
         self.w_dtype = None if self._w is None else self.x_dtype
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
         self._row, self._tables, self._left = -1, iter(()), None
 
-    def read(self, start: int, x: Array, y: Array, w: Array | None = None) -> None:
+    def read(self, start: int, batch: Batch) -> None:
         """See `Rows.read`."""
         self._watched.check()
         if start != self._row:
             self._tables, self._left = self._from(start), None
         self._row, filled = -1, 0
-        while filled < len(x):
+        while filled < len(batch):
             table = self._next(start + filled) if self._left is None else self._left
-            count = min(table.num_rows, len(x) - filled)
+            count = min(table.num_rows, len(batch) - filled)
             self._left = table.slice(count) if count < table.num_rows else None
-            self._fill(
-                table.slice(0, count), start + filled, x[filled:], y[filled:], None if w is None else w[filled:]
-            )
+            self._fill(table.slice(0, count), start + filled, batch.part(filled, filled + count))
             filled += count
-        self._row = start + len(x)
+        self._row = start + len(batch)
 
-    def _fill(self, table: Any, row: int, x: Array, y: Array, w: Array | None) -> None:  # noqa: ANN401 - a record batch
+    def _fill(self, table: Any, row: int, batch: Batch) -> None:  # noqa: ANN401 - a record batch
         """Copy the rows of a record batch, the first of which is `row`."""
-        count = table.num_rows
         for column, name in enumerate(self._x):
-            x[:count, column] = self._numbers(table, name, row)
+            batch.x[:, column] = self._numbers(table, name, row)
         if self._y is None:
-            y[:count] = 0
-        elif self.names is None:
-            y[:count] = self._numbers(table, self._y, row)
+            batch.y[:] = 0
+        elif self.class_names is None:
+            batch.y[:] = self._numbers(table, self._y, row)
         else:
-            y[:count] = self._labels(table, self.names, self._y, row)
-        if w is not None and self._w is not None:
-            w[:count] = self._numbers(table, self._w, row)
+            batch.y[:] = self._labels(table, self.class_names, self._y, row)
+        if batch.weights is not None and self._w is not None:
+            batch.weights[:] = self._numbers(table, self._w, row)
 
     def _from(self, start: int) -> Iterator[Any]:
         """Return record batches from a row on."""
@@ -104,6 +109,7 @@ class ParquetRows(Rows):
             skip = max(0, skip - table.num_rows)
 
     def _next(self, row: int) -> Any:  # noqa: ANN401 - a record batch
+        """Return the next record batch, which begins with `row`."""
         try:
             return next(self._tables)
         except Exception as problem:  # pyarrow raises its own kinds, and OSError
@@ -137,7 +143,7 @@ class ParquetRows(Rows):
     def again(self) -> "ParquetRows":
         """See `Rows.again`."""
         self._watched.check()
-        other = ParquetRows(self.path, self._wanted, self.names)
+        other = ParquetRows(self.path, self._wanted, self.class_names)
         other._watched = self._watched
         return other
 

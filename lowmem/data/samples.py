@@ -1,0 +1,155 @@
+"""What training and inference ask of samples, whether they lie in memory or stay in a file.
+
+A source of samples (`Samples`) makes batches (`Batches`), which yield one `Batch` after the other. Who trains or
+evaluates knows these three, and nothing of arrays and files behind them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.data.standardisation import Standardisation
+from lowmem.network.architecture import Architecture
+
+Array = NDArray[Any]
+
+LABEL_DTYPE = np.dtype(np.int64)
+"""The dtype of labels in a batch."""
+
+LABEL_KINDS = "biu"
+"""Kinds of dtypes that labels may have where they are stored."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some samples: row i of every array belongs to the same sample.
+
+    x: (rows, features).
+    y: (rows,) class numbers, or (rows, columns) targets.
+    weights: (rows,), by which the loss of each sample is multiplied in training; None where all are 1.
+    """
+
+    x: Array
+    y: Array
+    weights: Array | None = None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.x)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.x.nbytes + self.y.nbytes + (0 if self.weights is None else self.weights.nbytes)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Return views of the rows from `start` to before `stop`."""
+        weights = None if self.weights is None else self.weights[start:stop]
+        return Batch(self.x[start:stop], self.y[start:stop], weights)
+
+
+class Batches(Protocol):
+    """Goes through samples in batches, through buffers that were made beforehand."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of every array owned here."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of one epoch, each valid until the next one is asked for.
+
+        epoch: its number, from 0, which decides the order. start: the first batch wanted, to go on inside an epoch.
+        Only one epoch may run at a time, as all share the buffers.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What y holds, as a loss gets it.
+
+    labels: True where y is one class number for each sample, False where it is targets.
+    classes: the width that a network's output needs: the largest label + 1, or the number of target columns.
+    low, high: the least and the largest number. row_of_high: the row with the latter.
+    """
+
+    labels: bool
+    classes: int
+    low: float
+    high: float
+    row_of_high: int
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of y: 1 for labels."""
+        return 1 if self.labels else self.classes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples(ABC):
+    """Samples with their targets: in memory (`Dataset`) or in a file (`Stream`). Rows and classes count from 0.
+
+    name: where the samples come from, for messages.
+    scale: x is multiplied by it when a batch is cast, unless there is a standardisation.
+    standardisation: mean and deviation of x, with which batches are standardised.
+    class_names: the names of the classes by class number, where labels were text.
+    shuffle_rows: the rows of a block that are shuffled among each other; None where all rows are.
+    """
+
+    name: str
+    scale: float = field(default=1.0, kw_only=True)
+    standardisation: Standardisation | None = field(default=None, kw_only=True, repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, kw_only=True, repr=False)
+    shuffle_rows: int | None = field(default=None, kw_only=True, repr=False)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    @abstractmethod
+    def features(self) -> int:
+        """The number of columns of x."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> Targets:
+        """What y holds."""
+
+    @property
+    def labels(self) -> bool:
+        """True where y is one class number for each sample."""
+        return self.targets.labels
+
+    @property
+    def classes(self) -> int:
+        """The width that a network's output needs: the number of classes, or of target columns."""
+        return self.targets.classes
+
+    @abstractmethod
+    def class_counts(self, classes: int) -> NDArray[np.int64]:
+        """Return the number of samples of each class, for labels below `classes`."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a checksum of some samples: it tells one data set from another."""
+
+    @abstractmethod
+    def batches(self, rows: int, architecture: Architecture, seed: int | None) -> Batches:
+        """Return what goes through the samples in batches of `rows` that fit a network.
+
+        seed: decides the order of each epoch, for training. None keeps the order of the rows, for evaluation, and
+        leaves out the samples' weights.
+
+        Raises `InputError` for numbers that are too large for the network's dtype.
+        """
+
+    @abstractmethod
+    def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
+        """Return the bytes that `batches` will own; shuffled: with a seed."""

@@ -1,5 +1,6 @@
 """Byte sizes and counts, between text for people and whole numbers for machines."""
 
+import operator
 import re
 
 from lowmem.errors import InputError
@@ -18,10 +19,11 @@ def parse_bytes(size: int | str) -> int:
 
     Returns the size in bytes, rounded down. Raises `InputError` for anything else.
     """
-    if isinstance(size, bool) or not isinstance(size, int | str):
-        raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {size!r}.")
-    if isinstance(size, int):
-        number = size
+    if not isinstance(size, str):
+        try:
+            number = operator.index(float(size) if isinstance(size, bool) else size)  # type: ignore[arg-type]
+        except TypeError:
+            raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {size!r}.") from None
     else:
         match = _SIZE.fullmatch(size)
         if match is None or match[2].lower() not in _FACTORS:

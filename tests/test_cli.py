@@ -195,7 +195,7 @@ TRAIN = [
     (["--lr", "-1"], "lr must be a number of at least 0"),
     (["--lr", "nan"], "lr must be a number of at least 0"),
     (["--weight-decay", "-1"], "weight_decay must be"),
-    (["--seed", "-1"], "seed=-1"),
+    (["--seed", "-1"], "seed must be a whole number from 0; got -1"),
     (["--init", "hee"], "unknown initialisation scheme 'hee'"),
     (["--widths", "63,8,10"], "64 features and the network 63 inputs"),
     (["--widths", "64,8,9"], "labels up to 9 and the network 9 outputs"),

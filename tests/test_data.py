@@ -363,7 +363,11 @@ def test_a_bomb_is_read_no_further_than_its_header_says(tmp_path: Path) -> None:
         ("train-images-idx3-ubyte.gz", lambda raw: gzip.compress(b"\0\0\x08\0"), r"this one with '00 00 08 00'"),
         ("train-images-idx3-ubyte.gz", lambda raw: gzip.compress(b"\0\0\x08\x03\0"), r"cannot be read: unpack"),
         ("train-images-idx3-ubyte.gz", lambda raw: gzip.compress(b""), r"this one with ''"),
-        ("train-labels-idx1-ubyte.gz", lambda raw: idx_bytes(Y[:5]), r"has 6 samples and \S+labels-idx1-ubyte\.gz 5; both need one entry per"),
+        (
+            "train-labels-idx1-ubyte.gz",
+            lambda raw: idx_bytes(Y[:5]),
+            r"has 6 samples and \S+labels-idx1-ubyte\.gz 5; both need one entry per",
+        ),
         ("train-labels-idx1-ubyte.gz", lambda raw: idx_bytes(Y[:6])[:-1], r"which is 6 bytes, and holds 5\."),
         ("train-labels-idx1-ubyte.gz", lambda raw: b"", r"labels-idx1-ubyte\.gz is empty"),
         (

@@ -281,7 +281,7 @@ def test_bits_do_not_depend_on_passes_or_threads_where_only_the_mask_could_tell(
 @pytest.mark.parametrize("seed", [-1, "x", 1.5])
 def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
     architecture = lm.Architecture((6, 20, 20, 3), dropout=0.5)
-    with pytest.raises(lm.InputError, match="seed="):
+    with pytest.raises(lm.InputError, match="seed must be a whole number from 0"):
         lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 4), seed=seed)
 
 
@@ -578,7 +578,7 @@ def test_layers_that_differ_are_run_as_they_are() -> None:
     [
         ({"norm": "layr"}, 'unknown norm "layr".*"layer"'),
         ({"residual": "scald"}, 'unknown kind of residual "scald".*"scaled"'),
-        ({"dropout": 1.0}, "dropout must be a number from 0 and below 1"),
+        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1"),
         ({"dropout": "much"}, "dropout must be a number"),
         ({"label_smoothing": -0.1}, "label_smoothing must be a number"),
         ({"label_smoothing": 0.1, "loss": "mse"}, 'label_smoothing goes with loss="cross_entropy"'),

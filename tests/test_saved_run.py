@@ -489,7 +489,7 @@ def inside(part: str, **values: Any) -> Callable[[dict[str, Any], dict[str, Any]
         (inside("options", batch_size=None), "batch_size must be"),
         (inside("options", strategy="magic"), "unknown strategy"),
         (inside("options", strategy=["a"]), "unknown strategy"),
-        (inside("options", schedule={"lr": -1.0}), "learning rate needs lr"),
+        (inside("options", schedule={"lr": -1.0}), "lr of a constant learning rate must be a number of at least 0"),
         (inside("options", schedule={"rate": 1.0}), "options that this version does not know"),
         (inside("options", budget={}), "size in bytes"),
         (inside("options", clip_norm="x"), "clip_norm must be"),

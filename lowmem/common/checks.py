@@ -21,7 +21,7 @@ NUMBER_KINDS, TEXT_KINDS = "biuf", "US"
 
 def as_whole(value: object) -> int | None:
     """Return a whole number of any type as an int, None for anything else."""
-    if isinstance(value, bool):
+    if _is_bool(value):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def whole(name: str, value: object, least: int = 0) -> int:
 
 def as_number(value: object) -> float:
     """Return a number of any type as a float, NaN for anything else, text included."""
-    if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+    if _is_bool(value) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         return math.nan
     try:
         return float(value)  # type: ignore[arg-type]
@@ -77,6 +77,11 @@ def fraction(name: str, value: object) -> float:
     if not 0 <= read < 1:
         raise InputError(f"{name} must be a number of at least 0 and below 1, such as 0.1; got {value!r}.")
     return read
+
+
+def _is_bool(value: object) -> bool:
+    """Say whether a value is True or False, of Python or NumPy."""
+    return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

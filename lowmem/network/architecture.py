@@ -9,10 +9,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import prod
-from numbers import Real
 from typing import Any, TypeAlias
 
-from lowmem.common.checks import lookup
+from lowmem.common.checks import as_whole, fraction, lookup
 from lowmem.errors import InputError
 from lowmem.network.layers import NORMS, Layer, layer_of
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, SMOOTHING_FLOPS, ActivationFacts, LossFacts
@@ -82,7 +81,7 @@ class Architecture:
         for name in LAYER_OPTIONS:
             object.__setattr__(self, name, _checked_option(name, getattr(self, name)))
         object.__setattr__(self, "overrides", _checked_overrides(self.overrides, self.widths))
-        object.__setattr__(self, "label_smoothing", _share("label_smoothing", self.label_smoothing))
+        object.__setattr__(self, "label_smoothing", fraction("label_smoothing", self.label_smoothing))
         if self.label_smoothing and self.loss != "cross_entropy":
             raise InputError(f'label_smoothing goes with loss="cross_entropy"; the loss is "{self.loss}".')
 
@@ -243,9 +242,10 @@ def _checked_widths(widths: object) -> tuple[int, ...]:
         raise InputError(f"{need}; got {given!r}.")
     checked = []
     for position, width in enumerate(given):
-        if isinstance(width, bool) or not hasattr(width, "__index__") or width.__index__() < 1:
+        number = as_whole(width)
+        if number is None or number < 1:
             raise InputError(f"{need}; widths[{position}] is {width!r}.")
-        checked.append(width.__index__())
+        checked.append(number)
     return tuple(checked)
 
 
@@ -264,7 +264,7 @@ def _described(options: Mapping[str, Any], *, told: bool = False) -> list[str]:
 def _checked_option(name: str, value: object) -> object:
     """Return one of residual, norm and dropout as it is kept, or raise."""
     if name == "dropout":
-        return _share(name, value)
+        return fraction(name, value)
     if name == "norm":
         return value if value is None else (lookup("norm", value, NORMS), value)[1]  # type: ignore[arg-type]
     if isinstance(value, bool):
@@ -272,13 +272,6 @@ def _checked_option(name: str, value: object) -> object:
     if not isinstance(value, str):
         raise InputError(f'residual must be True, False, "scaled" or "learned"; got {value!r}.')
     return (lookup("kind of residual", value, {key: key for key in SKIPS if isinstance(key, str)}), value)[1]
-
-
-def _share(name: str, value: object) -> float:
-    """Return a number of [0, 1), or raise `InputError`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
-        raise InputError(f"{name} must be a number from 0 and below 1, such as 0.1; got {value!r}.")
-    return float(value)
 
 
 def _may_skip(widths: tuple[int, ...], layer: int) -> bool:
@@ -295,7 +288,7 @@ def _checked_overrides(given: Any, widths: tuple[int, ...]) -> Overrides:  # noq
     except (TypeError, ValueError):
         raise InputError(f"{need}; got {given!r}.") from None
     for layer, options in by_layer.items():
-        if isinstance(layer, bool) or not hasattr(layer, "__index__") or not 2 <= layer <= layers:
+        if not 2 <= (as_whole(layer) or 0) <= layers:
             raise InputError(f"{need}; got the layer {layer!r}.")
         for name in options:
             lookup("option of a layer", name, dict.fromkeys(LAYER_OPTIONS))
@@ -303,7 +296,7 @@ def _checked_overrides(given: Any, widths: tuple[int, ...]) -> Overrides:  # noq
             why = "is the last" if layer == layers else f"leads from {widths[layer - 1]} to {widths[layer]} numbers"
             raise InputError(f"overrides give layer {layer} a skip, which {why}. Leave its residual out.")
     return tuple(
-        (layer.__index__(), tuple((name, _checked_option(name, options[name])) for name in sorted(options)))
+        (as_whole(layer) or 0, tuple((name, _checked_option(name, options[name])) for name in sorted(options)))
         for layer, options in sorted(by_layer.items())
         if options
     )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import lookup
+from lowmem.common.checks import fraction, lookup, number
 from lowmem.errors import InputError
 from lowmem.network.specs import OPTIMIZERS
 
@@ -28,8 +28,8 @@ class Optimizer(ABC):
     tunable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
 
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
-        self.lr = _number("lr", lr, lower=0.0)
-        self.weight_decay = _number("weight_decay", weight_decay, lower=0.0)
+        self.lr = number("lr", lr)
+        self.weight_decay = number("weight_decay", weight_decay)
         self.clip_value: float | None = None
         self.step_count = 0
 
@@ -75,7 +75,7 @@ class SGD(Optimizer):
         self, lr: float = 0.01, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.momentum = _number("momentum", momentum, lower=0.0, upper=1.0)
+        self.momentum = fraction("momentum", momentum)
         self.nesterov = nesterov
         if nesterov and not momentum:
             raise InputError("nesterov needs a momentum above 0; got momentum=0. Try momentum=0.9.")
@@ -126,9 +126,9 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.beta1 = _number("beta1", beta1, lower=0.0, upper=1.0)
-        self.beta2 = _number("beta2", beta2, lower=0.0, upper=1.0)
-        self.eps = _number("eps", eps, lower=0.0)
+        self.beta1 = fraction("beta1", beta1)
+        self.beta2 = fraction("beta2", beta2)
+        self.eps = number("eps", eps)
 
     @property
     def name(self) -> str:
@@ -200,15 +200,3 @@ def restored(name: str, settings: dict[str, Any]) -> Optimizer:
     if optimizer.name != name:
         raise ValueError(f"these settings make the optimizer {optimizer.name}, not {name}")
     return optimizer
-
-
-def _number(name: str, value: float, *, lower: float, upper: float = float("inf")) -> float:
-    """Return `value` as a float in [lower, upper), or raise `InputError`."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not lower <= number < upper:
-        limit = "" if upper == float("inf") else f" and below {upper:g}"
-        raise InputError(f"{name} must be a number of at least {lower:g}{limit}; got {value!r}.")
-    return number

@@ -3,7 +3,7 @@
 import os
 from itertools import pairwise
 
-from lowmem.errors import InputError
+from lowmem.common.checks import positive
 from lowmem.network.architecture import Architecture
 
 LEAST_WORK = 1.6e7
@@ -27,9 +27,8 @@ def lanes_for(architecture: Architecture, rows: int, threads: int | None = None)
     Raises `InputError` for anything but a positive whole number.
     """
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise InputError(f"threads must be a positive whole number, or None to choose; got {threads!r}.")
-        return 1 if architecture.couples else min(threads, rows)
+        wanted = positive("threads", threads)
+        return 1 if architecture.couples else min(wanted, rows)
     if architecture.couples:
         return 1  # every lane would wait for the others' rows twice more in every layer
     widths = architecture.widths

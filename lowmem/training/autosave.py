@@ -10,6 +10,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
+from lowmem.common.checks import as_whole
 from lowmem.errors import InputError, SaveError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -100,6 +101,7 @@ def _interval(every: int | str | None) -> tuple[int | None, float | None]:
             return None, float(match[1]) * _SECONDS[match[2]]
         if every.strip().isdecimal():
             every = int(every)
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    steps = as_whole(every)
+    if steps is None or steps < 1:
         raise InputError(f'save_every={every!r} is neither a number of steps, such as 100, nor a time, such as "30s".')
-    return every, None
+    return steps, None

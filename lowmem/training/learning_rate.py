@@ -1,11 +1,10 @@
 """Learning rates that change from step to step: pure functions of the step's number."""
 
 from dataclasses import asdict, dataclass
-from math import cos, isfinite, pi
+from math import cos, pi
 from typing import Any, Literal
 
-from lowmem.common.checks import lookup
-from lowmem.errors import InputError
+from lowmem.common.checks import lookup, number, whole
 
 KINDS = ("constant", "step", "cosine")
 
@@ -36,21 +35,14 @@ class LearningRate:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check every number."""
+        """Check every number that the kind uses."""
         lookup("learning rate schedule", self.kind, dict.fromkeys(KINDS))
-        for name, value, lowest in (
-            ("lr", self.lr, 0),
-            ("factor", self.factor, 0),
-            ("least", self.least, 0),
-            ("warm_up", self.warm_up, 0),
-            ("every", 1 if self.kind != "step" else self.every, 1),
-            ("steps", 1 if self.kind != "cosine" else self.steps, 1),
-        ):
-            whole = name in ("warm_up", "every", "steps")
-            kinds = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value) or value < lowest:
-                need = f"a {'whole ' if whole else ''}number of at least {lowest}"
-                raise InputError(f"a {self.kind} learning rate needs {name} = {need}; got {value!r}.")
+        for name in ("lr", "factor", "least"):
+            object.__setattr__(self, name, number(f"{name} of a {self.kind} learning rate", getattr(self, name)))
+        least = {"warm_up": 0} | {"step": {"every": 1}, "cosine": {"steps": 1}}.get(self.kind, {})
+        for name, lowest in least.items():
+            value = whole(f"{name} of a {self.kind} learning rate", getattr(self, name), lowest)
+            object.__setattr__(self, name, value)
 
     def at(self, step: int) -> float:
         """Return the rate of a step, counted from 0."""

@@ -1,13 +1,12 @@
 """`Trainer`: epochs over a data set, inside a budget that is checked before anything is allocated."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lowmem.common.checks import positive
+from lowmem.common.checks import positive, positive_number
 from lowmem.data.compatibility import Data, check_names, checked
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
@@ -399,13 +398,8 @@ class Trainer:
 
 
 def _limit(name: str, value: float | None) -> float | None:
-    """Return a positive number or None, or raise `InputError`."""
-    if value is None:
-        return None
-    with suppress(TypeError, ValueError):
-        if 0 < float(value) < float("inf"):
-            return float(value)
-    raise InputError(f"{name} must be a positive number, or None for no clipping; got {value!r}.")
+    """Return a positive number as a float, or None for no clipping."""
+    return None if value is None else positive_number(name, value)
 
 
 def _check_folder(path: Path) -> None:

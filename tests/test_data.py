@@ -316,6 +316,13 @@ def test_headers_of_python_2_are_read(tmp_path: Path) -> None:
     assert len(load(x, saved(tmp_path / "y", npy_bytes(Y[:2])))) == 2
 
 
+def test_an_altered_number_in_an_archive_is_refused(tmp_path: Path) -> None:
+    content = bytearray(npz_bytes(np.savez, x=X, y=Y))
+    content[content.index(X.tobytes()) + 9] ^= 1
+    with pytest.raises(InputError, match="x in .* cannot be read: Bad CRC-32"):
+        load(saved(tmp_path / "a.npz", bytes(content)))
+
+
 def test_archives_in_other_compressions_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.npz", zip_with(npy_bytes(X), zipfile.ZIP_BZIP2))
     with pytest.raises(InputError, match=r"x\.npy is compressed in a way that NumPy does not use"):

@@ -103,6 +103,21 @@ def test_every_format_gives_the_samples_as_they_are(tmp_path: Path, write: Any, 
 
 
 @pytest.mark.parametrize("write", WRITERS)
+def test_every_format_is_loaded_into_memory_too(tmp_path: Path, write: Any) -> None:
+    paths = write(tmp_path)
+    dataset, stream = load(*paths, standardise=True), lm.open_data(*paths, standardise=True)
+    np.testing.assert_array_equal(dataset.x, X)
+    np.testing.assert_array_equal(dataset.y, Y)
+    assert (dataset.labels, dataset.classes, dataset.features) == (True, 3, 5)
+    for ours, theirs in zip(*(collected(data.batches(10, ARCH, None)) for data in (dataset, stream)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for seed in (0, None):
+        batches = dataset.batches(10, ARCH, seed)
+        assert dataset.batch_bytes(10, ARCH, shuffled=seed is not None) == batches.nbytes
+    assert load(*paths, labels=False).y.dtype.kind == "f"
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_what_fits_a_block_trains_to_the_bits_of_arrays(tmp_path: Path, write: Any) -> None:
     ends = []
     for data in ((X, Y), lm.open_data(*write(tmp_path), shuffle_rows=103)):

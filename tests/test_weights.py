@@ -10,6 +10,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.data.dataset import from_arrays
+from lowmem.data.open import load
 from lowmem.network.specs import LOSSES
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import open_run
@@ -226,6 +227,10 @@ def test_weights_of_a_stream_are_those_of_arrays(tmp_path: Path, write: Any) -> 
     stream = lm.open_data(source, targets, weights=weights)
     assert (stream.features, len(stream), stream.contents.largest_weight) == (4, 50, 2)
     arrays = from_arrays(X, Y, weights=W)
+    loaded = load(source, targets, weights=weights)
+    assert loaded.weights is not None
+    np.testing.assert_array_equal(loaded.weights, W.astype(np.float32))
+    assert np.array_equal(trained(loaded), trained(arrays))
     assert np.array_equal(trained(stream), trained(arrays))
     assert not np.array_equal(trained(stream), trained((X, Y)))
     assert np.array_equal(trained(stream, class_weights="balanced"), trained(arrays, class_weights="balanced"))

@@ -102,7 +102,7 @@ def run_epochs(
     traced: "TracedPeak | None",
 ) -> int:
     """Train, say how it goes, and print the report; the exit code is 0, or an error is raised."""
-    from lowmem.data.compatibility import listed
+    from lowmem.data.class_names import listed
 
     train, held_out = data
     say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print

@@ -1,4 +1,7 @@
-"""Labels that are text: names of classes are learnt in the first pass over the data, sorted, and then fixed."""
+"""Labels that are text. The names of the classes are learnt in the first pass over the data, then sorted and fixed.
+
+"setosa", "virginica", "setosa" become the class numbers 0, 1, 0.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -13,16 +16,22 @@ from lowmem.errors import InputError
 Array = NDArray[Any]
 
 MOST_NAMES, MOST_CHARACTERS = 1 << 16, 1 << 20
-"""Names, and characters of all of them, that are learnt at most: they stay in memory, and go into the saved run."""
+"""The most names that are learnt, and the most characters of all together: they stay in memory and in saved runs."""
 
 CODES = np.dtype(np.int32)
-_AT_ONCE = 4096
+"""The dtype of class numbers in place of text."""
+
+AT_ONCE = 4096
+"""Labels that are turned into Python's text together."""
+
+LISTED, LONGEST_LIST = 8, 200
+"""Names, and characters, that a message lists at most."""
 
 
 class ClassNames:
-    """Turns names into class numbers; until `settle` is called, a new name gets the next one.
+    """Turns names into class numbers. Until `settle` is called, a new name gets the next number.
 
-    known: the names, where they are fixed from the start.
+    known: the names by class number, where they are known from the start: then no others are learnt.
     """
 
     def __init__(self, known: Sequence[str] | None = None) -> None:
@@ -47,7 +56,7 @@ class ClassNames:
         return found
 
     def settle(self) -> Array:
-        """Sort the names and learn no others. Return the class numbers by those that were given until now."""
+        """Sort the names and learn no more. Return the class numbers, in the order of those given until now."""
         order = sorted(self._numbers) if self._learning else list(self._numbers)
         ranks = {name: number for number, name in enumerate(order)}
         moved = np.array([ranks[name] for name in self._numbers], CODES)
@@ -62,37 +71,43 @@ class ClassNames:
 
             near = difflib.get_close_matches(name, self._numbers, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            return f"the label {name[:40]!r} is none of the {len(self._numbers)} known classes ({self}).{hint}"
+            known = f"{len(self._numbers)} known classes ({listed(self.names)})"
+            return f"the label {name[:40]!r} is none of the {known}.{hint}"
         return f"the label {name[:40]!r} {self._why_no_name(name)}"
 
     def _why_no_name(self, name: str) -> str:
-        """Say why a text cannot be a new name, or nothing."""
+        """Say why a text cannot be a new name; return "" if it can."""
         if not name or not name.isprintable():
             return "is no name for a class: it is empty or cannot be printed. Mend that row."
         if len(self._numbers) >= MOST_NAMES or self._characters + len(name) > MOST_CHARACTERS:
             return f"is one too many after {len(self._numbers):,} different ones. Is this the column of the classes?"
         return ""
 
-    def __str__(self) -> str:
-        """List some of the names."""
-        text = ", ".join(list(self._numbers)[:8])
-        return (text if len(text) < 200 else f"{text[:200]} ...") + ", ..." * (len(self._numbers) > 8)
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names in a line, and how many there are if that is not all."""
+    text = ", ".join(names[:LISTED])
+    text = text if len(text) < LONGEST_LIST else f"{text[:LONGEST_LIST]} ..."
+    return text + f", ... ({len(names)})" * (len(names) > LISTED)
 
 
 def _name(text: str | bytes) -> str:
+    """Return a label as the name of a class: decoded, without blanks around it."""
     return (text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text).strip()
 
 
 def numbered(labels: Array, names: ClassNames, what: str, first: int = 0) -> Array:
-    """Return the class numbers of an array (samples,) of text.
+    """Return the class numbers, (samples,), of labels that are text, (samples,).
 
-    Raises `InputError` for a label that has none, with its row; `first` is the number of the first one.
+    what: what to call the array in messages. first: the number of the first row.
+
+    Raises `InputError` for a label that has no number, with its row.
     """
     if labels.ndim != 1:
         raise InputError(f"{what} is text of shape {labels.shape}; one label for each sample is needed.")
     numbers = np.empty(len(labels), CODES)
-    for start in range(0, len(labels), _AT_ONCE):
-        for row, text in enumerate(_texts(labels[start : start + _AT_ONCE], what, first + start), start=start):
+    for start in range(0, len(labels), AT_ONCE):
+        for row, text in enumerate(_texts(labels[start : start + AT_ONCE], what, first + start), start=start):
             numbers[row] = names.number(text)
             if numbers[row] < 0:
                 raise InputError(f"{what}[{first + row}]: {names.complaint(text)}")
@@ -100,7 +115,7 @@ def numbered(labels: Array, names: ClassNames, what: str, first: int = 0) -> Arr
 
 
 def _texts(labels: Array, what: str, first: int) -> list[Any]:
-    """Return some labels as Python's text."""
+    """Return labels as Python's text; see `numbered`."""
     if labels.dtype.kind == "U":
         labels = np.ascontiguousarray(labels)
         # Numbers beyond the last character would become text that Python itself does not expect.
@@ -111,7 +126,7 @@ def _texts(labels: Array, what: str, first: int) -> list[Any]:
 
 
 def as_text(values: object) -> Array | None:
-    """Return labels as an array of text if that is what they are, else None."""
+    """Return labels as an array of text, None where they are no text."""
     try:
         array = np.asarray(values)
     except ValueError:

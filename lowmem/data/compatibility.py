@@ -1,10 +1,10 @@
 """Checks that samples fit a network, before the first step."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
+from lowmem.data.class_names import listed
 from lowmem.data.dataset import from_arrays
 from lowmem.data.samples import Samples
 from lowmem.errors import InputError
@@ -58,12 +58,6 @@ def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> N
         f"{what} has {'numbers as labels' if held is None else f'the classes {listed(held)}'} and the network was "
         f"trained on {listed(known)}. Give the names, opened with class_names=trainer.class_names."
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first names in a line, and how many there are if that is not all."""
-    text = ", ".join(names[:8])
-    return (text if len(text) < 200 else f"{text[:200]} ...") + f", ... ({len(names)})" * (len(names) > 8)
 
 
 def _check_labels(samples: Samples, loss: str, outputs: int, what: str) -> None:

@@ -51,8 +51,8 @@ class ArrayFile:
     """One array in a file, its first axis read by runs of rows.
 
     text: the array may hold text, as labels may.
-    whole: the caller has memory for all of it. Only then an array stored column by column can be read, which takes
-        as much memory again.
+    whole: the caller reads all of it, into memory. Only then the checksum of an .npz is compared, and an array stored
+        column by column can be read, which takes as much memory again.
 
     Raises `InputError` for a file that is damaged or holds something else.
     """
@@ -95,7 +95,8 @@ class ArrayFile:
 
         with ZipFile(self.ref.path) as archive:
             info = archive.getinfo(f"{member}.npy")
-        if info.compress_type == ZIP_STORED and not info.flag_bits & 1:
+        # Who reads the whole lets zipfile see that its checksum is right.
+        if info.compress_type == ZIP_STORED and not info.flag_bits & 1 and not self._whole:
             self._raw.seek(info.header_offset + 26)
             lengths = self._raw.read(4)  # of the name and of the extra field behind the local header
             self._raw.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), os.SEEK_CUR)

@@ -22,6 +22,11 @@ from lowmem.errors import InputError
 Array = NDArray[Any]
 
 
+ONLY_ALONE = (("images", "labels"), ("data", "target"))
+PAIRS = (("x", "y"), ("X", "Y"), ("X", "y"), *ONLY_ALONE)
+"""Names of arrays that are x and y in an .npz; some only where it holds no others."""
+
+
 class ArrayRows(Rows):
     """Rows of x, y and weights in an array each. Without y, all of it is zero."""
 
@@ -113,14 +118,13 @@ def _in_archive(path: Path, wanted: Selection) -> Refs:
 
     with damage_is_input_error(path), ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    if wanted.inputs_only:
-        return ArrayRef(path, "npz", _x_name(names, wanted.part, path)), None, None
-    weights = None if wanted.weights is None else str(wanted.weights)
+    weights = None if wanted.weights is None or wanted.inputs_only else str(wanted.weights)
     if weights is not None and weights not in names:
         raise InputError(f"{path} has no array {weights!r} to be the weights; it holds {', '.join(names)[:200]}.")
-    x, y = _pair_names([name for name in names if name != weights], wanted.part, path)
-    w = None if weights is None else ArrayRef(path, "npz", weights)
-    return ArrayRef(path, "npz", x), ArrayRef(path, "npz", y), w
+    chosen = (*_array_names([name for name in names if name != weights], wanted, path), weights)
+    x, y, w = (None if name is None else ArrayRef(path, "npz", name) for name in chosen)
+    assert x is not None
+    return x, y, w
 
 
 def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
@@ -146,26 +150,19 @@ def _alone(path: Path) -> ArrayRef:
     return ArrayRef(path, kind)
 
 
-def _x_name(names: Sequence[str], part: str, path: Path) -> str:
-    """Choose the array that is x among the names in an .npz: that of a pair, or the only one."""
-    for name in (f"x_{part}", *("x", "X", "images", "data")[: 4 * (part == "train")]):
-        if name in names:
-            return name
-    if len(names) == 1 and part == "train":
-        return names[0]
-    held = ", ".join(names) or "none"
-    raise InputError(f"{path} holds the arrays {held}; x, or a single one, is needed. Name it so in numpy.savez().")
-
-
-def _pair_names(names: Sequence[str], part: str, path: Path) -> tuple[str, str]:
-    """Choose the arrays that are x and y among the names in an .npz."""
-    pairs = [(f"x_{part}", f"y_{part}")]
-    if part == "train":
-        pairs += [("x", "y"), ("X", "Y"), ("X", "y")]
-        pairs += [("images", "labels"), ("data", "target")] if len(names) == 2 else []
-    for pair in pairs:
-        if set(pair) <= set(names):
-            return pair
-    need = "x and y" if part == "train" else f"x_{part} and y_{part}"
-    held = ", ".join(names) or "none"
-    raise InputError(f"{path} holds the arrays {held}; {need} are needed. Name them so in numpy.savez().")
+def _array_names(held: Sequence[str], wanted: Selection, path: Path) -> tuple[str, str | None]:
+    """Choose the arrays that are x and y among those that an .npz holds; with `inputs_only`, x alone."""
+    part = wanted.part
+    pairs = [(f"x_{part}", f"y_{part}"), *(PAIRS if part == "train" else ())]
+    if wanted.inputs_only:
+        alone = held[0] if len(held) == 1 and part == "train" else None
+        x = next((x for x, _ in pairs if x in held), alone)
+        if x is not None:
+            return x, None
+        need = "x, or a single one, is needed. Name it so"
+    else:
+        for x, y in pairs:
+            if {x, y} <= set(held) and ((x, y) not in ONLY_ALONE or len(held) == 2):
+                return x, y
+        need = f"{'x and y' if part == 'train' else ' and '.join(pairs[0])} are needed. Name them so"
+    raise InputError(f"{path} holds the arrays {', '.join(held) or 'none'}; {need} in numpy.savez().")

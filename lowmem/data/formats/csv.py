@@ -120,10 +120,10 @@ class CsvRows(Rows):
         self._row = start + len(batch)
 
     def _parse(self, start: int, lines: list[bytes], batch: Batch) -> None:
-        """Turn lines into numbers."""
+        """Fill a batch with the numbers of some lines, the first of which is row `start`."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of lines without numbers, which are said below
+                warnings.simplefilter("ignore")  # NumPy warns of lines without numbers; they are refused below
                 options: dict[str, Any] = {"delimiter": self._delimiter, "comments": None, "quotechar": '"'}
                 options |= {"converters": self._converters or None, "encoding": "utf-8"}
                 values = np.loadtxt(lines, np.float32, ndmin=2, **options)
@@ -139,7 +139,7 @@ class CsvRows(Rows):
             batch.weights[:] = values[:, self.columns.w]
 
     def _complaint(self, start: int, lines: list[bytes]) -> InputError:
-        """Say which row cannot be read, and why."""
+        """Return the error that says which of some lines cannot be read, and why."""
         for row, line in enumerate(lines, start=start):
             cells = _cells(line, self._delimiter)
             place = f"{self.path}, line {self.line(row):,}"
@@ -177,12 +177,12 @@ def csv_columns(path: Path) -> int:
 
 
 def _delimiter(line: bytes) -> str:
-    """Return what separates the cells of a line."""
+    """Return what separates the cells of a line: comma, semicolon or tab, whichever it holds most of."""
     return max(",;\t", key=line.decode("utf-8", "replace").count)
 
 
 def _cells(line: bytes, delimiter: str) -> list[str]:
-    """Split a line."""
+    """Return the cells of a line."""
     text = line.decode("utf-8", "replace").rstrip("\r\n")
     try:
         return next(csv.reader([text], delimiter=delimiter), [""])
@@ -205,6 +205,7 @@ def _is_header(first: Sequence[str], second: Sequence[str], target: int | None) 
 
 
 def _is_number(cell: str) -> bool:
+    """Say whether the text of a cell is a number."""
     try:
         float(cell.strip())
     except ValueError:

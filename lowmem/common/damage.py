@@ -26,7 +26,7 @@ def damage_is_input_error(
     except MemoryError:
         raise InputError(f"{path} does not fit into the memory that is free. Make it smaller, or free some.") from None
     except Exception as problem:
-        if not isinstance(problem, _damage()) or (isinstance(problem, InputError) and not refusals_too):
+        if not isinstance(problem, damage_errors()) or (isinstance(problem, InputError) and not refusals_too):
             raise
         if isinstance(problem, OSError) and problem.strerror:  # the system's; those of gzip have no such text
             raise InputError(f"{path} cannot be read: {problem.strerror}. Check that it can be opened.") from None
@@ -34,7 +34,7 @@ def damage_is_input_error(
         raise InputError(f"{path} {verdict}: {reason}. {advice}") from None
 
 
-def _damage() -> tuple[type[Exception], ...]:
+def damage_errors() -> tuple[type[Exception], ...]:
     """Return the errors that readers raise on a damaged file. Called after an error only, as imports take memory."""
     import struct
     import zipfile

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, cast
-from zlib import error
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import NUMBER_KINDS, TEXT_KINDS
-from lowmem.common.damage import damage_is_input_error
+from lowmem.common.damage import damage_errors, damage_is_input_error
 from lowmem.data.formats.array_headers import Header, idx_header, npy_header, open_member
 from lowmem.data.formats.finding import GZIP
 from lowmem.data.formats.rows import Watched, blocks
@@ -170,7 +169,9 @@ class ArrayFile:
         """Read some bytes and return how many; there must be some, unless this is the end."""
         try:
             count = self._stream.readinto(target)
-        except (OSError, EOFError, ValueError, RuntimeError, error) as problem:
+        except Exception as problem:
+            if not isinstance(problem, damage_errors()):
+                raise
             raise RunError(f"{self.ref} cannot be read: {problem}, in row {row:,}. {DAMAGED}") from None
         if not count and not end:
             raise RunError(

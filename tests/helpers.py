@@ -1,6 +1,6 @@
 """What several test files need: networks, batches, and a second opinion on schedules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 import lowmem as lm
 from lowmem.chain import Chain, Stage, Value
 from lowmem.network.layers import NORMS
-from lowmem.network.layers.base import Call
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
-from lowmem.runtime import binding
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Schedule, Update
 
 Array = NDArray[Any]
@@ -82,19 +80,6 @@ def model(rate: float = 1e-11, *, accumulate: float = 1e-10, dtype: str = "float
     grid = tuple(tuple(rate for _ in WIDTHS) for _ in ROWS)
     each = dict.fromkeys(ACTIVATIONS, 1e-9)
     return CostModel("test", dtype, grid, grid, each, each, 1e-10, accumulate)
-
-
-def flat(calls: Sequence[Call]) -> Iterator[Call]:
-    """Yield the calls of a lane one by one, waits among them."""
-    for function, arguments in calls:
-        if function is binding.sweep:
-            ladder, first, stop = arguments
-            yield from flat(ladder[first:stop])
-        elif function is binding.alone:
-            wait, call = arguments
-            yield from ((wait, ()), *([] if call is None else [call]), (wait, ()))
-        else:
-            yield function, arguments
 
 
 @st.composite

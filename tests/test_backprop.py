@@ -1,7 +1,7 @@
 """The promises of a step: the same bits under every plan, the right mathematics, and bad input refused."""
 
 import re
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.network.layers import postactivation
-from lowmem.network.layers.preactivation import Preactivation
-from lowmem.network.specs import ACTIVATIONS, LOSSES, OPTIMIZERS
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.nn import reference
-from lowmem.nn.optimizers import Optimizer
-from lowmem.runtime import binding
+from lowmem.nn.layers import base, postactivation, preactivation
+from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
+from lowmem.runtime.engines.calls import Bound, run_calls, single_calls
 from tests.helpers import FIXED, Array, architectures, batch, randomised
 
 
@@ -363,22 +362,15 @@ def test_products_run_are_those_that_the_plan_counts(
             flops += 2 * out.size * a.shape[-1]
             np.matmul(a, b, out)
 
-    def counting(kernel: Any) -> Any:
-        def call(*arguments: Any) -> None:
-            nonlocal forwards
-            forwards += 1
-            kernel(*arguments)
-
-        return call
+    def counting(bound: Sequence[Bound]) -> None:
+        nonlocal forwards
+        forwards += sum(call.phase in ("forward", "recomputation") for call in single_calls(bound))
+        run_calls(bound)
 
     with pytest.MonkeyPatch.context() as patch:
-        places = {postactivation: ("forward", "advance"), Preactivation: ("_run", "_run_first")}
-        for where, names in places.items():
-            for name in names:
-                patch.setattr(where, name, counting(getattr(where, name)))
-        patch.setattr(binding, "np", Counting())
-        patch.setitem(sys.modules, "numpy", Counting())  # the layers' own
-        lm.Backprop(randomised(architecture), plan)(*batch(architecture, rows))
+        for module in (base, postactivation, preactivation):
+            patch.setattr(module, "np", Counting())
+        lm.Backprop(randomised(architecture), plan).step(*batch(architecture, rows), carry_out=counting)
     assert forwards == plan.forward_runs
     # The products alone: of the elementwise part plans count a few FLOPs per element.
     widths, layers = architecture.widths, architecture.layers

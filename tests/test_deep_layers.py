@@ -3,7 +3,6 @@
 import gc
 import json
 import re
-import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,16 @@ from numpy.typing import NDArray
 import lowmem as lm
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.measure.step_profile import profile_step
-from lowmem.network.layers.dropout import Philox, padded
+from lowmem.network.layers.dropout import padded
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.nn import losses, reference_layers
+from lowmem.nn.forward import Forward
+from lowmem.nn.layers import base, norms, postactivation, preactivation
+from lowmem.nn.layers.dropout import Philox
 from lowmem.nn.mlp import LayerViews
 from lowmem.planning.timeline import planned_flops
-from lowmem.runtime import binding
+from lowmem.runtime.engines.calls import Bound, single_calls
+from lowmem.runtime.engines.numpy import updates
 from tests.helpers import FIXED, KINDS, Array, batch, names, stirred
 from tests.test_cli import Ran
 
@@ -67,15 +70,14 @@ def test_every_strategy_gives_the_same_bits(kind: dict[str, Any]) -> None:
     st.sampled_from([kind for kind in KINDS if kind["norm"] != "batch"]),
     st.integers(1, 1100),
     st.one_of(st.none(), st.integers(1, 400)),
-    st.sampled_from([1, 2, 3]),
 )
-def test_and_so_it_does_in_lanes_and_passes(
-    widths: list[int], activation: str, kind: dict[str, Any], rows: int, micro: int | None, threads: int
+def test_and_so_it_does_in_passes(
+    widths: list[int], activation: str, kind: dict[str, Any], rows: int, micro: int | None
 ) -> None:
     architecture = lm.Architecture(tuple(widths), activation, **kind)
     mlp = stirred(architecture)
     x, y = batch(architecture, rows)
-    shape: dict[str, Any] = {"micro_batch": None if micro is None else min(micro, rows), "threads": threads}
+    shape: dict[str, Any] = {"micro_batch": None if micro is None else min(micro, rows)}
     loss, bits = step(mlp, x, y, **shape)
     for strategy, options in FIXED[1::2]:
         other_loss, other = step(mlp, x, y, strategy, **shape, **options)
@@ -89,15 +91,14 @@ def test_a_smaller_batch_has_room_in_the_plan_of_a_larger_one(kind: dict[str, An
     architecture = lm.Architecture((6, 9, 9, 9, 2), "silu", **kind)
     mlp = stirred(architecture)
     x, y = batch(architecture, rows)
-    for threads in (1, 3, 4):
-        own = lm.Backprop(mlp, lm.plan(architecture, rows, threads=threads, strategy="recompute_all"))(x, y)
-        roomy = lm.Backprop(mlp, lm.plan(architecture, planned, threads=threads))
-        roomy(*batch(architecture, planned))
-        roomy.steps = 0  # the same masks again
-        loss, gradients = roomy(x, y)
-        assert loss == own[0]
-        for its, others in zip(gradients.arrays, own[1].arrays, strict=True):
-            assert all(np.array_equal(g, others[name]) for name, g in its.items())
+    own = lm.Backprop(mlp, lm.plan(architecture, rows, strategy="recompute_all"))(x, y)
+    roomy = lm.Backprop(mlp, lm.plan(architecture, planned))
+    roomy(*batch(architecture, planned))
+    roomy.steps = 0  # the same masks again
+    loss, gradients = roomy(x, y)
+    assert loss == own[0]
+    for its, others in zip(gradients.arrays, own[1].arrays, strict=True):
+        assert all(np.array_equal(g, others[name]) for name, g in its.items())
 
 
 @pytest.mark.parametrize("kind", KINDS[::3], ids=names)
@@ -156,13 +157,13 @@ def test_gradients_are_those_of_the_plain_formulas(number: int) -> None:
 
 @pytest.mark.parametrize("micro_batch", [None, 20])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["norm"] != "batch"], ids=names)
-def test_so_they_are_in_lanes_and_passes(kind: dict[str, Any], micro_batch: int | None) -> None:
-    widths = (6, 3, 12, 12, 1, 1, 9, 9, 2)  # some layers have fewer outputs than there are lanes
+def test_so_they_are_in_passes(kind: dict[str, Any], micro_batch: int | None) -> None:
+    widths = (6, 3, 12, 12, 1, 1, 9, 9, 2)
     architecture = lm.Architecture(widths, "tanh", dtype="float64", **kind)
     mlp = stirred(architecture)
     x, y = batch(architecture, 50)
     expected_loss, expected = reference_layers.backprop(architecture, mlp.arrays, x, y, masks_of(architecture))
-    plan = lm.plan(architecture, 50, strategy="recompute_all", threads=3, micro_batch=micro_batch)
+    plan = lm.plan(architecture, 50, strategy="recompute_all", micro_batch=micro_batch)
     loss, gradients = lm.Backprop(mlp, plan)(x, y)
     assert loss == pytest.approx(expected_loss, rel=1e-11)
     for its, others in zip(gradients.arrays, expected, strict=True):
@@ -263,13 +264,13 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(dtype: str) -> None:
     assert kept.mean() == pytest.approx(1, abs=0.01)
 
 
-def test_bits_do_not_depend_on_passes_or_threads_where_only_the_mask_could_tell() -> None:
+def test_bits_do_not_depend_on_passes_where_only_the_mask_could_tell() -> None:
     # With one number in every sum, products and sums are the same however rows are grouped.
     architecture = lm.Architecture((1, 1, 1, 1), "identity", "mse", dropout=0.5)
     mlp = stirred(architecture)
     x, y = batch(architecture, 64)
     losses = {}
-    shapes: list[dict[str, Any]] = [{}, {"micro_batch": 1}, {"micro_batch": 7}, {"threads": 3}]
+    shapes: list[dict[str, Any]] = [{}, {"micro_batch": 1}, {"micro_batch": 7}]
     for shape in shapes:
         _, gradients = lm.Backprop(mlp, lm.plan(architecture, 64, **shape))(x, y)
         losses[str(shape)] = float(gradients.weights[0][0, 0])
@@ -348,7 +349,6 @@ def test_samples_that_are_coupled_are_not_split() -> None:
     architecture = lm.Architecture((5, 8, 8, 3), norm="batch")
     with pytest.raises(lm.InputError, match='micro_batch=32 would split .* norm="batch" looks at all samples'):
         lm.plan(architecture, 64, micro_batch=32)
-    assert lm.plan(architecture, 4096, threads=2).lanes == 1
     with pytest.raises(lm.BudgetError) as refused:
         lm.plan(architecture, 4096, "20KiB")
     assert "micro_batch" not in str(refused.value)
@@ -414,8 +414,8 @@ def test_operations_run_are_those_that_the_plan_counts(
     backprop = lm.Backprop(stirred(architecture), plan)
     x, y = batch(architecture, rows)
     counts = Counting(rows)
-    monkeypatch.setitem(sys.modules, "numpy", counts)  # of the layers, which import it where they use it
-    monkeypatch.setattr(binding, "np", counts)
+    for module in (base, norms, postactivation, preactivation, updates):
+        monkeypatch.setattr(module, "np", counts)
     backprop(x, y)
     monkeypatch.undo()
     # σ and the loss are counted by formula, not by pass; here they are not counted at all.
@@ -448,12 +448,11 @@ def _sigma(work: Any, facts: Any) -> int:
     return int(work.values * facts.value_flops + work.slopes * (facts.slope_flops - (facts.state == "s")))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", KINDS, ids=names)
-def test_flops_counted_while_running_are_those_of_the_plan(kind: dict[str, Any], threads: int) -> None:
+def test_flops_counted_while_running_are_those_of_the_plan(kind: dict[str, Any]) -> None:
     architecture = lm.Architecture(WIDTHS, "gelu", label_smoothing=0.1, **kind)
     micro = None if kind["norm"] == "batch" else 64
-    plan = lm.plan(architecture, 200, strategy="sqrt", micro_batch=micro, threads=threads)
+    plan = lm.plan(architecture, 200, strategy="sqrt", micro_batch=micro)
     x, y = batch(architecture, 200)
     profile = profile_step(lm.Backprop(stirred(architecture), plan), x, y)
     assert profile.flops == planned_flops(plan)
@@ -466,12 +465,12 @@ def test_training_takes_no_more_than_promised_and_a_step_allocates_nothing(
 ) -> None:
     architecture = lm.Architecture((20, *[32] * 8, 10), "relu", **kind)
     x, y = batch(architecture, 700)
-    for strategy, threads in (("store_all", 1), ("recompute_all", 1), ("sqrt", 2)):
+    for strategy in ("store_all", "recompute_all", "sqrt"):
         made = lm.make_optimizer(optimizer) if optimizer else None
         gc.collect()
         tracemalloc.start()
         mlp = lm.MLP(architecture)
-        plan = lm.plan(architecture, 700, None, optimizer, strategy, threads=threads)
+        plan = lm.plan(architecture, 700, None, optimizer, strategy)
         backprop = lm.Backprop(mlp, plan, made)
         backprop(x, y)
         gc.collect()
@@ -493,11 +492,12 @@ def test_the_arena_is_written_to_its_end_and_not_beyond() -> None:
         backprop = lm.Backprop(stirred(architecture), plan)
         buffer = backprop.arena.buffer
         assert buffer.nbytes == plan.arena_bytes
+        bound: list[Bound] = []
+        backprop.step(*batch(architecture, 300), carry_out=bound.extend)
         views = [
             array
-            for calls, *_ in backprop._passes[300]
-            for _, arguments in calls[0]
-            for array in _arrays(arguments)
+            for call in single_calls(bound)
+            for array in _arrays(call.arguments)
             if np.may_share_memory(array, buffer)
         ]
         begin = buffer.__array_interface__["data"][0]
@@ -604,8 +604,8 @@ def test_what_passes_a_thousand_skips_stays_of_one_size(kind: dict[str, Any]) ->
     architecture = lm.Architecture((16, *[32] * 1000, 4), "relu", **kind)
     mlp = lm.MLP(architecture)
     x, _ = batch(architecture, 64)
-    out, workspace = np.empty((64, 4), "float32"), np.empty(64 * mlp.workspace_per_row, "float32")
-    sizes = [float(np.sqrt(np.mean(state**2))) for layer, state in mlp.states(x, out, workspace) if layer < 1001]
+    states = Forward(mlp, 64).states(x, np.empty((64, 4), "float32"))
+    sizes = [float(np.sqrt(np.mean(state**2))) for layer, state in states if layer < 1001]
     assert max(sizes) < 5 * min(sizes)
 
 

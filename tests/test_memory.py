@@ -11,13 +11,14 @@ import pytest
 
 import lowmem as lm
 from lowmem.chain import Chain
-from lowmem.network.specs import ACTIVATIONS, LOSSES, OPTIMIZERS
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.network.tiles import ALIGNMENT, TILE_ROWS, aligned
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.network_chain import network_chain
 from lowmem.planning.packing import BATCH, Program, Step
 from lowmem.planning.plan import Plan
-from lowmem.runtime import backprop as executor
 from lowmem.runtime.arena import Arena
+from lowmem.runtime.engines.numpy import engine
 from lowmem.schedule import Backward, Forward, Loss, Schedule
 from tests.helpers import FIXED, Array, batch, randomised
 
@@ -253,7 +254,7 @@ def arenas(monkeypatch: pytest.MonkeyPatch) -> list[Arena]:
             assert self.buffer.ctypes.data % ALIGNMENT == 0
             made.append(self)
 
-    monkeypatch.setattr(executor, "Arena", Surrounded)
+    monkeypatch.setattr(engine, "Arena", Surrounded)
     return made
 
 
@@ -266,7 +267,7 @@ def test_the_arena_is_as_large_as_planned_and_aligned(rows: int, dtype: str) -> 
     architecture = lm.Architecture((9, 30, 1, 17, 5), "gelu", dtype=dtype)
     for strategy, options in FIXED:
         plan = lm.plan(architecture, rows, strategy=strategy, **options)
-        arena = lm.Backprop(lm.MLP(architecture), plan)._training.arena
+        arena = lm.Backprop(lm.MLP(architecture), plan).arena
         assert arena.buffer.nbytes == plan.arena_bytes
         assert arena.buffer.ctypes.data % ALIGNMENT == 0
 

@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.network.specs import OPTIMIZERS
-from lowmem.nn.optimizers import Optimizer
+from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
 
 Array = NDArray[Any]
 Rule = Callable[[Array, Array, dict[str, Array], int], Array]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.network.specs import OPTIMIZERS
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.network_chain import network_chain
 from lowmem.planning.plan import Plan

@@ -4,7 +4,8 @@ import argparse
 
 from lowmem.cli.export import FORMATS
 from lowmem.common.checks import lookup
-from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
+from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
 
 HELP = "Print the completion script of a shell: bash, zsh or fish."

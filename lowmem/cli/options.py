@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import NORMS
-from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, OPTIMIZERS
+from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.cost_model import CostModel
 

@@ -20,7 +20,8 @@ from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange.safetensors import replacing, write_all, write_array
 from lowmem.network.layers.norms import EPSILON
-from lowmem.nn.activations import LEAKY_SLOPE, SELU_ALPHA, SELU_LAMBDA
+from lowmem.nn.activations.exponential import SELU_ALPHA, SELU_LAMBDA
+from lowmem.nn.activations.piecewise import LEAKY_SLOPE
 from lowmem.nn.mlp import MLP
 
 if TYPE_CHECKING:

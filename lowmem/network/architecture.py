@@ -134,7 +134,7 @@ class Architecture:
         return sum(map(self.has_skip, range(1, self.layers + 1)))
 
     def layer(self, layer: int) -> Layer:
-        """Return what `layer` (1..L) is: its parameters, bytes, costs and kernels."""
+        """Return what `layer` (1..L) is: its parameters, costs and workspace."""
         return self.each_layer[layer - 1]
 
     @property

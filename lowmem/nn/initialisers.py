@@ -30,41 +30,6 @@ from lowmem.network.specs import ACTIVATIONS
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
-DEFAULT_SCHEMES: Mapping[str, str] = MappingProxyType(
-    {
-        "identity": "glorot_uniform",
-        "relu": "he_normal",
-        "leaky_relu": "he_normal",
-        "elu": "he_normal",
-        "selu": "lecun_normal",
-        "tanh": "glorot_uniform",
-        "sigmoid": "glorot_uniform",
-        "softplus": "glorot_uniform",
-        "gelu": "he_normal",
-        "gelu_tanh": "he_normal",
-        "silu": "he_normal",
-        "mish": "he_normal",
-    }
-)
-"""The scheme that each activation gets where none is asked for."""
-
-# Gains of "orthogonal", 1 where nothing is said. Activations that shut off one side pass half of the variance: √2.
-# For tanh 5/3 is often quoted, which holds the forward variance at the price of slopes above 1: measured on 100
-# layers of 128 units (digits, batch 128, Adam 1e-4) the first layer's gradient was 12,000 times the last one's and
-# the loss stood at 2.5 after 300 steps. With 1 the two are equal, as Saxe et al. say, and the loss was 0.04.
-_ORTHOGONAL_GAINS: Mapping[str, float] = MappingProxyType(
-    {
-        "relu": math.sqrt(2.0),
-        "leaky_relu": math.sqrt(2.0 / (1.0 + 0.01**2)),
-        "elu": math.sqrt(2.0),
-        "gelu": math.sqrt(2.0),
-        "gelu_tanh": math.sqrt(2.0),
-        "silu": math.sqrt(2.0),
-        "mish": math.sqrt(2.0),
-    }
-)
-
-
 ORTHOGONAL = "orthogonal"
 FIXUP = "fixup"
 """The scheme that depends on a layer's place in the network."""
@@ -91,13 +56,13 @@ def initialise(
         biases: arrays (n_l,).
         activation: a key of `specs.ACTIVATIONS`; it decides the default scheme and orthogonal's gain.
         rng: where the numbers come from; the same state gives the same weights.
-        scheme: a key of `SCHEMES`, or None for `DEFAULT_SCHEMES[activation]`.
+        scheme: a key of `SCHEMES`, or None for the activation's own.
 
     Raises:
         UnknownNameError: for an unknown activation or scheme.
     """
     lookup("activation", activation, ACTIVATIONS)
-    fill = lookup("initialisation scheme", DEFAULT_SCHEMES[activation] if scheme is None else scheme, SCHEMES)
+    fill = lookup("initialisation scheme", ACTIVATIONS[activation].initialiser if scheme is None else scheme, SCHEMES)
     for w in weights:
         fill(w, activation, rng)
     for b in biases:
@@ -129,7 +94,7 @@ def initialise_network(
     initialise(weights, biases, architecture.activation, rng, None if fixup else scheme)
     if gain is not None:
         for w in weights:
-            np.multiply(w, gain / _ORTHOGONAL_GAINS.get(architecture.activation, 1.0), out=w)
+            np.multiply(w, gain / architecture.activation_facts.gain, out=w)
     factor = max(architecture.skips, 1) ** -0.5
     for number, its in enumerate(arrays, start=1):
         branch = architecture.option(number, "residual") if architecture.has_skip(number) else False
@@ -160,7 +125,7 @@ def _orthogonal(w: Array, activation: str, rng: np.random.Generator) -> None:
     n_out, n_in = w.shape
     gauss = rng.standard_normal((max(n_out, n_in), min(n_out, n_in)))
     q, r = np.linalg.qr(gauss)
-    q *= np.copysign(_ORTHOGONAL_GAINS.get(activation, 1.0), np.diagonal(r))  # QR's sign choice is not Haar's
+    q *= np.copysign(ACTIVATIONS[activation].gain, np.diagonal(r))  # QR's sign choice is not Haar's
     w[...] = q if n_out >= n_in else q.T
 
 

@@ -1,6 +1,6 @@
 """The network: its parameters in one flat array, and prediction in bounded memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 from lowmem.common.random import generator
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
-from lowmem.network.layers.base import Site
-from lowmem.nn.activations import KERNELS
+from lowmem.nn.forward import PREDICT_ROWS, Forward
 from lowmem.nn.initialisers import initialise_network
 
 Array = NDArray[np.floating[Any]]
-
-PREDICT_ROWS = 512
-"""Rows that `predict` carries through the network at a time."""
 
 
 class LayerViews:
@@ -109,8 +105,6 @@ class MLP:
             for layer, arrays in zip(architecture.each_layer, self.arrays, strict=True):
                 arrays |= _parts(self.running[start:], layer.running)
                 start += sum(map(prod, layer.running.values()))
-        sigma = KERNELS[architecture.activation]
-        self.sites = [Site(number, arrays, sigma) for number, arrays in enumerate(self.arrays, start=1)]
 
     def predict(self, x: NDArray[Any]) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
@@ -126,49 +120,10 @@ class MLP:
         if x.size and not (np.isfinite(x.min()) and np.isfinite(x.max())):
             raise InputError("x contains NaN or infinity; clean or impute it first.")
         chunk = min(PREDICT_ROWS, len(x))
-        cast = np.empty((chunk, x.shape[1]), architecture.dtype)
-        workspace = np.empty(chunk * self.workspace_per_row, architecture.dtype)
+        runner, cast = Forward(self, chunk), np.empty((chunk, x.shape[1]), architecture.dtype)
         result = np.empty((len(x), architecture.widths[-1]), architecture.dtype)
         for start in range(0, len(x), max(chunk, 1)):
             stop = min(start + chunk, len(x))
             np.copyto(cast[: stop - start], x[start:stop], casting="unsafe")
-            self.forward_into(cast[: stop - start], result[start:stop], workspace)
+            runner.into(cast[: stop - start], result[start:stop])
         return result
-
-    @property
-    def workspace_per_row(self) -> int:
-        """How many numbers of working memory `forward_into` needs for each row."""
-        return workspace_per_row(self.architecture)
-
-    def forward_into(self, x: Array, out: Array, workspace: Array) -> None:
-        """Write the outputs for the rows of x to `out`, one state travelling through the layers in `workspace`.
-
-        x: (rows, n_0). out: (rows, n_L). workspace: flat, at least rows * `workspace_per_row` numbers. All in the
-        network's dtype. Nothing is dropped, and running statistics are used. Allocates nothing.
-        """
-        for _ in self.states(x, out, workspace):
-            pass
-
-    def states(self, x: Array, out: Array, workspace: Array) -> Iterator[tuple[int, Array]]:
-        """Do what `forward_into` does, yielding (layer, its state) after each layer; the next one overwrites it."""
-        layers, count = self.architecture.each_layer, len(x)
-        room = count * max(layer.leaving for layer in layers)
-        source = x
-        for number, (layer, site) in enumerate(zip(layers, self.sites, strict=True), start=1):
-            target = out if layer.is_last else workspace[: count * layer.leaving].reshape(count, layer.leaving)
-            in_place = not (layer.is_first or layer.is_last)
-            scratch, start = [], room
-            for width in layer.forward_rooms(in_place=in_place):
-                scratch.append(workspace[start : start + count * width].reshape(count, width))
-                start += count * width
-            function, arguments = layer.run(site, [source], [target], [scratch], in_place=in_place)
-            function(*arguments)
-            yield number, target
-            source = target
-
-
-def workspace_per_row(architecture: Architecture) -> int:
-    """Return how many numbers a row takes in prediction: a state, and what the layer that needs most works in."""
-    layers = architecture.each_layer
-    state = max(layer.leaving for layer in layers)
-    return state + max(sum(layer.forward_rooms(in_place=True)) for layer in layers)

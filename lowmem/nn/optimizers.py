@@ -1,20 +1,63 @@
 """Optimizers that update parameters in place, chunk by chunk, and allocate nothing in a step.
 
-An optimizer works on flat chunks of at most `CHUNK` numbers, so that its several passes find the chunk in cache. It
-may use the gradient as working memory: after the update the gradient is spent.
+An optimizer works on flat chunks of at most `specs.CHUNK` numbers, so that its several passes find the chunk in cache.
+It may use the gradient as working memory: after the update the gradient is spent.
+
+An optimizer is one class: what planning must know of it stands in the class. Planning imports no NumPy, so this file
+imports it only where an update runs.
 """
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowmem.common.checks import fraction, lookup, number
 from lowmem.errors import InputError
-from lowmem.network.specs import OPTIMIZERS
 
-Array = NDArray[np.floating[Any]]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One name under which an optimizer is known.
+
+    states: arrays shaped like the parameters that it keeps.
+    scratch: working arrays of a chunk's size.
+    settings: arguments that make this variant, beside the usual ones.
+    """
+
+    states: int
+    scratch: int = 0
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An optimizer by name: its class and the variant of it."""
+
+    kind: type[Optimizer]
+    variant: Variant
+
+    @property
+    def states(self) -> int:
+        """Arrays shaped like the parameters that it keeps."""
+        return self.variant.states
+
+    @property
+    def scratch(self) -> int:
+        """Working arrays of a chunk's size."""
+        return self.variant.scratch
+
+
+OPTIMIZERS: dict[str, Known] = {}
+"""Every optimizer by name; a class with `variants` is entered as soon as it is defined."""
 
 
 class Optimizer(ABC):
@@ -23,9 +66,16 @@ class Optimizer(ABC):
     lr: learning rate; may be changed between steps.
     weight_decay: λ; how it enters is said by each optimizer.
     clip_value: gradients are cut to [-clip_value, clip_value] first, in the same pass; None leaves them.
+
+    A subclass names its `variants`, and in `tunable` the arguments that make it again, with their types.
     """
 
-    tunable: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    variants: ClassVar[Mapping[str, Variant]] = {}
+    tunable: ClassVar[Mapping[str, type]] = {"lr": float, "weight_decay": float}
+
+    def __init_subclass__(cls) -> None:
+        """Enter the variants of a new class in `OPTIMIZERS`."""
+        OPTIMIZERS.update({name: Known(cls, variant) for name, variant in vars(cls).get("variants", {}).items()})
 
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         self.lr = number("lr", lr)
@@ -36,7 +86,7 @@ class Optimizer(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The optimizer's name in the tables of `lowmem.network.architecture`."""
+        """The name of the variant that this optimizer is."""
 
     @property
     def states(self) -> int:
@@ -49,12 +99,13 @@ class Optimizer(ABC):
 
     def settings(self) -> dict[str, float]:
         """Return the arguments that make such an optimizer again."""
-        values = {name: getattr(self, name) for name in self.tunable}
-        return {name: value if isinstance(value, bool) else float(value) for name, value in values.items()}
+        return {name: kind(getattr(self, name)) for name, kind in self.tunable.items()}
 
     def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
         """Update the flat chunk `w` with its gradient `g`, which is spent; all arrays have the same shape."""
         if self.clip_value is not None:
+            import numpy as np
+
             np.clip(g, -self.clip_value, self.clip_value, out=g)
         self.rule(w, g, states, scratch)
 
@@ -69,7 +120,12 @@ class SGD(Optimizer):
     Weight decay is added to the gradient as λ w. Matches `torch.optim.SGD`.
     """
 
-    tunable = ("lr", "momentum", "nesterov", "weight_decay")
+    variants = {  # noqa: RUF012 - the base says ClassVar
+        "sgd": Variant(states=0),
+        "momentum": Variant(states=1, settings={"momentum": 0.9}),
+        "nesterov": Variant(states=1, settings={"momentum": 0.9, "nesterov": True}),
+    }
+    tunable = {"lr": float, "momentum": float, "nesterov": bool, "weight_decay": float}  # noqa: RUF012
 
     def __init__(
         self, lr: float = 0.01, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
@@ -87,6 +143,8 @@ class SGD(Optimizer):
 
     def rule(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
         """Update one chunk; see `Optimizer.update`."""
+        import numpy as np
+
         if self.weight_decay:
             # g + λ w without a working array: (g / λ + w) λ.
             np.divide(g, self.weight_decay, out=g)
@@ -114,7 +172,8 @@ class Adam(Optimizer):
     """
 
     decoupled: ClassVar[bool] = False
-    tunable = ("lr", "beta1", "beta2", "eps", "weight_decay")
+    variants = {"adam": Variant(states=2, scratch=1)}  # noqa: RUF012
+    tunable = dict.fromkeys(("lr", "beta1", "beta2", "eps", "weight_decay"), float)
 
     def __init__(
         self,
@@ -137,6 +196,8 @@ class Adam(Optimizer):
 
     def rule(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
         """Update one chunk; see `Optimizer.update`."""
+        import numpy as np
+
         m, v = states
         (t,) = scratch
         if self.weight_decay:
@@ -169,6 +230,7 @@ class AdamW(Adam):
     """
 
     decoupled = True
+    variants = {"adamw": Variant(states=2, scratch=1)}  # noqa: RUF012
 
 
 def make_optimizer(name: str, *, lr: float | None = None, weight_decay: float = 0.0) -> Optimizer:
@@ -183,18 +245,15 @@ def make_optimizer(name: str, *, lr: float | None = None, weight_decay: float = 
     Traceback (most recent call last):
     lowmem.errors.UnknownNameError: unknown optimizer 'adan'. Did you mean 'adam'? Known: adam, adamw, momentum, ...
     """
-    lookup("optimizer", name, OPTIMIZERS)
-    if name in ("adam", "adamw"):
-        return (AdamW if name == "adamw" else Adam)(1e-3 if lr is None else lr, weight_decay=weight_decay)
-    momentum = 0.0 if name == "sgd" else 0.9
-    return SGD(0.01 if lr is None else lr, momentum=momentum, nesterov=name == "nesterov", weight_decay=weight_decay)
+    known = lookup("optimizer", name, OPTIMIZERS)
+    rate = {} if lr is None else {"lr": lr}
+    return known.kind(**known.variant.settings, **rate, weight_decay=weight_decay)
 
 
 def restored(name: str, settings: dict[str, Any]) -> Optimizer:
     """Return the optimizer `name` with what its `settings` returned. Raises `ValueError` for other settings."""
-    kind: type[Optimizer] = {"adam": Adam, "adamw": AdamW}.get(name, SGD)
-    given = {key: type(value) for key, value in settings.items()}
-    if given != {key: bool if key == "nesterov" else float for key in kind.tunable}:
+    kind = OPTIMIZERS[name].kind
+    if {key: type(value) for key, value in settings.items()} != dict(kind.tunable):
         raise ValueError(f"an optimizer {name} has the settings {', '.join(kind.tunable)}; got {settings}")
     optimizer = kind(**settings)
     if optimizer.name != name:

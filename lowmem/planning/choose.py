@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lowmem.common.checks import lookup
 from lowmem.network.architecture import Architecture
-from lowmem.network.specs import OPTIMIZERS
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Workbench, budget_error
@@ -58,8 +58,8 @@ def plan(
     odd_batches: some batches will have fewer rows than batch_size; their calls are bound, and counted, apart.
     costs: a cost model (`lowmem.calibrated()`): "auto" then minimises predicted seconds in place of FLOPs, and
         weighs passes of fewer rows against recomputation. By FLOPs alone small passes would always win.
-    threads: lanes that each carry a part of the rows through a step. Left out, one for each core where the layers are
-        large enough and of one width, else one. Bits and bytes depend on it.
+    threads: the most threads that a step may use: with 1, BLAS keeps to one. Left out, BLAS uses as many as it is set
+        to, and one where products are too small for several. Bits depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
         the compute, and one layer's gradient at a time.

@@ -1,4 +1,4 @@
-"""How many lanes carry out a step: what the network's size gives work to, on the cores there are. No NumPy."""
+"""How many lanes carry out a step, and whether its products are worth several threads of BLAS. No NumPy."""
 
 import os
 from itertools import pairwise
@@ -6,36 +6,23 @@ from itertools import pairwise
 from lowmem.common.checks import positive
 from lowmem.network.architecture import Architecture
 
-LEAST_WORK = 1.6e7
-"""FLOPs of a layer's forward in each lane below which lanes wait and talk too much for what they do: about 0.2 ms."""
-
 SMALL = 5e6
 """FLOPs of a layer's forward below which BLAS does not share it among threads: it takes less than 0.1 ms, of which two
 threads save a third on a quiet machine, and on a busy one they wait for each other many times as long."""
-
-MOST_CHANGES = 0.1
-"""Share of layers of another width than the one before up to which lanes pay: they do not pass those side by side."""
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def lanes_for(architecture: Architecture, rows: int, threads: int | None = None) -> int:
-    """Return the number of lanes for passes of `rows` samples.
+    """Return the number of lanes for passes of `rows` samples: 1, as the NumPy engine has one lane.
 
-    threads: what was asked for; if None, a lane for each core where the layers are large enough, else one. Always one
-    where a norm looks at the whole batch.
+    threads: what was asked for, None to choose.
+
     Raises `InputError` for anything but a positive whole number.
     """
     if threads is not None:
-        wanted = positive("threads", threads)
-        return 1 if architecture.couples else min(wanted, rows)
-    if architecture.couples:
-        return 1  # every lane would wait for the others' rows twice more in every layer
-    widths = architecture.widths
-    changes = sum(one != other for one, other in pairwise(widths[1:-1]))
-    if changes > MOST_CHANGES * architecture.layers:
-        return 1
-    return max(min(cores(), rows, int(_work(architecture, rows) / LEAST_WORK)), 1)
+        positive("threads", threads)
+    return 1
 
 
 def small(architecture: Architecture, rows: int) -> bool:

@@ -25,7 +25,8 @@ class Plan:
     bookkeeping_bytes: Python's objects for bound calls and views, an upper estimate.
     store_all_bytes, store_all_flops: the arena and FLOPs of plain backpropagation for the same batch in one pass.
     forward_runs: layer forwards executed in one step.
-    lanes: threads that each carry a part of the rows of a pass; BLAS keeps to one thread if there are several.
+    lanes: threads that each carry a part of the rows of a pass.
+    threads: the most threads that a step may use, as asked for; None leaves it to the machine.
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
@@ -53,6 +54,7 @@ class Plan:
     forward_runs: int
     flops: int
     lanes: int = 1
+    threads: int | None = None
     seconds: float | None = None
     lower_bound: float | None = None
     budget: int | None = None

@@ -12,12 +12,13 @@ from lowmem.common.checks import positive
 from lowmem.errors import BudgetError, InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers.base import STATISTICS
-from lowmem.network.specs import CHUNK, OPTIMIZERS
+from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.lane_count import lanes_for
 from lowmem.planning.network_chain import network_chain, timed_chain
-from lowmem.planning.overhead import bookkeeping_bytes, counts, least_bookkeeping
+from lowmem.planning.overhead import counts, least_overhead, overhead_bytes
 from lowmem.planning.packing import pack
 from lowmem.planning.plan import Plan
 from lowmem.schedule import PLANNERS, Schedule, simulate
@@ -272,7 +273,7 @@ class Workbench:
 
         That is the arena after packing, and Python's objects for the calls beyond the least.
         """
-        least_calls = least_bookkeeping(self.architecture, **self.object_counts())
+        least_calls = least_overhead(self.architecture, **self.object_counts())
         made = self.fixed[0]
         beside = made.peak_bytes - made.arena_bytes - made.bookkeeping_bytes + least_calls
 
@@ -346,13 +347,14 @@ class Workbench:
             optimizer_scratch=scratch,
             arena_bytes=program.arena_bytes,
             batch_bytes=self.batch_buffers + self._row_constants(),
-            bookkeeping_bytes=bookkeeping_bytes(objects),
+            bookkeeping_bytes=overhead_bytes(objects),
             statistics_bytes=self._statistics * item,
             store_all_bytes=store_all_bytes,
             store_all_flops=store_all_flops,
             forward_runs=trace.forward_runs * self.passes * self._runs,
             flops=round(self._whole_flops(trace.flops)),
             lanes=self.lanes,
+            threads=self.threads,
             seconds=None if self.costs is None else self.whole_batch(simulate(self.timed_chain, schedule).cost),
         )
 
@@ -364,7 +366,6 @@ class Workbench:
         states = None if self.optimizer is None else OPTIMIZERS[self.optimizer].states
         return {
             "rows": self.micro_batch,
-            "lanes": self.lanes,
             "sizes": sizes * odd,
             "passes": kinds * odd,
             "states": states,

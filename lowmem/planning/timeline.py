@@ -5,11 +5,9 @@ from itertools import accumulate
 
 from lowmem.chain import Chain
 from lowmem.planning.network_chain import network_chain
+from lowmem.planning.outline import PHASES as PHASES
 from lowmem.planning.plan import Plan
 from lowmem.schedule import Backward, Forward, Loss, Op, Schedule, simulate
-
-PHASES = ("forward", "recomputation", "loss", "backward", "sum of gradients", "update", "waiting")
-"""Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"; lanes wait for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def _running(chain: Chain, op: Op) -> tuple[float, int, int]:
 def planned_flops(plan: Plan) -> dict[str, int]:
     """Return the FLOPs of a whole batch by phase; they add up to `plan.flops`. No plan counts those of an update."""
     chain = chain_of(plan)
-    one_pass = dict.fromkeys(PHASES, 0.0)
+    one_pass: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     one_pass["forward"] = chain.forward_cost(1, chain.length)
     for op in plan.schedule.ops:
         match op:

@@ -69,14 +69,14 @@ class Arena:
         """Return an array of that shape at byte `offset`."""
         return np.ndarray(shape, self.item, self.buffer, offset) if prod(shape) else np.empty(shape, self.item)
 
-    def scratch(self, offset: int, bounds: Bounds, rows: int, rooms: Sequence[int]) -> Scratch:
+    def scratch(self, offset: int, bounds: Bounds, rows: int, widths: Sequence[int]) -> Scratch:
         """Return, for each row tile, working matrices of these widths; all tiles use the same memory.
 
-        rows: of the largest tile, for which there is room.
+        rows: of the largest tile.
         """
-        offsets = [*accumulate((aligned(rows * width * self.item.itemsize) for width in rooms), initial=offset)]
+        offsets = [*accumulate((aligned(rows * width * self.item.itemsize) for width in widths), initial=offset)]
         return tuple(
-            tuple(self.matrix(at, stop - start, width) for at, width in zip(offsets, rooms, strict=False))
+            tuple(self.matrix(at, stop - start, width) for at, width in zip(offsets, widths, strict=False))
             for start, stop in bounds
         )
 

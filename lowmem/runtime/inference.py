@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.data.samples import Batches
+from lowmem.nn.forward import Forward
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.nn.mlp import MLP
 
@@ -43,7 +44,7 @@ class Inference:
     def __init__(self, mlp: MLP, rows: int = 256) -> None:
         self.mlp, self.rows, architecture = mlp, rows, mlp.architecture
         facts, width, dtype = architecture.loss_facts, architecture.widths[-1], mlp.parameters.dtype
-        self._workspace = np.empty(rows * mlp.workspace_per_row, dtype)
+        self._runner = Forward(mlp, rows)
         self._outputs = np.empty((rows, width), dtype)
         self._tiles = [np.empty((rows, width), dtype) for _ in range(facts.scratch)]
         self._rows = [np.empty(rows, dtype) for _ in range(facts.row_scratch)]
@@ -62,7 +63,7 @@ class Inference:
 
     def _forward(self, x: Array, out: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            self.mlp.forward_into(x, out, self._workspace)
+            self._runner.into(x, out)
 
     def _loss(self, outputs: Array, y: Array) -> float:
         """Return the mean loss of a batch; its outputs are spent."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
+from lowmem.nn.forward import Forward
 from lowmem.nn.mlp import MLP
 
 ROWS = 32
@@ -18,13 +19,12 @@ def where_it_began(mlp: MLP, x: NDArray[Any]) -> str:
         if not finite(block):
             return f"it began with the parameters of layer {layer}, which are not finite"
     rows, widths = min(ROWS, len(x)), mlp.architecture.widths
-    workspace = np.empty(rows * mlp.workspace_per_row, mlp.parameters.dtype)
-    out = np.empty((rows, widths[-1]), mlp.parameters.dtype)
+    runner, out = Forward(mlp, rows), np.empty((rows, widths[-1]), mlp.parameters.dtype)
     first = len(widths)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(x), rows):
             part = x[start : start + rows]
-            for layer, state in mlp.states(part, out[: len(part)], workspace):
+            for layer, state in runner.states(part, out[: len(part)]):
                 if layer >= first or not finite(state):
                     first = min(first, layer)
                     break

@@ -6,6 +6,7 @@ before, and one thread; so they do not. Large predictions have several threads, 
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.network.architecture import Architecture
-from lowmem.nn.mlp import MLP, workspace_per_row
+from lowmem.nn.forward import Forward, workspace_per_row
+from lowmem.nn.mlp import MLP
 from lowmem.planning.lane_count import cores
-from lowmem.runtime.lanes import Lanes
+from lowmem.runtime.blas_threads import at_most
 
 Array = NDArray[Any]
 
@@ -31,10 +33,9 @@ class Tiles:
 
     def __init__(self, mlp: MLP) -> None:
         dtype, widths = mlp.parameters.dtype, mlp.architecture.widths
-        self._mlp = mlp
         self._x = np.zeros((TILE, widths[0]), dtype)
         self._outputs = np.empty((TILE, widths[-1]), dtype)
-        self._workspace = np.empty(TILE * mlp.workspace_per_row, dtype)
+        self._runner = Forward(mlp, TILE)
 
     def outputs(self, x: Array, rows: slice | Array) -> Array:
         """Return the outputs s^(L) of at most `TILE` rows of x, which is cast, to be used before the next call."""
@@ -46,7 +47,7 @@ class Tiles:
             for place, row in enumerate(rows):  # x[rows] would be a copy
                 self._x[place] = x[row]
         with np.errstate(over="ignore", invalid="ignore"):
-            self._mlp.forward_into(self._x, self._outputs, self._workspace)
+            self._runner.into(self._x, self._outputs)
         return self._outputs[:count]
 
 
@@ -63,15 +64,21 @@ def predict_into(result: Array, mlp: MLP, x: Array, of: Callable[[Array], Array]
     """
     count = len(result)
     flops = 2.0 * mlp.architecture.parameters * count
-    lanes = Lanes(cores() if flops >= LEAST_WORK and count > TILE else 1, small=True)
+    threads = cores() if flops >= LEAST_WORK and count > TILE else 1
 
-    def work(lane: int) -> None:
+    def work(first: int) -> None:
         tiles = Tiles(mlp)
-        for start in range(lane * TILE, count, lanes.count * TILE):
+        for start in range(first * TILE, count, threads * TILE):
             part = slice(start, min(start + TILE, count))
             result[part] = of(tiles.outputs(x, part if rows is None else rows[part]))
 
-    lanes.run(work)
+    with at_most(1):
+        if threads == 1:
+            work(0)
+            return result
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(work, first) for first in range(threads)]:
+                done.result()
     return result
 
 

@@ -26,9 +26,8 @@ from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.safetensors import BLOCK, Entry
 from lowmem.network.architecture import Architecture
-from lowmem.network.specs import OPTIMIZERS
 from lowmem.nn.mlp import MLP
-from lowmem.nn.optimizers import Optimizer, restored
+from lowmem.nn.optimizers import OPTIMIZERS, Optimizer, restored
 from lowmem.training.saved_run_checks import (
     ARCHITECTURE,
     LATER_FIELDS,

@@ -20,7 +20,7 @@ from lowmem.planning.choose import plan
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
-from lowmem.runtime.clipping import ClippedBackprop, RehearsedBackprop
+from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.training.autosave import Autosave
 from lowmem.training.journal import Journal
 from lowmem.training.learning_rate import LearningRate
@@ -175,8 +175,7 @@ class Trainer:
         if self.clip_norm is None:
             backprop = Backprop(self.mlp, self.plan, self.optimizer, seed=self.seed)
         else:
-            kind: type[ClippedBackprop | RehearsedBackprop] = RehearsedBackprop if self.clip_twice else ClippedBackprop
-            backprop = kind(self.mlp, self.plan, self.optimizer, self.clip_norm, seed=self.seed)
+            backprop = ClippedBackprop(self.mlp, self.plan, self.optimizer, self.clip_norm, seed=self.seed)
         outputs = np.empty((self._evaluation_rows, self.mlp.architecture.widths[-1]), self.mlp.parameters.dtype)
         self._weights.allocate(self.batch_size)
         if self._resumed is not None:
@@ -321,7 +320,7 @@ class Trainer:
             "schedule": None if self.schedule is None else self.schedule.to_dict(),
             # Another machine might choose others, and other bits.
             "micro_batch": self.plan.micro_batch,
-            "threads": self.plan.lanes,
+            "threads": self.plan.threads,
         }
         save_run(
             path,

@@ -342,12 +342,6 @@ def test_adamw_shrinks_weights_and_leaves_biases() -> None:
     np.testing.assert_allclose(model.coefs_[0], plain.coefs_[0] * (1 - 0.05) ** 4, rtol=1e-12)  # it has no gradient
 
 
-def test_lanes_penalise_weights_and_leave_biases_too() -> None:
-    one, two = (MLPClassifier((48, 48), alpha=3.0, max_iter=5, random_state=0, threads=n).fit(X, Y) for n in (1, 2))
-    assert (one.plan_.lanes, two.plan_.lanes) == (1, 2)
-    np.testing.assert_allclose(two._network.parameters, one._network.parameters, rtol=1e-8, atol=1e-12)
-
-
 def test_huber_is_less_drawn_to_outliers_than_the_squared_error() -> None:
     x = np.linspace(-1, 1, 200)[:, None]
     y = np.c_[x, -x]

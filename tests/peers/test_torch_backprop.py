@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 import lowmem as lm
-from lowmem.network.specs import ACTIVATIONS, LOSSES, OPTIMIZERS
+from lowmem.network.specs import ACTIVATIONS, LOSSES
+from lowmem.nn.optimizers import OPTIMIZERS
 from tests.helpers import FIXED, batch, randomised
 
 torch = pytest.importorskip("torch")

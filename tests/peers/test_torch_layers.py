@@ -8,7 +8,8 @@ import pytest
 
 import lowmem as lm
 from lowmem.interchange.torch_weights import tensors, torch_code
-from lowmem.network.layers.dropout import Philox, padded
+from lowmem.network.layers.dropout import padded
+from lowmem.nn.layers.dropout import Philox
 from tests.helpers import FIXED, KINDS, batch, names, stirred
 
 torch = pytest.importorskip("torch")

@@ -1,7 +1,6 @@
-"""The kinds of layers, one small class each: sizes, costs, forward and backward in one place.
+"""The kinds of layers, one small class each: sizes, costs and workspaces. No NumPy.
 
-All floors know a layer through `Layer` alone: planning reads its bytes and its `Work`, binding asks it for calls, and
-prediction runs the same forward. As planning needs no NumPy, the methods that compute import it themselves.
+All floors know a layer through `Layer` alone. What computes lies in `lowmem.nn.layers`, under the same file names.
 """
 
 from lowmem.network.layers.base import Layer

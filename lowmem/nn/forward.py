@@ -1,0 +1,72 @@
+"""Forward only: rows travel through a network with one state at a time. Every prediction and evaluation runs this."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.network.architecture import Architecture
+from lowmem.nn.layers import kernels_of
+from lowmem.nn.layers.base import Context
+
+if TYPE_CHECKING:
+    from lowmem.nn.mlp import MLP
+
+Array = NDArray[np.floating[Any]]
+
+PREDICT_ROWS = 512
+"""The most rows that are carried through a network together."""
+
+
+class Forward:
+    """A network run forward, in memory that is made once: nothing is dropped, and running statistics are used.
+
+    mlp: the network; its parameters are used where they are.
+    rows: how many rows are carried together.
+    workspace: flat memory to work in, at least rows * `workspace_per_row` numbers; allocated here if left out.
+    """
+
+    def __init__(self, mlp: "MLP", rows: int, workspace: Array | None = None) -> None:
+        architecture = mlp.architecture
+        self.mlp, self.rows = mlp, rows
+        self._kernels = kernels_of(architecture)
+        self._state = max(layer.leaving for layer in architecture.each_layer)
+        size = rows * workspace_per_row(architecture)
+        self._workspace = np.empty(size, architecture.dtype) if workspace is None else workspace
+
+    def into(self, x: Array, out: Array) -> None:
+        """Write the outputs s^(L) for x, (any number of rows, n_0), to `out`, (as many rows, n_L). No array is made.
+
+        Both are in the network's dtype.
+        """
+        for start in range(0, len(x), max(self.rows, 1)):
+            part = slice(start, start + self.rows)
+            for _ in self.states(x[part], out[part]):
+                pass
+
+    def states(self, x: Array, out: Array) -> Iterator[tuple[int, Array]]:
+        """Yield (layer, its state) after each layer, for at most `rows` rows of x; the next layer overwrites it.
+
+        The state of the last layer is `out`.
+        """
+        count, source = len(x), x
+        for number, (kernels, arrays) in enumerate(zip(self._kernels, self.mlp.arrays, strict=True), start=1):
+            layer = kernels.layer
+            in_place = not (layer.is_first or layer.is_last)
+            target = out if layer.is_last else self._workspace[: count * layer.leaving].reshape(count, layer.leaving)
+            scratch, start = [], count * self._state
+            workspace = layer.workspace()
+            for width in workspace.in_place if in_place else workspace.forward:
+                scratch.append(self._workspace[start : start + count * width].reshape(count, width))
+                start += count * width
+            context = Context(number, arrays, self._workspace[:0])
+            (kernels.advance if in_place else kernels.forward)(context, [source], [target], [scratch])
+            yield number, target
+            source = target
+
+
+def workspace_per_row(architecture: Architecture) -> int:
+    """Return how many numbers a row takes in prediction: a state, and what the layer that needs most works in."""
+    layers = architecture.each_layer
+    return max(layer.leaving for layer in layers) + max(sum(layer.workspace().in_place) for layer in layers)

@@ -1,0 +1,109 @@
+"""The calls that a program becomes, without NumPy: what each does, for which layer, in which phase, and where.
+
+An engine binds exactly these calls, one for each item, to these places; the account of Python's objects counts them.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, TypeAlias, assert_never, get_args
+
+from lowmem.network.architecture import Architecture
+from lowmem.network.layers import Layer
+from lowmem.network.layers.base import Reversed, Widths
+from lowmem.network.tiles import matrices_bytes, tile_count, whole_bytes
+from lowmem.planning.packing import Program, Step
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Update
+
+Phase: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
+"""Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"."""
+
+PHASES: tuple[str, ...] = get_args(Phase)
+
+Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "update"] | Reversed
+"""What a call does.
+
+forward: carries a layer from one place to another. sweep: carries a state through several layers in its place.
+loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. update: updates a layer's parameters.
+The others are the calls of a layer's backward, see `Layer.reversal`.
+"""
+
+Place: TypeAlias = tuple[int, int]
+"""Offset in the arena and width of a matrix with all rows of a pass."""
+
+
+class Item(NamedTuple):
+    """One call of a pass.
+
+    layer: its number; of a sweep the first one; 0 for the loss, which belongs to none.
+    step: the step of the program that it belongs to.
+    last: of a sweep the last layer.
+    """
+
+    kind: Kind
+    phase: Phase
+    layer: int
+    step: Step
+    last: int = 0
+
+
+def outline(architecture: Architecture, program: Program, *, first: bool, last: bool) -> Iterator[Item]:
+    """Yield the calls of one pass over the rows of a batch.
+
+    first, last: whether this is the first or the last pass of a batch. Gradients are summed up from the second pass
+    on, and parameters are updated in the last one.
+    """
+    reached = 0  # layers 1..reached have run in this pass
+    for step in program.steps:
+        match step.op:
+            case Forward(start, stop):
+                yield Item("forward", "recomputation" if start <= reached else "forward", start, step)
+                again = min(reached, stop)
+                if again > start:
+                    yield Item("sweep", "recomputation", start + 1, step, again)
+                begin = max(reached, start) + 1
+                if begin <= stop:
+                    yield Item("sweep", "forward", begin, step, stop)
+                reached = max(reached, stop)
+            case Loss():
+                yield Item("loss", "loss", 0, step)
+            case Backward(layer):
+                for kind in architecture.layer(layer).reversal:
+                    yield Item(kind, "backward", layer, step)
+                if not first:
+                    yield Item("sum", "sum of gradients", layer, step)
+            case Update(layer):
+                if last:
+                    yield Item("update", "update", layer, step)
+            case Free():
+                pass
+            case unknown:
+                assert_never(unknown)
+
+
+class ReversalPlaces(NamedTuple):
+    """Where a layer is reversed.
+
+    delta: δ^(l). state: state l-1, which becomes δ^(l-1). whole: matrices of `Workspace.whole`.
+    partial_sums: offset of the sums over tiles. scratch: offset and widths of the working matrices of a tile.
+    """
+
+    delta: Place
+    state: Place
+    whole: tuple[Place, ...]
+    partial_sums: int
+    scratch: tuple[int, Widths]
+
+
+def reversal_places(layer: Layer, step: Step, rows: int) -> ReversalPlaces:
+    """Return where a `Backward` step works, in passes of so many rows: its working memory, one behind the other."""
+    workspace, offset = layer.workspace(), step.scratch
+    whole = []
+    for width in workspace.whole:
+        whole.append((offset, width))
+        offset += matrices_bytes((width,), rows, layer.item_bytes)
+    return ReversalPlaces(
+        delta=(step.source, layer.leaving),
+        state=(step.target, layer.entering),
+        whole=tuple(whole),
+        partial_sums=offset,
+        scratch=(step.scratch + whole_bytes(layer, workspace, rows, tile_count(rows)), workspace.backward),
+    )

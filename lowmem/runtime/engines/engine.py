@@ -1,0 +1,73 @@
+"""What every engine offers to `Backprop`, and how one is chosen."""
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.plan import Plan
+from lowmem.runtime.arena import Arena
+from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.engines.calls import CarryOut
+
+Array = NDArray[Any]
+
+
+class Engine(Protocol):
+    """Carries out the program of one plan on one network.
+
+    It is made of the network, the plan, the buffers of gradients and optimizer, the optimizer and the seed of dropout,
+    and binds the passes of the plan's batch size at once, those of other sizes when they come. Batches have been
+    checked. After the first step of a size a step allocates no array.
+
+    name: as `plan.engine` will say it. arena: where states, deltas and working memory lie.
+    """
+
+    name: str
+    arena: Arena
+
+    def run(
+        self,
+        x: Array,
+        y: Array,
+        weights: Array | None,
+        *,
+        step: int,
+        scale: float | None = 1.0,
+        carry_out: CarryOut | None = None,
+    ) -> float:
+        """Run all passes of a batch, and return its mean loss.
+
+        step: number of the training step, from 1, which dropout depends on.
+        scale: what gradients are multiplied by in the updates of the program, where it has any; None where the updates
+            shall only add the gradients to the norm and leave the parameters alone.
+        carry_out: gets the calls of each pass, if given, in place of the engine's own way to carry them out.
+
+        Raises `NonFiniteError` if the loss is not finite, before any parameter has changed.
+        """
+
+    def norm(self, *, carry_out: CarryOut | None = None) -> float:
+        """Return the Euclidean norm of all gradients: of those that are kept, or those that a run with scale=None saw.
+
+        It is not finite where the gradients overflowed.
+        """
+
+    def update(self, scale: float, *, carry_out: CarryOut | None = None) -> None:
+        """Update all parameters with the gradients that are kept, multiplied by `scale`."""
+
+    def forward(self, x: Array, out: Array) -> None:
+        """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
+
+    def loss(self, outputs: Array, y: Array) -> float:
+        """Return the mean loss of outputs s^(L), which are spent, in the memory of the training step."""
+
+    def account(self) -> dict[str, int]:
+        """Return the bytes of the arrays that the engine made, by the names of `plan.account()`."""
+
+
+def make_engine(mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> Engine:
+    """Return the engine that a plan asks for, bound to a network."""
+    from lowmem.runtime.engines.numpy.engine import NumpyEngine
+
+    return NumpyEngine(mlp, plan, buffers, optimizer, seed)

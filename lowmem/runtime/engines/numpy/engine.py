@@ -1,0 +1,187 @@
+"""`NumpyEngine`: carries out a program call by call."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.network.architecture import Architecture
+from lowmem.network.layers.base import STATISTICS
+from lowmem.network.tiles import tile_bounds
+from lowmem.nn.forward import PREDICT_ROWS, Forward, workspace_per_row
+from lowmem.nn.layers import kernels_of
+from lowmem.nn.layers.base import Context, Statistics
+from lowmem.nn.layers.dropout import Philox
+from lowmem.nn.losses import loss_scale
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.plan import Plan
+from lowmem.runtime.arena import Arena, Array, Bounds
+from lowmem.runtime.blas_threads import threads_of
+from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.engines.calls import Bound, Call, CarryOut, run_calls
+from lowmem.runtime.engines.numpy.binding import Binder, Parts
+from lowmem.runtime.engines.numpy.feed import Feed
+from lowmem.runtime.engines.numpy.loss import LossKernel
+from lowmem.runtime.engines.numpy.updates import Updater
+
+BROADCAST_BUFFER = 2048
+"""Numbers in the buffer through which NumPy broadcasts a bias. The usual 8192 take 66 KiB in float64, which would be
+more than a promise leaves room for; at 2048 the passes are as fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The bound calls of one pass, the bounds of its tiles, its first row in the batch, and that behind its last."""
+
+    calls: Sequence[Bound]
+    bounds: Bounds
+    start: int
+    stop: int
+
+
+class NumpyEngine:
+    """Carries out the program of a plan with NumPy; see `lowmem.runtime.engines.engine.Engine`."""
+
+    name = "numpy"
+
+    def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+        architecture, rows = mlp.architecture, plan.micro_batch
+        self.mlp, self.plan, self.buffers = mlp, plan, buffers
+        self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
+        self._ones = np.ones(rows, architecture.dtype)
+        self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
+        self._statistics = _statistics(architecture)
+        self._parts = Parts(
+            mlp=mlp,
+            arena=self.arena,
+            buffers=buffers,
+            feed=Feed(),
+            loss=LossKernel(architecture, self.arena, rows),
+            updater=None if optimizer is None else Updater(mlp, buffers, optimizer),
+            kernels=kernels_of(architecture),
+            contexts=self._contexts(),
+        )
+        self._passes: dict[int, list[Pass]] = {}
+        self._bind(plan.batch_size)
+
+    def run(
+        self,
+        x: Array,
+        y: NDArray[Any],
+        weights: Array | None,
+        *,
+        step: int,
+        scale: float | None = 1.0,
+        carry_out: CarryOut | None = None,
+    ) -> float:
+        """Run all passes of a batch, and return its mean loss; see `Engine.run`."""
+        architecture, feed, rows = self.mlp.architecture, self._parts.feed, len(x)
+        feed.scale, feed.loss = loss_scale(architecture.loss, rows, architecture.widths[-1]), 0.0
+        if self._parts.updater is not None:
+            self._parts.updater.begin(scale)
+        for statistics in self._statistics.values():
+            statistics.ready.clear()
+        passes = self._passes.get(rows) or self._bind(rows)
+        try:
+            with self._settings():
+                for one in passes:
+                    w = None if weights is None else weights[one.start : one.stop]
+                    feed.fill(x[one.start : one.stop], y[one.start : one.stop], w, one.bounds)
+                    if self._masks is not None:
+                        self._masks.step, self._masks.start = step, one.start
+                    (carry_out or run_calls)(one.calls)
+        finally:
+            feed.clear()
+        return feed.loss * feed.scale
+
+    def norm(self, *, carry_out: CarryOut | None = None) -> float:
+        """Return the norm of all gradients; see `Engine.norm`."""
+        updater = self._parts.updater
+        assert updater is not None
+        if not self.plan.gathered:
+            return updater.exact_norm()
+        with self._settings():
+            (carry_out or run_calls)([Call("update", 0, updater.look, (self.buffers.gradients.flat,))])
+        return updater.norm_in_order()
+
+    def update(self, scale: float, *, carry_out: CarryOut | None = None) -> None:
+        """Update all parameters; see `Engine.update`."""
+        updater = self._parts.updater
+        assert updater is not None
+        updater.begin(scale)
+        with self._settings():
+            layers = enumerate(updater.chunks, start=1)
+            (carry_out or run_calls)([Call("update", layer, updater.update, (chunks,)) for layer, chunks in layers])
+
+    def forward(self, x: Array, out: Array) -> None:
+        """Write the outputs for x to `out`; see `Engine.forward`."""
+        workspace, each = self.arena.flat, workspace_per_row(self.mlp.architecture)
+        if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
+            workspace = np.empty(each, self.mlp.parameters.dtype)
+        Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
+
+    def loss(self, outputs: Array, y: NDArray[Any]) -> float:
+        """Return the mean loss of outputs; see `Engine.loss`."""
+        return self._parts.loss.mean(outputs, y, tile_bounds(len(outputs)))
+
+    def account(self) -> dict[str, int]:
+        """Return the bytes of the arrays that were made here; see `Engine.account`."""
+        sizes = {
+            "activation arena": self.arena.buffer.nbytes,
+            "batch": self._ones.nbytes + self._parts.loss.starts.nbytes,
+        }
+        statistics = sum(statistics.vectors.nbytes for statistics in self._statistics.values())
+        return sizes | ({"statistics": self.mlp.running.nbytes + statistics} if statistics else {})
+
+    def _contexts(self) -> list[Context]:
+        """Return what the kernels of each layer work with."""
+        return [
+            Context(number, arrays, self._ones, self._masks if layer.drops else None, self._statistics.get(number))
+            for number, (layer, arrays) in enumerate(
+                zip(self.mlp.architecture.each_layer, self.mlp.arrays, strict=True), start=1
+            )
+        ]
+
+    def _bind(self, batch: int) -> list[Pass]:
+        """Bind the passes of a batch of that many rows; of other sizes than the plan's only the last is kept."""
+        self._passes = {rows: passes for rows, passes in self._passes.items() if rows == self.plan.batch_size}
+        size = self.plan.micro_batch
+        binders: dict[int, Binder] = {}
+        passes: list[Pass] = []
+        for start in range(0, batch, size):
+            stop = min(start + size, batch)
+            binder = binders.get(stop - start) or binders.setdefault(stop - start, Binder(self._parts, stop - start))
+            first, last = start == 0, stop == batch
+            if not first and not last and len(passes) > 1:
+                calls = passes[-1].calls  # all passes between the first and the last are alike
+            else:
+                calls = binder.bind(self.plan.program, first=first, last=last)
+            passes.append(Pass(calls, binder.bounds, start, stop))
+        self.arena.forget_views()
+        self._passes[batch] = passes
+        return passes
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Hold NumPy and BLAS to how they shall work in a step."""
+        buffer = np.setbufsize(BROADCAST_BUFFER)
+        try:
+            # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
+            with threads_of(self.plan), np.errstate(over="ignore", invalid="ignore"):
+                yield
+        finally:
+            np.setbufsize(buffer)
+
+
+def _statistics(architecture: Architecture) -> dict[int, Statistics]:
+    """Return by number of the layer where the statistics of a batch are kept, for layers whose norm needs them."""
+    ready: set[int] = set()
+    return {
+        number: Statistics(np.zeros((STATISTICS, layer.entering), architecture.dtype), ready)
+        for number, layer in enumerate(architecture.each_layer, start=1)
+        if layer.couples
+    }

@@ -1,0 +1,89 @@
+"""What is done with gradients: an update of the parameters, a look at their norm, a sum over passes."""
+
+from collections.abc import Sequence
+from math import fsum, isfinite, sqrt
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.network.specs import CHUNK
+from lowmem.nn.layers.base import counts
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
+from lowmem.runtime.buffers import Buffers
+
+Array = NDArray[np.floating[Any]]
+Chunk: TypeAlias = tuple[Array, Array, tuple[Array, ...], tuple[Array, ...]]
+"""w, g, the optimizer's states and its working memory: flat, of one size."""
+
+
+class Updater:
+    """Carries out an optimizer, or only adds up the squares of gradients.
+
+    chunks[l-1]: the parameters of layer l, cut so that the passes of an update find a chunk in cache.
+    scale: what gradients are multiplied by first, if it is below 1; None to look at them alone.
+    """
+
+    def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.scale: float | None = 1.0
+        self.chunks = _chunks(mlp, buffers, OPTIMIZERS[optimizer.name].scratch)
+        self._squares: list[float] = []
+
+    def begin(self, scale: float | None) -> None:
+        """Begin a run."""
+        self.scale = scale
+        self._squares.clear()
+
+    def update(self, chunks: Sequence[Chunk]) -> None:
+        """Update one layer's parameters, or look at its gradients."""
+        for w, g, states, scratch in chunks:
+            if self.scale is None:
+                self._squares.append(float(np.dot(g, g)))
+                continue
+            if self.scale < 1:
+                np.multiply(g, self.scale, out=g)
+            self.optimizer.update(w, g, states, scratch)
+
+    def look(self, gradients: Array) -> None:
+        """Look at the gradients of all layers, which are one flat array."""
+        self._squares.clear()
+        for start in range(0, len(gradients), CHUNK):
+            g = gradients[start : start + CHUNK]
+            self._squares.append(float(np.dot(g, g)))
+
+    def norm_in_order(self) -> float:
+        """Return the norm of what was looked at, summed in its order."""
+        total = 0.0
+        for square in self._squares:
+            total += square
+        return sqrt(total) if total >= 0 else total
+
+    def exact_norm(self) -> float:
+        """Return the norm of what was looked at; the sum is exact, so that the order of the layers does not matter."""
+        return sqrt(fsum(self._squares)) if all(map(isfinite, self._squares)) else float("nan")
+
+
+def _chunks(mlp: MLP, buffers: Buffers, scratches: int) -> list[list[Chunk]]:
+    """Return the chunks of every layer; scratches: working arrays that an update needs."""
+    size = len(buffers.scratch) // scratches if scratches else CHUNK
+    chunks: list[list[Chunk]] = []
+    begin = 0
+    for gradients in buffers.gradients.blocks:
+        of_layer: list[Chunk] = []
+        for start in range(0, len(gradients), size):
+            g = gradients[start : start + size]
+            part = slice(begin + start, begin + start + len(g))
+            states = tuple(state[part] for state in buffers.states)
+            scratch = tuple(buffers.scratch[n * size : n * size + len(g)] for n in range(scratches))
+            of_layer.append((mlp.parameters[part], g, states, scratch))
+        chunks.append(of_layer)
+        begin += len(gradients)
+    return chunks
+
+
+@counts(lambda total, gradient: total.size)
+def add_gradient(total: Array, gradient: Array) -> None:
+    """Add one layer's gradient to those of earlier passes."""
+    np.add(total, gradient, total)

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 import lowmem as lm
 from lowmem.chain import Chain
 from lowmem.planning.timeline import chain_of
-from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
+from lowmem.plots import Depth, Point, frontier, memory_timeline, moments, scaling, schedule_diagram
 from lowmem.plots.diagram import Stroke, strokes_of
 from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
@@ -103,7 +103,7 @@ class TestMemoryTimeline:
         if over == "flops":
             assert x[1] == pytest.approx(right / 2)
         else:  # the op that runs when half of the work is done
-            done = np.cumsum([moment.flops for moment in occupancy(chain_of(made), made.schedule)])
+            done = np.cumsum([moment.flops for moment in moments(chain_of(made), made.schedule)])
             assert int(x[1]) == np.searchsorted(done, half)
 
     def test_of_a_report_brings_the_line_that_it_measured(self, made: lm.Plan) -> None:
@@ -120,11 +120,10 @@ class TestMemoryTimeline:
     def test_adds_up_to_the_simulated_peak_and_cost(self, drawn: tuple[Chain, Schedule]) -> None:
         chain, schedule = drawn
         trace = simulate(chain, schedule)
-        moments = occupancy(chain, schedule)
-        assert len(moments) == len(schedule)
-        assert sum(moment.flops for moment in moments) == pytest.approx(trace.cost)
-        if not chain.in_hand_free:
-            assert max(moment.bytes for moment in moments) == trace.peak_bytes
+        series = moments(chain, schedule)
+        assert len(series) == len(schedule)
+        assert sum(moment.flops for moment in series) == pytest.approx(trace.cost)
+        assert max(moment.bytes for moment in series) == trace.peak_bytes
 
 
 class TestScheduleDiagram:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lowmem.errors import InputError, UnknownNameError
@@ -15,11 +16,23 @@ NUMBER_KINDS, TEXT_KINDS = "biuf", "US"
 """Kinds of dtypes: bool, signed, unsigned, float; text and bytes."""
 
 
+def whole_number(name: str, number: object, *, least: int = 1) -> int:
+    """Return a whole number of at least `least`, Python's or NumPy's, as an int. Raises `InputError` for all else."""
+    try:
+        if isinstance(number, bool):
+            raise TypeError
+        value = index(number)  # type: ignore[arg-type]
+    except TypeError:
+        value = None
+    if value is None or value < least:
+        kind = {0: "a whole number from 0", 1: "a positive whole number"}.get(least, f"a whole number from {least}")
+        raise InputError(f"{name} must be {kind}; got {number!r}.")
+    return value
+
+
 def positive(name: str, number: object) -> int:
     """Return a positive whole number as an int, or raise `InputError`."""
-    if isinstance(number, bool) or not hasattr(number, "__index__") or number.__index__() < 1:
-        raise InputError(f"{name} must be a positive whole number; got {number!r}.")
-    return int(number.__index__())
+    return whole_number(name, number)
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

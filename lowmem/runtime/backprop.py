@@ -18,6 +18,7 @@ from lowmem.network.tiles import tile_bounds, tile_rows
 from lowmem.nn.losses import check_targets, check_weights, fold_of, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.account import Account
 from lowmem.planning.lane_count import small
 from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena, Array, Bounds
@@ -76,8 +77,9 @@ class Backprop:
         whole = architecture.parameters
         largest = max(layer.size for layer in architecture.each_layer)
         several = plan.micro_batches > 1
-        gathers = LayerViews(architecture, np.zeros(whole, item)) if optimizer is None or several else None
-        shared = SharedViews(architecture, np.zeros(largest, item)) if gathers is None or several else None
+        buffers = plan.gradient_buffers
+        gathers = LayerViews(architecture, np.zeros(whole, item)) if buffers.all_layers else None
+        shared = SharedViews(architecture, np.zeros(largest, item)) if buffers.one_layer else None
         spent = gathers if gathers is not None else shared  # what the optimizer reads
         written = shared if shared is not None else gathers
         assert spent is not None
@@ -175,21 +177,22 @@ class Backprop:
         """Where states, deltas and scratch lie."""
         return self._training.arena
 
-    def account(self) -> dict[str, int]:
-        """Return the bytes of the arrays that were made, by the names of `plan.account()`."""
+    def account(self) -> Account[int | None]:
+        """Return the bytes of the arrays that were allocated; the overhead of Python's objects is not known."""
         training, scratch = self._training, 0
         if self.optimizer is not None:
             scratch = sum(array.base.nbytes for array in training.updates[0][0][0][3])
         gradients = [training.gradients] + ([] if training.totals is None else [training.totals])
-        made = {
-            "parameters": self.mlp.parameters.nbytes,
-            "gradients": sum(views.flat.nbytes for views in gradients),
-            "optimizer": sum(array.nbytes for array in self.optimizer_state) + scratch,
-            "activation arena": training.arena.buffer.nbytes,
-            "batch": training.ones.nbytes + training.starts.nbytes,
-        }
-        kept = sum(_.kept.nbytes for _ in training.statistics if _ is not None)
-        return made | ({"statistics": self.mlp.running.nbytes + kept} if kept else {})
+        statistics = sum(_.kept.nbytes for _ in training.statistics if _ is not None)
+        return Account(
+            parameters=self.mlp.parameters.nbytes,
+            gradients=sum(views.flat.nbytes for views in gradients),
+            optimizer=sum(array.nbytes for array in self.optimizer_state) + scratch,
+            arena=training.arena.buffer.nbytes,
+            batch=training.ones.nbytes + training.starts.nbytes,
+            overhead=None,
+            statistics=statistics and statistics + self.mlp.running.nbytes,
+        )
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""

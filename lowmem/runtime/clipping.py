@@ -19,6 +19,7 @@ from lowmem.network.layers.base import Call
 from lowmem.network.specs import CHUNK
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.account import Account
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop, Gradients
 
@@ -67,11 +68,11 @@ class ClippedBackprop(Backprop):
             self._update.update(self.mlp.parameters[part], g, states, scratch)
         return loss, Gradients((), ())
 
-    def account(self) -> dict[str, int]:
+    def account(self) -> Account[int | None]:
         """See `Backprop.account`."""
-        made = super().account()
-        made["optimizer"] += self._working.nbytes
-        return made | ({"statistics": made["statistics"] + self._running.nbytes} if len(self._running) else {})
+        account = super().account()
+        optimizer = (account.optimizer or 0) + self._working.nbytes
+        return replace(account, optimizer=optimizer, statistics=(account.statistics or 0) + self._running.nbytes)
 
     def _norm(self) -> float:
         """Return the norm of all gradients, summed chunk by chunk, the chunks in double precision."""
@@ -114,10 +115,10 @@ class RehearsedBackprop(Backprop):
         cut.apply(min(1.0, self.clip_norm / norm) if norm else 1.0)
         return super().step(x, y, run, weights)
 
-    def account(self) -> dict[str, int]:
+    def account(self) -> Account[int | None]:
         """See `Backprop.account`."""
-        made = super().account()
-        return made | ({"statistics": made["statistics"] + self._running.nbytes} if len(self._running) else {})
+        account = super().account()
+        return replace(account, statistics=(account.statistics or 0) + self._running.nbytes)
 
 
 class _Cut(Optimizer):

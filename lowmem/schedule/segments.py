@@ -10,7 +10,7 @@ from bisect import bisect_right
 from math import isqrt
 
 from lowmem.chain import Chain
-from lowmem.errors import InputError
+from lowmem.common.checks import whole_number
 from lowmem.schedule.ops import Schedule
 from lowmem.schedule.tree import reverse
 
@@ -25,13 +25,11 @@ def sqrt(chain: Chain) -> Schedule:
 
 
 def segments(chain: Chain, *, segments: int) -> Schedule:
-    """Keep every `segments`-th state: ceil(L / segments) segments of that many layers.
+    """Keep every `segments`-th state, 1 for every state: ceil(L / segments) segments of that many layers.
 
     Raises `InputError` unless `segments` is a whole number from 1.
     """
-    if isinstance(segments, bool) or not isinstance(segments, int) or segments < 1:
-        raise InputError(f"segments must be a whole number, 1 (keep every state) or more; got {segments!r}.")
-    return _keep(chain, "segments", list(range(0, chain.length, segments)))
+    return _keep(chain, "segments", list(range(0, chain.length, whole_number("segments", segments))))
 
 
 def _keep(chain: Chain, planner: str, starts: list[int]) -> Schedule:

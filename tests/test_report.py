@@ -9,7 +9,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.measure.step_profile import StepProfile
-from lowmem.planning.account import Account
+from lowmem.planning.plan import Account
 from lowmem.planning.timeline import PHASES, planned_flops
 from lowmem.plots import report_html
 from tests.helpers import batch

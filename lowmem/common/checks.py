@@ -1,8 +1,8 @@
 """What users give is checked here: whole numbers, names, arrays of numbers. Each check refuses in one clear line."""
 
 import math
+import operator
 from collections.abc import Mapping
-from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lowmem.errors import InputError, UnknownNameError
@@ -16,23 +16,35 @@ NUMBER_KINDS, TEXT_KINDS = "biuf", "US"
 """Kinds of dtypes: bool, signed, unsigned, float; text and bytes."""
 
 
-def whole_number(name: str, number: object, *, least: int = 1) -> int:
-    """Return a whole number of at least `least`, Python's or NumPy's, as an int. Raises `InputError` for all else."""
+def as_whole(value: object) -> int | None:
+    """Return a whole number of any type as an int, None for anything else."""
+    if _is_bool(value):
+        return None
     try:
-        if isinstance(number, bool):
-            raise TypeError
-        value = index(number)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        value = None
-    if value is None or value < least:
-        kind = {0: "a whole number from 0", 1: "a positive whole number"}.get(least, f"a whole number from {least}")
-        raise InputError(f"{name} must be {kind}; got {number!r}.")
-    return value
+        return None
 
 
-def positive(name: str, number: object) -> int:
-    """Return a positive whole number as an int, or raise `InputError`."""
-    return whole_number(name, number)
+def positive(name: str, value: object) -> int:
+    """Return a positive whole number as an int. Raises `InputError` for anything else."""
+    number = as_whole(value)
+    if number is None or number < 1:
+        raise InputError(f"{name} must be a positive whole number; got {value!r}.")
+    return number
+
+
+def whole(name: str, value: object, least: int = 0) -> int:
+    """Return a whole number of at least `least` as an int. Raises `InputError` for anything else."""
+    number = as_whole(value)
+    if number is None or number < least:
+        raise InputError(f"{name} must be a whole number from {least}; got {value!r}.")
+    return number
+
+
+def _is_bool(value: object) -> bool:
+    """Say whether a value is True or False, of Python or NumPy."""
+    return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -28,9 +28,8 @@ from lowmem.measure.step_profile import Progress, StepProfile, memory_over_work,
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import make_optimizer
-from lowmem.planning.account import Account
 from lowmem.planning.choose import plan
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.backprop import Backprop
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from lowmem.common.tables import Table
 from lowmem.measure.step_profile import StepProfile, twice
-from lowmem.planning.account import LABELS, Account
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import LABELS, Account, Plan
 from lowmem.planning.timeline import PHASES, chain_of, moments, planned_flops
 from lowmem.units import format_bytes, format_count
 

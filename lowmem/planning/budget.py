@@ -46,18 +46,25 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
     least: of the plans that its strategy chose among, the one that takes the least.
     """
     request = candidates.request
-    smallest = min(candidates.fixed, key=lambda plan: plan.arena_bytes)
-    if limit.arena_bytes is not None and smallest.arena_bytes > limit.arena_bytes:
-        share = ceil(1000 * smallest.arena_bytes / smallest.store_all_bytes) / 10
+    searched = request.strategy in ("auto", "optimal")
+    needs = f"that this network needs at batch {request.batch_size}"
+    needs += "" if searched else f" with strategy {least.strategy}"
+    if limit.arena_bytes is not None:
+        # A strategy that was asked for by name has plans of its own. What a plan's objects take beyond those of storing
+        # everything, the arena must leave them.
+        everything = candidates.fixed[0]
+        plans = candidates.fixed if searched else candidates
+        share = min(max(plan.arena_bytes, plan.peak_bytes - everything.fixed_bytes) for plan in plans)
+        percent = ceil(1000 * share / everything.store_all_bytes) / 10
         return BudgetError(
-            f"{format_bytes(limit.arena_bytes)} of activations are less than the {format_bytes(smallest.arena_bytes)} "
-            f'that this network needs at batch {request.batch_size}. Try budget="{share:g}% of activations".',
+            f"{format_bytes(limit.arena_bytes)} of activations are less than the {format_bytes(share)} {needs}. "
+            f'Try budget="{percent:g}% of activations".',
             budget=limit.bytes,
             minimum=least.peak_bytes,
         )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
     advice = [f'budget="{ceil_bytes(least.peak_bytes)}"']
-    if request.strategy not in ("auto", "optimal") and candidates.any_fixed_fits():
+    if not searched and candidates.any_fixed_fits():
         advice.append('strategy="auto"')
     smaller = _rows_that_fit(request, limit) if least.fixed_bytes < limit.bytes else None
     if smaller:
@@ -68,7 +75,7 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
         advice.append('optimizer="sgd"')
     return BudgetError(
         f"{format_bytes(limit.bytes)} is less than the {format_bytes(least.peak_bytes)} ({least.peak_bytes:,} bytes) "
-        f"that this network needs at batch {request.batch_size} ({parts}). Try {' or '.join(advice)}.",
+        f"{needs} ({parts}). Try {' or '.join(advice)}.",
         budget=limit.bytes,
         minimum=least.peak_bytes,
     )

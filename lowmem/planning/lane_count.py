@@ -3,7 +3,7 @@
 import os
 from itertools import pairwise
 
-from lowmem.common.checks import whole_number
+from lowmem.common.checks import positive
 from lowmem.network.architecture import Architecture
 
 LEAST_WORK = 1.6e7
@@ -27,7 +27,7 @@ def lanes_for(architecture: Architecture, rows: int, threads: int | None = None)
     Raises `InputError` for anything but a positive whole number.
     """
     if threads is not None:
-        threads = whole_number("threads", threads)
+        threads = positive("threads", threads)
         return 1 if architecture.couples else min(threads, rows)
     if architecture.couples:
         return 1  # every lane would wait for the others' rows twice more in every layer

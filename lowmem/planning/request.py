@@ -6,7 +6,7 @@ from enum import Enum
 from functools import cached_property
 
 from lowmem.chain import Chain
-from lowmem.common.checks import lookup, whole_number
+from lowmem.common.checks import lookup, positive, whole
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.cost_model import CostModel
@@ -20,6 +20,17 @@ STRATEGIES = ("auto", *PLANNERS)
 
 OPTION_OF = {"segments": "segments", "slots": "revolve"}
 """Options of planners, with the strategy that each goes with."""
+
+LEAST = {
+    "batch_size": 1,
+    "micro_batch": 1,
+    "segments": 1,
+    "slots": 0,
+    "threads": 1,
+    "table_bytes": 0,
+    "batch_buffers": 0,
+}
+"""The least that each number of a request may be."""
 
 LEAST_ROWS = 16
 """Passes of fewer rows are done only when asked for: products that small run at a fraction of the speed."""
@@ -103,10 +114,10 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         """Make all numbers plain ints, and refuse what makes no sense."""
-        for name, least in (("batch_size", 1), ("micro_batch", 1), ("segments", 1), ("slots", 0), ("threads", 1)):
+        for name, least in LEAST.items():
             number = getattr(self, name)
-            if number is not None or name == "batch_size":
-                object.__setattr__(self, name, whole_number(name, number, least=least))
+            if number is not None or name in ("batch_size", "batch_buffers"):
+                object.__setattr__(self, name, positive(name, number) if least else whole(name, number))
         if not callable(self.strategy) and not isinstance(self.strategy, Schedule):
             lookup("strategy", self.strategy, dict.fromkeys(STRATEGIES))
         self._check_options()

@@ -85,6 +85,12 @@ def _price(subject: Subject) -> str:
     return f"{simulate(chain, subject.schedule).cost / stored:.2f} × the cost" if stored else "no cost"
 
 
+def _share(chain: Chain, first: int, turn: int, last: int) -> float:
+    """Return the share that layers first..turn have in a sweep of first..last; where all cost nothing, by number."""
+    whole = chain.forward_cost(first, last)
+    return chain.forward_cost(first, turn) / whole if whole else (turn - first + 1) / (last - first + 1)
+
+
 def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator[Stroke]:
     """Yield the lines of the diagram; edges[n] is when op n begins."""
     reached = 0  # layers up to here have been run once
@@ -95,8 +101,7 @@ def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator
         if effect.phase == "forward":
             # Of a sweep beyond what has been reached the first part is run again and the rest for the first time.
             turn = min(max(reached, first - 1), last)
-            share = chain.forward_cost(first, turn) / (chain.forward_cost(first, last) or 1)
-            middle = start + share * (end - start)
+            middle = start + _share(chain, first, turn, last) * (end - start)
             if turn >= first:
                 yield Stroke("again", start, middle, first - 1, turn)
             if last > turn:

@@ -18,9 +18,8 @@ from lowmem.network.tiles import tile_bounds, tile_rows
 from lowmem.nn.losses import check_targets, check_weights, fold_of, loss_scale
 from lowmem.nn.mlp import MLP, PREDICT_ROWS, LayerViews, SharedViews
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.account import Account
 from lowmem.planning.lane_count import small
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Arena, Array, Bounds
 from lowmem.runtime.binding import Binder, Feed, Training, loss_scratch, run_calls, shares
 from lowmem.runtime.lanes import Lanes

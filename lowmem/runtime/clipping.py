@@ -19,8 +19,7 @@ from lowmem.network.layers.base import Call
 from lowmem.network.specs import CHUNK
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.account import Account
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.backprop import Backprop, Gradients
 
 Array = NDArray[Any]

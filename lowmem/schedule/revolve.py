@@ -15,7 +15,7 @@ from functools import cache
 from math import comb
 
 from lowmem.chain import Chain
-from lowmem.common.checks import whole_number
+from lowmem.common.checks import whole
 from lowmem.schedule.ops import Schedule
 from lowmem.schedule.tree import reverse
 
@@ -25,7 +25,7 @@ def revolve(chain: Chain, *, slots: int) -> Schedule:
 
     Raises `InputError` unless `slots` is a whole number from 0.
     """
-    slots = min(whole_number("slots", slots, least=0), max(chain.length - 2, 0))  # more would never be filled
+    slots = min(whole("slots", slots), max(chain.length - 2, 0))  # more would never be filled
 
     def split(i: int, j: int, free: int) -> int:
         return i + left_part(j - i, max(free, 0) + 1)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from math import isqrt
 
 from lowmem.chain import Chain
-from lowmem.common.checks import whole_number
+from lowmem.common.checks import whole
 from lowmem.schedule.ops import Schedule
 from lowmem.schedule.tree import reverse
 
@@ -29,7 +29,7 @@ def segments(chain: Chain, *, segments: int) -> Schedule:
 
     Raises `InputError` unless `segments` is a whole number from 1.
     """
-    return _keep(chain, "segments", list(range(0, chain.length, whole_number("segments", segments))))
+    return _keep(chain, "segments", list(range(0, chain.length, whole("segments", segments, 1))))
 
 
 def _keep(chain: Chain, planner: str, starts: list[int]) -> Schedule:

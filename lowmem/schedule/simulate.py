@@ -110,7 +110,7 @@ def _check_end(chain: Chain, live: Iterable[Value], remaining: int, count: int) 
     """Refuse a schedule of `count` ops that leaves layers 1..remaining not reversed, or values behind."""
     if remaining:
         raise ScheduleError(
-            f"the schedule ends after op {count - 1} with layers 1..{remaining} not reversed.", index=count
+            f"the schedule ends, after {count} ops, with layers 1..{remaining} not reversed.", index=count
         )
     left = [str(value) for value in live if value.layer and (value.in_arena or chain.updates)]
     if left:

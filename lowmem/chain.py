@@ -6,20 +6,27 @@ ACM TOMS 26(1), 2000). What is particular to a multilayer perceptron: the backwa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lowmem.errors import InputError
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Value:
-    """One array of a step: x^(l), s^(l), δ^(l) or the gradient g^(l) of layer l's weights and biases."""
+class Value(NamedTuple):
+    """One array of a step: x^(l), s^(l), δ^(l) or the gradient g^(l) of layer l's weights and biases.
+
+    A named tuple, as simulators look thousands of them up: hashing one takes no Python code.
+    """
 
     kind: Literal["x", "s", "δ", "g"]
     layer: int
+
+    @property
+    def in_arena(self) -> bool:
+        """Whether the value lies in the arena of activations; gradients have buffers of their own."""
+        return self.kind != "g"
 
     def __str__(self) -> str:
         """Write the value as in the formulas: "x^(3)"."""
@@ -78,7 +85,7 @@ class Chain:
 
     stages[l-1] is layer l. State 0 is the batch x^(0), which belongs to the caller and costs nothing here.
     loss, loss_scratch: cost and working bytes of turning state L into δ^(L).
-    updates: the parameters of layer l are updated right after its backward, by an op of its own.
+    updates: every gradient g^(l) must end in an `Update`; otherwise the caller takes the gradients.
     in_hand_free: the abstract model, in which the operands of the op that runs cost nothing and only checkpoints
         count; otherwise every live byte counts.
     """
@@ -89,18 +96,41 @@ class Chain:
     updates: bool = False
     in_hand_free: bool = False
 
-    @property
+    @cached_property
     def length(self) -> int:
         """L, the number of stages."""
         return len(self.stages)
 
+    @cached_property
+    def states(self) -> tuple[Value, ...]:
+        """The names of the states 0..L."""
+        return Value("x", 0), *(Value(stage.kind, layer) for layer, stage in enumerate(self.stages, start=1))
+
+    @cached_property
+    def deltas(self) -> tuple[Value, ...]:
+        """The names of δ^(0)..δ^(L); nothing ever makes the first."""
+        return tuple(Value("δ", layer) for layer in range(self.length + 1))
+
+    @cached_property
+    def gradients(self) -> tuple[Value, ...]:
+        """The names of g^(0)..g^(L); nothing ever makes the first."""
+        return tuple(Value("g", layer) for layer in range(self.length + 1))
+
     def state(self, layer: int) -> Value:
         """Return the name of state `layer`, 0..L."""
-        return Value("x" if layer == 0 else self.stages[layer - 1].kind, layer)
+        return self.states[layer]
 
     def state_bytes(self, layer: int) -> int:
         """Return the bytes of state `layer`; the batch itself (0) is the caller's."""
         return self.stages[layer - 1].state_bytes if layer else 0
+
+    def bytes_of(self, value: Value) -> int:
+        """Return the bytes of a value in the arena: none for the batch, which is the caller's, nor for a gradient."""
+        kind, layer = value
+        if not layer or kind == "g":
+            return 0
+        stage = self.stages[layer - 1]
+        return stage.delta_bytes if kind == "δ" else stage.state_bytes
 
     def forward_cost(self, first: int, last: int) -> float:
         """Return the cost of running layers first..last forward once."""
@@ -113,6 +143,11 @@ class Chain:
     def forward_scratch(self, first: int, last: int) -> int:
         """Return the working bytes of layers first..last; only the first has its input in another place."""
         return max(self.stages[first - 1].forward_scratch, self._advance_maximum(first, last))
+
+    @cached_property
+    def reversal(self) -> "Chain":
+        """The chain that planners see: to be reversed, and nothing else. Its gradients are the caller's."""
+        return replace(self, updates=False) if self.updates else self
 
     @cached_property
     def _forward_sums(self) -> list[float]:

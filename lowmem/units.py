@@ -1,7 +1,8 @@
 """Byte sizes and counts, between text for people and whole numbers for machines."""
 
-import operator
 import re
+from operator import index
+from typing import SupportsIndex
 
 from lowmem.errors import InputError
 
@@ -14,24 +15,33 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 _EXAMPLES = 'such as 25165824, "24MiB" (1024-based) or "24MB" (1000-based)'
 
 
-def parse_bytes(size: int | str) -> int:
-    """Read a byte size: a whole number, or text such as "24MiB", "24MB" or "1.5 GiB".
+def parse_bytes(size: SupportsIndex | str) -> int:
+    """Read a byte size: a whole number, Python's or NumPy's, or text such as "24MiB", "24MB" or "1.5 GiB".
 
     Returns the size in bytes, rounded down. Raises `InputError` for anything else.
     """
-    if not isinstance(size, str):
-        try:
-            number = operator.index(float(size) if isinstance(size, bool) else size)  # type: ignore[arg-type]
-        except TypeError:
-            raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {size!r}.") from None
-    else:
-        match = _SIZE.fullmatch(size)
-        if match is None or match[2].lower() not in _FACTORS:
-            raise InputError(f"cannot read {size!r} as a size in bytes. Write one {_EXAMPLES}.")
-        number = int(float(match[1]) * _FACTORS[match[2].lower()])
+    number = _bytes_of(size) if isinstance(size, str) else _index(size)
+    if number is None:
+        raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {size!r}.")
     if number <= 0:
         raise InputError(f"a size in bytes must be positive, {_EXAMPLES}; got {size!r}.")
     return number
+
+
+def _bytes_of(text: str) -> int:
+    """Read a size with its unit."""
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2].lower() not in _FACTORS:
+        raise InputError(f"cannot read {text!r} as a size in bytes. Write one {_EXAMPLES}.")
+    return int(float(match[1]) * _FACTORS[match[2].lower()])
+
+
+def _index(number: SupportsIndex) -> int | None:
+    """Return a whole number as an int, None for what is none; bool is none."""
+    try:
+        return None if isinstance(number, bool) else index(number)
+    except TypeError:
+        return None
 
 
 def format_bytes(size: float) -> str:

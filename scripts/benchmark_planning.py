@@ -2,7 +2,7 @@
 
 For every case: seconds for the schedule (`Planner`, given the chain) and, for networks, for all of `lowmem.plan`; the
 resident peak after the former, imports included; cost relative to storing everything; the proven gap; the window of
-the table. Imports are done before the clock starts, the chain is made before it too.
+the table. Modules are imported and the chain is built before the clock starts.
 
 Where the PyPI package rockmate is installed (`pip install --no-deps rockmate` is enough, without a GPU or PyTorch),
 its C solver of rotor's dynamic programme (Beaumont et al., arXiv:1911.13214) is timed on the same chains, on 500
@@ -110,23 +110,23 @@ def measure(case: Case) -> Case:
     planner = Planner(chain, budget)
     best = planner.best(budget)
     seconds = perf_counter() - begin
-    found = case | {
+    measured = case | {
         "seconds": seconds,
         "resident_peak_bytes": resident_peak(),
         "cost_factor": best.cost / stored.cost,
         "gap": best.gap,
-        "window": getattr(getattr(planner, "_table", None), "window", None),
+        "window": planner.window,
     }
     if case["kind"] == "abstract" or "slots" in case:
-        return found
+        return measured
     del planner, best  # their tables are not the plan's
     reset_resident_peak()
     begin = perf_counter()
     try:
         plan = lm.plan(network(case), BATCH, f"{case['share']}% of activations", "sgd")
     except lm.BudgetError:  # what a schedule adds in Python's objects and gaps of the arena does not fit
-        return found
-    return found | {
+        return measured
+    return measured | {
         "plan_seconds": perf_counter() - begin,
         "plan_flop_factor": plan.flop_factor,
         "plan_gap": plan.gap,

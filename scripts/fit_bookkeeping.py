@@ -14,8 +14,9 @@ from scipy.optimize import linprog
 
 import lowmem as lm
 from lowmem.network.specs import ACTIVATIONS
+from lowmem.planning.accounting import object_counts
 from lowmem.planning.overhead import counts
-from lowmem.planning.request import Workbench
+from lowmem.planning.request import PlanRequest
 
 OF_STAGES = ("parts", "sites", "gathered", "whole")
 """Kinds that plain networks have none of, fitted after all others."""
@@ -87,14 +88,21 @@ def one(rng: random.Random, *, stages: bool) -> tuple[dict[str, int], int]:
     gc.collect()
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    arrays = plan.peak_bytes - plan.bookkeeping_bytes
+    arrays = plan.peak_bytes - plan.overhead_bytes
     return counts_of(plan), max(bound, held) - arrays
 
 
 def counts_of(plan: lm.Plan) -> dict[str, int]:
     """Return the counts that the planner made for this plan."""
-    bench = Workbench(plan.architecture, plan.batch_size, plan.optimizer, plan.micro_batch, threads=1)
-    return counts(plan.architecture, plan.program, **bench.object_counts())
+    request = PlanRequest(
+        plan.architecture,
+        plan.batch_size,
+        plan.micro_batch,
+        optimizer=plan.optimizer,
+        update=plan.update,
+        threads=1,
+    )
+    return counts(plan.architecture, plan.program, **object_counts(request))
 
 
 if __name__ == "__main__":

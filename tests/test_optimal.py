@@ -21,13 +21,14 @@ import lowmem as lm
 from lowmem.chain import Chain, Stage
 from lowmem.errors import BudgetError
 from lowmem.planning.network_chain import network_chain
-from lowmem.schedule import PLANNERS, Free, Schedule, simulate
+from lowmem.schedule import PLANNERS, Free, Schedule, lower, simulate
 from lowmem.schedule.least import least_memory
-from lowmem.schedule.optimal import segment_table as tables
+from lowmem.schedule.optimal import table as tables
 from lowmem.schedule.optimal.early_drops import LONGEST
 from lowmem.schedule.optimal.planner import Optimum, Planner
-from lowmem.schedule.optimal.segment_table import Limits, Table
 from lowmem.schedule.optimal.suffix_bounds import SuffixBounds
+from lowmem.schedule.optimal.table import Limits, Table
+from lowmem.schedule.optimal.writing import write
 from tests.helpers import batch, chains, interpret, randomised
 
 optimal: Any = import_module("lowmem.schedule.optimal.planner")  # the package's attribute of that name is the function
@@ -134,10 +135,11 @@ def persistent(chain: Chain, budget: int) -> float:
 def optimum(chain: Chain, budget: int) -> Optimum:
     """Plan, and check what holds for every plan: it is valid, it fits, and it costs what it says."""
     found = Planner(chain, budget).best(budget)
-    trace = simulate(chain, found.schedule)
+    schedule = lower(chain, found.schedule)
+    trace = simulate(chain, schedule)
     assert trace.peak_bytes <= budget
     assert trace.cost == found.cost
-    assert (trace.peak_bytes, trace.forward_runs, trace.cost) == interpret(chain, found.schedule.ops)
+    assert (trace.peak_bytes, trace.forward_runs, trace.cost) == interpret(chain, schedule.ops)
     return found
 
 
@@ -176,7 +178,7 @@ def even(rng: random.Random, length: int) -> Chain:
 
 
 def least_bytes(chain: Chain) -> int:
-    return simulate(chain, least_memory(chain)).peak_bytes
+    return simulate(chain.reversal, least_memory(chain)).peak_bytes
 
 
 def most_bytes(chain: Chain) -> int:
@@ -255,7 +257,7 @@ def full_table(chain: Chain, budget: int) -> Table:
     while table.widen():
         pass
     assert table.window == chain.length
-    assert (table.upper_kept == table.lower_kept).all()
+    assert (table.upper_costs == table.lower_costs).all()
     return table
 
 
@@ -295,17 +297,17 @@ def test_a_window_bounds_every_suffix_from_both_sides() -> None:
         table = Table(chain, budget, 1, down=False, limits=ENDLESS, exact=True)
         before = inf
         while table.widen():
-            assert (table.lower_kept <= whole.lower_kept).all()
-            assert (table.upper_kept >= whole.upper_kept).all()
+            assert (table.lower_costs <= whole.lower_costs).all()
+            assert (table.upper_costs >= whole.upper_costs).all()
             if table.window < chain.length:
-                deep = SuffixBounds(table, table.upper_kept, deep=True).costs
-                assert (deep <= whole.lower_kept).all()
-                deeper += deep[0, table.top] > table.lower_kept[0, table.top]
+                deep = SuffixBounds(table.segments, table.upper_costs, deep=True).costs
+                assert (deep <= whole.lower_costs).all()
+                deeper += deep[0, table.top] > table.lower_costs[0, table.top]
             upper = table.upper(table.top)
             assert upper <= before
             before = upper
             if upper < inf:
-                cost = simulate(chain, table.write(table.top)).cost - Planner(chain, budget).fixed_cost
+                cost = simulate(chain, write(table, table.top)).cost - Planner(chain, budget).fixed_cost
                 assert cost <= upper
             loose += table.lower(table.top) < upper
             met += table.window < chain.length and table.lower(table.top) == upper

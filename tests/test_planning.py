@@ -44,7 +44,7 @@ def test_a_plan_accounts_for_every_byte(
 ) -> None:
     plan = lm.plan(architecture, rows, None, optimizer, fixed[0], micro_batch=min(micro, rows), **fixed[1])
     item, parameters = architecture.item_bytes, architecture.parameters
-    assert plan.peak_bytes == sum(plan.account().values())
+    assert plan.peak_bytes == plan.account().total == sum(size for _, size in plan.account().items())
     assert plan.peak_bytes == plan.fixed_bytes + plan.arena_bytes
     assert plan.arena_bytes == plan.program.arena_bytes
     assert plan.parameter_bytes == parameters * item
@@ -55,7 +55,7 @@ def test_a_plan_accounts_for_every_byte(
     assert plan.gradient_bytes == item * (
         (parameters if optimizer is None or several else 0) + (largest if optimizer or several else 0)
     )
-    assert all(size >= 0 for size in plan.account().values())
+    assert all(size >= 0 for _, size in plan.account().items())
 
 
 @settings(deadline=None, max_examples=80)
@@ -415,7 +415,7 @@ def test_a_plan_prints_where_every_byte_goes_and_what_it_costs() -> None:
     plan = lm.plan(DEEP, 256, "60%", "adam")
     lines = str(plan).splitlines()
     assert lines[0].startswith("31 layers (64, 48 x 30, 10), relu, cross_entropy, float32, 71,")
-    for name in [*plan.account(), "peak, promised"]:
+    for name in [*dict(plan.account().items()), "peak, promised"]:
         assert sum(line.startswith(f" {name} ") for line in lines) == 1
     assert lines[-1] == (
         f"strategy {plan.strategy}: {plan.forward_runs} layer forwards a step (31 without recomputation), "

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from matplotlib.text import Text
 import lowmem as lm
 from lowmem.chain import Chain
 from lowmem.planning.timeline import chain_of
-from lowmem.plots import Depth, Point, frontier, memory_timeline, occupancy, scaling, schedule_diagram
+from lowmem.plots import Depth, Point, frontier, memory_timeline, moments, scaling, schedule_diagram
 from lowmem.plots.diagram import Stroke, strokes_of
 from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
@@ -103,7 +104,7 @@ class TestMemoryTimeline:
         if over == "flops":
             assert x[1] == pytest.approx(right / 2)
         else:  # the op that runs when half of the work is done
-            done = np.cumsum([moment.flops for moment in occupancy(chain_of(made), made.schedule)])
+            done = np.cumsum([moment.flops for moment in moments(chain_of(made), made.schedule)])
             assert int(x[1]) == np.searchsorted(done, half)
 
     def test_of_a_report_brings_the_line_that_it_measured(self, made: lm.Plan) -> None:
@@ -120,11 +121,10 @@ class TestMemoryTimeline:
     def test_adds_up_to_the_simulated_peak_and_cost(self, drawn: tuple[Chain, Schedule]) -> None:
         chain, schedule = drawn
         trace = simulate(chain, schedule)
-        moments = occupancy(chain, schedule)
-        assert len(moments) == len(schedule)
-        assert sum(moment.flops for moment in moments) == pytest.approx(trace.cost)
-        if not chain.in_hand_free:
-            assert max(moment.bytes for moment in moments) == trace.peak_bytes
+        series = moments(chain, schedule)
+        assert len(series) == len(schedule)
+        assert sum(moment.flops for moment in series) == pytest.approx(trace.cost)
+        assert max(moment.bytes for moment in series) == trace.peak_bytes
 
 
 class TestScheduleDiagram:
@@ -153,6 +153,53 @@ class TestScheduleDiagram:
         ops = (Forward(1, 1), Forward(1, 2), Forward(3, 3), Loss(), Backward(3), Backward(2), Backward(1))
         strokes = list(strokes_of(chain, Schedule("by hand", ops), [0, 1, 3, 4, 4, 6, 8, 10]))
         assert strokes[1:3] == [Stroke("again", 1, 2, 0, 1), Stroke("forward", 2, 3, 1, 2)]
+
+
+class TestSchedulesOfAnyChain:
+    chain = Chain.abstract(forward=[1] * 30, backward=[2] * 30, state_bytes=[1] * 31)
+
+    def test_abstract_chains_are_drawn_with_what_they_count(self, tmp_path: Path) -> None:
+        schedule = PLANNERS["revolve"](self.chain, slots=4)
+        for over, label in (("flops", "work done, as the chain counts it"), ("ops", "op number")):
+            diagram = schedule_diagram(schedule, self.chain, over=over)  # type: ignore[arg-type]
+            timeline = memory_timeline(schedule, self.chain, over=over)  # type: ignore[arg-type]
+            saved(diagram, tmp_path)
+            saved(timeline, tmp_path)
+            assert diagram.axes[0].get_xlabel() == timeline.axes[0].get_xlabel() == label
+        assert diagram.axes[0].get_title(loc="left") == "30 layers; revolve, 1.37 × the cost"
+        assert legend(timeline) == ["states", "peak, simulated: 4 B"]
+        top = max(area.get_datalim(timeline.axes[0].transData).y1 for area in timeline.axes[0].collections)
+        assert top == simulate(self.chain, schedule).peak_bytes == 4
+
+    def test_the_chain_of_a_network_is_drawn_as_its_plan_is(self) -> None:
+        plan = lm.plan(DEEP, 1024, strategy="sqrt", threads=1)
+        drawn = memory_timeline(plan.schedule, chain_of(plan))
+        assert legend(drawn)[:3] == ["states", "deltas", "scratch"]
+        tops = [
+            max(area.get_datalim(figure.axes[0].transData).y1 for area in figure.axes[0].collections)
+            for figure in (drawn, memory_timeline(plan))
+        ]
+        assert tops[0] == tops[1]
+
+    def test_schedules_that_cost_or_take_nothing_are_drawn_too(self) -> None:
+        chain = Chain.abstract(forward=[0] * 3, backward=[0] * 3, state_bytes=[0] * 4)
+        schedule = PLANNERS["sqrt"](chain)
+        memory_timeline(schedule, chain).savefig(BytesIO())
+        schedule_diagram(schedule, chain).savefig(BytesIO())
+        strokes = strokes_of(chain, schedule, [float(n) for n in range(len(schedule) + 1)])
+        assert all(stroke.start < stroke.end for stroke in strokes if stroke.kind != "kept")
+
+    def test_a_schedule_needs_its_chain_and_a_plan_none(self, made: lm.Plan) -> None:
+        schedule = PLANNERS["sqrt"](self.chain)
+        for draw in (schedule_diagram, memory_timeline):
+            with pytest.raises(lm.InputError, match="give the chain"):
+                draw(schedule)
+            with pytest.raises(lm.InputError, match="leave chain out"):
+                draw(made, self.chain)
+            with pytest.raises(lm.ScheduleError):
+                draw(Schedule("mine", schedule.ops[1:]), self.chain)
+        with pytest.raises(lm.InputError, match="activations only"):
+            memory_timeline(schedule, self.chain, everything=True)
 
 
 class TestFrontier:

@@ -40,7 +40,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
             store_all_arena=plan.store_all_bytes,
             promised_peak=3 * MIB,
             promised_arena=plan.arena_bytes,
-            bookkeeping=plan.bookkeeping_bytes,
+            bookkeeping=plan.overhead_bytes,
             traced_peak=3 * MIB + MIB // 100,
             made={},
             arena_written=plan.arena_bytes,

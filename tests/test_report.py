@@ -9,13 +9,15 @@ import pytest
 
 import lowmem as lm
 from lowmem.measure.step_profile import StepProfile
+from lowmem.planning.plan import Account
 from lowmem.planning.timeline import PHASES, planned_flops
+from lowmem.plots import report_html
 from tests.helpers import batch
 
 # A round number of bytes for Python's objects: how many they take is fitted anew when the binding changes.
 PLAN = replace(
     lm.plan(lm.Architecture((4, *[8] * 9, 3), "tanh"), 64, "1MiB", "adam", "sqrt", micro_batch=32),
-    bookkeeping_bytes=70_000,
+    overhead_bytes=70_000,
 )
 SECONDS = dict(zip(PHASES, (0.002, 0.001, 0.0005, 0.005, 0.0005, 0.001), strict=True))
 
@@ -27,17 +29,17 @@ def untimed() -> lm.Report:
 
 def full() -> lm.Report:
     """Return a report in which everything was measured; the numbers are made up."""
-    made = {name: size for name, size in PLAN.account().items() if name != "bookkeeping"}
+    arrays = PLAN.account().arrays()
     return lm.Report(
         plan=PLAN,
-        traced_peak=sum(made.values()) + 50_000,
+        traced_peak=arrays.total + 50_000,
         resident_peak=30 * 2**20 + PLAN.peak_bytes,
         seconds_per_step=0.01,
         steps=7,
         loss=1.5,
         accuracy=0.25,
         floor=30 * 2**20,
-        made=made,
+        arrays=arrays,
         arena_written=PLAN.arena_bytes - 4096,
         profile=StepProfile(planned_flops(PLAN), SECONDS),
         product_rate=4e7,
@@ -65,7 +67,7 @@ def cells(report: lm.Report) -> list[str]:
 
 @pytest.mark.parametrize("report", [full(), untimed()], ids=["full", "untimed"])
 def test_text_markdown_and_page_show_the_same_cells(report: lm.Report) -> None:
-    page = re.sub(r"<svg.*?</svg>", "", report.to_html(), flags=re.DOTALL)
+    page = re.sub(r"<svg.*?</svg>", "", report_html(report), flags=re.DOTALL)
     for rendered in (str(report), report.to_markdown(), page):
         assert all(cell.strip() in rendered for cell in cells(report))
     marked = [row for line in report.to_markdown().splitlines() if line.startswith("| ") for row in line.split("|")]
@@ -79,7 +81,7 @@ def test_json_has_the_numbers_that_the_tables_round() -> None:
     parts = {part["name"]: part for part in numbers["memory"]}
     for name, size in PLAN.account().items():
         assert parts[name]["promised"] == size
-    assert parts["bookkeeping"]["measured"] == 50_000
+    assert parts["overhead"]["measured"] == 50_000
     assert parts["activation arena"]["measured"] == PLAN.arena_bytes - 4096
     assert parts["peak memory of training"]["measured"] == numbers["traced_peak_bytes"] == report.traced_peak
     assert parts["whole process"] == {
@@ -112,10 +114,11 @@ def test_the_arena_is_made_up_of_states_deltas_scratch_and_gaps() -> None:
     assert sizes["states"] > sizes["deltas"] > 0 < sizes["scratch"]
 
 
-def test_bookkeeping_is_not_guessed_where_the_arrays_are_not_all_known() -> None:
-    report = lm.Report(PLAN, 10**6, 10**8, 0.01, 1, 1.0, made={"parameters": PLAN.parameter_bytes})
+def test_overhead_is_not_guessed_where_the_arrays_are_not_all_known() -> None:
+    arrays = Account.from_dict({"parameters": PLAN.parameter_bytes})
+    report = lm.Report(PLAN, 10**6, 10**8, 0.01, 1, 1.0, arrays=arrays)
     measured = {part.name: part.measured for part in report.memory()}
-    assert measured["bookkeeping"] is None is measured["gradients"]
+    assert measured["overhead"] is None is measured["gradients"]
     assert measured["parameters"] == PLAN.parameter_bytes
 
 
@@ -153,7 +156,7 @@ def outside(page: str) -> Outside:
 
 
 def test_a_page_is_self_contained_with_its_figures_inside() -> None:
-    page = full().to_html()
+    page = report_html(full())
     found = outside(page)
     assert found.found == []
     assert found.figures == 2
@@ -193,7 +196,7 @@ def test_a_trainer_reports_what_it_knows_and_no_more() -> None:
     }
     assert "of matrix products alone" not in str(report)
     assert "time" not in report.tables()[1].columns
-    assert report.to_html().count("<svg") == 2
+    assert report_html(report).count("<svg") == 2
 
 
 GOLDEN = """\
@@ -211,7 +214,7 @@ batch 64, 2 passes, strategy sqrt
    deltas                     384 B
    scratch                  1.0 KiB
  batch                        384 B      384 B    +0.00%
- bookkeeping               68.4 KiB   48.8 KiB   -28.57%
+ overhead                  68.4 KiB   48.8 KiB   -28.57%
  peak memory of training   84.7 KiB   65.2 KiB   -23.05%
  process floor                        30.0 MiB
  whole process             30.1 MiB   30.1 MiB    +0.00%
@@ -256,7 +259,7 @@ batch 64, 2 passes, strategy sqrt
    deltas                     384 B
    scratch                  1.0 KiB
  batch                        384 B
- bookkeeping               68.4 KiB
+ overhead                  68.4 KiB
  peak memory of training   84.7 KiB
  whole process                        40.0 MiB
 

@@ -64,7 +64,7 @@ def test_a_plan_is_a_table_of_where_every_byte_goes() -> None:
     assert lines[2] == ""
     assert lines[3].split() == ["where", "bytes", "what"]
     assert set(lines[4].strip()) == {"─"}
-    names = ["parameters", "gradients", "optimizer", "activation arena", "batch", "bookkeeping", "peak, promised"]
+    names = ["parameters", "gradients", "optimizer", "activation arena", "batch", "overhead", "peak, promised"]
     assert [next(name for name in names if line.startswith(f" {name}")) for line in lines[5:12]] == names
     assert lines[5].split()[1:3] == ["2.5", "KiB"]
     assert lines[11].endswith("of a budget of 1.0 MiB")

@@ -160,9 +160,10 @@ def _frontier(rows: Sequence[Row]) -> "Figure":
 
 def _html(rows: Sequence[Row], table: Table) -> str:
     """Return one page: the table, the frontier, and the report of every plan, the tightest first."""
-    from lowmem.plots.page import page
+    from lowmem.plots.page import page, report_sections
 
     sections: list[tuple[str, Any]] = [("Promised and measured", table), ("Compute versus memory", _frontier(rows))]
     for name, _, report in sorted(rows, key=lambda row: row[1].promised_peak):
-        sections += [(f"{name}: {heading[0].lower()}{heading[1:]}", content) for heading, content in report.sections()]
+        parts = report_sections(report)
+        sections += [(f"{name}: {heading[0].lower()}{heading[1:]}", content) for heading, content in parts]
     return page("lowmem profile", sections)

@@ -29,7 +29,7 @@ from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import make_optimizer
 from lowmem.planning.choose import plan
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.backprop import Backprop
 
 
@@ -40,7 +40,7 @@ class Measurement:
     strategy, budget, micro_batch, forward_runs, flop_factor, planned_flops, store_all_arena, promised_peak,
     promised_arena, bookkeeping: as the plan says.
     traced_peak: all that Python and NumPy allocated for it, over two steps. made: of that the arrays, by the names of
-    `plan.account()`. arena_written: bytes of the arena that a step wrote to, in blocks of 4 KiB.
+    `Account.to_dict`. arena_written: bytes of the arena that a step wrote to, in blocks of 4 KiB.
     floor: resident memory before the plan was made. resident_above_floor: its peak over the same two steps, above
     that and with tracing's own tables taken off.
     step_seconds, cpu_seconds: medians over the steps behind, elapsed and of the processor. steps: how many were run.
@@ -81,7 +81,7 @@ class Measurement:
             steps=self.steps,
             loss=self.loss,
             floor=self.floor,
-            made=self.made,
+            arrays=Account.from_dict(self.made),
             arena_written=self.arena_written,
             profile=StepProfile(self.profile["flops"], self.profile["seconds"]),
             product_rate=self.product_rate,
@@ -126,9 +126,9 @@ def measure(request: Mapping[str, Any]) -> Measurement:
         store_all_arena=made.store_all_bytes,
         promised_peak=made.peak_bytes,
         promised_arena=made.arena_bytes,
-        bookkeeping=made.bookkeeping_bytes,
+        bookkeeping=made.overhead_bytes,
         traced_peak=traced_peak,
-        made=backprop.account(),
+        made=backprop.account().to_dict(),
         arena_written=written,
         floor=floor,
         resident_above_floor=peak - floor,

@@ -1,22 +1,22 @@
-"""The report: what was promised beside what was measured, as text, JSON, Markdown and a web page of the same data."""
+"""The report: what was promised beside what was measured, as text, JSON and Markdown of the same data.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+`lowmem.plots.report_html` makes a web page of a report, with figures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from lowmem.common.tables import Table
 from lowmem.measure.step_profile import StepProfile, twice
-from lowmem.planning.plan import Plan
-from lowmem.planning.timeline import PHASES, chain_of, occupancy, planned_flops
+from lowmem.planning.plan import LABELS, Account, Plan
+from lowmem.planning.timeline import PHASES, chain_of, moments, planned_flops
 from lowmem.units import format_bytes, format_count
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of memory, in bytes; None where nothing was promised, or nothing measured. of: the part it is inside."""
+    """A part of memory, in bytes; None where nothing was promised, or nothing measured. of: the part that holds it."""
 
     name: str
     promised: int | None
@@ -46,7 +46,7 @@ class Report:
         validation.
     process_promise: of a cap for the whole process, what was promised; first_step_peak: what the first step took.
     floor: the bytes that the process held resident before it planned and allocated.
-    made: bytes of arrays that were really made, by the names of `plan.account()`. arena_written: bytes of the arena
+    arrays: bytes of the arrays that were allocated, None for what is not known. arena_written: bytes of the arena
         that a step has written to.
     profile: one step, phase by phase. product_rate: FLOPs a second of matrix products alone, at the network's shape.
     memory_over_work: (FLOPs done, bytes resident above the floor) along one pass.
@@ -62,7 +62,7 @@ class Report:
     process_promise: int | None = None
     first_step_peak: int | None = None
     floor: int | None = None
-    made: Mapping[str, int] | None = None
+    arrays: Account[int | None] | None = None
     arena_written: int | None = None
     profile: StepProfile | None = None
     product_rate: float | None = None
@@ -82,22 +82,27 @@ class Report:
 
     def memory(self) -> list[Part]:
         """Return where the bytes go, promised and measured, from the parameters to the whole process."""
-        plan, made = self.plan, dict(self.made or {})
-        if self.traced_peak is not None and made.keys() == plan.account().keys() - {"bookkeeping"}:
-            made["bookkeeping"] = self.traced_peak - sum(made.values())  # all that is traced and no array
-        if self.arena_written is not None:
-            made["activation arena"] = self.arena_written
+        plan = self.plan
         parts = [] if plan.budget is None else [Part("budget", plan.budget, None)]
-        for name, size in plan.account().items():
-            parts.append(Part(name, size, made.get(name)))
-            if name == "activation arena":
-                parts += _inside(name, plan)
+        measured = dict(self._measured().items())
+        for label, size in plan.account().items():
+            parts.append(Part(label, size, measured.get(label)))
+            if label == LABELS["arena"]:
+                parts += _inside(plan)
         parts.append(Part("peak memory of training", plan.peak_bytes, self.traced_peak))
         parts.append(Part("process floor", None, self.floor))
         whole = None if self.floor is None else self.floor + plan.peak_bytes
         if self.first_step_peak is not None and self.process_promise is not None:
             parts.append(Part("whole process, after the first step", self.process_promise, self.first_step_peak))
         return [*parts, Part("whole process", whole or self.process_promise, self.resident_peak)]
+
+    def _measured(self) -> Account[int | None]:
+        """Return what was measured of the plan's account; the overhead is all that was traced and is no array."""
+        account = self.arrays or Account.from_dict({})
+        known = replace(account, overhead=0)
+        if self.traced_peak is not None and None not in dict(known.items()).values():
+            account = replace(account, overhead=self.traced_peak - known.total)
+        return account if self.arena_written is None else replace(account, arena=self.arena_written)
 
     def phases(self) -> list[Phase]:
         """Return the work of a step by phase; phases without work or time are left out."""
@@ -143,25 +148,6 @@ class Report:
         """Return the report as Markdown tables."""
         return "\n\n".join(table.markdown() for table in self.tables()) + "\n"
 
-    def to_html(self) -> str:
-        """Return the report as one self-contained web page, its figures inside."""
-        from lowmem.plots.page import page
-
-        return page("lowmem: promised and measured", self.sections())
-
-    def sections(self) -> "list[tuple[str, Table | Figure]]":
-        """Return what a page shows, with headings: the tables, memory over one step, and the schedule."""
-        from lowmem.plots import memory_timeline, schedule_diagram
-
-        memory, step, outcome = self.tables()
-        return [
-            ("Memory", memory),
-            ("Memory over one step", memory_timeline(self, everything=True)),
-            ("Compute", step),
-            ("The schedule", schedule_diagram(self)),
-            ("Outcome", outcome),
-        ]
-
     def _memory_table(self) -> Table:
         rows = [
             [f"{'  ' * (part.of is not None)}{part.name}", _size(part.promised), _size(part.measured), _apart(part)]
@@ -206,12 +192,12 @@ class Report:
         return Table("", ["outcome", ""], rows)
 
 
-def _inside(arena: str, plan: Plan) -> list[Part]:
+def _inside(plan: Plan) -> list[Part]:
     """Return what the arena is promised for, at the op where most of it is alive."""
-    moment = max(occupancy(chain_of(plan), plan.schedule), key=lambda moment: moment.bytes)
-    parts = {"states": moment.states, "deltas": moment.deltas, "scratch": moment.scratch}
-    parts["gaps between them"] = plan.arena_bytes - moment.bytes
-    return [Part(name, size, None, arena) for name, size in parts.items() if size]
+    fullest = max(moments(chain_of(plan), plan.schedule), key=lambda moment: moment.bytes)
+    parts = {"states": fullest.states, "deltas": fullest.deltas, "scratch": fullest.scratch}
+    parts["gaps between them"] = plan.arena_bytes - fullest.bytes
+    return [Part(name, size, None, LABELS["arena"]) for name, size in parts.items() if size]
 
 
 def _phase_row(phase: Phase, profile: StepProfile | None) -> list[str]:

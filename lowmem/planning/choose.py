@@ -9,12 +9,15 @@ from typing import Protocol
 from lowmem.common.checks import lookup
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.planning.accounting import least_cost
+from lowmem.planning.budget import budget_error, read_limit
+from lowmem.planning.candidates import Candidates
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
-from lowmem.planning.request import Workbench, budget_error
-from lowmem.schedule import PLANNERS
+from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
+from lowmem.schedule import Planner, Schedule
 
-STRATEGIES = ("auto", *PLANNERS)
+__all__ = ["STRATEGIES", "Named", "optimizer_name", "plan", "plan_for"]
 
 
 class Named(Protocol):
@@ -30,7 +33,7 @@ def plan(
     batch_size: int,
     budget: int | str | None = None,
     optimizer: str | Named | None = None,
-    strategy: str = "auto",
+    strategy: str | Planner | Schedule = "auto",
     *,
     micro_batch: int | None = None,
     segments: int | None = None,
@@ -45,15 +48,18 @@ def plan(
 ) -> Plan:
     """Plan one training step.
 
-    architecture: the network. batch_size: rows of a batch.
+    architecture: the network.
+    batch_size: rows of a batch.
     budget: bytes for everything that lowmem allocates: a number, text such as "24MiB", "50%" of what storing
         everything needs, or "25% of activations": all else and that share of the activations of storing everything.
     optimizer: a name or an optimizer whose update is to be fused into the backward pass; None to get gradients.
-    strategy: "auto", the cheapest that fits (storing everything if there is no budget), or a planner's name.
+    strategy: "auto", the cheapest that fits (storing everything if there is no budget); a planner's name; a planner of
+        your own, which is a function of a `Chain` that returns a `Schedule`; or a `Schedule`. The last two are
+        checked by the simulator. A function gets the chain of one pass of the network.
     micro_batch: run a batch in passes of that many rows, their gradients summed up. Left out, it is one pass, or with
         a cost model as many as are quickest.
-    segments: for "segments", keep every so-many-th state. slots: for "revolve", states kept besides the batch. Left
-        out, the cheapest that fits the budget is taken.
+    segments: for "segments", keep every so-many-th state. Left out, the cheapest that fits the budget is taken.
+    slots: for "revolve", states kept besides the batch. Left out, the cheapest that fits the budget is taken.
     batch_buffers: bytes of batch buffers that the caller owns on lowmem's account (the trainer does).
     odd_batches: some batches will have fewer rows than batch_size; their calls are bound, and counted, apart.
     costs: a cost model (`lowmem.calibrated()`): "auto" then minimises predicted seconds in place of FLOPs, and
@@ -61,12 +67,13 @@ def plan(
     threads: the most threads that a step may use: with 1, BLAS keeps to one. Left out, BLAS uses as many as it is set
         to, and one where products are too small for several. Bits depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
+    table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
         the compute, and one layer's gradient at a time.
-    table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
 
-    Returns a `Plan`. Raises `BudgetError` if nothing fits, with the least budget that works; `InputError` for numbers
-    or names that make no sense.
+    Returns a `Plan`, whose `update` says how a step updates. Raises `BudgetError` if nothing fits, with the least
+    budget that works; `ScheduleError` for a schedule that does not reverse the network; `InputError` for numbers or
+    names that make no sense.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -76,44 +83,63 @@ def plan(
     >>> plan.forward_runs > arch.layers  # some layers are run again
     True
     """
-    lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
-    whole = Workbench(
-        architecture,
-        batch_size,
-        optimizer_name(optimizer),
-        micro_batch,
-        batch_buffers,
-        odd_batches,
-        costs,
-        threads,
-        gather,
-        table_bytes,
-        rehearse,
+    name = optimizer_name(optimizer)
+    return plan_for(
+        PlanRequest(
+            architecture=architecture,
+            batch_size=batch_size,
+            micro_batch=micro_batch,
+            budget=budget,
+            optimizer=name,
+            update=update_mode(name, gather=gather, rehearse=rehearse),
+            strategy=strategy,
+            segments=segments,
+            slots=slots,
+            costs=costs,
+            threads=threads,
+            table_bytes=table_bytes,
+            batch_buffers=batch_buffers,
+            odd_batches=odd_batches,
+        )
     )
-    limit = None if budget is None else whole.read_budget(budget)
-    if strategy == "auto" and limit is None:
-        strategy = "store_all"
-    weigh_passes = costs is not None and strategy == "auto" and micro_batch is None
-    benches = whole.halved() if weigh_passes else iter((whole,))
-    given = {"segments": segments, "slots": slots}
-    options = {name: number for name, number in given.items() if number is not None}
+
+
+def plan_for(request: PlanRequest) -> Plan:
+    """Return the cheapest plan for a request, of those that its strategy chooses among and its budget has room for.
+
+    Raises `BudgetError` if none fits.
+    """
+    limit = read_limit(request)
+    if request.strategy == "auto" and limit is None:
+        request = replace(request, strategy="store_all")
+    weigh_passes = request.costs is not None and request.strategy == "auto" and request.micro_batch is None
     best: Plan | None = None
-    bound = whole  # the request of the best plan, which knows a bound
     least: Plan | None = None
-    for bench in benches:
-        if best is not None and bench.at_least() >= best.cost:
+    lower_bound: float | None = None  # of the request that the best plan is for
+    for variant in request.halved() if weigh_passes else (request,):
+        if best is not None and least_cost(variant) >= best.cost:
             break
-        for made in bench.candidates(strategy, limit, **options):
-            least = made if least is None or made.peak_bytes < least.peak_bytes else least
-            fits = bench.fits(made, limit)
-            if fits and (best is None or (made.cost, made.peak_bytes) < (best.cost, best.peak_bytes)):
-                best, bound = made, bench
+        candidates = Candidates(variant, limit)
+        chosen = best
+        for candidate in candidates:
+            least = candidate if least is None or candidate.peak_bytes < least.peak_bytes else least
+            if candidates.fits(candidate) and (chosen is None or _worth(candidate) < _worth(chosen)):
+                chosen = candidate
+        if chosen is not best:
+            best, lower_bound = chosen, candidates.lower_bound
     assert least is not None
     if best is None:
         assert limit is not None
-        raise budget_error(whole, limit, least, strategy, options)
-    known = best.cost if best.strategy == "store_all" and best.micro_batches == 1 else bound.bound
-    return replace(best, budget=limit, lower_bound=None if known is None else min(known, best.cost))
+        raise budget_error(Candidates(request, limit), limit, least)
+    if best.strategy == "store_all" and best.micro_batches == 1:
+        lower_bound = best.cost
+    bytes_given = None if limit is None else limit.bytes
+    return replace(best, budget=bytes_given, lower_bound=None if lower_bound is None else min(lower_bound, best.cost))
+
+
+def _worth(plan: Plan) -> tuple[float, int]:
+    """Return what plans are compared by: the cost, and of equal ones the bytes."""
+    return plan.cost, plan.peak_bytes
 
 
 def optimizer_name(optimizer: str | Named | None) -> str | None:

@@ -1,30 +1,35 @@
 """From lifetimes to addresses: every value of a schedule gets an offset in one arena.
 
 First-fit over the free gaps, in the order of the ops, as an allocator would do it but before the run; where that
-loses bytes, with all lifetimes in view, the largest blocks first. A hand-over (state l becomes δ^(l), a travelling
-state overwrites its input) keeps the offset. The peak of the packed arena, not the simulated sum of live bytes, is
-what a plan promises.
+loses bytes, with all lifetimes in view, the largest blocks first. Where a value takes over the place of another
+(state l becomes δ^(l), a travelling state overwrites its input) the offset stays. The peak of the packed arena, not
+the simulated sum of live bytes, is what a plan promises.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import add
 
-from lowmem.chain import Chain
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule
+from lowmem.chain import Chain, Value
+from lowmem.schedule.effects import effects
+from lowmem.schedule.ops import Op, Schedule
 
 BATCH = -1
-"""The offset of x^(0): not in the arena, it is the caller's."""
+"""The offset of x^(0), which is the caller's and not in the arena."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """An op with the offsets, in bytes, of what it reads, writes and works in.
 
-    source: Forward: state first-1; Loss: state L; Backward: δ^(l). `BATCH` for x^(0).
-    target: Forward: state last; Loss: δ^(L), the same place; Backward: state l-1, which becomes δ^(l-1).
+    source: of the first value that the op needs. Forward: state first-1; Loss: state L; Backward: δ^(l).
+    target: of the value that it makes, or of the last one that it needs if it makes none in the arena. Forward: state
+        last; Loss: δ^(L), which takes the place of state L; Backward: state l-1, which becomes δ^(l-1).
     scratch: where the op's working memory begins.
+
+    `BATCH` stands for x^(0) and for what does not lie in the arena.
     """
 
     op: Op
@@ -43,7 +48,7 @@ class Program:
 
 @dataclass(slots=True)
 class Block:
-    """What keeps one offset: pieces (first op, last op, bytes), one after the other in time."""
+    """Memory that keeps one offset: pieces (first op, last op, bytes), one after the other in time."""
 
     pieces: list[tuple[int, int, int]]
     is_scratch: bool = False
@@ -60,6 +65,7 @@ ROUNDS, PAIRS = 24, 200_000
 def pack(chain: Chain, schedule: Schedule, *, at_best: int = 0) -> Program:
     """Place every value of a valid schedule; the smallest of several placements is returned.
 
+    chain: one in which every live byte counts; an abstract chain has no places to give.
     at_best: the simulated peak, which no placement can beat: with it the search ends early.
 
     The lowest gap that fits does well in even chains. In ragged ones it sometimes pays to reserve the arena's lower
@@ -67,9 +73,10 @@ def pack(chain: Chain, schedule: Schedule, *, at_best: int = 0) -> Program:
     that came to lie on top earlier the next time.
     """
     blocks, steps = _blocks(chain, schedule)
+    sizes = [block.largest() for block in blocks]
     best, arena = [0] * len(blocks), inf
-    for offsets in _placements(blocks):
-        top = max((offset + block.largest() for offset, block in zip(offsets, blocks, strict=True)), default=0)
+    for offsets in _placements(blocks, sizes):
+        top = max(map(add, offsets, sizes), default=0)
         if top < arena:
             best, arena = offsets, top
         if arena <= at_best:
@@ -83,8 +90,7 @@ def _blocks(chain: Chain, schedule: Schedule) -> tuple[list[Block], list[Step]]:
     """Return the blocks of a schedule in the order of their first op, and the steps with blocks for offsets."""
     blocks: list[Block] = []
     steps: list[Step] = []
-    states = {0: BATCH}  # state -> block
-    delta = BATCH
+    places = {chain.state(0): BATCH}  # value in the arena -> block
 
     def new(at: int, size: int, *, scratch: bool = False) -> int:
         if scratch and not size:
@@ -92,58 +98,47 @@ def _blocks(chain: Chain, schedule: Schedule) -> tuple[list[Block], list[Step]]:
         blocks.append(Block([(at, at, size)], scratch))
         return len(blocks) - 1
 
-    def last(block: int, at: int, size: int) -> None:
-        """Let a block live until op `at`, with so many bytes from its last piece on."""
+    def last(value: Value, at: int) -> None:
+        """Let the value's block live until op `at`, with the value's bytes from its last piece on."""
+        block = places[value]
         if block != BATCH:
             _, end, _ = blocks[block].pieces[-1]
             if at > end:
-                blocks[block].pieces.append((end + 1, at, size))
+                blocks[block].pieces.append((end + 1, at, chain.bytes_of(value)))
 
     for at, op in enumerate(schedule.ops):
-        match op:
-            case Forward(first, stop):
-                target = new(at, chain.travelling_bytes(first, stop))
-                scratch = new(at, chain.forward_scratch(first, stop), scratch=True)
-                steps.append(Step(op, states[first - 1], target, scratch))
-                states[stop] = target
-            case Loss():
-                delta = states.pop(chain.length)
-                last(delta, at, chain.state_bytes(chain.length))
-                steps.append(Step(op, delta, delta, new(at, chain.loss_scratch, scratch=True)))
-            case Backward(layer):
-                stage, target = chain.stages[layer - 1], states[layer - 1]
-                scratch = new(at, stage.backward_scratch, scratch=True)
-                steps.append(Step(op, delta, target, scratch))
-                last(delta, at, stage.delta_bytes)
-                last(target, at, chain.state_bytes(layer - 1))
-                delta = states.pop(layer - 1) if layer > 1 else BATCH
-            case Free(value):
-                last(states[value.layer], at, chain.state_bytes(value.layer))
-                del states[value.layer]
-                steps.append(Step(op, BATCH, BATCH, BATCH))
-            case _:
-                steps.append(Step(op, BATCH, BATCH, BATCH))
-    for layer, block in states.items():
-        last(block, len(steps) - 1, chain.state_bytes(layer))
+        effect = effects(chain, op)
+        operands = [places.get(value, BATCH) for value in effect.needs]
+        result = next((value for value in effect.makes if value.in_arena), None)
+        target = operands[-1] if result is None or effect.in_place else new(at, effect.place_bytes)
+        steps.append(Step(op, operands[0], target, new(at, effect.scratch_bytes, scratch=True)))
+        for value in effect.ends:
+            if value in places:
+                last(value, at)
+                del places[value]
+        if result is not None:
+            places[result] = target
+    for value in places:
+        last(value, len(steps) - 1)
     return blocks, steps
 
 
-def _placements(blocks: Sequence[Block]) -> Iterator[list[int]]:
-    """Yield offsets of the blocks, placed in several ways."""
-    reserve = max((block.largest() for block in blocks if block.is_scratch), default=0)
+def _placements(blocks: Sequence[Block], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield offsets of the blocks, placed in several ways; sizes: bytes of each block's largest piece."""
+    reserve = max((size for block, size in zip(blocks, sizes, strict=True) if block.is_scratch), default=0)
     yield _first_fit(blocks)
     if reserve:
         yield _first_fit(blocks, reserve=reserve)
     yield _first_fit(blocks, closest=True)
-    weights = [float(block.largest()) for block in blocks]
+    weights = [float(size) for size in sizes]
     for _ in range(min(ROUNDS, PAIRS // max(len(blocks), 1) ** 2)):
         offsets = _heaviest_first(blocks, weights)
         yield offsets
-        tops = [offset + block.largest() for offset, block in zip(offsets, blocks, strict=True)]
+        tops = list(map(add, offsets, sizes))
         highest = max(tops)
         for number, top in enumerate(tops):
             if top == highest:
-                weights[number] *= 1.5  # what ended up on top shall choose earlier
+                weights[number] *= 1.5  # a block that ended up on top is placed earlier next time
 
 
 def _first_fit(blocks: Sequence[Block], *, reserve: int = 0, closest: bool = False) -> list[int]:
@@ -174,12 +169,12 @@ def _heaviest_first(blocks: Sequence[Block], weights: Sequence[float]) -> list[i
     for at in sorted(range(len(blocks)), key=lambda at: -weights[at]):
         begin, end = blocks[at].pieces[0][0], blocks[at].pieces[-1][1]
         taken = sorted(
-            (offsets[other] - size, offsets[other] + its)
+            (offsets[other] - size, offsets[other] + other_size)
             for other in placed
             if blocks[other].pieces[0][0] <= end and begin <= blocks[other].pieces[-1][1]
             for first, last, size in blocks[at].pieces
-            for its_first, its_last, its in blocks[other].pieces
-            if its_first <= last and first <= its_last
+            for other_first, other_last, other_size in blocks[other].pieces
+            if other_first <= last and first <= other_last
         )
         offset = 0
         for low, high in taken:  # no offset strictly between low and high is free
@@ -192,7 +187,7 @@ def _heaviest_first(blocks: Sequence[Block], weights: Sequence[float]) -> list[i
 
 
 class Gaps:
-    """An allocator that only does the arithmetic: free gaps below `top`, the highest byte ever used.
+    """An allocator without memory, which only does the arithmetic: free gaps below `top`, the highest byte ever used.
 
     closest: take the gap that fits most closely instead of the lowest one that fits.
     """

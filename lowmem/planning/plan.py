@@ -1,13 +1,81 @@
 """The plan of a training step: where every byte goes, what it costs, and how it is done. Pure data, no NumPy."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
 from lowmem.planning.packing import Program
+from lowmem.planning.request import GradientBuffers, UpdateMode
 from lowmem.schedule import Schedule
 from lowmem.units import format_bytes, format_count
+
+T = TypeVar("T", covariant=True)
+
+LABELS: Mapping[str, str] = MappingProxyType(
+    {
+        "parameters": "parameters",
+        "gradients": "gradients",
+        "optimizer": "optimizer",
+        "arena": "activation arena",
+        "batch": "batch",
+        "overhead": "overhead",
+        "statistics": "statistics",
+    }
+)
+"""The name of every entry of an account in tables and messages."""
+
+JSON_KEYS: Mapping[str, str] = MappingProxyType({**LABELS, "overhead": "bookkeeping"})
+"""The name of every entry of an account in JSON, which stays as it has always been."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account(Generic[T]):
+    """Where every byte goes. In a plan every entry is a number; in a measurement None stands for what is not known.
+
+    parameters, gradients: arrays shaped like the parameters. optimizer: its arrays and scratch.
+    arena: states, deltas and scratch of the layers. batch: constants for each row, and buffers of the batch.
+    overhead: Python's objects for bound calls and views. statistics: those of norms over the batch.
+    """
+
+    parameters: T
+    gradients: T
+    optimizer: T
+    arena: T
+    batch: T
+    overhead: T
+    statistics: T
+
+    @property
+    def total(self: "Account[int | None]") -> int:
+        """The sum of all entries that are known."""
+        return sum(size for _, size in self._entries() if size is not None)
+
+    def arrays(self: "Account[int | None]") -> "Account[int | None]":
+        """Return the account of arrays alone: the overhead, which no array shows, is not known."""
+        return replace(self, overhead=None)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Yield (label, entry) for all entries; statistics only where there are some."""
+        return ((LABELS[name], size) for name, size in self._entries())
+
+    def to_dict(self: "Account[int | None]") -> dict[str, int]:
+        """Return the entries that are known, by their names in JSON; `from_dict` reads them."""
+        return {JSON_KEYS[name]: size for name, size in self._entries() if size is not None}
+
+    @staticmethod
+    def from_dict(sizes: Mapping[str, int]) -> "Account[int | None]":
+        """Return the account that `to_dict` wrote. What it does not name is not known, but for statistics: none."""
+        known: dict[str, Any] = {name: sizes.get(key) for name, key in JSON_KEYS.items()}
+        return Account(**known | {"statistics": sizes.get("statistics", 0)})
+
+    def _entries(self) -> Iterator[tuple[str, T]]:
+        for entry in fields(self):
+            size = getattr(self, entry.name)
+            if size or entry.name != "statistics":
+                yield entry.name, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +84,11 @@ class Plan:
 
     architecture, batch_size, micro_batch: a batch is run in `micro_batches` passes of at most `micro_batch` rows.
     strategy: the planner, never "auto". optimizer: its name, or None where the caller takes the gradients.
-    schedule, program: the ops of one pass, and the same with addresses.
-    parameter_bytes, gradient_bytes: arrays shaped like the parameters; of the gradients one layer's where the update
-        is fused into the backward pass.
-    optimizer_bytes: the optimizer's arrays and scratch, of which scratch `optimizer_scratch` numbers.
-    arena_bytes: states, deltas and scratch, packed.
-    batch_bytes: constants for each row, and batch buffers that lowmem owns.
-    bookkeeping_bytes: Python's objects for bound calls and views, an upper estimate.
+    update: how a step updates. gradient_buffers: which buffers of gradients it has.
+    schedule, program: the ops of one pass, and the same ops with addresses.
+    parameter_bytes, gradient_bytes, optimizer_bytes, arena_bytes, batch_bytes, overhead_bytes, statistics_bytes:
+        where every byte goes, as `Account` explains.
+    optimizer_scratch: how many numbers of the optimizer's bytes are scratch.
     store_all_bytes, store_all_flops: the arena and FLOPs of plain backpropagation for the same batch in one pass.
     forward_runs: layer forwards executed in one step.
     lanes: threads that each carry a part of the rows of a pass.
@@ -30,9 +96,6 @@ class Plan:
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
-    statistics_bytes: of norms over the batch: running means and variances, and those of a step.
-    gathered: whether an update waits for the gradients of all layers, as clipping by norm needs.
-    rehearsed: whether a step is run twice instead, first for the norm alone.
     """
 
     architecture: Architecture
@@ -40,6 +103,8 @@ class Plan:
     micro_batch: int
     strategy: str
     optimizer: str | None
+    update: UpdateMode
+    gradient_buffers: GradientBuffers
     schedule: Schedule = field(repr=False)
     program: Program = field(repr=False)
     parameter_bytes: int
@@ -48,7 +113,8 @@ class Plan:
     optimizer_scratch: int
     arena_bytes: int
     batch_bytes: int
-    bookkeeping_bytes: int
+    overhead_bytes: int
+    statistics_bytes: int
     store_all_bytes: int
     store_all_flops: int
     forward_runs: int
@@ -58,9 +124,6 @@ class Plan:
     seconds: float | None = None
     lower_bound: float | None = None
     budget: int | None = None
-    gathered: bool = False
-    rehearsed: bool = False
-    statistics_bytes: int = 0
 
     @property
     def micro_batches(self) -> int:
@@ -69,13 +132,13 @@ class Plan:
 
     @property
     def fixed_bytes(self) -> int:
-        """Everything but the arena: what no strategy changes."""
-        return sum(size for name, size in self.account().items() if name != "activation arena")
+        """Everything but the arena, which is what a strategy changes."""
+        return self.peak_bytes - self.arena_bytes
 
     @property
     def peak_bytes(self) -> int:
         """The promise: everything that lowmem allocates for training."""
-        return sum(self.account().values())
+        return self.account().total
 
     @property
     def flop_factor(self) -> float:
@@ -92,17 +155,27 @@ class Plan:
         """How far the cost may be above the optimum, relative to the cost; None where no bound is known."""
         return None if self.lower_bound is None else max(0.0, 1 - self.lower_bound / self.cost)
 
-    def account(self) -> dict[str, int]:
-        """Return where every byte goes: names for people, and bytes."""
-        account = {
-            "parameters": self.parameter_bytes,
-            "gradients": self.gradient_bytes,
-            "optimizer": self.optimizer_bytes,
-            "activation arena": self.arena_bytes,
-            "batch": self.batch_bytes,
-            "bookkeeping": self.bookkeeping_bytes,
-        }
-        return account | ({"statistics": self.statistics_bytes} if self.statistics_bytes else {})
+    @property
+    def gathered(self) -> bool:
+        """Whether an update waits for the gradients of all layers, as clipping by norm needs."""
+        return self.update is UpdateMode.GATHERED
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether a step is run twice, first for the norm of the gradients alone."""
+        return self.update is UpdateMode.TWO_RUNS
+
+    def account(self) -> Account[int]:
+        """Return where every byte goes."""
+        return Account(
+            parameters=self.parameter_bytes,
+            gradients=self.gradient_bytes,
+            optimizer=self.optimizer_bytes,
+            arena=self.arena_bytes,
+            batch=self.batch_bytes,
+            overhead=self.overhead_bytes,
+            statistics=self.statistics_bytes,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan's numbers for JSON, without the list of ops."""
@@ -113,10 +186,11 @@ class Plan:
             "strategy": self.strategy,
             "optimizer": self.optimizer,
             "lanes": self.lanes,
+            "update": self.update.value,
             "gathered": self.gathered,
             "rehearsed": self.rehearsed,
             "budget": self.budget,
-            "bytes": self.account(),
+            "bytes": self.account().to_dict(),
             "peak_bytes": self.peak_bytes,
             "arena_bytes": self.arena_bytes,
             "store_all_bytes": self.store_all_bytes,
@@ -130,17 +204,20 @@ class Plan:
 
     def table(self) -> Table:
         """Return where every byte goes as a table."""
-        hints = {
-            "parameters": f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}",
-            "gradients": self._gradients_hint(),
-            "optimizer": self.optimizer or "none: the caller takes the gradients",
-            "activation arena": f"{self.arena_bytes / self.store_all_bytes:.1%} of "
-            f"{format_bytes(self.store_all_bytes)} for storing everything",
-            "batch": "constants for each row, and buffers of the batch where lowmem owns them",
-            "bookkeeping": "bound calls and views",
-            "statistics": "running ones, and those of a step, of norms over the batch",
-        }
-        rows = [[name, format_bytes(size), hints[name]] for name, size in self.account().items()]
+        arena = f"{self.arena_bytes / self.store_all_bytes:.1%} of {format_bytes(self.store_all_bytes)}"
+        hints = Account(
+            parameters=f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}",
+            gradients=self._gradients_hint(),
+            optimizer=self.optimizer or "none: the caller takes the gradients",
+            arena=f"{arena} for storing everything",
+            batch="constants for each row, and buffers of the batch where lowmem owns them",
+            overhead="Python's objects: bound calls and views",
+            statistics="of norms over the batch: running ones, and those of a step",
+        )
+        rows = [
+            [label, format_bytes(size), hint]
+            for (label, size), (_, hint) in zip(self.account().items(), hints.items(), strict=False)
+        ]
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
         passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""

@@ -7,11 +7,12 @@ from typing import Any
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
 from lowmem.network.architecture import Architecture
+from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import Named, optimizer_name, plan
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
-from lowmem.planning.request import Workbench
-from lowmem.units import format_bytes
+from lowmem.planning.request import PlanRequest, update_mode
+from lowmem.units import format_bytes, parse_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +62,19 @@ class Comparison:
 
 def _cells(answer: Answer) -> list[str]:
     """Write one row of the table."""
-    made = answer.plan
-    if made is None:
+    plan = answer.plan
+    if plan is None:
         return [answer.asked, "does not fit", "", f"needs {format_bytes(answer.minimum)}", "", "", "", "", ""]
     return [
         answer.asked,
-        made.strategy,
-        f"{made.micro_batch}",
-        format_bytes(made.peak_bytes),
-        format_bytes(made.arena_bytes),
-        f"{made.arena_bytes / made.store_all_bytes:.1%}",
-        f"{made.forward_runs:,}",
-        f"{made.flop_factor:.3f}",
-        "" if made.seconds is None else f"{made.seconds * 1e3:.3g} ms",
+        plan.strategy,
+        f"{plan.micro_batch}",
+        format_bytes(plan.peak_bytes),
+        format_bytes(plan.arena_bytes),
+        f"{plan.arena_bytes / plan.store_all_bytes:.1%}",
+        f"{plan.forward_runs:,}",
+        f"{plan.flop_factor:.3f}",
+        "" if plan.seconds is None else f"{plan.seconds * 1e3:.3g} ms",
     ]
 
 
@@ -132,7 +133,10 @@ def minimum_budget(
     >>> lm.plan(arch, batch_size=512, budget=least).peak_bytes == least
     True
     """
-    return Workbench(architecture, batch_size, optimizer_name(optimizer), micro_batch).least.peak_bytes
+    name = optimizer_name(optimizer)
+    update = update_mode(name, gather=False, rehearse=False)
+    request = PlanRequest(architecture, batch_size, micro_batch, optimizer=name, update=update)
+    return Candidates(request, None).least.peak_bytes
 
 
 def largest_batch(architecture: Architecture, budget: int | str, optimizer: str | Named | None = None) -> int:
@@ -149,7 +153,7 @@ def largest_batch(architecture: Architecture, budget: int | str, optimizer: str 
     """
     if isinstance(budget, str) and "%" in budget:
         raise InputError(f'a share such as "{budget}" depends on the batch; give the budget in bytes.')
-    limit = Workbench(architecture, 1).read_budget(budget)
+    limit = parse_bytes(budget)
 
     def fits(batch: int) -> bool:
         return minimum_budget(architecture, batch, optimizer) <= limit
@@ -179,7 +183,7 @@ def deepest(
         raise InputError(f"deepest needs hidden layers of one width, to add more of them; got {hidden}.")
     if isinstance(budget, str) and "%" in budget:
         raise InputError(f'a share such as "{budget}" depends on the depth; give the budget in bytes.')
-    limit = Workbench(architecture, batch_size).read_budget(budget)
+    limit = parse_bytes(budget)
 
     def network(layers: int) -> Architecture:
         return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))

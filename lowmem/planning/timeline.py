@@ -7,14 +7,16 @@ from lowmem.chain import Chain
 from lowmem.planning.network_chain import network_chain
 from lowmem.planning.outline import PHASES as PHASES
 from lowmem.planning.plan import Plan
-from lowmem.schedule import Backward, Forward, Loss, Op, Schedule, simulate
+from lowmem.planning.request import UpdateMode
+from lowmem.schedule import Op, Schedule, simulate
+from lowmem.schedule.effects import effects
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is alive while one op runs, in bytes, and the FLOPs of that op.
+    """What is alive while one op runs, in bytes, and the cost of that op (FLOPs for a network).
 
-    states, deltas: the op's operands and what it makes included. A state that turns into δ counts once.
+    states, deltas: the operands of the op and what it makes included. A state that turns into δ counts once.
     """
 
     op: Op
@@ -31,56 +33,44 @@ class Moment:
 
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
-    updates = plan.optimizer is not None and not plan.gathered
-    return network_chain(plan.architecture, plan.micro_batch, updates=updates, lanes=plan.lanes)
+    return network_chain(plan.architecture, plan.micro_batch, updates=plan.update.fuses, lanes=plan.lanes)
 
 
-def occupancy(chain: Chain, schedule: Schedule) -> list[Moment]:
-    """Return what is alive during each op; the largest sum is the peak of `simulate`."""
-    # A value is alive between the op that makes it and the one that ends it. While it is being made it is counted
-    # with that op, as there it may take more room than it keeps.
-    changes = {"states": [0] * (len(schedule) + 2), "deltas": [0] * (len(schedule) + 2)}
+def moments(chain: Chain, schedule: Schedule) -> list[Moment]:
+    """Return what is alive during each op; the largest sum is the peak of `simulate`.
+
+    Raises `ScheduleError` if the schedule does not reverse the chain.
+    """
+    # A value is alive between the op that makes it and the op that ends it. While it is being made its place counts
+    # with the op that makes it, as there it may take more room than it keeps.
+    states, deltas = [0] * (len(schedule) + 2), [0] * (len(schedule) + 2)
     for life in simulate(chain, schedule).lifetimes:
-        change = changes["deltas" if life.value.kind == "δ" else "states"]
+        change = deltas if life.value.kind == "δ" else states
         change[life.start + 1] += life.bytes
         change[life.end + 1] -= life.bytes
-    moments = []
-    held = zip(schedule.ops, accumulate(changes["states"]), accumulate(changes["deltas"]), strict=False)
-    for op, states, deltas in held:
-        flops, made, scratch = _running(chain, op)
-        moments.append(Moment(op, flops, states + made, deltas, scratch))
-    return moments
-
-
-def _running(chain: Chain, op: Op) -> tuple[float, int, int]:
-    """Return the FLOPs of an op, the bytes of the state that it is making, and those of its scratch."""
-    match op:
-        case Forward(first, last):
-            scratch = chain.forward_scratch(first, last)
-            return chain.forward_cost(first, last), chain.travelling_bytes(first, last), scratch
-        case Loss():
-            return chain.loss, 0, chain.loss_scratch
-        case Backward(layer):
-            return chain.stages[layer - 1].backward, 0, chain.stages[layer - 1].backward_scratch
-        case _:
-            return 0, 0, 0
+    series: list[Moment] = []
+    for op, state_bytes, delta_bytes in zip(schedule.ops, accumulate(states), accumulate(deltas), strict=False):
+        effect = effects(chain, op)
+        alive = state_bytes + effect.place_bytes - effect.in_hand_bytes, delta_bytes, effect.scratch_bytes
+        if chain.in_hand_free and not effect.weighed:
+            # Between two ops that count, the values in hand still cost nothing: the level of the op before stays.
+            alive = (series[-1].states, series[-1].deltas, series[-1].scratch) if series else (0, 0, 0)
+        series.append(Moment(op, effect.cost, *alive))
+    return series
 
 
 def planned_flops(plan: Plan) -> dict[str, int]:
     """Return the FLOPs of a whole batch by phase; they add up to `plan.flops`. No plan counts those of an update."""
     chain = chain_of(plan)
     one_pass: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-    one_pass["forward"] = chain.forward_cost(1, chain.length)
     for op in plan.schedule.ops:
-        match op:
-            case Forward(first, last):
-                one_pass["recomputation"] += chain.forward_cost(first, last)
-            case Loss():
-                one_pass["loss"] += chain.loss
-            case Backward(layer):
-                one_pass["backward"] += chain.stages[layer - 1].backward
-    one_pass["recomputation"] -= one_pass["forward"]
+        effect = effects(chain, op)
+        if effect.phase != "none":
+            one_pass[effect.phase] += effect.cost
+    first_time = chain.forward_cost(1, chain.length)
+    one_pass["recomputation"] = one_pass["forward"] - first_time
+    one_pass["forward"] = first_time
     # Every cost of a pass is a multiple of its rows.
-    runs = 2 if plan.rehearsed else 1
-    found = {phase: runs * int(flops) * plan.batch_size // plan.micro_batch for phase, flops in one_pass.items()}
-    return found | {"sum of gradients": (plan.micro_batches - 1) * plan.architecture.parameters}
+    runs = 2 if plan.update is UpdateMode.TWO_RUNS else 1
+    whole = {phase: runs * int(flops) * plan.batch_size // plan.micro_batch for phase, flops in one_pass.items()}
+    return whole | {"sum of gradients": (plan.micro_batches - 1) * plan.architecture.parameters}

@@ -4,9 +4,10 @@ Every function takes what the rest of lowmem gives and returns a `matplotlib.fig
 and needs no display: `figure.savefig("memory.svg")`. Matplotlib is imported when the first figure is made.
 """
 
-from lowmem.planning.timeline import Moment, occupancy
+from lowmem.planning.timeline import Moment, moments
 from lowmem.plots.diagram import schedule_diagram
 from lowmem.plots.frontier import Point, frontier
+from lowmem.plots.page import report_html
 from lowmem.plots.scaling import Depth, scaling
 from lowmem.plots.style import house_style
 from lowmem.plots.timeline import memory_timeline
@@ -18,7 +19,8 @@ __all__ = [
     "frontier",
     "house_style",
     "memory_timeline",
-    "occupancy",
+    "moments",
+    "report_html",
     "scaling",
     "schedule_diagram",
 ]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from lowmem.chain import Chain
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
-from lowmem.planning.timeline import chain_of, occupancy
 from lowmem.plots.style import BLUE, GREEN, GREY, LEGEND_TEXT, VERMILION, house_style, legend_above, new_figure
-from lowmem.plots.timeline import op_edges, pass_of
-from lowmem.schedule import Backward, Forward, Schedule, simulate
+from lowmem.plots.subject import Axis, Subject, subject_of
+from lowmem.schedule import Schedule, simulate
+from lowmem.schedule.effects import effects
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,19 +35,30 @@ class Stroke:
     high: int
 
 
-def schedule_diagram(source: Plan | Report, *, over: Literal["flops", "ops"] = "flops") -> "Figure":
+def schedule_diagram(
+    source: Plan | Report | Schedule, chain: Chain | None = None, *, over: Axis = "flops"
+) -> "Figure":
     """Draw a schedule: rising lines are forwards, falling ones backwards, level ones are states that are kept.
 
-    source: a plan, or a report with one. over: the horizontal axis, FLOPs done or the number of the op. Of several
-    passes over a batch one is shown.
+    source: a plan, a report, or any schedule, of any planner.
+    chain: the chain that a schedule reverses, abstract ones too; plans and reports have their own.
+    over: the horizontal axis, FLOPs done (for a schedule: its cost so far) or the number of the op.
+
+    Of several passes over a batch one is shown. Raises `InputError` for a schedule without a chain, `ScheduleError`
+    for one that does not reverse it.
+
+    >>> import lowmem as lm
+    >>> from lowmem.chain import Chain
+    >>> from lowmem.schedule import PLANNERS
+    >>> chain = Chain.abstract(forward=[1] * 9, backward=[2] * 9, state_bytes=[1] * 10)
+    >>> lm.plots.schedule_diagram(PLANNERS["revolve"](chain, slots=2), chain).savefig("revolve.svg")
     """
     from matplotlib.collections import LineCollection
     from matplotlib.ticker import MaxNLocator
 
-    plan = source.plan if isinstance(source, Report) else source
-    chain = chain_of(plan)
-    edges, label = op_edges([moment.flops for moment in occupancy(chain, plan.schedule)], over)
-    strokes = list(strokes_of(chain, plan.schedule, edges))
+    subject = subject_of(source, chain)
+    edges, label = subject.edges(subject.moments(), over)
+    strokes = list(strokes_of(subject.chain, subject.schedule, edges))
     with house_style():
         figure, (axis,) = new_figure()
         for kind, (name, colour, width) in KINDS.items():
@@ -55,14 +66,29 @@ def schedule_diagram(source: Plan | Report, *, over: Literal["flops", "ops"] = "
             if lines:
                 axis.add_collection(LineCollection(lines, colors=colour, linewidths=width, label=name))
         axis.set_xlim(0, edges[-1])
-        axis.set_ylim(0, 1.02 * chain.length)
+        axis.set_ylim(0, 1.02 * subject.chain.length)
         axis.grid(visible=False)
         axis.set_xlabel(label)
         axis.set_ylabel("layer")
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(figure)
-        axis.set_title(f"{pass_of(plan)}, {plan.flop_factor:.2f} × the FLOPs", fontsize=LEGEND_TEXT)
+        axis.set_title(f"{subject.title}, {_price(subject)}", fontsize=LEGEND_TEXT)
     return figure
+
+
+def _price(subject: Subject) -> str:
+    """Say what the schedule costs, relative to storing everything."""
+    if subject.plan is not None:
+        return f"{subject.plan.flop_factor:.2f} × the FLOPs"
+    chain = subject.chain
+    stored = chain.forward_cost(1, chain.length) + chain.loss + sum(stage.backward for stage in chain.stages)
+    return f"{simulate(chain, subject.schedule).cost / stored:.2f} × the cost" if stored else "no cost"
+
+
+def _share(chain: Chain, first: int, turn: int, last: int) -> float:
+    """Return the share that layers first..turn have in a sweep of first..last; where all cost nothing, by number."""
+    whole = chain.forward_cost(first, last)
+    return chain.forward_cost(first, turn) / whole if whole else (turn - first + 1) / (last - first + 1)
 
 
 def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator[Stroke]:
@@ -70,19 +96,19 @@ def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator
     reached = 0  # layers up to here have been run once
     for index, op in enumerate(schedule.ops):
         start, end = edges[index], edges[index + 1]
-        match op:
-            case Forward(first, last):
-                # Of a sweep beyond what has been reached the first part is run again and the rest for the first time.
-                turn = min(max(reached, first - 1), last)
-                share = chain.forward_cost(first, turn) / (chain.forward_cost(first, last) or 1)
-                middle = start + share * (end - start)
-                if turn >= first:
-                    yield Stroke("again", start, middle, first - 1, turn)
-                if last > turn:
-                    yield Stroke("forward", middle, end, turn, last)
-                reached = max(reached, last)
-            case Backward(layer):
-                yield Stroke("backward", start, end, layer, layer - 1)
+        effect = effects(chain, op)
+        first, last = effect.first, effect.last
+        if effect.phase == "forward":
+            # Of a sweep beyond what has been reached the first part is run again and the rest for the first time.
+            turn = min(max(reached, first - 1), last)
+            middle = start + _share(chain, first, turn, last) * (end - start)
+            if turn >= first:
+                yield Stroke("again", start, middle, first - 1, turn)
+            if last > turn:
+                yield Stroke("forward", middle, end, turn, last)
+            reached = max(reached, last)
+        elif effect.phase == "backward":
+            yield Stroke("backward", start, end, last, first - 1)
     for life in simulate(chain, schedule).lifetimes:
         if life.value.kind in ("x", "s"):
             yield Stroke("kept", edges[life.start + 1], edges[life.end], life.value.layer, life.value.layer)

@@ -6,6 +6,9 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from lowmem.common.tables import Table
+from lowmem.measure.report import Report
+from lowmem.plots.diagram import schedule_diagram
+from lowmem.plots.timeline import memory_timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +23,35 @@ p { white-space: pre-line; color: #444; }
 """
 
 
-def page(title: str, sections: Sequence[tuple[str, "Table | Figure"]]) -> str:
+Sections = Sequence[tuple[str, "Table | Figure"]]
+"""Headings, each with a table or a figure below."""
+
+
+def report_html(report: Report) -> str:
+    """Return a report as one self-contained web page, its figures inside.
+
+    >>> import lowmem as lm
+    >>> plan = lm.plan(lm.Architecture(widths=(64, *[128] * 20, 10)), batch_size=512, budget="60%")
+    >>> report = lm.Report(plan, None, 40 * 2**20, seconds_per_step=0.01, steps=7, loss=1.5)
+    >>> lm.plots.report_html(report).count("<svg")
+    2
+    """
+    return page("lowmem: promised and measured", report_sections(report))
+
+
+def report_sections(report: Report) -> Sections:
+    """Return what a page shows of a report: the tables, memory over one step, and the schedule."""
+    memory, step, outcome = report.tables()
+    return [
+        ("Memory", memory),
+        ("Memory over one step", memory_timeline(report, everything=True)),
+        ("Compute", step),
+        ("The schedule", schedule_diagram(report)),
+        ("Outcome", outcome),
+    ]
+
+
+def page(title: str, sections: Sections) -> str:
     """Return a page of headings, each with a table or a figure below."""
     body = [f"<h1>{escape(title)}</h1>"]
     for heading, content in sections:

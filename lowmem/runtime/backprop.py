@@ -11,7 +11,7 @@ from lowmem.errors import InputError, NonFiniteError
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import CarryOut
@@ -117,9 +117,17 @@ class Backprop:
         """Where states, deltas and working memory lie."""
         return self.engine.arena
 
-    def account(self) -> dict[str, int]:
-        """Return the bytes of the arrays that were made, by the names of `plan.account()`."""
-        return {"parameters": self.mlp.parameters.nbytes} | self.buffers.account() | self.engine.account()
+    def account(self) -> Account[int | None]:
+        """Return the bytes of the arrays that were allocated; the overhead of Python's objects is not known."""
+        return Account(
+            parameters=self.mlp.parameters.nbytes,
+            gradients=self.buffers.gradient_bytes,
+            optimizer=self.buffers.optimizer_bytes,
+            arena=self.arena.buffer.nbytes,
+            batch=self.engine.batch_bytes,
+            overhead=None,
+            statistics=self.engine.statistics_bytes,
+        )
 
     @property
     def optimizer_state(self) -> tuple[Array, ...]:

@@ -26,13 +26,12 @@ class Buffers:
 
     def __init__(self, plan: Plan) -> None:
         architecture, dtype = plan.architecture, plan.architecture.dtype
-        several = plan.micro_batches > 1
-        fused = plan.optimizer is not None and not plan.gathered
-        of_all = LayerViews(architecture, np.zeros(architecture.parameters, dtype)) if several or not fused else None
+        wanted = plan.gradient_buffers
+        of_all = LayerViews(architecture, np.zeros(architecture.parameters, dtype)) if wanted.all_layers else None
         largest = max(layer.size for layer in architecture.each_layer)
-        of_one = SharedViews(architecture, np.zeros(largest, dtype)) if several or of_all is None else None
+        of_one = SharedViews(architecture, np.zeros(largest, dtype)) if wanted.one_layer else None
         self.written: LayerViews = of_all if of_one is None else of_one  # type: ignore[assignment]
-        self.totals: LayerViews | None = of_all if several else None
+        self.totals: LayerViews | None = of_all if plan.micro_batches > 1 else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
         self.states: tuple[Array, ...] = tuple(np.zeros(architecture.parameters, dtype) for _ in range(states))
         self.scratch: Array = np.zeros(plan.optimizer_scratch, dtype)
@@ -46,7 +45,12 @@ class Buffers:
         """Return where a pass writes its gradients: the first of several writes the sums at once."""
         return self.totals if self.totals is not None and first else self.written
 
-    def account(self) -> dict[str, int]:
-        """Return the bytes of the arrays, by the names of `plan.account()`."""
-        gradients = self.written.flat.nbytes + (0 if self.totals is None else self.totals.flat.nbytes)
-        return {"gradients": gradients, "optimizer": sum(array.nbytes for array in (*self.states, self.scratch))}
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradients' arrays."""
+        return self.written.flat.nbytes + (0 if self.totals is None else self.totals.flat.nbytes)
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes of the optimizer's arrays and of what an update works in."""
+        return sum(array.nbytes for array in (*self.states, self.scratch))

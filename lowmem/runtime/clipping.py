@@ -6,6 +6,7 @@ one updates each layer right after its backward. That takes twice the compute an
 R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural networks", arXiv:1211.5063 (2013).
 """
 
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from lowmem.errors import InputError, NonFiniteError
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.plan import Plan
+from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Array
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.engines.calls import CarryOut
@@ -57,7 +58,7 @@ class ClippedBackprop(Backprop):
         np.copyto(running, self._running)  # they move again in the second run
         return self.engine.run(x, y, weights, step=self.steps, scale=scale, carry_out=carry_out)
 
-    def account(self) -> dict[str, int]:
-        """Return the bytes of the arrays that were made; see `Backprop.account`."""
-        sizes = super().account()
-        return sizes | ({"statistics": sizes["statistics"] + self._running.nbytes} if len(self._running) else {})
+    def account(self) -> Account[int | None]:
+        """Return the bytes of the arrays that were allocated; see `Backprop.account`."""
+        account = super().account()
+        return replace(account, statistics=(account.statistics or 0) + self._running.nbytes)

@@ -1,8 +1,9 @@
 """Schedules: which states to keep and which to recompute, as data, with the planners and the one simulator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
+from lowmem.schedule.lowering import Planner, lower, lowered
 from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
 from lowmem.schedule.optimal.planner import optimal
 from lowmem.schedule.recompute_all import recompute_all
@@ -11,17 +12,12 @@ from lowmem.schedule.segments import segments, sqrt
 from lowmem.schedule.simulate import Lifetime, Trace, simulate
 from lowmem.schedule.store_all import store_all
 
-PLANNERS: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
-    {
-        "store_all": store_all,
-        "sqrt": sqrt,
-        "segments": segments,
-        "revolve": revolve,
-        "optimal": optimal,
-        "recompute_all": recompute_all,
-    }
+PLANNERS: Mapping[str, Planner] = MappingProxyType(
+    {planner.__name__: lowered(planner) for planner in (store_all, sqrt, segments, revolve, optimal, recompute_all)}
 )
-"""Planner by name: a function of a `Chain` and its own keywords (`segments=`, `slots=`, `budget=`)."""
+"""Planner by name: a function of a `Chain` and of keywords of its own (`segments=`, `slots=`, `budget=`).
+
+The schedules are lowered: they have an `Update` for each layer where the chain updates its parameters."""
 
 __all__ = [
     "PLANNERS",
@@ -31,9 +27,11 @@ __all__ = [
     "Lifetime",
     "Loss",
     "Op",
+    "Planner",
     "Schedule",
     "Trace",
     "Update",
+    "lower",
     "optimal",
     "recompute_all",
     "revolve",

@@ -1,24 +1,14 @@
 """The ops that reverse a chain, and the schedule: a list of them as pure data.
 
-Every op makes or ends named values, so memory is a fold over the list and no rule is implicit:
-
-| op                   | needs               | ends                    | makes                                        |
-|----------------------|---------------------|-------------------------|----------------------------------------------|
-| Forward(first, last) | state first-1       |                         | state last (the states between pass through) |
-| Loss()               | state L             | state L                 | δ^(L), in its place                          |
-| Backward(l)          | δ^(l), state l-1    | δ^(l), state l-1        | g^(l); δ^(l-1) in the place of state l-1     |
-| Update(l)            | g^(l)               | g^(l)                   |                                              |
-| Free(value)          | value               | value                   |                                              |
-
 `Forward` carries one state through a run of layers in a single place, each layer overwriting its input. So a
-schedule has about 3 L ops whatever it recomputes, and one for 10,000 layers stays small. State 0 is the caller's
-batch: it is always there and nothing ends it.
+schedule has about 3 L ops whatever it recomputes, and one for 10,000 layers stays small. What every op needs, makes
+and ends is told by `lowmem.schedule.effects`.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Never, get_args
 
 from lowmem.chain import Value
 from lowmem.errors import InputError
@@ -126,6 +116,16 @@ def _to_list(op: Op) -> list[Any]:
             return [name, layer]
         case Loss():
             return [name]
+        case _:
+            raise not_an_op(op)
+
+
+def not_an_op(op: Never) -> InputError:
+    """Return the error that ends a match over all ops: `typing.assert_never` with words for people.
+
+    Type checkers complain of a match that leaves an op out. At run time only what is no op comes here.
+    """
+    return InputError(f"{op!r} is not an op")
 
 
 def _from_list(item: list[Any]) -> Op:

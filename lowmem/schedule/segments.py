@@ -25,7 +25,7 @@ def sqrt(chain: Chain) -> Schedule:
 
 
 def segments(chain: Chain, *, segments: int) -> Schedule:
-    """Keep every `segments`-th state: ceil(L / segments) segments of that many layers.
+    """Keep every `segments`-th state, 1 for every state: ceil(L / segments) segments of that many layers.
 
     segments: 1 keeps every state. Raises `InputError` unless it is a whole number from 1.
     """

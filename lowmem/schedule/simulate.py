@@ -1,15 +1,18 @@
 """The simulator: the one place that says whether a schedule is valid and what it takes.
 
-It walks the ops with the set of live values, refuses the first op that needs a value that is not there, and adds up
-bytes and costs. Planners are checked against it, and the executor runs nothing that it has not passed.
+It folds the table of `lowmem.schedule.effects` over the ops: it walks them with the set of live values, refuses the
+first op that needs a value that is not there, and adds up bytes and costs. Planners are checked against it, and
+nothing runs that it has not passed.
 """
 
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from typing import Literal
 
 from lowmem.chain import Chain, Value
-from lowmem.errors import ScheduleError
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
+from lowmem.errors import InputError, ScheduleError
+from lowmem.schedule.effects import Effects, effects
+from lowmem.schedule.ops import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Lifetime:
 
 
 Life = tuple[Literal["x", "s", "δ", "g"], int, int, int, int]
-"""A lifetime while it is only noted: planners simulate long schedules often, and few ask for lifetimes."""
+"""Kind, layer, start, end and bytes of a lifetime, as a plain tuple: planners simulate long schedules often, and few
+callers ask for lifetimes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,131 +62,56 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
     with what was left undone.
     """
-    run = _Run(chain)
+    live: dict[Value, tuple[int, int]] = {chain.state(0): (0, 0)}  # value -> op that made it, bytes
+    lowest = {"δ": chain.length + 1, "g": chain.length + 1}  # of each kind, the last layer with one; both descend
+    lives: list[Life] = []
+    held = peak = peak_at = forward_runs = 0
+    cost: float = 0
     for index, op in enumerate(schedule.ops):
-        run.step(index, op)
-    return run.finish(len(schedule.ops))
+        try:
+            effect = effects(chain, op)
+            _check(effect, live, lowest)
+        except InputError as error:
+            raise ScheduleError(f"op {index}, {op}, cannot run: {error}.", index=index) from None
+        if effect.weighed:
+            now = held + effect.place_bytes + effect.scratch_bytes - effect.in_hand_bytes
+            if now > peak:
+                peak, peak_at = now, index
+        for value in effect.ends:
+            start, size = live.pop(value)
+            lives.append((value.kind, value.layer, start, index, size))
+            held -= size
+        for value in effect.makes:
+            size = chain.bytes_of(value)
+            live[value] = index, size
+            held += size
+            if value.kind in lowest:
+                lowest[value.kind] = value.layer
+        forward_runs += effect.forward_runs
+        cost += effect.cost
+    _check_end(chain, live, lowest["g"] - 1, len(schedule))
+    return Trace(peak, peak_at, forward_runs, cost, tuple(lives))
 
 
-class _Run:
-    """The state of a simulation: live values with their birth, bytes held, costs so far."""
+def _check(effect: Effects, live: Container[Value], lowest: Mapping[str, int]) -> None:
+    """Refuse an op whose operands are missing, or whose result is there or of no use."""
+    for value in effect.needs:
+        if value not in live:
+            raise InputError(f"{value} is missing")
+    for value in effect.makes:
+        if value in live:
+            raise InputError(f"{value} is there already")
+    late = effect.too_late
+    if late is not None and late.layer >= lowest[late.kind]:
+        raise InputError(f"layer {late.layer} is reversed already or needs no output any more")
 
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        self.length = chain.length
-        self.states: dict[int, int] = {0: 0}  # state -> op that made it
-        self.gradients: dict[int, int] = {}
-        self.delta: int | None = None  # the layer of the one live δ
-        self.delta_born = 0
-        self.next_layer = self.length  # the layer to be reversed next
-        self.held = 0
-        self.peak = self.peak_at = self.forward_runs = 0
-        self.cost: float = 0
-        self.lives: list[Life] = []
 
-    def step(self, index: int, op: Op) -> None:
-        """Carry out one op."""
-        match op:
-            case Forward(first, last):
-                self.forward(index, op, first, last)
-            case Loss():
-                self.loss(index, op)
-            case Backward(layer):
-                self.backward(index, op, layer)
-            case Update(layer):
-                self.update(index, op, layer)
-            case Free(value):
-                self.free(index, op, value)
-            case _:
-                self.refuse(index, op, "it is not an op")
-
-    def forward(self, index: int, op: Op, first: int, last: int) -> None:
-        if not 1 <= first <= last <= self.length:
-            self.refuse(index, op, f"layers go from 1 to {self.length}")
-        if first - 1 not in self.states:
-            self.refuse(index, op, f"{self.chain.state(first - 1)} is missing")
-        if last in self.states:
-            self.refuse(index, op, f"{self.chain.state(last)} is there already")
-        if last > self.next_layer or (last == self.length and self.delta is not None):
-            self.refuse(index, op, f"layer {last} is reversed already or needs no output any more")
-        if self.chain.in_hand_free:
-            # The source is an operand of the first layer only; behind it, it is a checkpoint like any other.
-            self.see(index, self.held - (self.chain.state_bytes(first - 1) if first == last else 0))
-        else:
-            working = self.chain.travelling_bytes(first, last) + self.chain.forward_scratch(first, last)
-            self.see(index, self.held + working)
-        self.states[last] = index
-        self.held += self.chain.state_bytes(last)
-        self.forward_runs += last - first + 1
-        self.cost += self.chain.forward_cost(first, last)
-
-    def loss(self, index: int, op: Op) -> None:
-        if self.length not in self.states:
-            self.refuse(index, op, f"{self.chain.state(self.length)} is missing")
-        if not self.chain.in_hand_free:
-            self.see(index, self.held + self.chain.loss_scratch)
-        self.hand_over(index, self.length)
-        self.cost += self.chain.loss
-
-    def backward(self, index: int, op: Op, layer: int) -> None:
-        if self.delta is None or self.delta != layer:
-            self.refuse(index, op, f"{Value('δ', layer)} is missing")
-        if layer - 1 not in self.states:
-            self.refuse(index, op, f"{self.chain.state(layer - 1)} is missing")
-        stage = self.chain.stages[layer - 1]
-        if self.chain.in_hand_free:
-            self.see(index, self.held - self.chain.state_bytes(layer - 1))
-        else:
-            self.see(index, self.held + stage.backward_scratch)
-        self.lives.append(("δ", layer, self.delta_born, index, stage.delta_bytes))
-        self.held -= stage.delta_bytes
-        self.delta = None
-        self.gradients[layer] = index
-        self.next_layer = layer - 1
-        if layer > 1:
-            self.hand_over(index, layer - 1)
-        self.cost += stage.backward
-
-    def update(self, index: int, op: Op, layer: int) -> None:
-        if not self.chain.updates:
-            self.refuse(index, op, "this chain gathers its gradients")
-        if layer not in self.gradients:
-            self.refuse(index, op, f"{Value('g', layer)} is missing")
-        self.lives.append(("g", layer, self.gradients.pop(layer), index, 0))
-
-    def free(self, index: int, op: Op, value: Value) -> None:
-        layer = value.layer
-        if layer == 0 or layer not in self.states or value != self.chain.state(layer):
-            self.refuse(index, op, f"{value} is missing" if layer else "the batch is the caller's")
-        self.end_state(index, layer)
-
-    def hand_over(self, index: int, layer: int) -> None:
-        """End state `layer` and make δ of the same layer in its place."""
-        self.end_state(index, layer)
-        self.delta, self.delta_born = layer, index
-        self.held += self.chain.stages[layer - 1].delta_bytes
-
-    def end_state(self, index: int, layer: int) -> None:
-        stage = self.chain.stages[layer - 1]
-        self.lives.append((stage.kind, layer, self.states.pop(layer), index, stage.state_bytes))
-        self.held -= stage.state_bytes
-
-    def see(self, index: int, now: int) -> None:
-        if now > self.peak:
-            self.peak, self.peak_at = now, index
-
-    def refuse(self, index: int, op: Op, why: str) -> NoReturn:
-        raise ScheduleError(f"op {index}, {op}, cannot run: {why}.", index=index)
-
-    def finish(self, index: int) -> Trace:
-        """Check that the chain is reversed and nothing is left behind."""
-        if self.next_layer:
-            raise ScheduleError(
-                f"the schedule ends after op {index - 1} with layers 1..{self.next_layer} not reversed.", index=index
-            )
-        left = [str(self.chain.state(layer)) for layer in self.states if layer]
-        if self.chain.updates:
-            left += [str(Value("g", layer)) for layer in self.gradients]
-        if left:
-            raise ScheduleError(f"the schedule ends with values left behind: {', '.join(left)}.", index=index)
-        return Trace(self.peak, self.peak_at, self.forward_runs, self.cost, tuple(self.lives))
+def _check_end(chain: Chain, live: Iterable[Value], remaining: int, count: int) -> None:
+    """Refuse a schedule of `count` ops that leaves layers 1..remaining not reversed, or values behind."""
+    if remaining:
+        raise ScheduleError(
+            f"the schedule ends, after {count} ops, with layers 1..{remaining} not reversed.", index=count
+        )
+    left = [str(value) for value in live if value.layer and (value.in_arena or chain.updates)]
+    if left:
+        raise ScheduleError(f"the schedule ends with values left behind: {', '.join(left)}.", index=count)

@@ -8,7 +8,7 @@ planner need only say where to split.
 from collections.abc import Callable
 
 from lowmem.chain import Chain
-from lowmem.schedule.ops import Backward, Forward, Loss, Op, Schedule, Update
+from lowmem.schedule.ops import Backward, Forward, Loss, Op, Schedule
 
 Split = Callable[[int, int, int], int]
 """(i, j, free) -> k, i < k < j: which state to keep while reversing layers i+1..j with `free` slots left."""
@@ -32,6 +32,4 @@ def reverse(chain: Chain, planner: str, split: Split, *, slots: int = 0) -> Sche
         if j == chain.length:
             ops += (Forward(j, j), Loss())
         ops.append(Backward(j))
-        if chain.updates:
-            ops.append(Update(j))
     return Schedule(planner, tuple(ops))

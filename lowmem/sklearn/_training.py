@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any
@@ -18,9 +18,9 @@ from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
+from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.choose import plan
 from lowmem.planning.plan import Plan
-from lowmem.planning.request import LEAST_TABLES
 from lowmem.runtime.backprop import Backprop
 from lowmem.sklearn._solvers import Penalised, PenalisedAdamW, Spans
 
@@ -240,7 +240,7 @@ class Session:
             steps=self.steps,
             loss=loss,
             accuracy=accuracy,
-            made={name: size for name, size in self.backprop.account().items() if name != "batch"},
+            arrays=replace(self.backprop.account(), batch=None),
         )
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """`Trainer`: epochs over a data set, inside a budget that is checked before anything is allocated."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -299,7 +300,7 @@ class Trainer:
             process_promise=self._process_promise,
             first_step_peak=self._stepper.first_peak,
             # The batch's buffers come and go with the data.
-            made={n: size for n, size in self._stepper.backprop.account().items() if n != "batch"},
+            arrays=replace(self._stepper.backprop.account(), batch=None),
         )
 
     # Saved runs ------------------------------------------------------------------------------------------------

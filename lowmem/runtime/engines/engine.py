@@ -62,8 +62,13 @@ class Engine(Protocol):
     def loss(self, outputs: Array, y: Array) -> float:
         """Return the mean loss of outputs s^(L), which are spent, in the memory of the training step."""
 
-    def account(self) -> dict[str, int]:
-        """Return the bytes of the arrays that the engine made, by the names of `plan.account()`."""
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of the constants and vectors that the engine made for the rows of a batch."""
+
+    @property
+    def statistics_bytes(self) -> int:
+        """Bytes of the statistics of norms over the batch, running ones included; 0 without such norms."""
 
 
 def make_engine(mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> Engine:

@@ -6,7 +6,7 @@ V(i, k, j, m) be the least cost of forward runs for reversing layers i+1..j with
 beside i:
 
     E(i, j, m)    = min over k of   f_{i+1} + ... + f_k + V(i, k, j, m)
-    V(i, k, j, m) = min of          E(k, j, m - a_k) + E(i, k, m)                             k stays to its end,
+    V(i, k, j, m) = min of          E(k, j, m - a_k) + E(i, k, m)                             k stays to the end,
                     over k' of      f_{k+1} + ... + f_k' + E(k', j, m - a_k - a_k')           k serves once more,
                                       + min(V(i, k, k', m), E(i, k', m))                      then stays, or is dropped
                     over k' of      f_{k+1} + ... + f_k' + V(i, k', j, m)                     k moves on to k'
@@ -19,12 +19,12 @@ with L^4, hence short chains only.
 from typing import TYPE_CHECKING, Any
 
 from lowmem.chain import Chain
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lowmem.schedule.optimal.segment_table import Table
+    from lowmem.schedule.optimal.table import Table
 
 LONGEST = 24
 """Layers up to which this is done: some tenths of a second."""
@@ -38,14 +38,14 @@ class EarlyDrops:
     def __init__(self, chain: Chain, table: "Table") -> None:
         import numpy as np
 
-        self.np, self.chain, self.table = np, chain, table
+        self.np, self.chain, self.levels = np, chain, table.levels
         self.cost: dict[tuple[int, int], NDArray[Any]] = {}
         self.split: dict[tuple[int, int], NDArray[Any]] = {}
         self.held: dict[tuple[int, int, int], NDArray[Any]] = {}
         self.choice: dict[tuple[int, int, int], NDArray[Any]] = {}
         length = chain.length
         for i in range(length):
-            self.cost[i, i + 1] = table.row(i, i + 1)
+            self.cost[i, i + 1] = table.segments.row(i, i + 1)
         for n in range(2, length + 1):
             for i in range(length - n + 1):
                 for k in range(i + n - 1, i, -1):
@@ -54,34 +54,34 @@ class EarlyDrops:
 
     def _sweep(self, i: int, k: int, j: int, *, beside: int = 0) -> "NDArray[Any]":
         """Return the cost of running layers i+1..k while j is the next to be reversed, by level; `beside` is held."""
-        np, table = self.np, self.table
+        np, levels = self.np, self.levels
         if self.chain.in_hand_free:
-            # The source of a single layer is in hand, behind it it is a checkpoint.
+            # While one layer runs, its input is in hand; while more layers run, the input is a checkpoint.
             needed = beside if k > i + 1 else 0
         else:
-            needed = beside + int(table.working_levels(table.sweep_needs(i, k - i)[-1] + table.deltas[j]))
-        cost = np.full(table.top + 1, np.inf)
-        cost[needed:] = table.sums[k] - table.sums[i]
+            needed = beside + int(levels.working(levels.sweep_needs(i, k - i)[-1] + levels.deltas[j]))
+        cost = np.full(levels.top + 1, np.inf)
+        cost[needed:] = levels.sums[k] - levels.sums[i]
         return cost
 
-    def _kept(self, k: int, j: int, beside: int = 0) -> "NDArray[Any]":
-        """Return E(k, j) by the level that is free before state k and what is `beside` it are taken off."""
-        np, table = self.np, self.table
-        shift = beside + (0 if self.chain.in_hand_free and j == k + 1 else int(table.shifts[k]))
-        moved = np.full(table.top + 1, np.inf)
-        if shift <= table.top:
-            moved[shift:] = self.cost[k, j][: table.top + 1 - shift]
+    def _from(self, k: int, j: int, beside: int = 0) -> "NDArray[Any]":
+        """Return E(k, j) by the level that is free before the levels of state k and those `beside` it are taken."""
+        np, levels = self.np, self.levels
+        shift = beside + (0 if self.chain.in_hand_free and j == k + 1 else int(levels.shifts[k]))
+        moved = np.full(levels.top + 1, np.inf)
+        if shift <= levels.top:
+            moved[shift:] = self.cost[k, j][: levels.top + 1 - shift]
         return moved
 
     def _hold(self, i: int, k: int, j: int) -> None:
         """Fill in V(i, k, j)."""
         np = self.np
-        best = self._kept(k, j) + self.cost[i, k]
+        best = self._from(k, j) + self.cost[i, k]
         choice = np.full(len(best), STAY)
-        beside = int(self.table.shifts[k])
+        beside = int(self.levels.shifts[k])
         for later in range(k + 1, j):
             sweep = self._sweep(k, later, j, beside=beside)
-            serve = sweep + self._kept(later, j, beside)
+            serve = sweep + self._from(later, j, beside)
             options = (
                 (SERVE, serve + self.held[i, k, later]),
                 (SERVE_AND_DROP, serve + self.cost[i, later]),
@@ -108,7 +108,7 @@ class EarlyDrops:
 
     def write(self, level: int) -> Schedule:
         """Write out the best schedule for a level."""
-        chain, table = self.chain, self.table
+        chain, levels = self.chain, self.levels
         ops: list[Op] = []
         todo: list[tuple[int, ...]] = [(0, chain.length, level)]
         while todo:
@@ -119,8 +119,6 @@ class EarlyDrops:
                     if j == chain.length:
                         ops += (Forward(j, j), Loss())
                     ops.append(Backward(j))
-                    if chain.updates:
-                        ops.append(Update(j))
                 case (i, j, at):
                     k = int(self.split[i, j][at])
                     ops.append(Forward(i + 1, k))
@@ -128,12 +126,12 @@ class EarlyDrops:
                 case (i, k, j, at):
                     later, kind = divmod(int(self.choice[i, k, j][at]), 4)
                     if kind == STAY:
-                        todo += ((i, k, at), (k, j, table.below(k, j, at)))
+                        todo += ((i, k, at), (k, j, levels.below(k, j, at)))
                         continue
                     ops.append(Forward(k + 1, later))
                     if kind == MOVE:
                         todo += ((i, later, j, at), (-1, k))
                         continue
                     rest = ((i, k, later, at),) if kind == SERVE else ((i, later, at), (-1, k))
-                    todo += (*rest, (later, j, table.below(later, j, at - int(table.shifts[k]))))
+                    todo += (*rest, (later, j, levels.below(later, j, at - int(levels.shifts[k]))))
         return Schedule("optimal", tuple(ops))

@@ -31,15 +31,16 @@ from lowmem.errors import BudgetError
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.ops import Forward, Loss, Schedule
 from lowmem.schedule.optimal.early_drops import LONGEST, EarlyDrops
-from lowmem.schedule.optimal.segment_table import FIRST_WINDOW, Limits, Table
+from lowmem.schedule.optimal.table import FIRST_WINDOW, Limits, Table
+from lowmem.schedule.optimal.writing import write
 from lowmem.schedule.revolve import left_part, revolve, revolve_forwards
-from lowmem.schedule.simulate import simulate
+from lowmem.schedule.simulate import Trace, simulate
 
 EXACT_LEVELS_PER_STATE = 32
 """Levels for a state of mean size up to which a common quantum is used as it is."""
 
 EXACT_LEVELS = 2048
-"""Levels for all states together up to which it is, too."""
+"""Levels for all states together up to which a common quantum is used as it is."""
 
 FINENESS = (64, 32, 16, 8)
 """Levels for a state of mean size, where sizes are rounded: the finest that leaves room for `USUAL_WINDOW`."""
@@ -51,10 +52,12 @@ MANY_LAYERS = 400
 """Above this many even layers the closed form is used for networks too."""
 
 WORK_OF_LAYER, LEAST_WORK, MOST_WORK = 1.8e6, 2e8, 3.6e9
-"""Additions that a table may take for each layer, and within what bounds: a second does a thousand layers."""
+"""Additions that a table may take: for each layer, and at least and at most in all. A thousand layers take about a
+second."""
 
 SHORT, MODEST, LARGE = 300, 56 << 20, 120 << 20
-"""Layers up to which a table takes `MODEST` bytes (a small network is planned on a small machine), else `LARGE`."""
+"""A chain of up to `SHORT` layers gets a table of `MODEST` bytes, as small networks are planned on small machines; a
+longer one gets `LARGE` bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +83,24 @@ def optimal(chain: Chain, *, budget: int) -> Schedule:
 
 
 class Planner:
-    """The tables for one chain and all budgets up to `budget` (bytes, as `simulate` counts them)."""
+    """The tables for one chain and all budgets up to `budget` (bytes, as `simulate` counts them).
+
+    table_bytes: what a table may take, where planning has less memory than usual.
+
+    Schedules are those of pure reversal: of a chain that updates its parameters, `lower` puts the updates in.
+    """
 
     def __init__(self, chain: Chain, budget: int, table_bytes: int | None = None) -> None:
+        chain = chain.reversal
         self.chain = chain
-        self.table_bytes = table_bytes  # less than usual where planning itself is short of memory
+        self.table_bytes = table_bytes
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
         self.uniform = _is_uniform(chain)
         budget = max(budget, 0)
         self._table: Table | None = None
         self._lower = 0.0
+        self._latest: tuple[Schedule, Trace] | None = None
         if not self.uniform:
             self._fill(budget)
 
@@ -106,8 +116,13 @@ class Planner:
             return
         below = _grown(chain, budget, down=True, limits=limits)
         self._lower = below.lower(below.top)
-        del below  # its memory is wanted for the other
+        del below  # the next table needs this memory
         self._table = _grown(chain, budget, down=False, limits=limits)
+
+    @property
+    def window(self) -> int | None:
+        """Layers of the longest segments in the table that schedules are read from, None without a table."""
+        return None if self._table is None else self._table.window
 
     def best(self, budget: int, taken: Callable[[Schedule], int] | None = None) -> Optimum:
         """Return the best schedule that takes at most `budget` bytes, which is at most the budget of the tables.
@@ -115,24 +130,33 @@ class Planner:
         taken: says what a schedule takes, the simulated peak if None; another measure must not be below that.
         Raises `BudgetError` if none fits.
         """
-        measure = taken or (lambda schedule: simulate(self.chain, schedule).peak_bytes)
-        found = self._closed_form(budget, measure) if self.uniform else self._from_table(budget, measure)
-        if found is None:
+        measure = taken or self._simulated_peak
+        answer = self._closed_form(budget, measure) if self.uniform else self._from_table(budget, measure)
+        if answer is None:
             least = simulate(self.chain, least_memory(self.chain)).peak_bytes
             raise BudgetError(
                 f"no schedule of this chain was found for {budget:,} bytes; the least that works is {least:,}.",
                 budget=budget,
                 minimum=least,
             )
-        schedule, lower = found
-        cost = simulate(self.chain, schedule).cost
-        return Optimum(schedule, cost, lower + self.fixed_cost)
+        schedule, lower = answer
+        return Optimum(schedule, self._trace(schedule).cost, lower + self.fixed_cost)
+
+    def _simulated_peak(self, schedule: Schedule) -> int:
+        return self._trace(schedule).peak_bytes
+
+    def _trace(self, schedule: Schedule) -> Trace:
+        """Simulate a schedule. The latest trace is remembered: the schedule chosen is mostly the last one tried."""
+        if self._latest is None or self._latest[0].ops is not schedule.ops:
+            self._latest = schedule, simulate(self.chain, schedule)
+        return self._latest[1]
 
     def _from_table(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
-        """Try schedules from the cheapest on until one fits; where the window is too short for any, the formula's.
+        """Try schedules from the cheapest on until one fits; where no schedule is in the window, use the formula.
 
-        Each is read off at the lowest level that has its cost. On short chains none is left out, so that more budget
-        never means a dearer plan; on long ones levels that are too high by more than what is missing are skipped.
+        Every schedule is read off at the lowest level that has its cost. On short chains none is left out, so that
+        more budget never means a dearer plan. On long chains a schedule that takes too much skips the levels that
+        are too high by more than what is missing.
         """
         table = self._table
         assert table is not None
@@ -144,10 +168,10 @@ class Planner:
             excess = taken(schedule) - budget
             if excess <= 0:
                 return schedule, self._lower
-            skipped = level - excess // table.quantum
+            skipped = level - excess // table.levels.quantum
         smallest = least_memory(self.chain)
-        found = most_slots(self.chain, budget, taken) or (smallest if taken(smallest) <= budget else None)
-        return None if found is None else (found, self._lower)
+        fallback = most_slots(self.chain, budget, taken) or (smallest if taken(smallest) <= budget else None)
+        return None if fallback is None else (fallback, self._lower)
 
     def _steps(self) -> list[int]:
         """Return the levels at which a schedule gets cheaper, the highest first."""
@@ -171,24 +195,24 @@ class Planner:
     def _write(self, level: int) -> Schedule:
         """Write out the schedule of a level."""
         assert self._table is not None
-        return self._table.write(level) if self.chain.length > LONGEST else self._early_drops().write(level)
+        return write(self._table, level) if self.chain.length > LONGEST else self._early_drops().write(level)
 
     def lower_bound(self, budget: int) -> float:
         """Return what any schedule costs at least whose checkpoints stay and whose simulated peak is in the budget."""
         if not self.uniform:
             return self._lower + self.fixed_cost
-        found = self._closed_form(budget, lambda schedule: simulate(self.chain, schedule).peak_bytes)
-        return inf if found is None else found[1] + self.fixed_cost
+        answer = self._closed_form(budget, self._simulated_peak)
+        return inf if answer is None else answer[1] + self.fixed_cost
 
     def _closed_form(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
-        """All states of one size and all layers but the ends of one cost: Griewank and Walther's formula."""
-        found = most_slots(self.chain, budget, taken)
-        if found is None:
+        """Return Griewank and Walther's schedule and a bound: states have one size, layers but the ends one cost."""
+        schedule = most_slots(self.chain, budget, taken)
+        if schedule is None:
             return None
-        slots = sum(isinstance(op, Forward) for op in found.ops[: found.ops.index(Loss())]) - 2
+        slots = sum(isinstance(op, Forward) for op in schedule.ops[: schedule.ops.index(Loss())]) - 2
         # In a network there is room for up to two states more where no δ lives yet and nothing travels.
         more = 0 if self.chain.in_hand_free else 2
-        return found, self._uniform_bound(max(slots, 0) + more)
+        return schedule, self._uniform_bound(max(slots, 0) + more)
 
     def _uniform_bound(self, slots: int) -> float:
         """Return a lower bound of the cost of forward runs with so many slots."""
@@ -204,7 +228,8 @@ class Planner:
 def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> Schedule | None:
     """Return the revolve schedule with the most slots that takes at most `budget` bytes, None if none does.
 
-    Steps by what is left over or missing, in states of the largest size: exact at once where all have that size.
+    The search steps by what is left over or missing, counted in states of the largest size; where all states have one
+    size, the first step is exact.
     """
     best = revolve(chain, slots=0)
     left = budget - (0 if chain.in_hand_free else taken(best))
@@ -216,10 +241,10 @@ def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> S
     middle = left // largest
     while low < high and (middle > low or min(sizes) < largest):
         middle = min(max(middle, low + 1), high)
-        made = revolve(chain, slots=middle)
-        left = budget - taken(made)
+        schedule = revolve(chain, slots=middle)
+        left = budget - taken(schedule)
         if left >= 0:
-            best, low = made, middle
+            best, low = schedule, middle
         else:
             high = middle - 1
         middle += left // largest
@@ -227,11 +252,11 @@ def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> S
 
 
 def _is_uniform(chain: Chain) -> bool:
-    """Say whether the formula is used: states of one size, layers of one cost.
+    """Say whether the closed form is used: states of one size, layers of one cost.
 
-    For an abstract chain it is exact. In a network memory is not the same at every op, which a table sees and the
-    formula does not; with many layers the difference is not worth a table, and the bound says how large it may be.
-    The last layer never counts, nor does the first where there are many.
+    For an abstract chain the formula is exact. In a network memory is not the same at every op, which a table sees
+    and the formula does not; with many layers the difference is not worth a table, and the bound says how large it
+    may be. The last layer may always differ; the first one too where there are many layers.
     """
     many = chain.length > MANY_LAYERS
     inner = chain.stages[:-1]
@@ -267,7 +292,7 @@ def _limits(chain: Chain, table_bytes: int | None) -> Limits:
 def _grown(chain: Chain, budget: int, *, down: bool, limits: Limits) -> Table:
     """Return a table with the finest levels that leave room for the window that is wanted.
 
-    Where less than that window does, what is left of the work goes into finer levels.
+    Where a narrower window is enough, the rest of the work goes into finer levels.
     """
     sizes = [stage.state_bytes for stage in chain.stages[:-1]]
     mean, states = sum(sizes) // len(sizes), _states_in(chain, budget)

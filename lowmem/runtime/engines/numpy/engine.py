@@ -128,14 +128,16 @@ class NumpyEngine:
         """Return the mean loss of outputs; see `Engine.loss`."""
         return self._parts.loss.mean(outputs, y, tile_bounds(len(outputs)))
 
-    def account(self) -> dict[str, int]:
-        """Return the bytes of the arrays that were made here; see `Engine.account`."""
-        sizes = {
-            "activation arena": self.arena.buffer.nbytes,
-            "batch": self._ones.nbytes + self._parts.loss.starts.nbytes,
-        }
-        statistics = sum(statistics.vectors.nbytes for statistics in self._statistics.values())
-        return sizes | ({"statistics": self.mlp.running.nbytes + statistics} if statistics else {})
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of the constants for the rows of a batch; see `Engine.batch_bytes`."""
+        return self._ones.nbytes + self._parts.loss.starts.nbytes
+
+    @property
+    def statistics_bytes(self) -> int:
+        """Bytes of norms' statistics; see `Engine.statistics_bytes`."""
+        of_step = sum(statistics.vectors.nbytes for statistics in self._statistics.values())
+        return of_step and of_step + self.mlp.running.nbytes
 
     def _contexts(self) -> list[Context]:
         """Return what the kernels of each layer work with."""

@@ -1,0 +1,154 @@
+"""What each op takes and leaves behind: the one table of ops, which simulator, packing and timeline fold.
+
+| op                   | needs            | ends            | makes                                         |
+|----------------------|------------------|-----------------|-----------------------------------------------|
+| Forward(first, last) | state first-1    |                 | state last (states between only pass through) |
+| Loss()               | state L          | state L         | δ^(L), in the place of state L                |
+| Backward(l)          | δ^(l), state l-1 | both, if l > 1  | g^(l); δ^(l-1), in the place of state l-1     |
+| Update(l)            | g^(l)            | g^(l)           |                                               |
+| Free(value)          | value            | value           |                                               |
+
+State 0 is the caller's batch: it is always there and nothing ends it. So Backward(1) ends δ^(1) alone and makes g^(1)
+alone. Every op makes or ends named values, so memory is a fold over a schedule and no rule is implicit. A new op is a
+class in `ops`, a row here, and a call in the runtime.
+"""
+
+from typing import Literal, NamedTuple
+
+from lowmem.chain import Chain, Value
+from lowmem.errors import InputError
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Update, not_an_op
+
+Phase = Literal["forward", "loss", "backward", "update", "none"]
+
+
+class Effects(NamedTuple):
+    """What one op takes and leaves behind on one chain.
+
+    phase: the part of a step that the op belongs to. first, last: the layers that it runs, in order of the chain.
+    needs: values that must be there, the op's operands. ends, makes: values that end and that begin with it.
+    in_place: the last value made lies where the last value needed lay; otherwise it gets a place of its own.
+    too_late: once this value has been made, the op has no use any more and is refused.
+    place_bytes: bytes of the new place while the op runs, which may be more than the value keeps.
+    scratch_bytes: bytes of working memory.
+    in_hand_bytes: bytes of operands that cost nothing while the op runs (abstract chains only).
+    weighed: whether memory is looked at while the op runs.
+    cost: as the chain counts it. forward_runs: how many layer forwards it is.
+    """
+
+    phase: Phase
+    first: int
+    last: int
+    needs: tuple[Value, ...] = ()
+    ends: tuple[Value, ...] = ()
+    makes: tuple[Value, ...] = ()
+    in_place: bool = False
+    too_late: Value | None = None
+    place_bytes: int = 0
+    scratch_bytes: int = 0
+    in_hand_bytes: int = 0
+    weighed: bool = False
+    cost: float = 0
+    forward_runs: int = 0
+
+
+def effects(chain: Chain, op: Op) -> Effects:
+    """Return what `op` takes and leaves behind on `chain`.
+
+    Raises `InputError`, its text a reason to put behind "cannot run: ", if the chain has no such op.
+    """
+    match op:
+        case Forward():
+            _check_layers(chain, op.first, op.last)
+            return _forward(chain, op.first, op.last)
+        case Loss():
+            return _loss(chain)
+        case Backward():
+            _check_layers(chain, op.layer, op.layer)
+            return _backward(chain, op.layer)
+        case Update():
+            _check_layers(chain, op.layer, op.layer)
+            if not chain.updates:
+                raise InputError("this chain gathers its gradients, which are the caller's")
+            gradient = (chain.gradients[op.layer],)
+            return Effects("update", op.layer, op.layer, needs=gradient, ends=gradient)
+        case Free():
+            return _free(op.value)
+        case _:
+            raise not_an_op(op)
+
+
+def _check_layers(chain: Chain, first: int, last: int) -> None:
+    """Refuse layers that the chain does not have."""
+    if not 1 <= first <= last <= chain.length:
+        raise InputError(f"layers go from 1 to {chain.length}")
+
+
+def _forward(chain: Chain, first: int, last: int) -> Effects:
+    """Run layers first..last. A state is of use until its layer is reversed, the output until the loss is taken."""
+    place = scratch = in_hand = 0
+    if not chain.in_hand_free:
+        place, scratch = chain.travelling_bytes(first, last), chain.forward_scratch(first, last)
+    elif first == last:
+        # The source is an operand of the first layer only; while later layers run it is a checkpoint like any other.
+        in_hand = chain.state_bytes(first - 1)
+    return Effects(
+        "forward",
+        first,
+        last,
+        needs=(chain.states[first - 1],),
+        makes=(chain.states[last],),
+        too_late=(chain.deltas if last == chain.length else chain.gradients)[last],
+        place_bytes=place,
+        scratch_bytes=scratch,
+        in_hand_bytes=in_hand,
+        weighed=True,
+        cost=chain.forward_cost(first, last),
+        forward_runs=last - first + 1,
+    )
+
+
+def _loss(chain: Chain) -> Effects:
+    """Turn the last state into δ^(L). In the abstract model that takes no memory."""
+    length = chain.length
+    output = (chain.states[length],)
+    return Effects(
+        "loss",
+        length,
+        length,
+        needs=output,
+        ends=output,
+        makes=(chain.deltas[length],),
+        in_place=True,
+        scratch_bytes=chain.loss_scratch,
+        weighed=not chain.in_hand_free,
+        cost=chain.loss,
+    )
+
+
+def _backward(chain: Chain, layer: int) -> Effects:
+    """Reverse one layer. The first one has no δ^(0) to make, and its input is the caller's."""
+    stage = chain.stages[layer - 1]
+    operands, gradient, inner = (chain.deltas[layer], chain.states[layer - 1]), chain.gradients[layer], layer > 1
+    return Effects(
+        "backward",
+        layer,
+        layer,
+        needs=operands,
+        ends=operands if inner else operands[:1],
+        makes=(gradient, chain.deltas[layer - 1]) if inner else (gradient,),
+        in_place=inner,
+        scratch_bytes=0 if chain.in_hand_free else stage.backward_scratch,
+        in_hand_bytes=chain.state_bytes(layer - 1) if chain.in_hand_free else 0,
+        weighed=True,
+        cost=stage.backward,
+    )
+
+
+def _free(value: Value) -> Effects:
+    """Give back the memory of a state. δ and gradients end by the ops that use them."""
+    if value.layer == 0:
+        raise InputError("the batch is the caller's")
+    if value.kind not in ("x", "s"):
+        raise InputError("only states are given back early")
+    return Effects("none", value.layer, value.layer, needs=(value,), ends=(value,))

@@ -2,7 +2,7 @@
 
 Reversing a chain of stages with bounded memory is the classical problem of Griewank and Walther (Algorithm 799,
 ACM TOMS 26(1), 2000). What is particular to a multilayer perceptron: the backward of layer l needs δ^(l) and the
-*state* entering the layer and nothing that the layer itself made, so no layer is run again just to be reversed.
+*state* that enters the layer, but not the output of the layer. So no layer is run again just to be reversed.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Stage:
     forward_scratch: bytes of working memory to make state l beside state l-1.
     advance_scratch: bytes of working memory to make state l in the place of state l-1.
     backward_scratch: bytes of working memory to reverse the layer.
-    kind: whether state l is x^(l) or s^(l).
+    kind: "x" if state l is x^(l), "s" if it is s^(l).
     """
 
     forward: float
@@ -141,7 +141,7 @@ class Chain:
         return self._state_maximum(first - 1, last)
 
     def forward_scratch(self, first: int, last: int) -> int:
-        """Return the working bytes of layers first..last; only the first has its input in another place."""
+        """Return the working bytes of running layers first..last; all but the first overwrite their input."""
         return max(self.stages[first - 1].forward_scratch, self._advance_maximum(first, last))
 
     @cached_property
@@ -163,12 +163,14 @@ class Chain:
 
     @classmethod
     def abstract(cls, *, forward: Sequence[float], backward: Sequence[float], state_bytes: Sequence[int]) -> "Chain":
-        """Describe any chain of L steps, for those who want the planners alone.
+        """Describe any chain of L steps, without a network.
 
-        forward, backward: L costs each. state_bytes: L+1 sizes; the first is state 0, which is given and free.
+        forward, backward: L costs each.
+        state_bytes: L+1 sizes; the first is that of state 0, which is given and free.
+
         In this model the operands of the running op cost nothing: only checkpoints other than state 0 count.
-        Every layer's forward runs at least once, the last one too (it makes the loss), so a trace's cost is that of
-        the recurrence C(0, L, m) of Griewank and Walther plus forward[L-1].
+        Every layer's forward runs at least once, also that of the last layer, whose output the loss needs. So the
+        cost of a trace is that of the recurrence C(0, L, m) of Griewank and Walther plus forward[L-1].
 
         Raises `InputError` if the lengths do not match or a number is negative.
         """

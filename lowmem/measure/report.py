@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A phase of a step: the FLOPs planned, the FLOPs counted while it ran, and its seconds; None if not measured."""
+    """A phase of a step: FLOPs planned, FLOPs counted while it ran, and seconds; None for what was not measured."""
 
     name: str
     planned_flops: int
@@ -42,13 +42,15 @@ class Report:
     resident_peak: the most bytes the whole process held, interpreter, libraries and data included.
     seconds_per_step: mean over the steps of the last epoch, or median where steps were timed one by one.
     steps: how many were run in all.
-    loss: mean over the last epoch, or of the last step. accuracy: on held-out samples, None without labels or
-        validation.
-    process_promise: of a cap for the whole process, what was promised; first_step_peak: what the first step took.
+    loss: mean over the last epoch, or of the last step.
+    accuracy: on held-out samples, None without labels or validation.
+    process_promise: the bytes promised for the whole process, where that has a cap.
+    first_step_peak: the bytes that the whole process took in the first step.
     floor: the bytes that the process held resident before it planned and allocated.
-    arrays: bytes of the arrays that were allocated, None for what is not known. arena_written: bytes of the arena
-        that a step has written to.
-    profile: one step, phase by phase. product_rate: FLOPs a second of matrix products alone, at the network's shape.
+    arrays: bytes of the arrays that were allocated, None for what is not known.
+    arena_written: bytes of the arena that a step has written to.
+    profile: one step, phase by phase.
+    product_rate: FLOPs a second of matrix products alone, at the network's shape.
     memory_over_work: (FLOPs done, bytes resident above the floor) along one pass.
     """
 
@@ -70,7 +72,7 @@ class Report:
 
     @property
     def flop_rate(self) -> float:
-        """FLOPs a second of a whole step, an update's not counted."""
+        """FLOPs a second of a whole step. FLOPs of the update are not counted."""
         return self.plan.flops / self.seconds_per_step
 
     @property

@@ -78,7 +78,7 @@ def least_overhead(request: PlanRequest) -> int:
 
 def object_counts(request: PlanRequest) -> dict[str, Any]:
     """Return how often a program of this request is bound, for the account of Python's objects."""
-    kinds = min(request.passes, 3)  # the first, those between, and the last are bound apart
+    kinds = min(request.passes, 3)  # the first pass, all passes between, and the last one are bound apart
     sizes = 2 if request.batch_size % request.rows else 1
     odd = 2 if request.odd_batches else 1
     return {
@@ -119,7 +119,10 @@ def _statistics(request: PlanRequest) -> int:
 
 
 def _row_constants(request: PlanRequest) -> int:
-    """Return the bytes of the ones that sum up δ over a batch, and of the row starts that labels are added to."""
+    """Return the bytes of what is constant for each row.
+
+    A vector of ones sums up δ over a batch; the offset of each row in the outputs, plus the label, finds an element.
+    """
     labels = tile_rows(request.rows) * INDEX_BYTES if request.architecture.loss_facts.labels else 0
     return request.rows * request.architecture.item_bytes + labels
 

@@ -50,8 +50,8 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
     needs = f"that this network needs at batch {request.batch_size}"
     needs += "" if searched else f" with strategy {least.strategy}"
     if limit.arena_bytes is not None:
-        # A strategy asked for by name has plans of its own. What the objects of a plan take beyond those of storing
-        # everything, the arena must leave them.
+        # A strategy that was asked for by name has plans of its own. Where Python's objects take more than those of
+        # storing everything, the share must have room for that as well.
         everything = candidates.fixed[0]
         plans = candidates.fixed if searched else candidates
         share = min(max(plan.arena_bytes, plan.peak_bytes - everything.fixed_bytes) for plan in plans)

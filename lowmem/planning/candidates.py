@@ -62,7 +62,8 @@ class Candidates:
     def fixed(self) -> list[Plan]:
         """Plans that need no search, storing everything first.
 
-        Of short networks every plan of the fixed strategies: their arenas are so small that Python's objects decide.
+        For short networks these are all plans of the fixed strategies: arenas are so small that Python's objects
+        decide which plan takes the least.
         """
         request, layers = self.request, self.request.architecture.layers
         plans = [self._made_by("store_all"), plan_of(request, least_memory(request.chain), strategy="optimal")]
@@ -75,7 +76,7 @@ class Candidates:
 
     @cached_property
     def least(self) -> Plan:
-        """The plan of least memory among those that need no search: below it none is looked for."""
+        """The plan of least memory among those that need no search. No search finds a plan for fewer bytes."""
         return min(self.fixed, key=lambda plan: plan.peak_bytes)
 
     def _made_by(self, planner: str, **options: int) -> Plan:
@@ -83,9 +84,9 @@ class Candidates:
         return plan_of(self.request, PLANNERS[planner](self.request.chain, **options))
 
     def _optimal(self) -> Iterator[Plan]:
-        """Yield the fixed plans, of which one is the least, and the optimal one if that fits.
+        """Yield the fixed plans, among them the one of least memory, and the optimal one if that fits.
 
-        Whichever is the cheapest is the answer of this strategy, so but for storing everything all bear its name.
+        The cheapest of them is the answer of this strategy, so all are named after it, except storing everything.
         """
         if self.limit is None:
             raise InputError('strategy="optimal" needs a budget; without one "store_all" is the cheapest.')
@@ -102,7 +103,7 @@ class Candidates:
             yield from self._revolve(None)
             yield from self._segments(None)
             return
-        with suppress(BudgetError):  # packing and Python's objects may leave room for a fixed plan only
+        with suppress(BudgetError):  # packing and Python's objects may leave so little that only a fixed plan fits
             room, taken = self._for_schedules(limit)
             planner = Planner(request.timed_chain, room, request.table_bytes)
             self.lower_bound = whole_batch(request, planner.lower_bound(room))
@@ -110,14 +111,14 @@ class Candidates:
             yield plan_of(request, optimum.schedule)
             if optimum.gap == 0 or request.architecture.layers > FEW_LAYERS:
                 return
-        # What levels and packing may have cost the optimum shall not make it dearer than these.
+        # Levels and packing may have made the plan above dearer than one of these.
         yield from self._revolve(None)
         yield from self._segments(None)
 
     def _for_schedules(self, limit: Limit) -> tuple[int, Callable[[Schedule], int]]:
-        """Return the bytes that a limit leaves to schedules, and what says how many of them a schedule takes.
+        """Return the bytes that a limit leaves to schedules, and a function that says how many a schedule takes.
 
-        A schedule takes the arena after packing, and Python's objects for the calls beyond the least.
+        A schedule takes its arena after packing, and the objects of the calls that it has beyond the least number.
         """
         account = self.fixed[0].account()
         room = limit.bytes - (account.total - account.arena - account.overhead + least_overhead(self.request))
@@ -130,7 +131,7 @@ class Candidates:
         return room, taken
 
     def _segments(self, stride: int | None) -> Iterator[Plan]:
-        """Yield plans that keep every so-many-th state."""
+        """Yield plans that keep every so-many-th state; if None, of many strides."""
         if stride is not None:
             yield self._made_by("segments", segments=stride)
             return
@@ -142,7 +143,7 @@ class Candidates:
             stride += max(1, stride // 4) if layers > VERY_FEW_LAYERS else 1
 
     def _revolve(self, slots: int | None) -> Iterator[Plan]:
-        """Yield plans with so many kept states; with a budget, the most that fit, of short networks all."""
+        """Yield plans that keep `slots` states; if None, as many as fit the budget, for short networks any number."""
         request, limit = self.request, self.limit
         if slots is not None:
             yield self._made_by("revolve", slots=slots)

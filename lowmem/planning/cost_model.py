@@ -1,7 +1,8 @@
 """How long the pieces of a step take: a small cost model. `lowmem.measure.calibration` measures it.
 
-Planning by FLOPs alone takes a narrow layer for as quick as a wide one and an elementwise pass for free. Here matrix
-products have a rate that depends on their shape, and elementwise kernels and the sum of gradients a time per number.
+Planning by FLOPs alone supposes that a narrow layer is as quick as a wide one, and that elementwise passes cost
+nothing. In this model matrix products have a rate that depends on their shape, and elementwise kernels and the sum of
+gradients take a time for each number.
 """
 
 from bisect import bisect_right
@@ -18,7 +19,7 @@ WIDTHS = (16, 64, 128, 256, 512, 1024)
 """The grid: products of a (rows, width) by a (width, width) matrix."""
 
 DRAW_SECONDS = 3e-9
-"""Of a random number by Philox, on the machine this was written on; it hardly weighs beside what is measured."""
+"""Seconds of a random number by Philox on one machine. It is small beside all that is measured, so it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,10 @@ class CostModel:
 
     machine: what was measured, as text. dtype: of the numbers.
     products: for each of `ROWS` and `WIDTHS`, seconds per FLOP of x wᵀ, as the forward and δ^(l-1) need it.
-    gradients: the same of δᵀ x.
+    gradients: for each of `ROWS` and `WIDTHS`, seconds per FLOP of δᵀ x.
     value, slope: seconds per number of σ and of multiplying by σ', by the activation's name.
-    bias: seconds per number of adding the bias. accumulate: seconds per parameter of summing up gradients.
+    bias: seconds per number of adding the bias.
+    accumulate: seconds per parameter of summing up gradients.
     """
 
     machine: str
@@ -43,20 +45,20 @@ class CostModel:
 
     def forward(self, architecture: Architecture, layer: int, rows: int) -> float:
         """Return the seconds of making state `layer` from the one before on `rows` samples."""
-        its = architecture.layer(layer)
-        seconds = self._product(self.products, rows, its.entering, its.leaving)
-        return seconds + rows * self._elementwise(its, its.forward)
+        one = architecture.layer(layer)
+        seconds = self._product(self.products, rows, one.entering, one.leaving)
+        return seconds + rows * self._elementwise(one, one.forward)
 
     def backward(self, architecture: Architecture, layer: int, rows: int) -> float:
         """Return the seconds of reversing `layer` on `rows` samples."""
-        its = architecture.layer(layer)
-        seconds = self._product(self.gradients, rows, its.entering, its.leaving)
-        if not its.is_first:
-            seconds += self._product(self.products, rows, its.leaving, its.entering)
-        return seconds + rows * self._elementwise(its, its.backward)
+        one = architecture.layer(layer)
+        seconds = self._product(self.gradients, rows, one.entering, one.leaving)
+        if not one.is_first:
+            seconds += self._product(self.products, rows, one.leaving, one.entering)
+        return seconds + rows * self._elementwise(one, one.backward)
 
     def _elementwise(self, layer: Layer, work: Work) -> float:
-        """Return the seconds for each row of what is no product; a pass takes what adding a bias takes."""
+        """Return the seconds for each row of all that is no product; a plain pass takes as long as adding a bias."""
         sigma = work.values * self.value[layer.activation] + work.slopes * self.slope[layer.activation]
         return sigma + work.plain * self.bias + work.draws * (DRAW_SECONDS + DRAW_FLOPS * self.bias)
 

@@ -1,4 +1,4 @@
-"""The chain of a network: what planners see of its layers, in bytes and FLOPs, or in bytes and seconds. No NumPy."""
+"""The chain of a network, which planners see: layers in bytes and FLOPs, or in bytes and seconds. No NumPy."""
 
 from dataclasses import replace
 

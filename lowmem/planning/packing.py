@@ -1,9 +1,9 @@
 """From lifetimes to addresses: every value of a schedule gets an offset in one arena.
 
-First-fit over the free gaps, in the order of the ops, as an allocator would do it but before the run; where that
-loses bytes, with all lifetimes in view, the largest blocks first. Where a value takes over the place of another
-(state l becomes δ^(l), a travelling state overwrites its input) the offset stays. The peak of the packed arena, not
-the simulated sum of live bytes, is what a plan promises.
+Blocks are placed first-fit into the free gaps in the order of the ops, as an allocator would do it, but before the
+run. Where that loses bytes, blocks are placed in the order of their sizes, with all lifetimes in view. Where a value
+takes over the place of another value (state l becomes δ^(l), a travelling state overwrites its input), the offset
+stays. The peak of the packed arena, not the simulated sum of live bytes, is what a plan promises.
 """
 
 from bisect import bisect_left, insort
@@ -59,7 +59,7 @@ class Block:
 
 
 ROUNDS, PAIRS = 24, 200_000
-"""How often all lifetimes are placed anew, at most, and how many pairs of blocks are compared for it in all."""
+"""The most rounds in which all lifetimes are placed anew, and the most pairs of blocks that these compare in all."""
 
 
 def pack(chain: Chain, schedule: Schedule, *, at_best: int = 0) -> Program:
@@ -68,9 +68,9 @@ def pack(chain: Chain, schedule: Schedule, *, at_best: int = 0) -> Program:
     chain: one in which every live byte counts; an abstract chain has no places to give.
     at_best: the simulated peak, which no placement can beat: with it the search ends early.
 
-    The lowest gap that fits does well in even chains. In ragged ones it sometimes pays to reserve the arena's lower
-    end for scratch, or to take the gap that fits most closely, and often to place the largest blocks first, those
-    that came to lie on top earlier the next time.
+    The lowest gap that fits does well in even chains. In ragged chains it sometimes pays to reserve the lower end of
+    the arena for scratch, or to take the gap that fits most closely. Often it pays to place the largest blocks first,
+    several times, each time giving more weight to the blocks that came to lie on top.
     """
     blocks, steps = _blocks(chain, schedule)
     sizes = [block.largest() for block in blocks]
@@ -99,7 +99,7 @@ def _blocks(chain: Chain, schedule: Schedule) -> tuple[list[Block], list[Step]]:
         return len(blocks) - 1
 
     def last(value: Value, at: int) -> None:
-        """Let the value's block live until op `at`, with the value's bytes from its last piece on."""
+        """Let the block of a value live until op `at`, with the bytes of the value from the block's last piece on."""
         block = places[value]
         if block != BATCH:
             _, end, _ = blocks[block].pieces[-1]
@@ -211,10 +211,10 @@ class Gaps:
             self._end += size
             self.top = max(self.top, self._end)
             return offset
-        room = sizes.pop(offset)
+        gap = sizes.pop(offset)
         self._offsets.remove(offset)
-        if room > size:
-            self._insert(offset + size, room - size)
+        if gap > size:
+            self._insert(offset + size, gap - size)
         return offset
 
     def give(self, offset: int, size: int) -> None:

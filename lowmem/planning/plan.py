@@ -152,7 +152,7 @@ class Plan:
 
     @property
     def gap(self) -> float | None:
-        """How far the cost may be above the optimum, relative to the cost; None where no bound is known."""
+        """The most by which the cost can be above the optimum, relative to the cost; None where no bound is known."""
         return None if self.lower_bound is None else max(0.0, 1 - self.lower_bound / self.cost)
 
     @property

@@ -1,4 +1,4 @@
-"""The questions people ask of the planner: what would each strategy take, how little is enough, how much fits."""
+"""Queries of the planner: what each strategy would take, how little is enough, how much fits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from lowmem.units import format_bytes, parse_bytes
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row of a comparison: what was asked, and the plan, or the least budget where none fits."""
+    """One row of a comparison: what was asked, the plan if one fits, and the least budget that works."""
 
     asked: str
     plan: Plan | None
@@ -90,8 +90,8 @@ def compare(
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
-    budgets, optimizer, micro_batch, costs, threads: as in `lowmem.plan`. A budget that does not fit is a row that says
-    so.
+    budgets: as in `lowmem.plan`, as many as wanted. A budget that does not fit is a row that says so.
+    optimizer, micro_batch, costs, threads: as in `lowmem.plan`.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -106,13 +106,13 @@ def compare(
     answers = []
     options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads}
     for strategy in ("store_all", "sqrt", "recompute_all"):
-        made = plan(architecture, batch_size, None, optimizer, strategy, **options)
-        answers.append(Answer(strategy, made, made.peak_bytes))
+        fixed = plan(architecture, batch_size, None, optimizer, strategy, **options)
+        answers.append(Answer(strategy, fixed, fixed.peak_bytes))
     for budget in budgets:
         asked = budget if isinstance(budget, str) else format_bytes(budget)
         try:
-            made = plan(architecture, batch_size, budget, optimizer, **options)
-            answers.append(Answer(f"budget {asked}", made, made.peak_bytes))
+            cheapest = plan(architecture, batch_size, budget, optimizer, **options)
+            answers.append(Answer(f"budget {asked}", cheapest, cheapest.peak_bytes))
         except BudgetError as error:
             answers.append(Answer(f"budget {asked}", None, error.minimum))
     return Comparison(architecture, batch_size, tuple(answers))

@@ -70,17 +70,17 @@ class GradientBuffers:
 class Limit:
     """A budget in bytes.
 
-    arena_bytes: what the arena may take of it, where the budget is a share of the activations. Python's objects,
-    which plans need in different numbers, leave the arena no more than that.
+    arena_bytes: what the arena may take of it, where the budget is a share of the activations. Where Python's objects
+    take less than in other plans, the arena does not get the rest.
     """
 
     bytes: int
     arena_bytes: int | None = None
 
     def taken(self, peak_bytes: int, arena_bytes: int) -> int:
-        """Return the bytes that a plan takes of the limit: its peak.
+        """Return the bytes that a plan takes of the limit: the peak.
 
-        If its arena is further above its share than its peak is above the limit, so many bytes above the limit.
+        If the arena exceeds `arena_bytes` by more than the peak exceeds `bytes`, it is `bytes` and that excess.
         """
         if self.arena_bytes is None:
             return peak_bytes
@@ -163,7 +163,7 @@ class PlanRequest:
 
     @property
     def gradient_buffers(self) -> GradientBuffers:
-        """Which buffers of gradients a step has; several passes sum up in one what they write to the other."""
+        """Which buffers of gradients a step has. Several passes need both: one to write to, one for the sums."""
         all_layers = not self.update.fuses or self.passes > 1
         return GradientBuffers(all_layers, one_layer=self.passes > 1 or not all_layers)
 

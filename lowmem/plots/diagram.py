@@ -1,4 +1,4 @@
-"""The picture of the literature: layer against time, what is run, what is run again, and what is kept meanwhile."""
+"""The schedule diagram of the literature: layer against time, with what is run, run again, and kept meanwhile."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator
         effect = effects(chain, op)
         first, last = effect.first, effect.last
         if effect.phase == "forward":
-            # Of a sweep beyond what has been reached the first part is run again and the rest for the first time.
+            # A sweep may go beyond the layers that have run: its first part is run again, the rest for the first time.
             turn = min(max(reached, first - 1), last)
             middle = start + _share(chain, first, turn, last) * (end - start)
             if turn >= first:

@@ -28,8 +28,9 @@ SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 class Point:
     """One way to do a step.
 
-    series: a strategy's name, or any other. memory, compute: on the axes' scales; for `frontier`'s default axes both
-    relative to storing everything. measured: drawn as an open marker beside what was predicted.
+    series: the name of a strategy, or any other name.
+    memory, compute: in the units of the axes; by default `frontier` has both relative to storing everything.
+    measured: whether it was measured, and is drawn as an open marker, or predicted.
     """
 
     series: str
@@ -54,9 +55,10 @@ def frontier(
 ) -> "Figure":
     """Draw compute against memory: each strategy a marker, and a series of many points a curve.
 
-    points: a comparison, or points of any origin: predicted ones filled or lines, measured ones open markers.
-    relative: memory is a share, and (1, 1) is storing everything; else memory is in MiB.
-    whole: bytes of the share 1, for a second axis on top; a comparison brings its own.
+    points: a comparison, or points of any origin. Predicted points are drawn filled or as lines, measured ones open.
+    title: above the figure. memory_label, compute_label: of the axes.
+    relative: memory is a share, and (1, 1) is storing everything; otherwise memory is in MiB.
+    whole: bytes of the share 1, for a second axis on top. A comparison needs none.
     """
     if isinstance(points, Comparison):
         plans = [answer.plan for answer in points.answers if answer.plan is not None]
@@ -91,13 +93,13 @@ def frontier(
 
 
 def _draw(axis: "Axes", points: Sequence[Point]) -> None:
-    """Draw every series in its look."""
+    """Draw all series."""
     predicted = {point.series for point in points if not point.measured}
     order = sorted({point.series for point in points}, key=lambda name: (name != "optimal", name))
     look = looks(order)
     for (name, measured), group in groupby(points, key=lambda point: (point.series, point.measured)):
         row = list(group)
-        # A measured series lies on its predicted line; without one, a line of its own leads the eye.
+        # A measured series lies on the line that was predicted for it; if there is none, its points are joined.
         joined = len(row) > 1 and not (measured and name in predicted)
         label = f"{name}, measured" if measured and name in predicted else name
         _series(axis, row, look[name], label, joined=joined, measured=measured)

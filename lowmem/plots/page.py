@@ -62,7 +62,7 @@ def page(title: str, sections: Sections) -> str:
 
 
 def _table(table: Table) -> str:
-    """Return a table with its title above and its note below."""
+    """Return a table as HTML, the title above and the note below."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.columns)
     rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table.rows]
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
@@ -71,7 +71,7 @@ def _table(table: Table) -> str:
 
 
 def _figure(figure: "Figure") -> str:
-    """Return a figure as an SVG element, without what only a file of its own has before it."""
+    """Return a figure as an SVG element, without the XML declaration of an SVG file."""
     drawn = StringIO()
     figure.savefig(drawn, format="svg")
     text = drawn.getvalue()

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 class Depth:
     """What a network of some depth takes.
 
-    series: a strategy's name, or any other. layers: L. memory: bytes of activations. compute: FLOPs relative to
-    storing everything. measured: drawn as open markers without a line.
+    series: the name of a strategy, or any other name.
+    layers: L.
+    memory: bytes of activations.
+    compute: FLOPs relative to storing everything.
+    measured: whether it was measured, and is drawn as an open marker without a line, or predicted.
     """
 
     series: str

@@ -20,7 +20,7 @@ BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, PALE = "#8C8C8C", "#C8C8C8"
 
 TEXT = 13
-"""Points; at half size that is still as large as a footnote."""
+"""Points of text; at half size it is still as large as a footnote."""
 
 LEGEND_TEXT, SMALL_TEXT = 12, 8.5
 
@@ -51,7 +51,7 @@ STRATEGIES: Mapping[str, Look] = MappingProxyType(
         "lowmem": Look(BLUE, "o", "-"),
     }
 )
-"""Each strategy looks the same in every figure; lowmem as a whole, beside others, like its best strategy."""
+"""The look of each strategy, which is the same in every figure. Beside other libraries lowmem looks like `optimal`."""
 
 OTHERS = (
     Look(VERMILION, "P", "--"),
@@ -64,11 +64,11 @@ OTHERS = (
     Look(BLUE, "<", "--"),
     Look(VERMILION, "^", ":"),
 )
-"""For series that are no strategy of lowmem, in the order in which they come."""
+"""The looks of series that are no strategy of lowmem, in the order in which these series come."""
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each name, strategies by what they are and others by their order."""
+    """Return a look for each name: that of its strategy, or, for any other name, the next of `OTHERS`."""
     chosen: dict[str, Look] = {}
     for name in names:
         unknown = sum(other not in STRATEGIES for other in chosen)
@@ -78,7 +78,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw what is drawn inside this block in the house's style; figures of one's own may use it too."""
+    """Use the style of lowmem's figures inside this block; figures of your own may use it too."""
     import matplotlib
 
     style: dict[Any, Any] = {

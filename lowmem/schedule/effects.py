@@ -55,7 +55,7 @@ class Effects(NamedTuple):
 def effects(chain: Chain, op: Op) -> Effects:
     """Return what `op` takes and leaves behind on `chain`.
 
-    Raises `InputError`, its text a reason to put behind "cannot run: ", if the chain has no such op.
+    Raises `InputError` if the chain has no such op. The message is the reason alone, to be put behind "cannot run:".
     """
     match op:
         case Forward():
@@ -85,7 +85,10 @@ def _check_layers(chain: Chain, first: int, last: int) -> None:
 
 
 def _forward(chain: Chain, first: int, last: int) -> Effects:
-    """Run layers first..last. A state is of use until its layer is reversed, the output until the loss is taken."""
+    """Return what running layers first..last takes.
+
+    A state is of use until the layer before it is reversed, and the last one until the loss is taken.
+    """
     place = scratch = in_hand = 0
     if not chain.in_hand_free:
         place, scratch = chain.travelling_bytes(first, last), chain.forward_scratch(first, last)
@@ -109,7 +112,7 @@ def _forward(chain: Chain, first: int, last: int) -> Effects:
 
 
 def _loss(chain: Chain) -> Effects:
-    """Turn the last state into δ^(L). In the abstract model that takes no memory."""
+    """Return what the loss takes, which turns state L into δ^(L): in the abstract model no memory."""
     length = chain.length
     output = (chain.states[length],)
     return Effects(
@@ -127,7 +130,7 @@ def _loss(chain: Chain) -> Effects:
 
 
 def _backward(chain: Chain, layer: int) -> Effects:
-    """Reverse one layer. The first one has no δ^(0) to make, and its input is the caller's."""
+    """Return what reversing one layer takes. The first layer makes no δ^(0), and its input is the caller's."""
     stage = chain.stages[layer - 1]
     operands, gradient, inner = (chain.deltas[layer], chain.states[layer - 1]), chain.gradients[layer], layer > 1
     return Effects(
@@ -146,7 +149,7 @@ def _backward(chain: Chain, layer: int) -> Effects:
 
 
 def _free(value: Value) -> Effects:
-    """Give back the memory of a state. δ and gradients end by the ops that use them."""
+    """Return what giving back a state takes. δ and gradients end by the ops that use them."""
     if value.layer == 0:
         raise InputError("the batch is the caller's")
     if value.kind not in ("x", "s"):

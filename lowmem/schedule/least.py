@@ -1,7 +1,7 @@
 """The schedule that takes the least memory: the recurrence of `optimal` with max in place of +.
 
-Keeping nothing is not always least: a sweep past a wide layer takes its bytes each time, and a narrow state kept
-behind it spares them.
+Keeping no state is not always least: every sweep past a wide layer takes the bytes of that layer, and a narrow state
+kept behind the layer spares them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LONGEST = 1500
-"""Layers up to which the table of L^2 segments is made; beyond it nothing is kept, which is least for even widths."""
-
+"""Layers up to which the table of L^2 segments is made. In longer chains no state is kept, which is least where widths
+are even."""
 
 IN_CACHE = 1 << 15
 """Numbers that are worked on at once."""
@@ -27,8 +27,8 @@ def least_memory(chain: Chain) -> Schedule:
 
     Of the splits with that peak the one nearest to the middle is taken, which costs the least.
     """
-    kept = {stage.state_bytes for stage in chain.stages[:-1]}
-    if chain.in_hand_free or len(kept) <= 1 or chain.length > LONGEST:
+    different = {stage.state_bytes for stage in chain.stages[:-1]}
+    if chain.in_hand_free or len(different) <= 1 or chain.length > LONGEST:
         return Schedule("least", recompute_all(chain).ops)
     least, needs = _minimax(chain)
     peak = int(least[chain.length, 0])
@@ -51,9 +51,9 @@ def least_memory(chain: Chain) -> Schedule:
 
 
 def _minimax(chain: Chain) -> tuple["NDArray[Any]", "NDArray[Any]"]:
-    """Return the least bytes beside state i to reverse layers i+1..i+n, and to sweep from i to i+n, by [n, i].
+    """Return two tables by [n, i]: bytes beside state i, the least to reverse layers i+1..i+n, and to sweep to i+n.
 
-    All segments of one length are done at a time.
+    All segments of one length are computed at a time.
     """
     import numpy as np
     from numpy.lib.stride_tricks import as_strided
@@ -64,7 +64,7 @@ def _minimax(chain: Chain) -> tuple["NDArray[Any]", "NDArray[Any]"]:
     deltas = np.array([0, *(stage.delta_bytes for stage in chain.stages[:-1]), 0], np.int64)
     scratch = np.array([stage.advance_scratch for stage in chain.stages], np.int64)
     least = np.zeros((side, side), np.int64)  # least[n, i]: bytes beside state i
-    kept = np.zeros((side, side), np.int64)  # the same, beside what lies before state i
+    with_state = np.zeros((side, side), np.int64)  # least[n, i] and the bytes of state i
     sweeps = np.zeros((side, side), np.int64)  # sweeps[n, i]: bytes of the sweep from i to i+n
     for i, stage in enumerate(chain.stages):
         widest = np.maximum.accumulate(sizes[i + 1 :])
@@ -74,13 +74,13 @@ def _minimax(chain: Chain) -> tuple["NDArray[Any]", "NDArray[Any]"]:
     last = chain.stages[-1]
     output = last.state_bytes + max(last.forward_scratch, chain.loss_scratch)
     least[1, length - 1] = max(least[1, length - 1], output)
-    kept[1] = least[1] + sizes
+    with_state[1] = least[1] + sizes
     item = least.itemsize
     buffer = np.empty(IN_CACHE + side, np.int64)
     for n in range(2, side):
         count = side - n
-        # Rows are splits i+1..i+n-1, columns all i; the right part of split s is kept[n-s, i+s], seen without a copy.
-        rights = as_strided(kept[n - 1, 1:], (n - 1, count), ((1 - side) * item, item), writeable=False)
+        # Rows are splits i+1..i+n-1, columns all i; the right part of split s is with_state[n-s, i+s], a view.
+        rights = as_strided(with_state[n - 1, 1:], (n - 1, count), ((1 - side) * item, item), writeable=False)
         at_once = max(IN_CACHE // n, 1)
         for start in range(0, count, at_once):
             here = slice(start, min(start + at_once, count))
@@ -90,5 +90,5 @@ def _minimax(chain: Chain) -> tuple["NDArray[Any]", "NDArray[Any]"]:
             np.maximum(need, rights[:, here], out=need)
             np.maximum(need, least[1:n, here], out=need)
             need.min(axis=0, out=least[n, here])
-        kept[n, :count] = least[n, :count] + sizes[:count]
+        with_state[n, :count] = least[n, :count] + sizes[:count]
     return least, sweeps

@@ -16,7 +16,7 @@ from lowmem.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Run layers first..last from state first-1, which stays; only state `last` is kept of what they make."""
+    """Run layers first..last from state first-1, which stays. Of the states made on the way only `last` remains."""
 
     first: int
     last: int
@@ -48,7 +48,7 @@ class Backward:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Update the parameters of one layer with its gradient, which ends."""
+    """Update the parameters of one layer with the gradient of the layer, which ends."""
 
     layer: int
 
@@ -59,7 +59,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Give a value's memory back before its natural end."""
+    """Give the memory of a state back before the backward that would end it."""
 
     value: Value
 

@@ -5,10 +5,10 @@ included, and at most r repetitions a chain of beta(s, r) = C(s+r, s) steps can 
 t(l, s) = r l - beta(s+1, r-1) forwards for the least r with l <= beta(s, r). A split is optimal when both its parts
 stay within what their slots and repetitions can do; Pascal's rule then makes the sum come out as t(l, s).
 
-Conventions. `slots` counts the kept states besides x^(0), which is the caller's: s = slots + 1. t leaves out the
+Conventions. `slots` counts the states kept besides x^(0), which is the caller's: s = slots + 1. t leaves out the
 forward of the step that is just being reversed, as our backward does not need it; the last layer runs once, for the
-loss. So layer forwards number t(L, slots + 1) + 1. The package checkpoint_schedules runs each step once more to
-record it, and counts x^(0) among its snapshots: its Revolve(max_n=L, snaps_in_ram=s) executes t(L, s) + L forwards.
+loss. So there are t(L, slots + 1) + 1 layer forwards. The package checkpoint_schedules runs each step once more to
+record it, and counts x^(0) as a snapshot: Revolve(max_n=L, snaps_in_ram=s) of that package runs t(L, s) + L forwards.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ from lowmem.schedule.tree import reverse
 
 
 def revolve(chain: Chain, *, slots: int) -> Schedule:
-    """Reverse the chain with at most `slots` kept states besides x^(0).
+    """Reverse the chain with at most `slots` states kept besides x^(0).
 
     slots: 0 keeps nothing but the batch. Raises `InputError` unless it is a whole number from 0.
     """

@@ -1,9 +1,9 @@
 """Segments: keep the state at each segment's start, recompute a segment as a whole when its backward comes.
 
 T. Chen, B. Xu, C. Zhang, C. Guestrin, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174 (2016):
-with about sqrt(L) segments both the kept boundaries and one segment's states number sqrt(L), for at most one more
-forward. Here the recomputation of a segment leaves out its last layer, whose output no backward needs, and the last
-segment is not recomputed at all.
+with about sqrt(L) segments there are sqrt(L) boundaries to keep, and sqrt(L) states in the segment that is being
+reversed, at the price of at most one more forward. Here the recomputation of a segment leaves out its last layer,
+whose output no backward needs, and the last segment is not recomputed at all.
 """
 
 from bisect import bisect_right
@@ -33,7 +33,7 @@ def segments(chain: Chain, *, segments: int) -> Schedule:
 
 
 def _keep(chain: Chain, planner: str, starts: list[int]) -> Schedule:
-    """Keep the states `starts` (0 first), and every state within the segment that is being reversed."""
+    """Keep the states `starts`, the first of which is 0, and every state of the segment that is being reversed."""
     known = set(starts)
 
     def split(i: int, j: int, free: int) -> int:

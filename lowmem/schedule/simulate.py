@@ -17,7 +17,7 @@ from lowmem.schedule.ops import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """A value and when it lives: made by op number `start`, ended by op number `end`."""
+    """A value, which op number `start` makes and op number `end` ends."""
 
     value: Value
     start: int
@@ -36,7 +36,7 @@ class Trace:
 
     peak_bytes: the most bytes alive at once, counted as the chain says; peak_at: the op (index) where that is.
     forward_runs: layer forwards executed, the first sweep included. cost: every forward and backward executed.
-    lives: what `lifetimes` is made of, as plain tuples: kind, layer, start, end, bytes.
+    lives: the lifetimes as plain tuples (kind, layer, start, end, bytes); `lifetimes` gives them names.
     """
 
     peak_bytes: int
@@ -47,7 +47,7 @@ class Trace:
 
     @property
     def lifetimes(self) -> tuple[Lifetime, ...]:
-        """Each value's life, in order of its end."""
+        """The lives of all values, in order of their ends."""
         return tuple(Lifetime(Value(kind, layer), *life) for kind, layer, *life in self.lives)
 
     @property

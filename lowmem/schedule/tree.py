@@ -1,4 +1,4 @@
-"""From a rule of where to keep the next state to the whole list of ops.
+"""From a rule that says which state to keep next to the whole list of ops.
 
 To reverse layers i+1..j with state i in hand: keep some state k between, reverse k+1..j from there, then i+1..k
 from state i. Every schedule whose checkpoints stay until their segment is done is such a tree of splits, so a
@@ -17,7 +17,7 @@ Split = Callable[[int, int, int], int]
 def reverse(chain: Chain, planner: str, split: Split, *, slots: int = 0) -> Schedule:
     """Write out the schedule that splits as `split` says.
 
-    slots: checkpoints besides state 0 that a rule may still place; one less on the right of each split.
+    slots: checkpoints besides state 0 that `split` may place; each split leaves its right part one less.
     """
     ops: list[Op] = []
     todo = [(0, chain.length, slots)]

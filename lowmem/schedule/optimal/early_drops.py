@@ -11,9 +11,9 @@ beside i:
                                       + min(V(i, k, k', m), E(i, k', m))                      then stays, or is dropped
                     over k' of      f_{k+1} + ... + f_k' + V(i, k', j, m)                     k moves on to k'
 
-This holds every persistent schedule, so it costs at most the persistent optimum. It does not hold all schedules: an
-exhaustive search over random chains of up to 8 layers finds more in rare cases (the tests count them). The table grows
-with L^4, hence short chains only.
+This recurrence covers every persistent schedule, so it costs at most the persistent optimum. It does not cover all
+schedules: an exhaustive search over random chains of up to 8 layers finds cheaper ones in rare cases (the tests count
+them). The table grows with L^4, so the recurrence is used for short chains only.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lowmem.schedule.optimal.table import Table
 
 LONGEST = 24
-"""Layers up to which this is done: some tenths of a second."""
+"""Layers up to which the recurrence is used: it then takes some tenths of a second."""
 
 STAY, SERVE, SERVE_AND_DROP, MOVE = range(4)
 

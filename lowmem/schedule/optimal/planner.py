@@ -12,14 +12,15 @@ It is optimal among *persistent* schedules, in which a checkpoint stays until it
 can win where sizes differ; such gains are taken when the schedule is written out, so what is returned costs at most
 the persistent optimum.
 
-Bytes are counted in levels. Where all sizes are multiples of a quantum that gives few enough levels, they are exact.
-Elsewhere a table that rounds every size up gives schedules, and one that rounds down a lower bound. What rounding up
-wastes is won back: levels above the budget are tried too, and the simulator says which schedules really fit.
+Bytes are counted in levels. Where all sizes are multiples of a quantum that gives few enough levels, levels are exact.
+Elsewhere a table that rounds every size up gives schedules, and a table that rounds every size down gives a lower
+bound. What rounding up wastes is won back: levels above the budget are tried too, and the simulator says which
+schedules really fit.
 
-For long chains the table holds inner segments of up to `window` layers. Suffixes (k, L) are then computed twice: from
+For long chains the table holds inner segments of up to `window` layers. Suffixes (k, L) are then bounded twice: from
 above with splits inside the window, and from below, where longer segments are bounded by superadditivity,
-E(i, k, m) >= E(i, t, m) + E(t, k, m). Equal bounds prove the optimum; else the window grows until its share of work
-is spent, and the gap is stated.
+E(i, k, m) >= E(i, t, m) + E(t, k, m). Equal bounds prove the optimum. Otherwise the window grows until the work that a
+table may take is spent, and the gap between the bounds is stated.
 """
 
 from collections.abc import Callable
@@ -43,10 +44,10 @@ EXACT_LEVELS = 2048
 """Levels for all states together up to which a common quantum is used as it is."""
 
 FINENESS = (64, 32, 16, 8)
-"""Levels for a state of mean size, where sizes are rounded: the finest that leaves room for `USUAL_WINDOW`."""
+"""Levels for a state of mean size, where sizes are rounded: as fine as `USUAL_WINDOW` leaves room for."""
 
 USUAL_WINDOW = 48
-"""Layers of a window in which nearly all good schedules lie: finer levels are worth more than a wider one."""
+"""Layers of a window in which nearly all good schedules lie: finer levels are worth more than a wider window."""
 
 MANY_LAYERS = 400
 """Above this many even layers the closed form is used for networks too."""
@@ -62,7 +63,7 @@ longer one gets `LARGE` bytes."""
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """A schedule with its cost (all forwards and backwards), and a lower bound of what any persistent one costs."""
+    """A schedule, the cost of all its forwards and backwards, and a lower bound of what any persistent one costs."""
 
     schedule: Schedule
     cost: float
@@ -127,7 +128,7 @@ class Planner:
     def best(self, budget: int, taken: Callable[[Schedule], int] | None = None) -> Optimum:
         """Return the best schedule that takes at most `budget` bytes, which is at most the budget of the tables.
 
-        taken: says what a schedule takes, the simulated peak if None; another measure must not be below that.
+        taken: says how many bytes a schedule takes, at least the simulated peak; None: the simulated peak.
         Raises `BudgetError` if none fits.
         """
         measure = taken or self._simulated_peak
@@ -186,7 +187,7 @@ class Planner:
         return levels[::-1]
 
     def _early_drops(self) -> EarlyDrops:
-        """Return the recurrence with early drops, made at its first use."""
+        """Return the recurrence with early drops, which is filled in at its first use."""
         assert self._table is not None
         if self._drops is None:
             self._drops = EarlyDrops(self.chain, self._table)
@@ -299,7 +300,7 @@ def _grown(chain: Chain, budget: int, *, down: bool, limits: Limits) -> Table:
 
     def table_of(fine: int) -> Table:
         quantum = max(mean // fine, 1)
-        # Levels above the budget are tried to win back what rounding up wastes: half a level a state, and some.
+        # Levels above the budget are tried, to win back what rounding up wastes: about half a level for each state.
         return Table(chain, budget if down else budget + states * quantum, quantum, down=down, limits=limits)
 
     wanted = _wanted_window(chain, budget)

@@ -14,7 +14,7 @@ def write(table: Table, level: int) -> Schedule:
     while todo:
         i, j, at = todo.pop()
         while todo and i and _drop_pays(table, todo[-1], (i, j, at)):
-            # The checkpoint i would serve this segment only: its bytes are worth more than its shorter way.
+            # The checkpoint i would serve this segment only, and its bytes are worth more than the way it shortens.
             ops.append(Free(levels.chain.state(i)))
             i, _, at = todo.pop()
         if j > i + 1:

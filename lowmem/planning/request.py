@@ -9,7 +9,7 @@ from typing import Any
 
 from lowmem.chain import Chain
 from lowmem.common.checks import positive
-from lowmem.errors import BudgetError, InputError
+from lowmem.errors import Advice, BudgetError, InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers.base import STATISTICS
 from lowmem.network.specs import CHUNK, OPTIMIZERS
@@ -406,33 +406,34 @@ def budget_error(bench: Workbench, limit: int, least: Plan, strategy: str, optio
     smallest = min(bench.fixed, key=lambda made: made.arena_bytes)
     if bench.arena_limit is not None and smallest.arena_bytes > bench.arena_limit:
         share = smallest.arena_bytes / smallest.store_all_bytes
-        raise_above = f'budget="{ceil(1000 * share) / 10:g}% of activations"'
         return BudgetError(
             f"{format_bytes(bench.arena_limit)} of activations are less than the {format_bytes(smallest.arena_bytes)} "
-            f"that this network needs at batch {bench.batch_size}. Try {raise_above}.",
+            f"that this network needs at batch {bench.batch_size}.",
             budget=limit,
             minimum=least.peak_bytes,
+            advice=[Advice("budget", f"{ceil(1000 * share) / 10:g}% of activations")],
         )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
-    advice = [f'budget="{ceil_bytes(least.peak_bytes)}"']
+    advice: list[Advice | str] = [Advice("budget", ceil_bytes(least.peak_bytes))]
     if strategy not in ("auto", "optimal") and bench.has_fitting(limit):
-        advice.append('strategy="auto"')
+        advice.append(Advice("strategy", "auto"))
     smaller = _rows_that_fit(bench, limit, strategy, options) if least.fixed_bytes < limit else None
     if smaller:
         advice.append(smaller)
     if bench.optimizer is None:
         advice.append("an optimizer fused into the backward pass, which needs one layer's gradient at a time")
     elif bench.optimizer != "sgd":
-        advice.append('optimizer="sgd"')
+        advice.append(Advice("optimizer", "sgd"))
     return BudgetError(
         f"{format_bytes(limit)} is less than the {format_bytes(least.peak_bytes)} ({least.peak_bytes:,} bytes) that "
-        f"this network needs at batch {bench.batch_size} ({parts}). Try {' or '.join(advice)}.",
+        f"this network needs at batch {bench.batch_size} ({parts}).",
         budget=limit,
         minimum=least.peak_bytes,
+        advice=advice,
     )
 
 
-def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping[str, int]) -> str | None:
+def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping[str, int]) -> Advice | None:
     """Return the largest power-of-two fraction of a pass (or, with an optimizer, of the batch) that works, if any."""
     rows = bench.micro_batch // 2
     while rows:
@@ -445,6 +446,6 @@ def _rows_that_fit(bench: Workbench, limit: int, strategy: str, options: Mapping
         else:
             fits = any(smaller.fits(made, limit) for made in smaller.candidates(strategy, limit, **options))
         if fits:
-            return f"{name}={rows}"
+            return Advice(name, rows)
         rows //= 2
     return None

@@ -6,17 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
+from lowmem.errors import Origin
 from lowmem.nn.mlp import MLP
 
 ROWS = 32
 """Samples that are looked at together: little memory, as this happens when little may be left."""
 
 
-def where_it_began(mlp: MLP, x: NDArray[Any]) -> str:
-    """Say at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
+def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:
+    """Return at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
     for layer, block in enumerate(mlp.blocks, start=1):
         if not finite(block):
-            return f"it began with the parameters of layer {layer}, which are not finite"
+            return Origin(layer, parameters=True)
     rows, widths = min(ROWS, len(x)), mlp.architecture.widths
     workspace = np.empty(rows * mlp.workspace_per_row, mlp.parameters.dtype)
     out = np.empty((rows, widths[-1]), mlp.parameters.dtype)
@@ -28,6 +29,4 @@ def where_it_began(mlp: MLP, x: NDArray[Any]) -> str:
                 if layer >= first or not finite(state):
                     first = min(first, layer)
                     break
-    if first == len(widths):
-        return "it began with the loss itself: the outputs of all layers are finite"
-    return f"it began with the output of layer {first}"
+    return Origin(None if first == len(widths) else first)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
-from lowmem.errors import BudgetError
+from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
@@ -108,11 +108,22 @@ def made_plan(architecture: Architecture, optimizer: Penalised, terms: Terms) ->
     try:
         made = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, **options)
     except BudgetError as error:
-        text = str(error).replace("budget=", "memory_limit=")
-        raise BudgetError(f"memory_limit: {text}", budget=error.budget, minimum=error.minimum) from None
+        raise BudgetError(
+            f"memory_limit: {error.reason}",
+            budget=error.budget,
+            minimum=error.minimum,
+            advice=[ours for ours in map(_in_our_words, error.advice) if ours is not None],
+        ) from None
     if terms.limit is not None:
         give_back()
     return made
+
+
+def _in_our_words(advice: Advice | str) -> Advice | str | None:
+    """Return advice to a caller of `lowmem.plan` as advice to an estimator's; None where estimators have no such."""
+    if isinstance(advice, Advice) and advice.keyword == "budget":
+        return advice._replace(keyword="memory_limit")
+    return None if isinstance(advice, Advice) and advice.keyword == "optimizer" else advice
 
 
 class Batches(ArrayBatches):

@@ -16,7 +16,9 @@ threads save a third on a quiet machine, and on a busy one they wait for each ot
 MOST_CHANGES = 0.1
 """Share of layers of another width than the one before up to which lanes pay: they do not pass those side by side."""
 
-VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Variables of the environment that limit the threads of a BLAS library. The number of lanes obeys them, and measured
+speeds hold for their values."""
 
 
 def lanes_for(architecture: Architecture, rows: int, threads: int | None = None) -> int:

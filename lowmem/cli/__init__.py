@@ -1,4 +1,7 @@
-"""The command line: one file for each command, errors as one clear line, exit code 0, 1 (failed) or 2 (bad input)."""
+"""The command line: a file for each command. Errors are one line; the exit code is 0, 1 (failed) or 2 (bad input).
+
+A command's file has `HELP`, `add_arguments`, which adds its flags to a parser, and `run`, which returns the exit code.
+"""
 
 import sys
 import warnings
@@ -25,7 +28,7 @@ from lowmem.errors import LowmemError
 
 _MODULES = (plan, train, resume, evaluate, predict, compare, profile, calibrate, export, import_, doctor, completion)
 COMMANDS = {module.__name__.rpartition(".")[2].rstrip("_"): module for module in _MODULES}
-"""The commands by their names: those of their modules."""
+"""The commands by name, which is that of the module."""
 
 
 def make_parser() -> Parser:
@@ -39,7 +42,10 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. argv: arguments without the program's name, those of the process by default."""
+    """Run one command and return its exit code.
+
+    argv: the arguments without the program's name; those of the process if None.
+    """
     try:
         return _run(make_parser(), argv)
     except LowmemError as error:
@@ -52,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lowmem: this machine cannot give the memory asked for ({error}). Lower the budget.", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        sys.stderr.close()  # whoever read the output has gone; Python would complain of it on exit
         return 1
 
 
 def _run(parser: Parser, argv: Sequence[str] | None) -> int:
-    """Parse the arguments and run the command they name."""
+    """Parse the arguments and run the command that they name."""
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(given)
     if getattr(arguments, "config", None):
@@ -85,5 +91,5 @@ def _say(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Write a warning as one line, as errors are."""
+    """Write a warning as one line, as errors are written; the arguments are those of `warnings.showwarning`."""
     print(f"lowmem: warning: {message}", file=sys.stderr)

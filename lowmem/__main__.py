@@ -1,4 +1,4 @@
-"""`python -m lowmem`."""
+"""`python -m lowmem` runs the command line."""
 
 import sys
 

@@ -1,10 +1,12 @@
-"""Every error lowmem raises on purpose: what was given, what is needed, what to do.
+"""Every error that lowmem raises on purpose: what was given, what is needed, what to do.
 
-Two families. `InputError` is refused input: nothing has been lost, the shell sees exit code 2.
-`RunError` is a run that failed: exit code 1. Both carry their exit code, so that no door has to guess.
+There are two families. An `InputError` refuses input: nothing has been lost, and a command ends with exit code 2. A
+`RunError` is a run that failed: exit code 1. Every error carries its exit code, and what it knows as fields; its text
+is written from the fields, so that whoever passes it on adds to the fields and never cuts the text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 
 class LowmemError(Exception):
@@ -12,15 +14,29 @@ class LowmemError(Exception):
 
     exit_code: int = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let errors travel between processes with all their fields, whatever their constructors ask for."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[LowmemError], arguments: tuple[Any, ...], fields: Mapping[str, Any]) -> LowmemError:
+    """Return the error that `__reduce__` described."""
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(fields)
+    return error
+
 
 class InputError(LowmemError, ValueError):
-    """The request cannot be carried out as it was made; nothing was started."""
+    """The request cannot be carried out as given; nothing was started."""
 
     exit_code = 2
 
 
 class UnknownNameError(InputError):
-    """A name that lowmem does not know, with the nearest ones that it does."""
+    """A name that lowmem does not know. `known` holds the names that it knows, sorted; the text suggests the nearest.
+
+    kind: what the name stands for, such as "activation".
+    """
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         import difflib  # only on the way to an error
@@ -31,10 +47,24 @@ class UnknownNameError(InputError):
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}.")
 
 
+class Advice(NamedTuple):
+    """An argument that would have worked: its keyword in Python, and the value to give."""
+
+    keyword: str
+    value: int | str
+
+    def __str__(self) -> str:
+        """Write the advice as a keyword of Python: `budget="24MiB"`."""
+        return f'{self.keyword}="{self.value}"' if isinstance(self.value, str) else f"{self.keyword}={self.value}"
+
+
 class BudgetError(InputError):
     """No plan fits the budget.
 
-    `budget` is what was asked for, `minimum` the least number of bytes that works for the same request.
+    reason: what was given and what is needed, in whole sentences.
+    budget: the bytes asked for.
+    minimum: the least number of bytes that works for the same request.
+    advice: what to try instead, the best first: arguments, or clauses that follow "Try".
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -45,14 +75,20 @@ class BudgetError(InputError):
     True
     """
 
-    def __init__(self, message: str, *, budget: int, minimum: int) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, *, budget: int, minimum: int, advice: Iterable[Advice | str] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.budget = budget
         self.minimum = minimum
+        self.advice = tuple(advice)
+
+    def __str__(self) -> str:
+        """Write the reason, then what to try."""
+        return f"{self.reason} Try {' or '.join(map(str, self.advice))}." if self.advice else self.reason
 
 
 class ScheduleError(InputError):
-    """A list of ops that does not reverse the chain; `index` is the op where it goes wrong."""
+    """A list of ops that does not reverse its chain. `index` is the number of the op where it goes wrong."""
 
     def __init__(self, message: str, *, index: int) -> None:
         super().__init__(message)
@@ -64,16 +100,72 @@ class RunError(LowmemError):
 
 
 class SaveError(RunError):
-    """A run could not be saved; an earlier file, if there is one, stands."""
+    """A run could not be saved. If there was an earlier file, it is unchanged."""
 
 
 class StoppedError(RunError):
-    """A run that a signal ended; the shell sees 128 + the signal's number, as is the custom."""
+    """A run that a signal ended. A command then ends with 128 + the signal's number, as is the custom of shells."""
 
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
 
 
+class Origin(NamedTuple):
+    """Where the first number that is not finite stands: in the parameters of a layer, or in its output.
+
+    layer: the number of the layer; None if the outputs of all layers are finite and only the loss is not.
+    parameters: True if the layer's parameters are not finite, so that no later step can succeed.
+    """
+
+    layer: int | None = None
+    parameters: bool = False
+
+    def __str__(self) -> str:
+        """Write the place as a clause."""
+        if self.layer is None:
+            return "it began with the loss itself: the outputs of all layers are finite"
+        if self.parameters:
+            return f"it began with the parameters of layer {self.layer}, which are not finite"
+        return f"it began with the output of layer {self.layer}"
+
+
+class StepNumber(NamedTuple):
+    """Which step of a run: `step` counts from the run's begin, `batch` within the `epoch`; all count from 1."""
+
+    step: int
+    epoch: int
+    batch: int
+
+    def __str__(self) -> str:
+        """Write the number of the step, and where that is."""
+        return f"step {self.step} (epoch {self.epoch}, batch {self.batch})"
+
+
 class NonFiniteError(RunError):
-    """The loss became NaN or infinite; the parameters are those before the step."""
+    """The loss, or the norm of the gradients, became NaN or infinite. The parameters are those before the step.
+
+    reason: what happened and what to do, in whole sentences.
+    step: which step of training it was; None outside of training.
+    origin: where the first number that is not finite stands; None if nobody has looked.
+    last_save: file and step of the last good save of the run; None if nothing was saved.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.step: StepNumber | None = None
+        self.origin: Origin | None = None
+        self.last_save: str | None = None
+
+    @property
+    def layer(self) -> int | None:
+        """The layer where the first number that is not finite stands, None if that is unknown or no layer."""
+        return None if self.origin is None else self.origin.layer
+
+    def __str__(self) -> str:
+        """Write the reason, and in training also step, origin and last save."""
+        if self.step is None or self.origin is None:
+            return self.reason
+        saved = f"The last good save is {self.last_save}." if self.last_save else "Nothing was saved."
+        return f"{self.reason} At {self.step} {self.origin}. {saved}"

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.cli.session import Progress
-from lowmem.training.loop import Run
+from lowmem.cli.progress import Progress
+from lowmem.training.loop import Loop
 from lowmem.training.saved_run import open_run
 from tests.test_cli import ROOT, Ran
 from tests.test_saved_run import rewritten
@@ -45,7 +45,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     flags = ["train", *SMALL, "--clip-norm", "1", "--lr-schedule", "cosine", "--warm-up", "5"]
     assert Ran(capsys, *flags, "--save", str(whole)).code == 0
-    step, left = Run._step, [30]
+    step, left = Loop._step, [30]
 
     def interrupted(*arguments: Any) -> None:
         left[0] -= 1
@@ -53,7 +53,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
             signal.raise_signal(signal.SIGTERM)
         step(*arguments)
 
-    monkeypatch.setattr(Run, "_step", interrupted)
+    monkeypatch.setattr(Loop, "_step", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     ran = Ran(capsys, *flags, "--save", str(broken))
     assert ran.code == 128 + signal.SIGTERM
@@ -89,7 +89,7 @@ def test_interrupting_saves_and_has_the_usual_exit_code(
 def test_a_signal_between_two_epochs_saves_as_well(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lowmem.cli.session._line", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("lowmem.cli.session.epoch_line", lambda *arguments: signal.raise_signal(signal.SIGTERM))
     ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
     assert ran.code == 143
     assert open_run(tmp_path / "run").position.epoch == 1

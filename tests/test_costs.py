@@ -10,6 +10,7 @@ import lowmem as lm
 from lowmem.measure import calibration
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.planning.lane_count import VARIABLES, cores
 from tests.helpers import model
 
 
@@ -72,6 +73,23 @@ def test_with_a_cost_model_more_budget_is_never_predicted_slower() -> None:
 def test_a_cost_model_of_another_dtype_is_refused() -> None:
     with pytest.raises(lm.InputError, match="cost model is for float64, the network is float32"):
         lm.plan(lm.Architecture((4, 4)), 8, "1MiB", costs=model(dtype="float64"))
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_cost_model_is_for_the_limits_of_threads_it_was_measured_under(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in VARIABLES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(
+        calibration, "measure", lambda dtype: CostModel(**asdict(model()) | {"machine": calibration.machine()})
+    )
+    free = calibration.calibrated()
+    monkeypatch.setenv(name, "1")
+    assert cores() == 1
+    assert calibration.age("float32") is None
+    assert calibration.calibrated().machine == f"{free.machine}, {name}=1"
 
 
 def test_calibration_is_measured_once_and_a_damaged_cache_anew(

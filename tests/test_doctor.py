@@ -14,7 +14,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.measure import calibration, machine
-from lowmem.measure.ram import OF_A_LIMIT, found_limit
+from lowmem.measure.ram import OF_A_LIMIT, machine_limit
 from tests.helpers import model
 from tests.test_cli import ROOT, Ran
 from tests.test_ram import MEMINFO, NONE, system
@@ -78,21 +78,21 @@ def test_the_age_of_a_cost_model_is_said_where_it_is_this_machines(
 @pytest.mark.parametrize(
     ("files", "source"),
     [
-        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1000000\n"}, "control group v2"),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1000000\n"}, "cgroup v2"),
         (
             {"proc/self/cgroup": "4:memory:/a\n", "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1000000\n"},
-            "control group v1",
+            "cgroup v1",
         ),
     ],
 )
 def test_where_the_limit_comes_from_is_known(tmp_path: Path, files: dict[str, str], source: str) -> None:
-    found = found_limit(system(tmp_path, files | MEMINFO))
-    assert (found.bytes, found.source) == (int(1_000_000 * OF_A_LIMIT), source)
+    limit = machine_limit(system(tmp_path, files | MEMINFO))
+    assert (limit.bytes, limit.source) == (int(1_000_000 * OF_A_LIMIT), source)
 
 
 def test_without_a_limit_the_available_memory_is_named(tmp_path: Path) -> None:
     files = {"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": NONE}
-    assert found_limit(system(tmp_path, files | MEMINFO)).source == "available memory"
+    assert machine_limit(system(tmp_path, files | MEMINFO)).source == "available memory"
 
 
 @pytest.mark.parametrize(

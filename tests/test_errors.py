@@ -1,14 +1,20 @@
 """The error hierarchy: two families, each with the exit code that the shell sees."""
 
+import pickle
+
 import pytest
 
 from lowmem.errors import (
+    Advice,
     BudgetError,
     InputError,
     LowmemError,
     NonFiniteError,
+    Origin,
     RunError,
     ScheduleError,
+    StepNumber,
+    StoppedError,
     UnknownNameError,
 )
 
@@ -19,6 +25,13 @@ REFUSED = [
     ScheduleError("no", index=3),
 ]
 FAILED = [LowmemError("no"), RunError("no"), NonFiniteError("no")]
+
+
+def failed_step() -> NonFiniteError:
+    """Return the error of a step in a run that was saved."""
+    error = NonFiniteError("the loss became nan. Try a smaller learning rate.")
+    error.step, error.origin, error.last_save = StepNumber(5, 2, 1), Origin(3), "run (step 4)"
+    return error
 
 
 @pytest.mark.parametrize("error", REFUSED)
@@ -54,3 +67,42 @@ def test_a_budget_error_carries_both_sizes() -> None:
 
 def test_a_schedule_error_carries_the_op() -> None:
     assert ScheduleError("op 7 needs x^(3)", index=7).index == 7
+
+
+def test_a_budget_error_writes_its_advice_as_keywords() -> None:
+    advice: list[Advice | str] = [Advice("budget", "18.4MiB"), Advice("batch_size", 256), "another network"]
+    error = BudgetError("12 is less than 18.", budget=12, minimum=18, advice=advice)
+    assert str(error) == '12 is less than 18. Try budget="18.4MiB" or batch_size=256 or another network.'
+    assert (error.reason, error.advice) == ("12 is less than 18.", tuple(advice))
+
+
+def test_a_step_that_failed_says_where_when_and_what_is_saved() -> None:
+    error = failed_step()
+    assert error.layer == 3
+    assert str(error) == (
+        "the loss became nan. Try a smaller learning rate. At step 5 (epoch 2, batch 1) it began with the output of "
+        "layer 3. The last good save is run (step 4)."
+    )
+    error.last_save, error.origin = None, Origin()
+    assert error.layer is None
+    assert str(error).endswith(
+        "it began with the loss itself: the outputs of all layers are finite. Nothing was saved."
+    )
+    assert str(NonFiniteError("the loss became nan.")) == "the loss became nan."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *REFUSED,
+        *FAILED,
+        failed_step(),
+        StoppedError("no", signal=15),
+        BudgetError("a", budget=1, minimum=2, advice="b"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_comes_out_of_another_process_with_all_its_fields(error: LowmemError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), vars(again), again.exit_code) == (str(error), vars(error), error.exit_code)

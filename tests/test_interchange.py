@@ -13,7 +13,7 @@ from hypothesis import given, settings
 import lowmem as lm
 from lowmem.data.standardisation import Standardisation
 from lowmem.interchange import safetensors as tensor_file
-from lowmem.interchange.torch_weights import ACTIVATION_CODE, NORM_CODE, modules, shapes, tensors, torch_code
+from lowmem.interchange.torch_modules import ACTIVATION_CODE, NORM_CODE, modules, shapes, tensors, torch_code
 from lowmem.network.layers import NORMS
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.training.saved_run import open_run

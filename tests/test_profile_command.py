@@ -125,7 +125,7 @@ def test_the_frontier_has_planned_and_measured_points_of_every_strategy() -> Non
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--steps", "0"], "--steps must be at least 1; got 0"),
+        (["--steps", "0"], "--steps must be a positive whole number; got 0"),
         (["--html", "nowhere/report.html"], "there is no folder 'nowhere' to write report.html to"),
         (["--strategies", "", "--budget", "1KiB"], "nothing is left to measure"),
         (["--strategies", "sqr"], "Did you mean 'sqrt'?"),
@@ -160,6 +160,6 @@ batch 1024
  budget 30% of activations    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    28.8%   1.323   1.7 ms   1.32      2.25     50%
 
 promised, traced: peak of all that training allocates. resident: peak above the process before the plan.
-arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: backward over
-forward in time; the rule of thumb is 2. speed: FLOPs a second, of those of matrix products alone.
+arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward
+over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone.
 """

@@ -57,7 +57,7 @@ NONE = str(0x7FFFFFFFFFFFF000)
     ],
 )
 def test_the_limit_of_the_control_group_is_found(tmp_path: Path, files: dict[str, str], limit: int) -> None:
-    assert machine_limit(system(tmp_path, files | MEMINFO)) == int(limit * OF_A_LIMIT)
+    assert machine_limit(system(tmp_path, files | MEMINFO)).bytes == int(limit * OF_A_LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_limit_of_the_control_group_is_found(tmp_path: Path, files: dict[str
 )
 def test_without_a_limit_it_is_what_is_available_and_what_we_hold(tmp_path: Path, files: dict[str, str]) -> None:
     held = resident()
-    assert machine_limit(system(tmp_path, files | MEMINFO)) == pytest.approx(held + 4096 * 1024, abs=2**21)
+    assert machine_limit(system(tmp_path, files | MEMINFO)).bytes == pytest.approx(held + 4096 * 1024, abs=2**21)
 
 
 def test_a_cap_is_a_size_or_auto() -> None:
@@ -95,6 +95,8 @@ def test_a_cap_that_leaves_too_little_is_refused_with_what_works() -> None:
     with pytest.raises(lm.BudgetError, match=words) as error:
         lm.Trainer(mlp, batch_size=4096, ram=resident() + (40 << 20))
     assert error.value.minimum > resident() + (20 << 20)
+    assert "budget=" not in str(error.value)
+    assert str(error.value).endswith('works. Try optimizer="sgd".')
     lm.Trainer(mlp, batch_size=4096, ram=error.value.minimum + (4 << 20))
 
 

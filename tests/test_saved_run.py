@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
+from lowmem.nn import optimizers
+from lowmem.nn.optimizers import Variant
 from lowmem.training.saved_run import open_run
 
 Array = NDArray[Any]
@@ -102,6 +104,46 @@ def test_resumed_at_any_step_a_run_ends_with_the_bits_of_an_unbroken_one(
     assert [(epoch.number, epoch.loss, epoch.validation_loss, epoch.accuracy) for epoch in rest] == told[-len(rest) :]
 
 
+def amsgrad() -> type[lm.Adam]:
+    """Define AMSGrad, Adam with the largest v so far in its denominator: an optimizer with three arrays."""
+
+    class AMSGrad(lm.Adam):
+        variants: ClassVar[dict[str, Variant]] = {"amsgrad": Variant(states=3, scratch=1)}
+
+        @property
+        def name(self) -> str:
+            return "amsgrad"
+
+        def rule(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
+            m, v, largest = states
+            (t,) = scratch
+            np.multiply(g, 1.0 - self.beta1, out=t)
+            np.add(np.multiply(m, self.beta1, out=m), t, out=m)
+            np.multiply(np.multiply(g, g, out=g), 1.0 - self.beta2, out=g)
+            np.add(np.multiply(v, self.beta2, out=v), g, out=v)
+            np.maximum(largest, v, out=largest)
+            np.add(np.sqrt(largest, out=t), self.eps, out=t)
+            np.subtract(w, np.multiply(np.divide(m, t, out=t), self.lr, out=t), out=w)
+
+    return AMSGrad
+
+
+def test_an_optimizer_of_three_arrays_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "amsgrad", optimizers.OPTIMIZERS["adam"])  # is gone after this test
+    kind = amsgrad()
+    whole, broken = (lm.Trainer(lm.MLP(ARCH, 1), kind(0.01), batch_size=8) for _ in range(2))
+    list(whole.epochs((X, Y), 3))
+    with pytest.raises(KeyboardInterrupt):
+        list(broken.epochs((X, Y), 3, save_to=tmp_path / "run", on_step=stop_after(10)))
+    with safetensors.safe_open(tmp_path / "run", framework="np") as file:
+        assert {name for name in file.keys() if "optimizer" in name} == {f"optimizer.{n}" for n in (1, 2, 3)}  # noqa: SIM118
+    resumed = lm.Trainer.resume(tmp_path / "run")
+    list(resumed.epochs((X, Y)))
+    assert np.array_equal(resumed.mlp.parameters, whole.mlp.parameters)
+
+
 def test_a_run_saved_at_the_end_goes_on_for_more_epochs(tmp_path: Path) -> None:
     whole, first = trainer_of(), trainer_of()
     list(whole.epochs((X, Y), 4))
@@ -166,9 +208,19 @@ def test_a_run_is_saved_as_often_as_asked(
     assert seen == steps
 
 
+def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
+    rate = lm.LearningRate(np.float32(0.5), "step", warm_up=np.int64(2), every=np.int32(3), factor=np.float64(0.5))  # type: ignore[arg-type]
+    trainer = trainer_of(schedule=rate, clip_norm=np.float32(0.5), clip_value=np.float64(2), batch_size=np.int64(8))
+    numbers: dict[str, Any] = {"save_every": np.int64(3), "patience": np.int32(5)}
+    assert len(list(trainer.epochs((X, Y), np.int64(2), save_to=tmp_path / "run", **numbers))) == 2  # type: ignore[arg-type]
+    options = open_run(tmp_path / "run").options
+    assert (options["clip_norm"], options["clip_value"], options["batch_size"]) == (0.5, 2, 8)
+    assert lm.LearningRate(**options["schedule"]) == rate
+
+
 def test_a_run_is_saved_when_the_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr("lowmem.training.autosave.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("lowmem.training.callbacks.saves.monotonic", lambda: float(next(clock)))
     trainer, seen = trainer_of(), []
     monkeypatch.setattr(trainer, "save", lambda path: seen.append(trainer.optimizer.step_count))
     list(trainer.epochs((X, Y), 1, save_to=tmp_path / "run", save_every="3s"))
@@ -493,7 +545,7 @@ def inside(part: str, **values: Any) -> Callable[[dict[str, Any], dict[str, Any]
         (inside("options", schedule={"rate": 1.0}), "options that this version does not know"),
         (inside("options", budget={}), "size in bytes"),
         (inside("options", clip_norm="x"), "clip_norm must be"),
-        (inside("options", non_finite=[]), "non_finite is"),
+        (inside("options", non_finite=[]), "unknown value of non_finite []"),
     ],
 )
 def test_a_file_that_lies_is_refused_in_a_line(run: Path, change: Any, words: str) -> None:

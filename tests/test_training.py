@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 import lowmem as lm
+from lowmem.errors import Origin, StepNumber
 from lowmem.runtime.nonfinite import where_it_began
-from lowmem.training.journal import Journal
+from lowmem.training.callbacks.journal import Journal
 
 Array = NDArray[Any]
 ARCH = lm.Architecture((4, 8, 8, 3))
@@ -47,6 +48,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_layer_and_last_save(tmp_path:
     with pytest.raises(lm.NonFiniteError, match=words) as error:
         list(trainer.epochs((X, Y), 1, save_to=path))
     assert "\n" not in str(error.value)
+    assert (error.value.layer, error.value.step) == (2, StepNumber(5, 2, 1))
+    assert error.value.last_save == f"{path} (step 4)"
     assert np.array_equal(trainer.mlp.parameters, before)
     assert lm.Trainer.resume(path).epochs_done == 1
 
@@ -59,11 +62,11 @@ def test_the_layer_where_it_began_is_found(activation: str) -> None:
         mlp.biases[2][:] = 9 * (layer == 4)  # so that no two terms of layer 4 cancel
         mlp.weights[layer - 1][:] = 1e38
         bounded = activation == "tanh" and layer < 4  # σ(∞) = 1: nothing but large numbers came out
-        where = "the loss itself" if bounded else f"the output of layer {layer}"
-        assert where in where_it_began(mlp, np.repeat(np.abs(X) + 9, 3, axis=0)), layer
+        origin = Origin() if bounded else Origin(layer)
+        assert where_it_began(mlp, np.repeat(np.abs(X) + 9, 3, axis=0)) == origin, layer
         mlp.biases[layer - 1][2] = np.nan
-        assert f"the parameters of layer {layer}" in where_it_began(mlp, X)
-    assert "the loss itself" in where_it_began(lm.MLP(architecture), X)
+        assert where_it_began(mlp, X) == Origin(layer, parameters=True)
+    assert where_it_began(lm.MLP(architecture), X) == Origin()
 
 
 def test_skipping_leaves_out_the_bad_steps_alone() -> None:
@@ -86,7 +89,7 @@ def test_skipping_does_not_go_on_without_hope() -> None:
     trainer.mlp.weights[0][0, 0] = np.nan
     with pytest.raises(lm.NonFiniteError, match="the parameters of layer 1"):
         next(epochs)
-    with pytest.raises(lm.InputError, match='non_finite is "stop" or "skip"'):
+    with pytest.raises(lm.InputError, match="unknown value of non_finite 'ignore'. Known: skip, stop"):
         lm.Trainer(lm.MLP(ARCH), batch_size=10, non_finite="ignore")  # type: ignore[arg-type]
 
 
@@ -122,6 +125,29 @@ def test_the_journal_has_a_line_for_each_event(tmp_path: Path) -> None:
     assert lines[0]["plan"]["peak_bytes"] == trainer.plan.peak_bytes
     assert "(step 8)" in lines[-1]["saved"]
     assert all("time" in line for line in lines)
+
+
+def test_a_journal_ends_with_the_layer_that_failed_and_the_last_save(tmp_path: Path) -> None:
+    trainer, path = lm.Trainer(lm.MLP(ARCH), batch_size=10), tmp_path / "journal.jsonl"
+    list(trainer.epochs((X, Y), 1, save_to=tmp_path / "run"))
+    trainer.mlp.weights[1][:] = 1e38
+    with pytest.raises(lm.NonFiniteError) as error:
+        list(trainer.epochs((X, Y), 1, save_to=tmp_path / "run", journal=path))
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert (last["event"], last["steps"], last["layer"]) == ("non-finite", 4, 2)
+    assert (last["saved"], last["error"]) == (error.value.last_save, str(error.value))
+
+
+def test_a_run_whose_last_save_failed_still_ends_its_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, path = lm.Trainer(lm.MLP(ARCH), batch_size=10), tmp_path / "journal.jsonl"
+
+    def full(path: object) -> None:
+        raise lm.SaveError("the disk is full.")
+
+    monkeypatch.setattr(trainer, "save", full)
+    with pytest.warns(RuntimeWarning, match="Training goes on"), pytest.raises(lm.SaveError, match="the disk is full"):
+        list(trainer.epochs((X, Y), 1, save_to=tmp_path / "run", journal=path))
+    assert json.loads(path.read_text().splitlines()[-1])["event"] == "end"
 
 
 def test_a_journal_that_cannot_be_written_is_refused_at_once_and_later_a_warning(

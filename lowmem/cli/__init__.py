@@ -1,4 +1,7 @@
-"""The command line: one file for each command, errors as one clear line, exit code 0, 1 (failed) or 2 (bad input)."""
+"""The command line: a file for each command. Errors are one line; the exit code is 0, 1 (failed) or 2 (bad input).
+
+A command's file has `HELP`, `add_arguments`, which adds its flags to a parser, and `run`, which returns the exit code.
+"""
 
 import sys
 import warnings
@@ -25,7 +28,7 @@ from lowmem.errors import LowmemError
 
 _MODULES = (plan, train, resume, evaluate, predict, compare, profile, calibrate, export, import_, doctor, completion)
 COMMANDS = {module.__name__.rpartition(".")[2].rstrip("_"): module for module in _MODULES}
-"""The commands by their names: those of their modules."""
+"""The commands by name, which is that of the module."""
 
 
 def make_parser() -> Parser:
@@ -35,11 +38,15 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
     for name, command in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
+    parser.set_defaults(whole_parser=parser)  # of which `completion` writes its script
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. argv: arguments without the program's name, those of the process by default."""
+    """Run one command and return its exit code.
+
+    argv: the arguments without the program's name; those of the process if None.
+    """
     try:
         return _run(make_parser(), argv)
     except LowmemError as error:
@@ -52,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lowmem: this machine cannot give the memory asked for ({error}). Lower the budget.", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        sys.stderr.close()  # whoever read the output has gone; Python would complain of it on exit
         return 1
 
 
 def _run(parser: Parser, argv: Sequence[str] | None) -> int:
-    """Parse the arguments and run the command they name."""
+    """Parse the arguments and run the command that they name."""
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(given)
     if getattr(arguments, "config", None):
-        known = vars(arguments).keys() - {"config", "command", "version"}
+        known = vars(arguments).keys() - {"config", "command", "version", "whole_parser"}
         arguments = parser.parse_args([given[0], *flags_of(arguments.config, known), *given[1:]])
     if arguments.version:
         from lowmem import __version__
@@ -85,5 +92,5 @@ def _say(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Write a warning as one line, as errors are."""
+    """Write a warning as one line, as errors are written; the arguments are those of `warnings.showwarning`."""
     print(f"lowmem: warning: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`lowmem calibrate`: measure this machine anew."""
+"""`lowmem calibrate`: measure the cost model of this machine, and store it."""
 
 import argparse
 import json
@@ -9,17 +9,19 @@ from lowmem.common.tables import Table
 from lowmem.network.specs import ITEM_BYTES
 from lowmem.planning.cost_model import ROWS, WIDTHS
 
-HELP = "Measure how long the pieces of a step take here, for plans that minimise time."
+HELP = "Measure how fast this machine runs the parts of a step, for plans that minimise time."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("--dtype", default="float32", metavar="NAME", help=f"one of {', '.join(ITEM_BYTES)}")
+    parser.add_argument(
+        "--dtype", default="float32", metavar="NAME", help=f"dtype: {' or '.join(ITEM_BYTES)} (default float32)"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, keep, and print."""
+    """Measure, store the cost model, and print it."""
     from lowmem.measure.calibration import cache_path, calibrated
 
     model = calibrated(arguments.dtype, again=True)
@@ -31,6 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
     columns = ["", *(f"width {width}" for width in WIDTHS)]
     print(Table(f"{model.machine}\nmatrix products, {model.dtype}, GFLOP/s", columns, rates))
     numbers = [[name, f"{model.value[name] * 1e9:.2f}", f"{model.slope[name] * 1e9:.2f}"] for name in model.value]
-    note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; kept in {cache_path(model.dtype)}"
+    note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; stored in {cache_path(model.dtype)}"
     print(Table("activations, ns per number", ["", "value", "slope"], numbers, note))
     return 0

@@ -1,4 +1,4 @@
-"""`lowmem compare`: all strategies and the frontier over budgets, side by side."""
+"""`lowmem compare`: the plans of all strategies, and the cheapest plans for a range of budgets, side by side."""
 
 import argparse
 import json
@@ -18,9 +18,10 @@ from lowmem.cli.options import (
 )
 from lowmem.planning.queries import compare
 
-HELP = "Compare strategies, and the cheapest plans over a range of budgets."
+HELP = "Compare the strategies, and the cheapest plans for a range of budgets."
 
 FRONTIER = tuple(f"{share}% of activations" for share in (100, 75, 50, 35, 25, 18, 12, 9, 6, 4, 3))
+"""The budgets that are compared unless --budget names others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_network(parser)
     add_planning(parser, optimizer=None, budgets=True)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the frontier as a figure: .svg, .png")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
+    )
     add_calibration(parser)
     add_json(parser)
 
@@ -40,10 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER
     costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {"micro_batch": arguments.micro_batch, "costs": costs, "threads": arguments.threads}
-    made = compare(network, arguments.batch, budgets, arguments.optimizer, **options)
+    comparison = compare(network, arguments.batch, budgets, arguments.optimizer, **options)
     if arguments.plot is not None:
         from lowmem.plots import frontier
 
-        save(frontier(made), arguments.plot)
-    print(json.dumps(made.to_dict()) if arguments.json else made)
+        save(frontier(comparison), arguments.plot)
+    print(json.dumps(comparison.to_dict()) if arguments.json else comparison)
     return 0

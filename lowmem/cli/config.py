@@ -1,4 +1,4 @@
-"""`run.toml`: the flags of a command in a file, for runs that are done again."""
+"""Flags of a command in a TOML file, so that a run can be repeated: `lowmem train --config run.toml`."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,9 +10,12 @@ from lowmem.errors import InputError, UnknownNameError
 def flags_of(path: str, known: Collection[str]) -> list[str]:
     """Return the flags that a TOML file stands for.
 
-    Its keys are the flags without dashes (`batch`, `held-out` or `held_out`), in tables or not; a list is joined by
-    commas, `true` is a flag without a value. Raises `InputError` for a file that cannot be read, `UnknownNameError`
-    for a key that is none of the `known` ones.
+    The keys of the file are flags without their two dashes (`batch`, `held-out` or `held_out`), in tables or not. A
+    list becomes text with commas; `true` becomes a flag without a value, and `false` no flag.
+
+    known: the keys that the command understands.
+
+    Raises `InputError` for a file that cannot be read, `UnknownNameError` for an unknown key.
     """
     import tomllib
 
@@ -40,8 +43,8 @@ def flags_of(path: str, known: Collection[str]) -> list[str]:
 
 
 def _flat(table: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return keys and values, those of tables inside among them."""
-    found: list[tuple[str, Any]] = []
+    """Return the keys and values of a table and of all tables inside it."""
+    pairs: list[tuple[str, Any]] = []
     for key, value in table.items():
-        found += _flat(value) if isinstance(value, dict) else [(key, value)]
-    return found
+        pairs += _flat(value) if isinstance(value, dict) else [(key, value)]
+    return pairs

@@ -1,10 +1,10 @@
-"""`lowmem evaluate`: loss and accuracy of a saved run on a data set, read in blocks."""
+"""`lowmem evaluate`: loss and accuracy of a saved run on a data set, which is read in blocks."""
 
 import argparse
 import json
 
 from lowmem.cli.options import add_json
-from lowmem.cli.session import add_data, column, kept_columns
+from lowmem.cli.samples import add_data, column, columns_of
 from lowmem.errors import InputError
 
 HELP = "Measure loss and accuracy of a saved run on a data set."
@@ -12,15 +12,17 @@ HELP = "Measure loss and accuracy of a saved run on a data set."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the file that lowmem train --save wrote")
+    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
     group = parser.add_argument_group("data")
     add_data(group, default=None)
-    group.add_argument("--part", default="test", metavar="NAME", help="of a folder: train or test (default test)")
+    group.add_argument(
+        "--part", default="test", metavar="NAME", help="part of a folder to evaluate on: train or test (default test)"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, and print the numbers."""
+    """Evaluate a saved run, and print loss and accuracy."""
     from pathlib import Path
 
     from lowmem.data.compatibility import check_names, checked
@@ -33,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     saved = open_run(arguments.run)
     columns = {"target": column(arguments.target), "weights": column(arguments.weights)}
     if table_columns(arguments.data) is not None:
-        columns = kept_columns(arguments, saved)
+        columns = columns_of(arguments, saved)
     stream = open_data(
         arguments.data,
         arguments.targets,
         target=columns["target"],
-        weights=columns["weights"],  # told so that such a column is no feature; losses are not weighted here
+        weights=columns["weights"],  # named so that the column is no feature; losses are not weighted here
         class_names=saved.class_names,
         part=arguments.part if Path(arguments.data).is_dir() else "train",
         standardise=saved.standardisation() or False,
@@ -50,6 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"samples": len(stream), "loss": loss, "accuracy": accuracy}))
     else:
-        told = "" if accuracy is None else f"  accuracy {accuracy:.2%}"
-        print(f"{stream.name}: {len(stream):,} samples  loss {loss:.4f}{told}")
+        share = "" if accuracy is None else f"  accuracy {accuracy:.2%}"
+        print(f"{stream.name}: {len(stream):,} samples  loss {loss:.4f}{share}")
     return 0

@@ -1,4 +1,4 @@
-"""`lowmem export`: the network of a saved run, for other programs."""
+"""`lowmem export`: writes the network of a saved run to a file of PyTorch or ONNX."""
 
 import argparse
 import json
@@ -6,32 +6,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowmem.cli.options import add_json, check_folder
-from lowmem.common.checks import lookup
+from lowmem.common.checks import one_of
 from lowmem.errors import InputError
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
     from lowmem.training.saved_run import SavedRun
 
-HELP = "Write the network of a saved run for PyTorch or as ONNX."
+HELP = "Write the network of a saved run to a file for PyTorch or ONNX."
 
 FORMATS = {"torch": ".safetensors", "onnx": ".onnx"}
-"""The formats, each with the suffix that names it."""
+"""The formats, each with the ending of its files."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the file that lowmem train --save wrote")
-    parser.add_argument("file", metavar="FILE", type=Path, help=f"to write: {', '.join(FORMATS.values())}")
-    parser.add_argument("--format", metavar="NAME", help=f"one of {', '.join(FORMATS)} (default: by the file's name)")
+    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help=f"the file to write, ending in {' or '.join(FORMATS.values())}"
+    )
+    parser.add_argument("--format", metavar="NAME", help=f"{' or '.join(FORMATS)} (default: by FILE's ending)")
     group = parser.add_argument_group("ONNX")
-    group.add_argument("--probabilities", action="store_true", help="put softmax or sigmoid behind the last layer")
-    group.add_argument("--external", action="store_true", help="parameters in FILE.data (default: above 64 MiB)")
+    group.add_argument(
+        "--probabilities", action="store_true", help="let the model return probabilities, by softmax or sigmoid"
+    )
+    group.add_argument(
+        "--external", action="store_true", help="write parameters to FILE.data (default: if above 64 MiB)"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, and say how the file is loaded."""
+    """Export a network, and print the code that loads it."""
     from lowmem.training.saved_run import open_run
 
     kind = _format(arguments)
@@ -41,20 +47,19 @@ def run(arguments: argparse.Namespace) -> int:
     if kind != "onnx" and (arguments.probabilities or arguments.external):
         raise InputError("--probabilities and --external go with ONNX; leave them out.")
     saved = open_run(arguments.run)
-    how = (_onnx if kind == "onnx" else _torch)(saved, arguments)
+    code = (_onnx if kind == "onnx" else _torch)(saved, arguments)
     size = arguments.file.stat().st_size
     if arguments.json:
-        print(json.dumps({"file": str(arguments.file), "format": kind, "bytes": size, "code": how}))
+        print(json.dumps({"file": str(arguments.file), "format": kind, "bytes": size, "code": code}))
     else:
-        print(f"{arguments.file}: {saved.architecture}, {format_bytes(size)}\n\n{how}")
+        print(f"{arguments.file}: {saved.architecture}, {format_bytes(size)}\n\n{code}")
     return 0
 
 
 def _format(arguments: argparse.Namespace) -> str:
-    """Return the format that was asked for, or that the file's name asks for."""
+    """Return the format of --format, else the format whose ending the file has."""
     if arguments.format is not None:
-        lookup("format", arguments.format, FORMATS)
-        return str(arguments.format)
+        return one_of("format", arguments.format, FORMATS)
     for name, suffix in FORMATS.items():
         if arguments.file.suffix.lower() == suffix:
             return name
@@ -62,8 +67,9 @@ def _format(arguments: argparse.Namespace) -> str:
 
 
 def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:
-    """Write for PyTorch; return the code that loads it."""
-    from lowmem.interchange.torch_weights import export_torch, torch_code
+    """Write a file for PyTorch, and return the code that loads it."""
+    from lowmem.interchange.torch_modules import torch_code
+    from lowmem.interchange.torch_weights import export_torch
 
     standardisation = saved.standardisation()
     export_torch(saved.network(), arguments.file, standardisation=standardisation)
@@ -72,7 +78,7 @@ def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:
 
 
 def _onnx(saved: "SavedRun", arguments: argparse.Namespace) -> str:
-    """Write as ONNX; return the code that runs it."""
+    """Write an ONNX model, and return the code that runs it."""
     from lowmem.interchange.onnx import export_onnx
 
     export_onnx(

@@ -1,4 +1,4 @@
-"""`lowmem import`: a network that was trained in PyTorch becomes a saved run."""
+"""`lowmem import`: turns a network from PyTorch into a saved run."""
 
 import argparse
 import json
@@ -8,24 +8,24 @@ from lowmem.cli.options import add_json, check_folder
 from lowmem.errors import InputError
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
-HELP = "Make a saved run of a network from PyTorch, for evaluate, predict and export."
+HELP = "Turn a network from PyTorch into a saved run, for evaluate, predict and export."
 
 BATCH = 128
-"""Samples per step, should the run be resumed."""
+"""Samples of a step, if the run is resumed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("file", metavar="FILE", help="safetensors of an nn.Sequential, or what lowmem export wrote")
+    parser.add_argument("file", metavar="FILE", help="safetensors file of an nn.Sequential, or of lowmem export")
     parser.add_argument("run", metavar="RUN", type=Path, help="the saved run to write")
-    group = parser.add_argument_group("what the file may not say")
-    group.add_argument("--activation", metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
-    group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)}")
+    group = parser.add_argument_group("needed unless lowmem export wrote the file")
+    group.add_argument("--activation", metavar="NAME", help=f"of the network: {', '.join(ACTIVATIONS)}")
+    group.add_argument("--loss", metavar="NAME", help=f"of the network: {', '.join(LOSSES)}")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the network, and save it."""
+    """Read a network, and save it as a run."""
     from lowmem.interchange.torch_weights import open_torch
     from lowmem.nn.optimizers import SGD
     from lowmem.training.saved_run import Position, save_run

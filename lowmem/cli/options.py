@@ -1,4 +1,4 @@
-"""Flags that several commands share, and how they become an architecture."""
+"""Flags that several commands share, and what becomes of them: an architecture, a cost model, a figure's file."""
 
 import argparse
 from pathlib import Path
@@ -19,93 +19,107 @@ T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are `InputError`s, so that they look like all others."""
+    """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print with its usage."""
+        """Raise the message that argparse would print below its usage."""
         raise InputError(f"{message}. See {self.prog} --help.")
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that describe a network."""
+def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy") -> None:
+    """Add the flags that describe a network. loss: what --help says of the default loss."""
     group = parser.add_argument_group("network")
     group.add_argument("--layers", type=int, metavar="N", help="number of hidden layers (default 100)")
     group.add_argument("--width", type=int, metavar="N", help="width of each hidden layer (default 128)")
-    group.add_argument("--widths", metavar="A,B,...", help="all widths, input first, instead of --layers and --width")
-    group.add_argument("--activation", default="relu", metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
+    group.add_argument("--widths", metavar="A,B,...", help="all widths, input first, such as 64,256x100,10")
+    names = f"{', '.join(ACTIVATIONS)} (default relu)"
+    group.add_argument("--activation", default="relu", metavar="NAME", help=f"activation: {names}")
     group.add_argument(
         "--residual",
         nargs="?",
         const="yes",
         metavar="KIND",
-        help="skips between equal widths: --residual, or with branches that are scaled or learned",
+        help="add skips between layers of equal width; with KIND scaled or learned, their branches get a factor",
     )
-    group.add_argument("--norm", metavar="NAME", help=f"before each activation: {', '.join(NORMS)} (default: none)")
-    group.add_argument("--dropout", type=float, default=0.0, metavar="F", help="rate of dropout in training (0)")
-    group.add_argument("--label-smoothing", type=float, default=0.0, metavar="F", help="of the cross-entropy (0)")
-    group.add_argument("--loss", metavar="NAME", help=f"one of {', '.join(LOSSES)} (default: by the targets)")
-    group.add_argument("--dtype", default="float32", metavar="NAME", help=f"one of {', '.join(ITEM_BYTES)}")
+    norms = f"{', '.join(NORMS)} (default: none)"
+    group.add_argument("--norm", metavar="NAME", help=f"normalisation before each activation: {norms}")
+    group.add_argument(
+        "--dropout", type=float, default=0.0, metavar="F", help="share of activations dropped in training (default 0)"
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="smoothing of labels in cross_entropy (default 0)",
+    )
+    group.add_argument("--loss", metavar="NAME", help=f"loss: {', '.join(LOSSES)} (default: {loss})")
+    dtypes = f"{' or '.join(ITEM_BYTES)} (default float32)"
+    group.add_argument("--dtype", default="float32", metavar="NAME", help=f"dtype of the network: {dtypes}")
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add the widths that come from the data where there are some."""
-    parser.add_argument("--inputs", type=int, metavar="N", help="width of the input (default 64, as the digits)")
+    """Add the flags for the widths of input and output, for commands without data."""
+    parser.add_argument("--inputs", type=int, metavar="N", help="width of the input (default 64, that of the digits)")
     parser.add_argument("--outputs", type=int, metavar="N", help="width of the output (default 10)")
 
 
 def add_planning(parser: argparse.ArgumentParser, *, optimizer: str | None, budgets: bool = False) -> None:
-    """Add the flags of `lowmem.plan`; with `budgets`, for all strategies and several budgets."""
+    """Add the flags of `lowmem.plan`.
+
+    optimizer: the default of --optimizer.
+    budgets: for commands that run all strategies: --budget takes several budgets, and no flag chooses a strategy.
+    """
     group = parser.add_argument_group("memory")
     group.add_argument("--batch", type=int, default=128, metavar="N", help="samples per step (default 128)")
-    forms = '24MiB, 24MB, 50%%, or "25%% of activations"'
-    several = "budgets to compare, separated by commas" if budgets else "bytes for all of training"
-    group.add_argument("--budget", metavar="SIZE", help=f"{several}: {forms}")
+    forms = '24MiB, 24MB, 50%% of storing everything, or "25%% of activations"'
+    what = "budgets to compare, separated by commas" if budgets else "memory for all of training"
+    group.add_argument("--budget", metavar="SIZE", help=f"{what}: {forms}")
     if budgets:
         parser.set_defaults(strategy="auto")
     else:
-        group.add_argument("--strategy", default="auto", metavar="NAME", help=f"one of {', '.join(STRATEGIES)}")
+        names = f"{', '.join(STRATEGIES)} (default auto)"
+        group.add_argument("--strategy", default="auto", metavar="NAME", help=f"which activations to keep: {names}")
         group.add_argument("--segments", type=int, metavar="K", help="with --strategy segments: keep every K-th state")
-        group.add_argument("--slots", type=int, metavar="N", help="with --strategy revolve: states kept")
-    group.add_argument("--threads", type=int, metavar="N", help="threads that share a batch (default: by the machine)")
-    group.add_argument("--micro-batch", type=int, metavar="N", help="run a batch in passes of N samples")
+        group.add_argument("--slots", type=int, metavar="N", help="with --strategy revolve: keep at most N states")
     group.add_argument(
-        "--optimizer",
-        default=optimizer,
-        metavar="NAME",
-        help=f"one of {', '.join(OPTIMIZERS)}" + (f" (default {optimizer})" if optimizer else " (default: none)"),
+        "--threads", type=int, metavar="N", help="threads that share a batch (default: by network and machine)"
     )
+    group.add_argument("--micro-batch", type=int, metavar="N", help="run each batch in passes of N samples")
+    names = f"{', '.join(OPTIMIZERS)} (default: {optimizer or 'none'})"
+    group.add_argument("--optimizer", default=optimizer, metavar="NAME", help=f"optimizer: {names}")
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
-    """Add --no-calibrate."""
+    """Add the flag --no-calibrate."""
     parser.add_argument(
         "--no-calibrate",
         action="store_true",
-        help="plan by FLOPs alone, in one pass, and not by times measured on this machine (see lowmem calibrate)",
+        help="plan by FLOPs, each batch in one pass, and not by times measured on this machine (see lowmem calibrate)",
     )
 
 
 def cost_model(arguments: argparse.Namespace, dtype: str) -> CostModel | None:
-    """Return this machine's cost model where the flags leave something to weigh by it."""
+    """Return the cost model of this machine, None where --no-calibrate or the other flags leave no choice to it."""
     if (
         arguments.no_calibrate
         or (arguments.budget is None and not hasattr(arguments, "inputs"))
         or arguments.strategy != "auto"
     ):
         return None
-    from lowmem.measure.calibration import calibrated  # NumPy, for those who want it
+    from lowmem.measure.calibration import calibrated  # imports NumPy, which planning by FLOPs does not need
 
     return calibrated(dtype)
 
 
 def check_folder(path: Path | None) -> None:
-    """Refuse a file whose folder is not there, before anything is run for it."""
+    """Refuse a file to write whose folder does not exist, before anything is run for it."""
     if path is not None and not path.resolve().parent.is_dir():
         raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to; make it first.")
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure in the format that the file's name asks for."""
+    """Write a figure to a file, in the format that the ending of the file names."""
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
@@ -113,12 +127,16 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object to standard output")
+    """Add the flag --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object to standard output, and no text")
 
 
 def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss: str) -> Architecture:
-    """Return the network that the flags describe, with the data's inputs and outputs unless --widths says others."""
+    """Return the network that the flags describe.
+
+    inputs, outputs: widths of the data, unless --widths names all widths.
+    loss: of the network, unless --loss names another.
+    """
     if arguments.widths is not None:
         for flag in ("layers", "width"):
             if getattr(arguments, flag) is not None:
@@ -142,14 +160,14 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
 
 
 def network_of(arguments: argparse.Namespace) -> Architecture:
-    """Return the network that the flags describe, where no data say its inputs and outputs."""
+    """Return the network that the flags describe, for commands without data."""
     if arguments.widths is not None and (arguments.inputs, arguments.outputs) != (None, None):
         raise InputError("--inputs and --outputs do not go with --widths, which names every layer; leave them out.")
     return architecture(arguments, given(arguments.inputs, 64), given(arguments.outputs, 10), "cross_entropy")
 
 
 def read_widths(text: str) -> tuple[int, ...]:
-    """Read "64,256x100,10": widths, each with an optional repetition."""
+    """Return the widths in a text such as "64,256x100,10", where 256x100 stands for a hundred times 256."""
     widths: list[int] = []
     for part in text.split(","):
         width, _, repeat = part.strip().partition("x")
@@ -160,5 +178,5 @@ def read_widths(text: str) -> tuple[int, ...]:
 
 
 def given(value: T | None, default: T) -> T:
-    """Return the value, or the default where none was given."""
+    """Return the value, or the default if the value is None."""
     return default if value is None else value

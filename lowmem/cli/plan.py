@@ -1,4 +1,4 @@
-"""`lowmem plan`: what would it take?"""
+"""`lowmem plan`: shows what training would take, without training."""
 
 import argparse
 import json
@@ -18,10 +18,10 @@ from lowmem.network.architecture import Architecture
 from lowmem.planning.choose import plan
 from lowmem.planning.queries import compare, deepest, largest_batch
 
-HELP = "Show where every byte of training would go, and what fitting a budget costs."
+HELP = "Show where every byte of training would go, and what it costs to fit a budget."
 
 SHARES = tuple(f"{share}% of activations" for share in (50, 25, 12, 6))
-"""Budgets that are worth comparing with the one asked for."""
+"""Budgets that are compared with the one asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_network(parser)
     add_planning(parser, optimizer=None)
-    questions = parser.add_argument_group("questions answered in place of a plan")
-    questions.add_argument("--largest-batch", action="store_true", help="the largest batch that fits --budget")
-    questions.add_argument("--deepest", action="store_true", help="the most hidden layers that fit --budget")
+    questions = parser.add_argument_group("questions, answered in place of a plan")
+    questions.add_argument("--largest-batch", action="store_true", help="print the largest batch that fits --budget")
+    questions.add_argument("--deepest", action="store_true", help="print the most hidden layers that fit --budget")
     add_calibration(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plan, and print the plan; or answer a question."""
+    """Plan and print the plan, or answer --largest-batch or --deepest."""
     network = network_of(arguments)
     if arguments.largest_batch or arguments.deepest:
         return _answer(arguments, network)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         "costs": costs,
         "threads": arguments.threads,
     }
-    made = plan(
+    planned = plan(
         network,
         arguments.batch,
         arguments.budget,
@@ -59,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     others = compare(network, arguments.batch, SHARES, arguments.optimizer, **options)
     if arguments.json:
-        print(json.dumps({"plan": made.to_dict(), "compared": others.to_dict()}))
+        print(json.dumps({"plan": planned.to_dict(), "compared": others.to_dict()}))
         return 0
-    print(f"{made}\n\n{others.table().without_title()}")
+    print(f"{planned}\n\n{others.table().without_title()}")
     return 0
 
 
 def _answer(arguments: argparse.Namespace, network: Architecture) -> int:
-    """Answer --largest-batch or --deepest."""
+    """Print the answer to --largest-batch or --deepest."""
     if arguments.budget is None:
         raise InputError("--largest-batch and --deepest need a --budget to fit, such as --budget 64MiB.")
     if arguments.largest_batch and arguments.deepest:

@@ -1,4 +1,4 @@
-"""`lowmem predict`: what a saved run makes of samples, read and written in blocks."""
+"""`lowmem predict`: writes what a saved run predicts for samples, which are read in blocks."""
 
 import argparse
 import sys
@@ -8,31 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.options import check_folder
-from lowmem.cli.session import kept_columns
+from lowmem.cli.samples import columns_of
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from lowmem.data.stream import Stream
     from lowmem.training.saved_run import SavedRun
 
-HELP = "Write what a saved run makes of samples: classes, or outputs."
+HELP = "Write the classes, or the outputs, that a saved run predicts for samples."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the file that lowmem train --save wrote")
-    kinds = "samples: .npy, .npz, .csv, .parquet, idx; targets are left aside"
-    parser.add_argument("--data", metavar="WHAT", help=kinds)
+    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    files = "a .npy, .npz, .csv, .tsv, .parquet or idx file, or a folder of idx files"
+    parser.add_argument("--data", metavar="WHAT", help=f"the samples: {files}; targets in it are not used")
     parser.add_argument(
-        "--target", metavar="NAME", help="a column of a table to leave aside (default: as in training)"
+        "--target", metavar="NAME", help="column of a table that holds targets, not inputs (default: as in training)"
     )
-    parser.add_argument("--weights", metavar="NAME", help="another one")
-    parser.add_argument("--outputs", action="store_true", help="the network's outputs, not the classes")
-    parser.add_argument("--output", type=Path, metavar="FILE", help=".npy, or text (default: text, printed)")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="column of a table that holds weights, not inputs (default: as in training)"
+    )
+    parser.add_argument("--outputs", action="store_true", help="write the outputs of the network instead of classes")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to FILE, a .npy or text (default: print text)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predict, a block at a time."""
+    """Predict for the samples, block by block."""
     import numpy as np
 
     from lowmem.runtime.inference import Inference
@@ -62,22 +66,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
-    """Open samples with or without targets and weights beside them."""
+    """Open samples; a table may hold columns of targets and weights beside the inputs."""
     from lowmem.data.open import open_data, table_columns
 
     source: str = arguments.data
     options: dict[str, Any] = {"inputs_only": True, "standardise": saved.standardisation() or False}
     count = table_columns(source)
     if count is not None:
-        aside = kept_columns(arguments, saved)
-        aside["target"] = -1 if aside["target"] is None else aside["target"]
+        columns = columns_of(arguments, saved)
+        columns["target"] = -1 if columns["target"] is None else columns["target"]
         extra = count - saved.architecture.widths[0]
-        options |= {0: {}, 1: {"target": aside["target"]}, 2: aside}.get(extra, {})
+        options |= {0: {}, 1: {"target": columns["target"]}, 2: columns}.get(extra, {})
     return open_data(source, part="test" if Path(source).is_dir() else "train", **options)
 
 
 def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> None:
-    """Write blocks of rows as an .npy, or as text, a line for each row."""
+    """Write blocks of rows to an .npy file, or as text with a line for each row.
+
+    path: the file; None prints text.
+    shape, dtype: of all blocks together.
+    """
     try:
         if path is not None and path.suffix == ".npy":
             _write_npy(path, blocks, shape, dtype)
@@ -95,7 +103,7 @@ def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dty
 
 @contextmanager
 def _text(path: Path | None) -> Iterator[TextIO]:
-    """Open a file for text, or the standard output."""
+    """Open a file for text; None is the standard output."""
     if path is None:
         yield sys.stdout
         return
@@ -104,7 +112,7 @@ def _text(path: Path | None) -> Iterator[TextIO]:
 
 
 def _write_npy(path: Path, blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> None:
-    """Write an .npy whose rows come in blocks."""
+    """Write an .npy file whose rows come in blocks."""
     from numpy.lib.format import write_array_header_1_0
 
     with path.open("wb") as out:

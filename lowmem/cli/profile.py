@@ -1,4 +1,4 @@
-"""`lowmem profile`: strategies and budgets, each run in a fresh process, promise beside measurement."""
+"""`lowmem profile`: runs strategies and budgets, each in a fresh process, and compares promise and measurement."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_folder, network_of, save
+from lowmem.common.checks import positive
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
 from lowmem.network.architecture import Architecture
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from lowmem.measure.report import Report
     from lowmem.plots import Point
 
-HELP = "Run strategies and budgets, each in a fresh process, and show what was promised and what was measured."
+HELP = "Run strategies and budgets, each in a fresh process, and compare promises with measurements."
 
 SHARES = tuple(f"{share}% of activations" for share in (50, 25, 12, 6))
+"""The budgets that are run unless --budget names others."""
 
 Row = tuple[str, "Measurement", "Report"]
-"""What was asked for, what was measured, and the report of it."""
+"""The name of a request, its measurement, and its report."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,21 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategies",
         default="store_all,sqrt",
         metavar="A,B",
-        help="fixed strategies to run beside the budgets (default store_all,sqrt)",
+        help="strategies to run besides the budgets (default store_all,sqrt)",
     )
-    parser.add_argument("--steps", type=int, default=3, metavar="N", help="steps that are timed (default 3)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the frontier as a figure: .svg, .png")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with figures, in one file")
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help="number of steps to time (default 3)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with figures to one HTML file")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, and print the table."""
+    """Measure every request, and print the table."""
     network = network_of(arguments)
     for path in (arguments.plot, arguments.html):
         check_folder(path)
-    if arguments.steps < 1:
-        raise InputError(f"--steps must be at least 1; got {arguments.steps}.")
+    positive("--steps", arguments.steps)
     rows = list(_measure(arguments, network))
     if not rows:
         raise InputError("nothing is left to measure: every budget is too small. Give larger ones, or --strategies.")
@@ -67,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _record(name: str, measured: "Measurement", report: "Report") -> dict[str, Any]:
-    """Return a row for JSON."""
+    """Return a row as JSON holds it."""
     return {"asked": name, **asdict(measured), "report": report.to_dict()}
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the page."""
+    """Write the HTML of a report to a file."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -80,9 +83,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[Row]:
-    """Yield a row for each request; budgets that do not fit are left out with a word.
+    """Yield a row for each request. Budgets that are too small are left out, with a line on standard error.
 
-    All are planned before the first is run: what is wrong is said at once, and nothing measured is lost.
+    All requests are planned before the first one is run, so that bad input is refused before anything is measured.
     """
     from lowmem.measure.experiment import measure_apart
 
@@ -101,17 +104,17 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
     for name, request in requests:
         options: dict[str, Any] = request | {"micro_batch": arguments.micro_batch, "threads": arguments.threads}
         try:
-            made = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
-            fitting.append((name, request, made))
+            planned = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
+            fitting.append((name, request, planned))
         except BudgetError as error:
             print(f"lowmem: {name} is left out: it needs {format_bytes(error.minimum)}", file=sys.stderr)
-    for name, request, made in fitting:
+    for name, request, planned in fitting:
         measured = measure_apart(common | request)
-        yield name, measured, measured.report(made)
+        yield name, measured, measured.report(planned)
 
 
 def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
-    """Return promised and measured side by side, one row for each run."""
+    """Return promises beside measurements, one row for each run."""
     base = rows[0][1].step_seconds if rows else 1.0
     cells = [
         [
@@ -131,14 +134,14 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
     columns = ["", "promised", "traced", "resident", "arena", "FLOPs", "step", "time", "bwd/fwd", "speed"]
     note = (
         "promised, traced: peak of all that training allocates. resident: peak above the process before the plan.\n"
-        "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: backward over\n"
-        "forward in time; the rule of thumb is 2. speed: FLOPs a second, of those of matrix products alone."
+        "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward\n"
+        "over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone."
     )
     return Table(f"{network}\nbatch {batch}", columns, cells, note)
 
 
 def _points(rows: Sequence[Row]) -> list["Point"]:
-    """Return what was planned, in FLOPs, and what was measured, in time, both relative to storing everything."""
+    """Return planned FLOPs and measured time of each run, both relative to storing everything."""
     from lowmem.plots import Point
 
     base = next((m.step_seconds for _, m, _ in rows if m.strategy == "store_all"), rows[0][1].step_seconds)
@@ -151,7 +154,7 @@ def _points(rows: Sequence[Row]) -> list["Point"]:
 
 
 def _frontier(rows: Sequence[Row]) -> "Figure":
-    """Draw compute versus memory, as planned and as measured."""
+    """Return a figure of compute versus memory, as planned and as measured."""
     from lowmem.plots import frontier
 
     label = "relative to storing everything: FLOPs planned, time measured"
@@ -159,7 +162,7 @@ def _frontier(rows: Sequence[Row]) -> "Figure":
 
 
 def _html(rows: Sequence[Row], table: Table) -> str:
-    """Return one page: the table, the frontier, and the report of every plan, the tightest first."""
+    """Return a page of HTML: the table, the figure, and the report of each run, that of the smallest peak first."""
     from lowmem.plots.page import page, report_sections
 
     sections: list[tuple[str, Any]] = [("Promised and measured", table), ("Compute versus memory", _frontier(rows))]

@@ -1,10 +1,11 @@
-"""`lowmem resume`: go on with a saved run where it stood, to the same bits as if it had never stopped."""
+"""`lowmem resume`: continues a saved run where it stopped, to the same bits as if it had never stopped."""
 
 import argparse
 from typing import Any
 
 from lowmem.cli.options import add_json
-from lowmem.cli.session import add_run, open_samples, run_epochs
+from lowmem.cli.samples import open_samples
+from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
 
 TEXT, NUMBER = (str, type(None)), (int, type(None))
@@ -13,26 +14,28 @@ NEEDED: dict[str, tuple[type, ...]] = {
     **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
     **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT},
 }
-"""The flags of `lowmem train` that tell how to go on, and their types."""
+"""The flags of `lowmem train` that a saved run must hold to be continued, and their types."""
 
-HELP = "Go on with a saved run where it stopped."
+HELP = "Continue a saved run where it stopped."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the file that lowmem train --save wrote")
+    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
     group = parser.add_argument_group("what may change")
-    group.add_argument("--epochs", type=int, metavar="N", help="epochs in all (default: as when it was begun)")
-    group.add_argument("--data", metavar="WHAT", help="where the same data are now")
-    group.add_argument("--targets", metavar="PATH", help="and the file with y")
-    group.add_argument("--budget", metavar="SIZE", help="another budget; it changes no bits")
-    group.add_argument("--strategy", metavar="NAME", help="another strategy; nor does this")
+    group.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs in all, those done included (default: as before)"
+    )
+    group.add_argument("--data", metavar="WHAT", help="where the training data are now (default: as before)")
+    group.add_argument("--targets", metavar="PATH", help="where the file with the targets is now (default: as before)")
+    group.add_argument("--budget", metavar="SIZE", help="new budget; the results have the same bits")
+    group.add_argument("--strategy", metavar="NAME", help="new strategy; the results have the same bits")
     add_run(group)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Go on, and print the report."""
+    """Continue a run, and print the report."""
     from lowmem.training.saved_run import open_run
     from lowmem.training.trainer import Trainer
 
@@ -50,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Namespace:
-    """Return the flags that the run was begun with, those given now in their place."""
-    kept = notes.get("flags")
-    if not isinstance(kept, dict) or not all(type(kept.get(name)) in kinds for name, kinds in NEEDED.items()):
+    """Return the flags that the run was begun with, replaced by those given now."""
+    earlier = notes.get("flags")
+    if not isinstance(earlier, dict) or not all(type(earlier.get(name)) in kinds for name, kinds in NEEDED.items()):
         raise InputError(
             f"{arguments.run} was not saved by lowmem train, so where its data are is not known. Use "
             "lowmem.Trainer.resume(path) in Python."
@@ -66,5 +69,5 @@ def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Nam
         "ram": None,
         "weights": None,
     }
-    flags = defaults | {name: value for name, value in kept.items() if value is not None or name not in defaults}
+    flags = defaults | {name: value for name, value in earlier.items() if value is not None or name not in defaults}
     return argparse.Namespace(**(flags | given))

@@ -1,10 +1,11 @@
-"""`lowmem train`: learn a data set inside a budget, and say what was promised and what was measured."""
+"""`lowmem train`: trains a network inside a budget, and reports what was promised and what was measured."""
 
 import argparse
 from typing import TYPE_CHECKING, Any, Literal
 
 from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
-from lowmem.cli.session import add_data, add_run, open_samples, run_epochs, streamed
+from lowmem.cli.samples import add_data, open_samples, streamed
+from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan
 
@@ -20,39 +21,86 @@ HELP = "Train a network on a data set inside a memory budget."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with flags, such as epochs = 5; flags here win")
+    parser.add_argument("--config", metavar="FILE", help="read flags from a TOML file; those on the command line win")
     group = parser.add_argument_group("data and training")
     add_data(group, default="digits")
-    group.add_argument("--stream", action="store_true", help="read the data in blocks, not into memory")
-    group.add_argument("--shuffle-rows", type=int, metavar="N", help="rows of a block that are shuffled together")
-    group.add_argument("--standardise", action="store_true", help="bring features to mean 0 and deviation 1")
-    group.add_argument("--held-out", type=float, default=0.2, metavar="F", help="share held out for validation (0.2)")
+    group.add_argument("--stream", action="store_true", help="read the data in blocks instead of into memory")
+    group.add_argument(
+        "--shuffle-rows", type=int, metavar="N", help="read in blocks, and shuffle N rows at a time (default: 8 MiB)"
+    )
+    group.add_argument("--standardise", action="store_true", help="scale each feature to mean 0 and deviation 1")
+    group.add_argument(
+        "--held-out",
+        type=float,
+        default=0.2,
+        metavar="F",
+        help="share of samples held out for validation (default 0.2)",
+    )
     group.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default 10)")
-    group.add_argument("--lr", type=float, metavar="F", help="learning rate (default: the optimizer's usual one)")
-    group.add_argument("--lr-schedule", metavar="NAME", help="constant, step or cosine (over all steps)")
-    group.add_argument("--lr-every", type=int, metavar="N", help="of a step schedule: steps until the rate falls")
-    group.add_argument("--lr-factor", type=float, default=0.1, metavar="F", help="and what it is multiplied by (0.1)")
-    group.add_argument("--warm-up", type=int, default=0, metavar="N", help="steps in which the rate rises (default 0)")
-    group.add_argument("--weight-decay", type=float, default=0.0, metavar="F", help="weight decay (default 0)")
-    group.add_argument("--clip-value", type=float, metavar="F", help="cut each gradient to this size")
-    group.add_argument("--clip-norm", type=float, metavar="F", help="cut the norm of all gradients; they are gathered")
-    group.add_argument("--clip-twice", action="store_true", help="run each step twice for that, and gather nothing")
-    group.add_argument("--class-weights", metavar="A,B,...", help="factors for the loss of each class, or balanced")
-    group.add_argument("--non-finite", default="stop", metavar="WHAT", help="when the loss is: stop (default) or skip")
-    group.add_argument("--init", metavar="NAME", help="initialiser (default: the one that matches the activation)")
-    group.add_argument("--gain", type=float, metavar="F", help="of --init orthogonal, such as 1.1 for deep tanh")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (default 0)")
+    group.add_argument("--class-weights", metavar="A,B,...", help="a factor for the loss of each class, or balanced")
+    group.add_argument("--init", metavar="NAME", help="initialiser of the weights (default: by the activation)")
+    group.add_argument(
+        "--gain",
+        type=float,
+        metavar="F",
+        help="with --init orthogonal: factor of the weights, such as 1.1 for deep tanh",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of weights, split, order and dropout (default 0)"
+    )
     add_run(group)
-    add_network(parser)
+    _add_steps(parser.add_argument_group("learning rate and gradients"))
+    add_network(parser, loss="cross_entropy for labels, else mse")
     add_planning(parser, optimizer="adam")
     add_calibration(parser)
     add_json(parser)
 
 
+def _add_steps(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that say what a step does with the learning rate and the gradients."""
+    group.add_argument(
+        "--lr", type=float, metavar="F", help="learning rate (default: 0.001 for adam and adamw, else 0.01)"
+    )
+    group.add_argument(
+        "--lr-schedule", metavar="NAME", help="how the rate changes: constant, step or cosine (default constant)"
+    )
+    group.add_argument(
+        "--lr-every", type=int, metavar="N", help="with --lr-schedule step: steps after which the rate falls"
+    )
+    group.add_argument(
+        "--lr-factor",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="with --lr-schedule step: what the rate is multiplied by when it falls (default 0.1)",
+    )
+    group.add_argument(
+        "--warm-up", type=int, default=0, metavar="N", help="number of first steps in which the rate rises (default 0)"
+    )
+    group.add_argument(
+        "--weight-decay", type=float, default=0.0, metavar="F", help="weight decay of the optimizer (default 0)"
+    )
+    group.add_argument("--clip-value", type=float, metavar="F", help="cut every gradient to the range from -F to F")
+    group.add_argument(
+        "--clip-norm", type=float, metavar="F", help="cut the norm of all gradients together to F; all are kept for it"
+    )
+    group.add_argument(
+        "--clip-twice",
+        action="store_true",
+        help="with --clip-norm: run each step twice instead of keeping all gradients",
+    )
+    group.add_argument(
+        "--non-finite",
+        default="stop",
+        metavar="WHAT",
+        help="if the loss is NaN or infinite: stop the run, or skip the step (default stop)",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print the report."""
-    # NumPy comes in only here: `lowmem --help` and `lowmem plan` do without.
-    import lowmem.training.trainer  # noqa: F401 - what importing and printing load is not training's
+    # NumPy is imported only here: `lowmem --help` and `lowmem plan` do not need it.
+    import lowmem.training.trainer  # noqa: F401 - imported before memory is traced, as imports are not training
     from lowmem.measure.memory import TracedPeak
 
     arguments.stream = streamed(arguments)
@@ -67,11 +115,11 @@ def run(arguments: argparse.Namespace) -> int:
         "costs": cost_model(arguments, network.dtype),
     }
     if arguments.ram is not None:
-        # Tracing would take memory of the cap.
+        # Tracing would take some of the memory that the cap allows.
         trainer = _trainer(arguments, network, train, options)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
-    # A budget that cannot work is refused here, before the weights are made; and what planning and printing import is
-    # not counted as training's.
+    # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
+    # printing need, so that the tracer does not count these imports as training.
     clips, twice = arguments.clip_norm is not None, arguments.clip_twice
     how: dict[str, Any] = {"gather": clips and not twice, "rehearse": clips and twice}
     str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
@@ -86,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _trainer(
     arguments: argparse.Namespace, network: "Architecture", train: "Samples", options: dict[str, Any]
 ) -> "Trainer":
-    """Make network, optimizer and trainer; the flags go into the saved run."""
+    """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run."""
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import make_optimizer
     from lowmem.training.trainer import Trainer
@@ -112,7 +160,7 @@ def _trainer(
 
 
 def _class_weights(text: str | None) -> "list[float] | Literal['balanced'] | None":
-    """Read numbers separated by commas, or the word that stands for them."""
+    """Return the weights of the classes in a text of numbers and commas, or "balanced"."""
     if text == "balanced":
         return "balanced"
     try:
@@ -124,7 +172,7 @@ def _class_weights(text: str | None) -> "list[float] | Literal['balanced'] | Non
 
 
 def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":
-    """Return the schedule that the flags describe, if any; `steps` are those of an epoch."""
+    """Return the learning rate that the flags describe, None if they describe none. steps: of an epoch."""
     from lowmem.training.learning_rate import LearningRate
 
     if arguments.lr_schedule is None and not arguments.warm_up:

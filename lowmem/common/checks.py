@@ -5,7 +5,7 @@ NumPy's numbers are numbers here, as Python's are; True and False are not.
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lowmem.errors import InputError, UnknownNameError
@@ -79,6 +79,14 @@ def fraction(name: str, value: object) -> float:
     return read
 
 
+def inner_share(name: str, value: object) -> float:
+    """Return a number above 0 and below 1 as a float. Raises `InputError` for anything else."""
+    read = as_number(value)
+    if not 0 < read < 1:
+        raise InputError(f"{name} must be a share between 0 and 1, such as 0.2; got {value!r}.")
+    return read
+
+
 def _is_bool(value: object) -> bool:
     """Say whether a value is True or False, of Python or NumPy."""
     return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
@@ -93,6 +101,16 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
         return table[name]
     except (KeyError, TypeError):
         raise UnknownNameError(kind, name, table) from None
+
+
+def one_of(kind: str, name: object, known: Collection[str]) -> str:
+    """Return `name` if it is one of the `known` names. Raises `UnknownNameError`, with the nearest one, otherwise.
+
+    kind: what the name is the name of, for the message.
+    """
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError(kind, name, known)
+    return name
 
 
 def numeric(values: "ArrayLike", what: str, name: str) -> "NDArray[Any]":

@@ -1,7 +1,7 @@
-"""ONNX export: a network as a graph that ONNX Runtime and others run (https://onnx.ai/onnx/operators/).
+"""ONNX export: writes a network as a graph that ONNX Runtime and others run (https://onnx.ai/onnx/operators/).
 
-A layer is what enters its product (norm, activation), the product, and its skip; `NORMS` and `ACTIVATIONS` are the
-tables of nodes. Dropout drops nothing outside of training, so it has none.
+The nodes of a layer are its norm, its activation, its product and its skip, in this order; the tables `NORMS` and
+`ACTIVATIONS` make the first two. Dropout has no node, as it drops nothing outside of training.
 """
 
 import json
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 OPSET, IR_VERSION = 18, 8
-"""Of ONNX: old enough for runtimes of 2023, with all operators that networks here need."""
+"""Versions of ONNX that have every operator needed here, and that runtimes of 2023 can read."""
 
 EXTERNAL_ABOVE = 64 << 20
-"""Bytes of parameters from which on they go to a file of their own, streamed."""
+"""Networks with more bytes of parameters get a file of their own for them."""
 
 EMBEDDED_MOST = (2 << 30) - (64 << 20)
-"""Bytes of parameters that fit into a model, which has a limit of 2 GiB."""
+"""The most bytes of parameters that fit into one model file, whose limit is 2 GiB."""
 
 EXTERNAL_LEAST = 4096
-"""Arrays below stay in the model; those above begin at a multiple of it, so that they can be mapped."""
+"""Arrays of fewer bytes stay in the model file. In the other file, arrays begin at multiples of this, so that they can
+be memory-mapped."""
 
 PROBABILITIES: Mapping[str, str] = {"cross_entropy": "Softmax", "bce": "Sigmoid"}
-"""What makes probabilities of the outputs, by the loss."""
+"""The operator that turns outputs into probabilities, by the loss."""
 
 
 class Graph:
-    """Nodes and tensors as they are added; the names of values are made here."""
+    """The nodes and tensors of a graph. Methods that add a node return the name of its output."""
 
     def __init__(self, dtype: str) -> None:
         from onnx import TensorProto
@@ -59,29 +60,29 @@ class Graph:
         self._axis = ""
 
     def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401
-        """Add a node with one output, and return the output's name."""
+        """Add a node with one output. output: its name; None makes one."""
         from onnx import helper
 
-        made = output or f"{operator}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [made], name=made, **attributes))
-        return made
+        name = output or f"{operator}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
 
     def parameter(self, name: str, array: Array) -> str:
-        """Add an array of the network's dtype. It is not copied; its bytes are written with the model."""
+        """Add an array of the network's dtype, and return its name. The array is not copied."""
         from onnx import TensorProto
 
         self.tensors.append((TensorProto(name=name, dims=array.shape, data_type=self.element), array))
         return name
 
     def constant(self, number: float) -> str:
-        """Return the name of a number, the same one for the same number."""
+        """Return the name of a number, which is added at its first use."""
         if number not in self._constants:
             array = np.array(number, self.dtype)
             self._constants[number] = self.parameter(f"constant_{len(self._constants)}", array)
         return self._constants[number]
 
     def last_axis(self) -> str:
-        """Return the name of the axis over which a row is summed up."""
+        """Return the name of the tensor that holds the number of the last axis, for sums over rows."""
         from onnx import TensorProto
 
         if not self._axis:
@@ -90,13 +91,13 @@ class Graph:
         return self._axis
 
     def scaled(self, value: str, factor: float) -> str:
-        """Add a product with a number."""
+        """Add the product of a value and a number."""
         return self.node("Mul", value, self.constant(factor))
 
 
 # Activations -----------------------------------------------------------------------------------------------------
 #
-# ONNX Runtime has LeakyRelu, Elu, Selu, Softplus and Erf in float32 alone: in float64 they are made of others.
+# ONNX Runtime has LeakyRelu, Elu, Selu, Softplus and Erf only in float32; in float64 other operators replace them.
 
 
 def _leaky_relu(graph: Graph, s: str) -> str:
@@ -117,12 +118,12 @@ def _selu(graph: Graph, s: str) -> str:
 
 
 def _expm1_below(graph: Graph, s: str) -> str:
-    """e^min(s,0) - 1."""
+    """Add e^min(s, 0) - 1."""
     return graph.node("Sub", graph.node("Exp", graph.node("Min", s, graph.constant(0.0))), graph.constant(1.0))
 
 
 def _softplus(graph: Graph, s: str) -> str:
-    """max(s, 0) + ln(1 + e^-|s|)."""
+    """Add max(s, 0) + ln(1 + e^-|s|)."""
     if not graph.double:
         return graph.node("Softplus", s)
     tail = graph.node("Exp", graph.node("Neg", graph.node("Abs", s)))
@@ -130,7 +131,7 @@ def _softplus(graph: Graph, s: str) -> str:
 
 
 def _gelu(graph: Graph, s: str) -> str:
-    """½·s·(1 + erf(s/√2)); in float64 the erf is float32's, good to 1e-7: runtimes have no other."""
+    """Add ½·s·(1 + erf(s/√2)). Runtimes have erf only in float32, so in float64 it is exact to 1e-7."""
     scaled = graph.scaled(s, math.sqrt(0.5))
     if graph.double:
         from onnx import TensorProto
@@ -143,7 +144,7 @@ def _gelu(graph: Graph, s: str) -> str:
 
 
 def _gelu_tanh(graph: Graph, s: str) -> str:
-    """½·s·(1 + tanh u), u = √(2/π)·s·(1 + 0.044715·s²)."""
+    """Add ½·s·(1 + tanh u), with u = √(2/π)·s·(1 + 0.044715·s²)."""
     square = graph.scaled(graph.node("Mul", s, s), 0.044715)
     inner = graph.node("Mul", s, graph.node("Add", square, graph.constant(1.0)))
     t = graph.node("Tanh", graph.scaled(inner, math.sqrt(2.0 / math.pi)))
@@ -164,31 +165,32 @@ ACTIVATIONS: Mapping[str, Callable[[Graph, str], str]] = {
     "silu": lambda graph, s: graph.node("Mul", s, graph.node("Sigmoid", s)),
     "mish": lambda graph, s: graph.node("Mul", s, graph.node("Tanh", _softplus(graph, s))),
 }
-"""σ by name: from the name of s to the name of σ(s)."""
+"""By the name of an activation, a function that adds σ(s) for the value named s."""
 
 
 # Layers ----------------------------------------------------------------------------------------------------------
 
 
 def _layer_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
-    """γ ⊙ (s - mean) / deviation + β by rows."""
+    """Add γ ⊙ (s - mean) / deviation + β, with mean and deviation of each row."""
     centred = graph.node("Sub", s, graph.node("ReduceMean", s, graph.last_axis(), keepdims=1))
     return graph.node("Add", _over_rms(graph, mlp, layer, centred), _array(graph, mlp, layer, "shift"))
 
 
 def _rms_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
-    """γ ⊙ s / root mean square by rows."""
+    """Add γ ⊙ s / root mean square of each row."""
     return _over_rms(graph, mlp, layer, s)
 
 
 def _over_rms(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
+    """Add γ ⊙ s / root mean square of each row."""
     mean = graph.node("ReduceMean", graph.node("Mul", s, s), graph.last_axis(), keepdims=1)
     deviation = graph.node("Sqrt", graph.node("Add", mean, graph.constant(EPSILON)))
     return graph.node("Mul", graph.node("Div", s, deviation), _array(graph, mlp, layer, "gain"))
 
 
 def _batch_norm(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
-    """γ ⊙ (s - running mean) / running deviation + β, as a factor and a term."""
+    """Add γ ⊙ (s - running mean) / running deviation + β, written as a factor and a term."""
     arrays = mlp.arrays[layer - 1]
     factor = arrays["gain"] / np.sqrt(arrays["running_variance"] + EPSILON)
     term = arrays["shift"] - arrays["running_mean"] * factor
@@ -201,7 +203,7 @@ NORMS: Mapping[str, Callable[[Graph, MLP, int, str], str]] = {
     "rms": _rms_norm,
     "batch": _batch_norm,
 }
-"""Normalisations by name: from the name of the state to that of what enters σ."""
+"""By the name of a norm, a function that adds the norm of the value named s."""
 
 
 def _array(graph: Graph, mlp: MLP, layer: int, name: str) -> str:
@@ -209,7 +211,7 @@ def _array(graph: Graph, mlp: MLP, layer: int, name: str) -> str:
 
 
 def add_layer(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
-    """Add the nodes of a layer: from the name of s^(l-1), or of the input, to that of s^(l)."""
+    """Add the nodes of a layer, and return the name of s^(l). s: the name of s^(l-1), or of the input for layer 1."""
     architecture, x = mlp.architecture, s
     if layer > 1:
         norm = architecture.option(layer, "norm")
@@ -238,12 +240,11 @@ def export_onnx(
 ) -> None:
     """Write a network as an ONNX model: input "x", (batch, n_0), output "outputs", (batch, n_L), any batch.
 
-    probabilities: the output is "probabilities" instead: softmax after the cross-entropy, sigmoid after bce. Without,
-        it is what `mlp.predict` returns, the outputs of the last layer, from which the loss was computed.
-    standardisation: made part of the model, which then takes inputs as they are stored.
-    external: parameters go to a file of their own, `path` with ".data" behind, which must stay beside the model.
-        Left out: where they take more than 64 MiB. They are streamed, and memory is needed for the graph alone; else
-        for two copies of them.
+    probabilities: the output is "probabilities" instead: the softmax of the outputs if the loss is cross_entropy, the
+        sigmoid if it is bce. Without it, the model returns what `mlp.predict` returns: the outputs of the last layer.
+    standardisation: becomes a part of the model, which then takes inputs that are not standardised.
+    external: parameters go to a file of their own, `path` with ".data" appended, which must stay beside the model.
+        They are streamed then; otherwise the export needs memory for two copies of them. None does so above 64 MiB.
 
     Needs the onnx library (`pip install "lowmem[onnx]"`). Raises `InputError` without it, `SaveError` if a file cannot
     be written or a parameter is not finite.
@@ -279,7 +280,7 @@ def export_onnx(
 
 
 def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
-    """Refuse what makes no sense, before anything is written."""
+    """Refuse options that do not fit the network, before anything is written."""
     loss = mlp.architecture.loss
     if probabilities and loss not in PROBABILITIES:
         raise InputError(f"probabilities go with {' and '.join(PROBABILITIES)}; this network's loss is {loss}.")
@@ -305,9 +306,9 @@ def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standar
     output = "probabilities" if probabilities else "outputs"
     graph.node(PROBABILITIES[architecture.loss] if probabilities else "Identity", value, output=output)
     shapes = {name: ["batch", architecture.widths[place]] for name, place in (("x", 0), (output, -1))}
-    facts = [helper.make_tensor_value_info(name, graph.element, shape) for name, shape in shapes.items()]
+    values = [helper.make_tensor_value_info(name, graph.element, shape) for name, shape in shapes.items()]
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "mlp", facts[:1], facts[1:]),
+        helper.make_graph(graph.nodes, "mlp", values[:1], values[1:]),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="lowmem",
@@ -318,7 +319,7 @@ def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standar
 
 
 def _write_data(stream: Any, graph: Graph, name: str) -> None:  # noqa: ANN401 - an unbuffered file
-    """Stream all but small arrays to a file, and say in the tensors where they lie."""
+    """Stream all but small arrays to a file, and note in the tensors where they lie. name: of the file."""
     from onnx import TensorProto
 
     place = 0
@@ -329,6 +330,6 @@ def _write_data(stream: Any, graph: Graph, name: str) -> None:  # noqa: ANN401 -
         write_all(stream, memoryview(bytes(gap)))
         write_array(stream, array)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, told in (("location", name), ("offset", place + gap), ("length", array.nbytes)):
-            tensor.external_data.add(key=key, value=str(told))
+        for key, value in (("location", name), ("offset", place + gap), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
         place += gap + array.nbytes

@@ -1,9 +1,10 @@
-"""The safetensors format, streamed: arrays go from memory to the file and back without a copy on the way.
+"""The safetensors format, streamed: arrays go from memory to the file and back without a copy.
 
-A file is 8 bytes with the length of the header, the header (JSON: for each tensor its dtype, shape and place, and a
-map of text named __metadata__), then the tensors one behind the other (https://github.com/huggingface/safetensors).
-Files written here are read by that library and the other way round. Nothing in a file is believed before it was
-compared with the file's size and with what the reader wants; nothing is unpickled or run.
+A file holds the length of the header in 8 bytes; the header in JSON, which gives dtype, shape and place of each tensor
+and a map of text named __metadata__; and the tensors, one after the other
+(https://github.com/huggingface/safetensors). The library of that name reads the files written here, and its files are
+read here. A header is checked against the size of the file and the tensors that the reader wants before anything is
+allocated; nothing in a file is unpickled or run.
 """
 
 import contextlib
@@ -26,18 +27,21 @@ DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 LONGEST_HEADER = 16 << 20
-"""Bytes of a header that are read at most: room for some 90,000 layers."""
+"""The most bytes of a header that is read: enough for some 90,000 layers."""
 
 BLOCK = 1 << 20
 """Bytes of tensors that are written and read at a time."""
 
 SMALL_BLOCK = 1 << 14
-"""And of a header that is only compared."""
+"""Bytes of a header that are read at a time for its checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies: its dtype, shape, and the offsets of its first byte and of the byte behind it."""
+    """A tensor in a file: its dtype and shape, and where it lies.
+
+    start, stop: offsets of its first byte and of the byte after its last, counted from the first tensor.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -46,11 +50,12 @@ class Entry:
 
 
 Tensors = Callable[[], Iterable[tuple[str, NDArray[Any]]]]
-"""Gives names and arrays, anew at each call: a dictionary of all would outweigh a layer of a deep network."""
+"""A function that yields names and arrays. A dictionary of all of them would take more than a layer of a deep
+network."""
 
 
 def checksum(tensors: Tensors, start: int = 0) -> int:
-    """Return the CRC-32 of the bytes of all tensors in their order, going on from `start`."""
+    """Return the CRC-32 of the bytes of all tensors in their order. start: the CRC-32 of what comes before them."""
     for _, array in tensors():
         for block in _blocks(array):
             start = crc32(block, start)
@@ -58,10 +63,9 @@ def checksum(tensors: Tensors, start: int = 0) -> int:
 
 
 def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    """Replace the file at `path` by one with these tensors (C-contiguous), or leave it as it was.
+    """Write a file of tensors (C-contiguous); an earlier file at `path` is replaced when the new one is complete.
 
-    The new file is written beside it, brought to the disk, and takes its name in one step. Raises `OSError` if that
-    fails; no half of a file is left then.
+    Raises `OSError` if the file cannot be written. The earlier file is unchanged then, and the new one is removed.
     """
     text = json.dumps(metadata, separators=(",", ":"))
     length = sum(map(len, _header(tensors, text)))
@@ -79,9 +83,9 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the name `path` in one step once all is written and on the disk, or is taken away.
+    """Open a new file that replaces the file at `path` in one step, after the block, when it is on the disk.
 
-    Raises `OSError` if that fails; an earlier file stands then.
+    If anything fails, the new file is removed and an earlier file at `path` is unchanged.
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(path.name + ".part")
@@ -98,7 +102,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
-    """Write an array's bytes, block by block."""
+    """Write the bytes of an array, block by block."""
     for block in _blocks(array):
         write_all(stream, block)
 
@@ -108,18 +112,18 @@ def _header(tensors: Tensors, metadata: str) -> Iterator[bytes]:
     yield f'{{"__metadata__":{metadata}'.encode()
     place = 0
     for name, array in tensors():
-        facts = {
+        entry = {
             "dtype": _NAMES[array.dtype.newbyteorder("<")],
             "shape": list(array.shape),
             "data_offsets": [place, place + array.nbytes],
         }
-        yield f",{json.dumps(name)}:{json.dumps(facts, separators=(',', ':'))}".encode()
+        yield f",{json.dumps(name)}:{json.dumps(entry, separators=(',', ':'))}".encode()
         place += array.nbytes
     yield b"}"
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
-    """Yield an array's bytes as little-endian machines hold them, in blocks."""
+    """Yield the bytes of an array in blocks, as they lie in memory (little-endian)."""
     flat = array.reshape(-1).view(np.uint8).data
     for start in range(0, len(flat), BLOCK):
         yield flat[start : start + BLOCK]
@@ -132,7 +136,7 @@ def write_all(stream: BinaryIO, block: memoryview) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a new name to the disk, where the system lets folders be opened (Windows does not)."""
+    """Write a folder's new entry to the disk, where the system lets folders be opened (Windows does not)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -142,10 +146,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, Entry], int]:
-    """Return metadata, tensors by name, and the place of the first tensor's first byte, of a file of `size` bytes.
+    """Return the metadata, the tensors by name, and the offset of the first tensor of a file of `size` bytes.
 
-    Raises `ValueError`, saying what is wrong, for a header that is none, and for tensors that overlap, leave holes,
-    or do not fill the file exactly.
+    Raises `ValueError` for a header that is not one, and for tensors that overlap, leave gaps, or do not fill the file
+    exactly.
     """
     start = stream.read(8)
     if len(start) < 8:
@@ -175,7 +179,7 @@ def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, 
 
 
 def header_code(stream: BinaryIO, begin: int) -> int:
-    """Return the CRC-32 of what comes before the first tensor's first byte."""
+    """Return the CRC-32 of the first `begin` bytes of a file: of all that comes before the first tensor."""
     stream.seek(0)
     code = 0
     while begin and (block := stream.read(min(begin, SMALL_BLOCK))):
@@ -184,19 +188,20 @@ def header_code(stream: BinaryIO, begin: int) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of a JSON object whose names are all different."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    """Return a JSON object as a dictionary. Raises `ValueError` if a name occurs twice."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
         raise ValueError("its header has a name twice")
-    return made
+    return named
 
 
 def _no_number(text: str) -> float:
+    """Refuse NaN and Infinity, which Python reads as JSON."""
     raise ValueError(f"its header holds {text}")
 
 
 def _entry(name: str, value: Any) -> Entry:  # noqa: ANN401 - whatever JSON held
-    """Check what a header says of one tensor."""
+    """Return what a header says of one tensor. Raises `ValueError` if that is not understood."""
     wrong = ValueError(f"its header describes tensor {name[:60]!r} in a way that is not understood")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong
@@ -211,12 +216,12 @@ def _entry(name: str, value: Any) -> Entry:  # noqa: ANN401 - whatever JSON held
 
 
 def _counts(value: object) -> bool:
-    """Say whether a value is a list of whole numbers that files can have."""
+    """Say whether a value is a list of sizes or offsets that a file can have."""
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 62 for number in value)
 
 
 def read_into(stream: BinaryIO, place: int, array: NDArray[Any]) -> None:
-    """Fill an array with the bytes from `place` on. Raises `EOFError` if the file ends before."""
+    """Fill an array with the bytes of a file from the offset `place` on. Raises `EOFError` if the file ends before."""
     stream.seek(place)
     for block in _blocks(array):
         filled = 0

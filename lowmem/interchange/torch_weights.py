@@ -1,20 +1,15 @@
-"""Networks to and from PyTorch, without PyTorch: safetensors files with the names of an `nn.Sequential`.
+"""Networks to and from PyTorch, without PyTorch: safetensors files with the tensors of an `nn.Sequential`.
 
-Layer l is a module `nn.Linear` with tensors "<i>.weight", (n_l, n_{l-1}), and "<i>.bias", (n_l,), where i is its place
-among all modules, those without parameters included; a norm before its activation is a module of its own. A layer with
-a skip is one module, `Residual`, whose code `torch_code` writes. `modules` says which module stands where, and is the
-only place that does. Tensors are streamed: arrays go to the file, and come from it, without a copy on the way.
+`lowmem.interchange.torch_modules` says which module stands where, and how its tensors are called. Arrays are streamed:
+they go to the file, and come from it, without a copy.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lowmem import __version__
 from lowmem.common.checks import finite
@@ -23,170 +18,29 @@ from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.safetensors import Entry
+from lowmem.interchange.torch_modules import shapes, tensors
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 
-Array = NDArray[Any]
-
-ACTIVATION_CODE: Mapping[str, str] = {
-    "identity": "nn.Identity()",
-    "relu": "nn.ReLU()",
-    "leaky_relu": "nn.LeakyReLU(0.01)",
-    "elu": "nn.ELU()",
-    "selu": "nn.SELU()",
-    "tanh": "nn.Tanh()",
-    "sigmoid": "nn.Sigmoid()",
-    "softplus": "nn.Softplus(threshold=50)",  # the exact formula further than float64 can tell
-    "gelu": "nn.GELU()",
-    "gelu_tanh": 'nn.GELU(approximate="tanh")',
-    "silu": "nn.SiLU()",
-    "mish": "nn.Mish()",
-}
-
 SHOWN = 5
-"""How many names of one kind an error lists."""
+"""How many names an error lists of each kind that differs."""
 
 NO_NETWORK = (
     "is no safetensors file that can be imported",
     "Write it with safetensors.torch.save_file(net.state_dict(), path) or lowmem.export_torch.",
 )
-"""Verdict and advice for a file that is none."""
-
-NORM_CODE: Mapping[str, str] = {
-    "layer": "nn.LayerNorm({})",
-    "rms": "nn.RMSNorm({}, eps=1e-5)",
-    "batch": "nn.BatchNorm1d({})",
-}
-
-NORM_TENSORS: Mapping[str, str] = {
-    "weight": "gain",
-    "bias": "shift",
-    "running_mean": "running_mean",
-    "running_var": "running_variance",
-}
-"""Names of a norm's arrays in PyTorch, and ours."""
-
-RESIDUAL_CODE = """
-class Residual(nn.Module):
-    def __init__(self, *modules, scale=1.0):
-        super().__init__()
-        *enter, self.linear = modules
-        self.enter = nn.Sequential(*enter)
-        self.scale = nn.Parameter(torch.zeros(1)) if scale is None else scale
-
-    def forward(self, x):
-        return x + self.scale * (self.enter(x) @ self.linear.weight.T) + self.linear.bias
-
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A module of an `nn.Sequential`: the code that makes it, and its tensors: (layer, our name) by name there."""
-
-    code: str
-    tensors: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-
-
-def modules(architecture: Architecture) -> list[Module]:
-    """Return the modules that a network is in PyTorch, in their order."""
-    made: list[Module] = []
-    scale = max(architecture.skips, 1) ** -0.5
-    for number, layer in enumerate(architecture.each_layer, start=1):
-        linear = Module(
-            f"nn.Linear({layer.entering}, {layer.leaving})", {name: (number, name) for name in ("weight", "bias")}
-        )
-        parts = [*_entering(architecture, number), linear]
-        made += [_residual(architecture, number, parts, scale)] if architecture.has_skip(number) else parts
-    return made
-
-
-def _entering(architecture: Architecture, number: int) -> list[Module]:
-    """Return what stands before the product of a layer."""
-    if number == 1:
-        return []
-    layer, norm, dropout = architecture.layer(number), *(architecture.option(number, o) for o in ("norm", "dropout"))
-    made = [Module(ACTIVATION_CODE[architecture.activation])]
-    if norm is not None:
-        own = {**layer.parameters, **layer.running}
-        tensors = {theirs: (number, ours) for theirs, ours in NORM_TENSORS.items() if ours in own}
-        made.insert(0, Module(NORM_CODE[norm].format(layer.entering), tensors))
-    return [*made, Module(f"nn.Dropout({dropout!r})")] if dropout else made
-
-
-def _residual(architecture: Architecture, number: int, parts: list[Module], factor: float) -> Module:
-    """Return the module of a layer with a skip; factor: of a scaled branch."""
-    kind = architecture.option(number, "residual")
-    scale = {"scaled": f", scale={factor!r}", "learned": ", scale=None"}.get(kind, "")
-    places = [*(f"enter.{place}" for place in range(len(parts) - 1)), "linear"]
-    tensors = {
-        f"{place}.{name}": own for place, part in zip(places, parts, strict=True) for name, own in part.tensors.items()
-    }
-    if kind == "learned":
-        tensors["scale"] = (number, "scale")
-    return Module(f"Residual({', '.join(part.code for part in parts)}{scale})", tensors)
-
-
-def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor by its name in PyTorch."""
-    made: dict[str, tuple[int, ...]] = {}
-    for place, module in enumerate(modules(architecture)):
-        for name, (number, ours) in module.tensors.items():
-            layer = architecture.layer(number)
-            made[f"{place}.{name}"] = {**layer.parameters, **layer.running}[ours]
-    return made
-
-
-def tensors(mlp: MLP) -> dict[str, Array]:
-    """Return the arrays of a network, not copies, by their names in PyTorch."""
-    return {
-        f"{place}.{name}": mlp.arrays[number - 1][ours]
-        for place, module in enumerate(modules(mlp.architecture))
-        for name, (number, ours) in module.tensors.items()
-    }
-
-
-def torch_code(architecture: Architecture, path: str | Path) -> str:
-    """Return the lines of Python that make a network in PyTorch and load its tensors from `path`.
-
-    >>> import lowmem as lm
-    >>> print(torch_code(lm.Architecture((4, 8, 8, 8, 3)), "net.safetensors"))
-    import torch.nn as nn
-    from safetensors.torch import load_file
-    <BLANKLINE>
-    net = nn.Sequential(
-        nn.Linear(4, 8), nn.ReLU(),
-        *(module for _ in range(2) for module in (nn.Linear(8, 8), nn.ReLU(),)),
-        nn.Linear(8, 3),
-    )
-    net.load_state_dict(load_file('net.safetensors'))
-    """
-    codes = [module.code for module in modules(architecture)]
-    written: list[list[str]] = []  # a line begins with a product, and a layer with a skip has one of its own
-    for code, before in zip(codes, ["Residual", *codes], strict=False):
-        if code.startswith(("nn.Linear", "Residual")) or before.startswith("Residual"):
-            written.append([])
-        written[-1].append(code)
-    skips = any(code.startswith("Residual") for code in codes)
-    lines = ["import torch"] * skips + ["import torch.nn as nn", "from safetensors.torch import load_file", ""]
-    lines += [RESIDUAL_CODE] * skips + ["net = nn.Sequential("]
-    for text, run in groupby(map(", ".join, written)):
-        count = len(list(run))
-        repeated = f"*(module for _ in range({count}) for module in ({text},))"
-        lines.append(f"    {text if count == 1 else repeated},")
-    double = ".double()" if architecture.dtype == "float64" else ""
-    in_training = any(word in code for code in codes for word in ("Dropout", "BatchNorm"))
-    lines += [f"){double}", f"net.load_state_dict(load_file({str(path)!r}))"]
-    return "\n".join([*lines, *["net.eval()  # nothing is dropped, and running statistics are used"] * in_training])
+"""Verdict and advice for a file that holds no network."""
 
 
 def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation | None = None) -> None:
-    """Write a network to a safetensors file that PyTorch loads: `torch_code` says how.
+    """Write a network to a safetensors file that PyTorch loads; `torch_code` returns the code that loads it.
 
-    The metadata tell the architecture, so that `import_torch` needs no more than the file, and how inputs are to be
-    standardised where they are: x ← (x - mean) / deviation, before the network.
+    standardisation: how inputs are standardised before the network, x ← (x - mean) / deviation. It is written into the
+        file's metadata; the code that loads the file must apply it.
 
-    Raises `SaveError` if the file cannot be written (an earlier one stands) or a parameter is not finite.
+    The metadata also hold the architecture, so that `import_torch` needs nothing but the file.
+
+    Raises `SaveError` if the file cannot be written, or if a parameter is not finite. An earlier file stays unchanged.
 
     >>> import lowmem as lm
     >>> mlp = lm.MLP(lm.Architecture((4, 8, 3)))
@@ -217,11 +71,12 @@ def import_torch(
 ) -> MLP:
     """Return the network of a safetensors file that holds the tensors of an `nn.Sequential`.
 
-    architecture: what the file must hold. Left out, a file written by `export_torch` says it; of another file the
-    widths are read off the tensors, and activation and loss must be given.
+    architecture: the network that the file must hold. If None, the metadata of a file written by `export_torch` say
+        which; for other files the widths are those of the tensors, and activation and loss must be given.
+    activation, loss: of the network, where the file does not say them.
 
-    Raises `InputError` for a file that is missing, damaged or holds something else: every name that is missing or
-    unexpected, and every shape and dtype that is wrong, is listed.
+    Raises `InputError` for a file that is missing, damaged or holds another network. The message lists the names that
+    are missing or unexpected, and the tensors of a wrong shape or dtype.
 
     >>> import lowmem as lm
     >>> lm.export_torch(lm.MLP(lm.Architecture((4, 8, 3), "gelu")), "net.safetensors")
@@ -233,7 +88,11 @@ def import_torch(
 
 @dataclass(frozen=True, slots=True)
 class TorchFile:
-    """A file whose tensors are those of `architecture`; none of them has been read yet."""
+    """A file that has been opened and checked: its tensors have the names and shapes of `architecture`.
+
+    standardisation: how inputs are standardised before the network, None if they are not.
+    entries: the tensors' places in the file, counted from `begin`. No tensor has been read yet.
+    """
 
     path: Path
     architecture: Architecture
@@ -242,7 +101,7 @@ class TorchFile:
     begin: int = field(repr=False)
 
     def network(self) -> MLP:
-        """Return the network with its weights, read straight to their places."""
+        """Return the network; its parameters are read from the file to their places, without a copy."""
         mlp = MLP.empty(self.architecture)
         with damage_is_input_error(self.path, *NO_NETWORK), self.path.open("rb", buffering=0) as stream:
             for name, array in tensors(mlp).items():
@@ -259,7 +118,10 @@ def open_torch(
     activation: str | None = None,
     loss: str | None = None,
 ) -> TorchFile:
-    """Read what a file says and compare it with what is asked for; see `import_torch`."""
+    """Return a file, checked against the network asked for, without reading its tensors.
+
+    Arguments and errors are those of `import_torch`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}. Check the path.")
@@ -281,7 +143,7 @@ def open_torch(
 
 
 def _architecture_told(metadata: Mapping[str, str]) -> Architecture | None:
-    """Return the architecture that a file written here tells."""
+    """Return the architecture in the metadata of a file that lowmem wrote, None for other files."""
     if "lowmem" not in metadata or "architecture" not in metadata:
         return None
     told = json.loads(metadata["architecture"])
@@ -292,7 +154,7 @@ def _architecture_told(metadata: Mapping[str, str]) -> Architecture | None:
 
 
 def _standardisation_told(metadata: Mapping[str, str]) -> Standardisation | None:
-    """Return how a file written here standardises inputs."""
+    """Return the standardisation in the metadata of a file that lowmem wrote, None if there is none."""
     if "lowmem" not in metadata or "standardisation" not in metadata:
         return None
     told = json.loads(metadata["standardisation"])
@@ -306,7 +168,7 @@ def _standardisation_told(metadata: Mapping[str, str]) -> Standardisation | None
 def _architecture_seen(
     path: Path, entries: Mapping[str, Entry], activation: str | None, loss: str | None
 ) -> Architecture:
-    """Return the architecture that the names and shapes of a foreign file show."""
+    """Return the architecture of a file that lowmem did not write: its widths are those of the tensors."""
     if activation is None or loss is None:
         raise InputError(
             f"{path} does not say which activation and loss its network has; give both, such as relu and "
@@ -324,7 +186,7 @@ def _architecture_seen(
 
 
 def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry]) -> None:
-    """Refuse tensors that are not exactly those of a network, and say all that differs."""
+    """Refuse tensors that are not exactly those of the network; the error lists everything that differs."""
     needed = shapes(architecture)
     wrong = []
     if missing := [name for name in needed if name not in entries]:
@@ -334,9 +196,9 @@ def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry
     )
     if unexpected := [name for name in entries if name not in needed and name not in counters]:
         wrong.append(f"unexpected: {_listed(unexpected)}")
-    found = {name: entries[name] for name in needed if name in entries}
-    shaped = [f"{name} {one.shape}, not {needed[name]}" for name, one in found.items() if one.shape != needed[name]]
-    typed = [f"{name} {one.dtype.name}" for name, one in found.items() if one.dtype.name != architecture.dtype]
+    common = {name: entries[name] for name in needed if name in entries}
+    shaped = [f"{name} {one.shape}, not {needed[name]}" for name, one in common.items() if one.shape != needed[name]]
+    typed = [f"{name} {one.dtype.name}" for name, one in common.items() if one.dtype.name != architecture.dtype]
     if shaped:
         wrong.append(f"of another shape: {_listed(shaped)}")
     if typed:
@@ -344,7 +206,7 @@ def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry
     if wrong:
         raise InputError(
             f"{path} does not hold the tensors of this network ({architecture}). {'; '.join(wrong)}. Needed is the "
-            "nn.Sequential that lowmem.interchange.torch_weights.torch_code writes for it."
+            "nn.Sequential that lowmem.interchange.torch_modules.torch_code writes for it."
         )
 
 

@@ -1,4 +1,4 @@
-"""This machine's cost model: measured once, in some seconds, and kept in the user's cache directory."""
+"""The cost model of this machine: measured once, in a few seconds, and stored in the user's cache directory."""
 
 import json
 import os
@@ -16,21 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import lookup
+from lowmem.common.checks import one_of
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES
 from lowmem.network.tiles import TILE_ROWS, tile_bounds
 from lowmem.nn.activations import KERNELS, Activation
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.planning.lane_count import VARIABLES
 
 VERSION = 2
-"""Of what is kept; another one is measured anew."""
+"""Version of the stored file; a file of any other version is measured anew."""
 
 
 def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
-    """Return this machine's cost model, measured at the first call ever (some two seconds) and cached.
+    """Return the cost model of this machine. The first call measures it, in some two seconds, and stores it in a file.
 
-    again: measure anew. A cache that cannot be written or read is done without.
+    dtype: of the network's numbers, "float32" or "float64".
+    again: measure anew even if a file is there.
+
+    A file that cannot be read is measured anew, and one that cannot be written is left out. Raises `UnknownNameError`
+    for other dtypes.
 
     >>> import lowmem as lm
     >>> costs = lm.calibrated()
@@ -39,7 +44,7 @@ def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
     >>> 0 < plan.seconds < 60
     True
     """
-    lookup("dtype", dtype, ITEM_BYTES)
+    one_of("dtype", dtype, ITEM_BYTES)
     path = cache_path(dtype)
     model = None if again else _read(path, dtype)
     if model is None:
@@ -49,7 +54,7 @@ def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
 
 
 def cache_path(dtype: str) -> Path:
-    """Return where the cost model of a dtype is kept; LOWMEM_CACHE_DIR overrides the user's cache directory."""
+    """Return the file of the cost model of a dtype, in the folder LOWMEM_CACHE_DIR or the user's cache directory."""
     from platformdirs import user_cache_dir
 
     folder = os.environ.get("LOWMEM_CACHE_DIR") or user_cache_dir("lowmem", appauthor=False)
@@ -57,13 +62,13 @@ def cache_path(dtype: str) -> Path:
 
 
 def age(dtype: str) -> float | None:
-    """Return how many seconds ago the cached cost model was measured, None without one for this machine."""
+    """Return how many seconds ago the stored cost model was measured, None if none is stored for this machine."""
     path = cache_path(dtype)
     return None if _read(path, dtype) is None else max(time() - path.stat().st_mtime, 0.0)
 
 
 def processor() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -77,17 +82,15 @@ def usable_cores() -> int:
 
 
 def machine() -> str:
-    """Return what a cost model depends on, as text: processor, cores, NumPy and thread limits."""
+    """Return everything that a cost model depends on, as text: processor, cores, NumPy, and limits of threads."""
     from importlib.metadata import version
 
-    limits = [
-        f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
-    ]
+    limits = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     return ", ".join([processor(), f"{usable_cores()} cores", f"NumPy {version('numpy')}", *limits])
 
 
 def _read(path: Path, dtype: str) -> CostModel | None:
-    """Return the cached model, if it is of this version and machine."""
+    """Return the stored cost model if it is of this version and this machine, and complete; else None."""
     try:
         data = json.loads(path.read_text())
         if data.pop("version") != VERSION or data["machine"] != machine() or data["dtype"] != dtype:
@@ -103,7 +106,7 @@ def _read(path: Path, dtype: str) -> CostModel | None:
 
 
 def _write(path: Path, model: CostModel) -> None:
-    """Keep the model, if the directory can be written to."""
+    """Store the cost model, if the folder can be written to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -114,7 +117,7 @@ def _write(path: Path, model: CostModel) -> None:
 
 
 def measure(dtype: str = "float32") -> CostModel:
-    """Time the pieces of a step on this machine."""
+    """Return a cost model of the times that the pieces of a step take on this machine."""
     rng = np.random.default_rng(0)
 
     def matrix(rows: int, width: int) -> NDArray[Any]:
@@ -137,7 +140,7 @@ def measure(dtype: str = "float32") -> CostModel:
         kernel, out, delta = KERNELS[name], matrix(256, 256), matrix(256, 256)
         scratch = tuple(matrix(256, 256) for _ in range(max(facts.value_scratch, facts.slope_scratch)))
         value[name] = _seconds(partial(kernel.value, tile, out, scratch[: facts.value_scratch])) / tile.size
-        # A slope spends its operands: they are made anew each time, and that is taken off.
+        # A slope overwrites its operands: they are copied anew for each call, and the copies' time is taken off.
         anew = partial(_copy_all, ((out, tile), (delta, tile)))
         pull = partial(_slope, kernel, out, delta, scratch[: facts.slope_scratch])
         slope[name] = max(_seconds(partial(_both, anew, pull)) - _seconds(anew), 1e-12) / tile.size
@@ -155,10 +158,12 @@ def measure(dtype: str = "float32") -> CostModel:
 
 
 def product_rate(architecture: Architecture, rows: int) -> float:
-    """Return the FLOPs a second that matrix products reach here on `rows` samples, at the shape that has most.
+    """Return the FLOPs a second that matrix products reach on this machine.
 
-    The three products of a layer are timed alone: x wᵀ, δᵀ x and δ w, tile by tile as the kernels do it, each at its
-    best. Takes some 20 ms or a few times the products of a layer, and memory for one layer.
+    rows: samples of a product. The other two sizes are those of the layers that take most of the network's FLOPs.
+
+    The three products of a layer, x wᵀ, δᵀ x and δ w, are timed alone, in tiles as the kernels run them; the shortest
+    time counts. This takes 20 ms or a few times the products of a layer, and memory for one layer.
     """
     layers = Counter(pairwise(architecture.widths))
     entering, leaving = max(layers, key=lambda shape: layers[shape] * shape[0] * shape[1])
@@ -177,13 +182,13 @@ def product_rate(architecture: Architecture, rows: int) -> float:
 
 
 def _products(tiles: Sequence[tuple[Any, Any]], w: NDArray[Any]) -> None:
-    """Multiply tile by tile, as the kernels do."""
+    """Multiply each (source, target) of `tiles` by w, in tiles as the kernels do."""
     for source, target in tiles:
         np.matmul(source, w, target)
 
 
 def _slope(sigma: Activation, state: NDArray[Any], delta: NDArray[Any], scratch: Sequence[NDArray[Any]]) -> None:
-    """Do all that the backward of a layer does with σ, as the kernels do it."""
+    """Run the part of a layer's backward that depends on σ, as the kernels do."""
     if sigma.pull_back is not None:
         sigma.pull_back(state, delta, scratch)
     if sigma.split is not None:
@@ -192,19 +197,22 @@ def _slope(sigma: Activation, state: NDArray[Any], delta: NDArray[Any], scratch:
 
 
 def _both(first: Callable[[], Any], second: Callable[[], Any]) -> None:
-    """Make one call and then another."""
+    """Call both functions, one after the other."""
     first()
     second()
 
 
 def _copy_all(pairs: Sequence[tuple[Any, Any]]) -> None:
-    """Copy each second array over the first."""
+    """Copy the second array of each pair into the first."""
     for target, source in pairs:
         np.copyto(target, source)
 
 
 def _falling(grid: list[tuple[float, ...]]) -> tuple[tuple[float, ...], ...]:
-    """Return the grid with no larger product slower per FLOP than a smaller one: such outliers are the neighbours'."""
+    """Return the seconds per FLOP of products, where no larger product is slower than a smaller one.
+
+    Such outliers come from other processes on the machine.
+    """
     rows: list[tuple[float, ...]] = []
     for row in grid:
         above = rows[-1] if rows else row
@@ -216,10 +224,10 @@ def _falling(grid: list[tuple[float, ...]]) -> tuple[tuple[float, ...], ...]:
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-    """Return the least time of a call, over some 6 ms after one to warm up.
+    """Return the shortest time of a call, in seconds, over some 6 ms of calls after one to warm up.
 
-    The least and not the median: on a busy machine threads of a product wait for each other, now and then a hundred
-    times as long, and what plans compare is work, not the neighbours.
+    The shortest and not the median: on a busy machine the threads of a product wait for each other, some calls take a
+    hundred times as long, and plans compare work, not what other processes do.
     """
     call()
     times: list[float] = []

@@ -1,8 +1,8 @@
-"""Promise and reality of one plan, measured in a fresh process.
+"""What one plan promises and what it takes, measured in a fresh process.
 
-A process that has run something else holds memory that this plan does not need, so each measurement gets its own:
-`python -m lowmem.measure.experiment` reads one request as JSON from standard input and writes one `Measurement`
-as JSON.
+A process that has run something else holds memory that this plan does not need, so each measurement gets a process of
+its own: `python -m lowmem.measure.experiment` reads one request as JSON from standard input and writes one
+`Measurement` as JSON.
 """
 
 import gc
@@ -35,17 +35,22 @@ from lowmem.runtime.backprop import Backprop
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a plan promised, and what running it took. Bytes and seconds.
+    """What a plan promised, and what running it took. Sizes are bytes, times are seconds.
 
     strategy, budget, micro_batch, forward_runs, flop_factor, planned_flops, store_all_arena, promised_peak,
-    promised_arena, bookkeeping: as the plan says.
-    traced_peak: all that Python and NumPy allocated for it, over two steps. made: of that the arrays, by the names of
-    `Account.to_dict`. arena_written: bytes of the arena that a step wrote to, in blocks of 4 KiB.
-    floor: resident memory before the plan was made. resident_above_floor: its peak over the same two steps, above
-    that and with tracing's own tables taken off.
-    step_seconds, cpu_seconds: medians over the steps behind, elapsed and of the processor. steps: how many were run.
-    loss: of the last of those. profile: FLOPs counted and median seconds, by phase. memory_over_work: (FLOPs done,
-    bytes resident above the floor) along a pass. product_rate: FLOPs a second of matrix products alone.
+        promised_arena, bookkeeping: as the plan says.
+    traced_peak: peak of all that Python and NumPy allocated for training, over two steps.
+    made: the arrays in that peak, by the names of `plan.account()`.
+    arena_written: bytes of the arena that a step wrote to, in blocks of 4 KiB.
+    floor: resident memory before the plan was made.
+    resident_above_floor: peak of resident memory over the same two steps, without the floor and the tables of tracing.
+    step_seconds: median time of the steps that followed.
+    cpu_seconds: median time that the processor spent on these steps.
+    steps: how many steps were run in all.
+    loss: of the last timed step.
+    profile: by phase, the FLOPs counted and the median time.
+    memory_over_work: pairs of FLOPs done and bytes resident above the floor, along a pass.
+    product_rate: FLOPs a second of matrix products alone.
     """
 
     strategy: str
@@ -71,10 +76,10 @@ class Measurement:
     memory_over_work: list[tuple[float, int]]
     product_rate: float
 
-    def report(self, made: Plan) -> Report:
+    def report(self, plan: Plan) -> Report:
         """Return the report of the plan that was measured."""
         return Report(
-            plan=made,
+            plan=plan,
             traced_peak=self.traced_peak,
             resident_peak=self.floor + self.resident_above_floor,
             seconds_per_step=self.step_seconds,
@@ -92,11 +97,11 @@ class Measurement:
 def measure(request: Mapping[str, Any]) -> Measurement:
     """Plan, bind and run in this process.
 
-    request: the fields of an `Architecture`, batch_size, and what `lowmem.plan` takes (budget, strategy, optimizer,
-    micro_batch, segments, slots), and steps, how many are timed.
+    request: the fields of an `Architecture`; keywords of `lowmem.plan` (batch_size, budget, strategy, optimizer,
+        micro_batch, segments, slots, threads); and steps, the number of steps to time.
     """
-    its = {own.name for own in fields(Architecture) if own.init}
-    architecture = Architecture.from_dict({name: value for name, value in request.items() if name in its})
+    shape = {field.name for field in fields(Architecture) if field.init}
+    architecture = Architecture.from_dict({name: value for name, value in request.items() if name in shape})
     rows, optimizer = request["batch_size"], request.get("optimizer")
     x, y = _batch(architecture, rows)
     _warm_up()
@@ -104,10 +109,10 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     floor = resident()
     traced = TracedPeak()
     options: dict[str, Any] = {name: request.get(name) for name in ("micro_batch", "segments", "slots", "threads")}
-    made = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
+    planned = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
     gc.collect()
-    traced.restart()  # planning is over, and what it took for a moment is not training's
-    backprop = Backprop(MLP(architecture), made, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
+    traced.restart()  # the peak of planning is not that of training
+    backprop = Backprop(MLP(architecture), planned, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
     backprop.arena.mark()
     peak = resident_peak_of(lambda: (backprop(x, y), backprop(x, y))) - tracemalloc.get_tracemalloc_memory()
     traced_peak = traced.stop()
@@ -117,29 +122,29 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     with sampled:
         profile_step(backprop, x, y, progress)
     return Measurement(
-        strategy=made.strategy,
-        budget=made.budget,
-        micro_batch=made.micro_batch,
-        forward_runs=made.forward_runs,
-        flop_factor=made.flop_factor,
-        planned_flops=made.flops,
-        store_all_arena=made.store_all_bytes,
-        promised_peak=made.peak_bytes,
-        promised_arena=made.arena_bytes,
-        bookkeeping=made.overhead_bytes,
+        strategy=planned.strategy,
+        budget=planned.budget,
+        micro_batch=planned.micro_batch,
+        forward_runs=planned.forward_runs,
+        flop_factor=planned.flop_factor,
+        planned_flops=planned.flops,
+        store_all_arena=planned.store_all_bytes,
+        promised_peak=planned.peak_bytes,
+        promised_arena=planned.arena_bytes,
+        bookkeeping=planned.overhead_bytes,
         traced_peak=traced_peak,
         made=backprop.account().to_dict(),
         arena_written=written,
         floor=floor,
         resident_above_floor=peak - floor,
         memory_over_work=[(flops, size - floor) for flops, size in memory_over_work(sampled, progress)],
-        product_rate=product_rate(architecture, made.micro_batch),
+        product_rate=product_rate(architecture, planned.micro_batch),
         **timed,
     )
 
 
 def _timed(backprop: Backprop, x: NDArray[Any], y: NDArray[Any], steps: int) -> dict[str, Any]:
-    """Time plain steps and profiled ones in turns; return what a `Measurement` says of them."""
+    """Time plain and profiled steps in turns; return the fields of a `Measurement` that come from them."""
     elapsed, processor, profiles, loss = [], [], [], 0.0
     for _ in range(steps):
         start = perf_counter(), process_time()
@@ -157,9 +162,11 @@ def _timed(backprop: Backprop, x: NDArray[Any], y: NDArray[Any], steps: int) -> 
 
 
 def measure_apart(request: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Measurement:
-    """Do the same in a fresh process, with more variables in its environment.
+    """Measure as `measure` does, in a fresh process.
 
-    Raises `RunError` with what that process said if it fails.
+    environment: variables that the process gets besides those of this one.
+
+    Raises `RunError` with the last line that the process wrote if it fails.
     """
     done = subprocess.run(
         [sys.executable, "-m", "lowmem.measure.experiment"],
@@ -176,7 +183,7 @@ def measure_apart(request: Mapping[str, Any], environment: Mapping[str, str] | N
 
 
 def _batch(architecture: Architecture, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return random inputs and targets: what they are changes neither time nor memory."""
+    """Return random inputs and targets; time and memory do not depend on their values."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, architecture.widths[0]), np.dtype(architecture.dtype).type)
     if architecture.loss_facts.labels:
@@ -185,14 +192,14 @@ def _batch(architecture: Architecture, rows: int) -> tuple[NDArray[Any], NDArray
 
 
 def _warm_up() -> None:
-    """Run a step of a tiny network, so that modules and BLAS buffers, which any use takes, are part of the floor."""
+    """Run a step of a tiny network, so that the modules and BLAS buffers of every plan are part of the floor."""
     architecture = Architecture((8, *[64] * 20, 4), "gelu")
     tiny = plan(architecture, 64, "60% of activations", "sgd")
     Backprop(MLP(architecture), tiny, make_optimizer("sgd"))(*_batch(architecture, 64))
 
 
 def main() -> int:
-    """Measure what standard input asks for."""
+    """Measure the request on standard input, and write the measurement to standard output."""
     try:
         print(json.dumps(asdict(measure(json.load(sys.stdin)))))
     except LowmemError as error:

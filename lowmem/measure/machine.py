@@ -1,6 +1,6 @@
-"""What a machine gives to training, looked up and measured in about two seconds: what a bug report needs.
+"""What a bug report needs to know of a machine: libraries, limits and speeds, looked up and measured in two seconds.
 
-Nothing here tells who or where one is: no host's name, no user's, no path.
+Nothing here identifies the user: no host name, no user name, no path.
 """
 
 import os
@@ -18,27 +18,31 @@ import numpy as np
 
 from lowmem import __version__
 from lowmem.measure.calibration import age, processor, usable_cores
-from lowmem.measure.ram import control_groups, found_limit, lines_of
+from lowmem.measure.ram import cgroups, lines_of, machine_limit
 from lowmem.network.specs import ITEM_BYTES
+from lowmem.planning.lane_count import VARIABLES
 
 PACKAGES = (
     *("numpy", "psutil", "rich", "matplotlib", "platformdirs", "threadpoolctl", "shtab"),
     *("pyarrow", "scikit-learn", "onnx", "onnxruntime", "torch"),
 )
-"""What lowmem uses, what belongs to an extra last."""
-
-THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Packages that lowmem uses; the second line are those of its extras."""
 
 DISK_BYTES = 64 << 20
 COPY_BYTES = 64 << 20
 BLOCK = 1 << 20
 SECONDS = 0.3
-"""How long each speed is measured, after one call to warm up."""
+"""Seconds for which each speed is measured, after one call to warm up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes a second written (brought to the disk) and read in a folder, or what is in the way."""
+    """The speed of the disk that a folder is on.
+
+    write: bytes a second, until they are on the disk itself; None if that could not be measured.
+    read: bytes a second; None if that could not be measured.
+    problem: why nothing was measured.
+    """
 
     write: float | None = None
     read: float | None = None
@@ -47,14 +51,23 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was found.
+    """What a bug report needs to know of a machine.
 
-    cores: in the machine. usable: those this process may run on. quota: cores' worth of time a control group grants.
-    blas: what each BLAS library says of itself. threads: limits set in the environment.
-    memory, available, limit: bytes; limit_source: where the limit comes from.
-    calibrated: for each dtype the age in seconds of the cost model kept, None without one for this machine.
-    products: FLOPs a second of a square matrix product, by dtype. copying: bytes a second, read and written.
-    packages: versions, None where one is not installed.
+    lowmem, python, system, processor: names and versions.
+    cores: cores of the machine.
+    usable: cores that this process may run on.
+    quota: how many cores' worth of time a cgroup grants; None without such a limit.
+    blas: what each loaded BLAS library says of itself.
+    threads: limits of threads that are set in the environment, by variable.
+    memory: bytes of the machine.
+    available: bytes that could be allocated now without swapping.
+    limit: bytes that `ram="auto"` lets the process hold.
+    limit_source: what sets that limit.
+    calibrated: by dtype, the age in seconds of the stored cost model; None if there is none for this machine.
+    products: by dtype, FLOPs a second of a square matrix product.
+    copying: bytes a second that are read and written while an array is copied.
+    disk: the speed of the disk that the current folder is on.
+    packages: by name, the version; None where the package is not installed.
     """
 
     lowmem: str
@@ -77,15 +90,18 @@ class Machine:
     packages: dict[str, str | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
 def examine(folder: Path) -> Machine:
-    """Look around, and measure. folder: where the disk is tried; nothing stays there."""
+    """Look the machine up, and measure its speeds.
+
+    folder: where a file is written and read to measure the disk; the file is removed.
+    """
     import psutil
 
-    memory, limit = psutil.virtual_memory(), found_limit()
+    memory, limit = psutil.virtual_memory(), machine_limit()
     system = platform.system(), platform.release(), platform.machine()
     return Machine(
         lowmem=__version__,
@@ -96,7 +112,7 @@ def examine(folder: Path) -> Machine:
         usable=usable_cores(),
         quota=core_quota(),
         blas=_blas(),
-        threads={name: os.environ[name] for name in THREAD_LIMITS if name in os.environ},
+        threads={name: os.environ[name] for name in VARIABLES if name in os.environ},
         memory=int(memory.total),
         available=int(memory.available),
         limit=limit.bytes,
@@ -110,10 +126,13 @@ def examine(folder: Path) -> Machine:
 
 
 def core_quota(root: Path = Path("/")) -> float | None:
-    """Return how many cores' worth of time control groups grant, None for no limit. root: of the system, for tests."""
+    """Return how many cores' worth of time cgroups grant, None without a limit.
+
+    root: folder in which the system's files lie; tests put others in their place.
+    """
     quotas = []
-    for group, folder in control_groups("cpu", root):
-        if group == 2:
+    for version_of_cgroups, folder in cgroups("cpu", root):
+        if version_of_cgroups == 2:
             words = " ".join(lines_of(folder / "cpu.max")).split()
         else:
             words = [*lines_of(folder / "cpu.cfs_quota_us"), *lines_of(folder / "cpu.cfs_period_us")]
@@ -123,13 +142,13 @@ def core_quota(root: Path = Path("/")) -> float | None:
 
 
 def _blas() -> list[dict[str, Any]]:
-    """Return what the loaded BLAS libraries say, without where they lie."""
+    """Return what the loaded BLAS libraries say of themselves, but not their paths."""
     from threadpoolctl import threadpool_info
 
-    np.matmul(np.ones((2, 2)), np.ones((2, 2)))  # loads it, where it is loaded late
-    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    np.matmul(np.ones((2, 2)), np.ones((2, 2)))  # some systems load the library at the first product
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     names = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
-    return [{name: library[name] for name in names if library.get(name) is not None} for library in found]
+    return [{name: library[name] for name in names if library.get(name) is not None} for library in libraries]
 
 
 def _version(package: str) -> str | None:
@@ -140,7 +159,10 @@ def _version(package: str) -> str | None:
 
 
 def product_rate(dtype: str) -> float:
-    """Return the most FLOPs a second of square products, up to 1024 wide where that is over in a moment."""
+    """Return the most FLOPs a second that square matrix products reach.
+
+    The widths 256, 512 and 1024 are tried, unless a product would take longer than `SECONDS`.
+    """
     rate = 0.0
     for width in (256, 512, 1024):
         if rate and 2 * width**3 > rate * SECONDS:
@@ -151,13 +173,13 @@ def product_rate(dtype: str) -> float:
 
 
 def copy_rate(size: int) -> float:
-    """Return the bytes a second, those read and those written, at which an array of `size` bytes is copied."""
+    """Return the bytes that are read and written in a second while an array of `size` bytes is copied."""
     source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
     return 2 * size / _least_seconds(partial(np.copyto, target, source))
 
 
 def _least_seconds(call: Callable[[], Any]) -> float:
-    """Return the least time of a call: the others are the neighbours'."""
+    """Return the shortest time of a call in seconds; longer ones come from other processes on the machine."""
     call()
     times: list[float] = []
     while len(times) < 2 or sum(times) < SECONDS:
@@ -168,12 +190,15 @@ def _least_seconds(call: Callable[[], Any]) -> float:
 
 
 def disk_rates(folder: Path, size: int = DISK_BYTES) -> Disk:
-    """Write a file to the disk and read it back. It has no name where the system allows that, so nothing can stay."""
-    block = np.random.default_rng(0).bytes(BLOCK)  # which no file system makes smaller
+    """Write a file of `size` bytes to a folder, read it back, and return the speeds.
+
+    Where the system allows it, the file has no name, so that nothing stays behind however the process ends.
+    """
+    block = np.random.default_rng(0).bytes(BLOCK)  # random bytes, which no file system can compress
     try:
         with tempfile.TemporaryFile(dir=folder, prefix="lowmem-doctor-", buffering=0) as stream:
             written = _timed(_write, stream, block, size)
-            if hasattr(os, "posix_fadvise"):  # else what is read would come from memory
+            if hasattr(os, "posix_fadvise"):  # without it, the bytes would be read from memory
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             read = _timed(_read, stream)
     except OSError as problem:
@@ -188,7 +213,7 @@ def _timed(call: Callable[..., None], *arguments: Any) -> float:  # noqa: ANN401
 
 
 def _write(stream: BinaryIO, block: bytes, size: int) -> None:
-    """Write `size` bytes and bring them to the disk."""
+    """Write `size` bytes, and wait until they are on the disk."""
     for _ in range(0, size, len(block)):
         rest = memoryview(block)
         while rest:
@@ -197,7 +222,7 @@ def _write(stream: BinaryIO, block: bytes, size: int) -> None:
 
 
 def _read(stream: BinaryIO) -> None:
-    """Read a file from its start."""
+    """Read a whole file from its start."""
     stream.seek(0)
     while stream.read(BLOCK):
         pass

@@ -1,12 +1,11 @@
 """Measuring memory: what Python and NumPy allocate (traced), and what the process holds (resident).
 
-Linux says both the present and the peak in /proc; elsewhere psutil and getrusage are asked. Where the system cannot
-start its peak anew (all but Linux), `SampledPeak` finds that of a stretch of a run.
+On Linux, /proc tells the resident memory and its peak; elsewhere psutil and getrusage do. Linux alone can reset the
+peak; on other systems `SampledPeak` measures the peak of a part of a run.
 """
 
 import os
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -14,21 +13,24 @@ from time import perf_counter
 from types import TracebackType
 
 STATM, STATUS, CLEAR_REFS = Path("/proc/self/statm"), Path("/proc/self/status"), Path("/proc/self/clear_refs")
-"""Where Linux tells about this process."""
+"""Files in which Linux describes this process."""
 
 MOST_SAMPLES = 4096
-"""Kept by `SampledPeak`; beyond, every other one is dropped and the next are taken half as often."""
+"""The most samples that `SampledPeak` holds; at this number it drops every second one and samples half as often."""
 
 
 class TracedPeak:
     """The peak of all allocations through Python's allocators, NumPy's arrays included, from now on.
 
-    Exact to the byte and independent of the system; what libraries allocate behind Python's back (BLAS buffers) is
-    not in it. Tracing slows Python objects down a little and NumPy's loops not at all. If somebody traces already,
-    theirs goes on.
+    It is exact to the byte and the same on every system. Memory that libraries allocate by themselves, such as the
+    buffers of BLAS, is not in it. Tracing slows Python down a little, and NumPy's loops not at all. If tracemalloc is
+    tracing already, that tracing goes on afterwards.
     """
 
     def __init__(self) -> None:
+        import tracemalloc  # takes 80 KiB, which a run with a cap for the process does not need
+
+        self._tracing = tracemalloc
         self._ours = not tracemalloc.is_tracing()
         if self._ours:
             tracemalloc.start()
@@ -36,29 +38,31 @@ class TracedPeak:
         self._before = tracemalloc.get_traced_memory()[0]
 
     def restart(self) -> None:
-        """Forget the peak so far; what is held counts on."""
-        tracemalloc.reset_peak()
+        """Forget the peak so far. What has been allocated since the start, and is still held, goes on counting."""
+        self._tracing.reset_peak()
 
     def bytes(self) -> int:
-        """Return the peak so far, above what was held at the start."""
-        return tracemalloc.get_traced_memory()[1] - self._before
+        """Return the peak so far, in bytes above what was held at the start."""
+        return self._tracing.get_traced_memory()[1] - self._before
 
     def stop(self) -> int:
-        """Stop tracing and return the peak."""
+        """Stop tracing, and return the peak as `bytes` does."""
         peak = self.bytes()
         if self._ours:
-            tracemalloc.stop()
+            self._tracing.stop()
         return peak
 
 
 class SampledPeak:
-    """The process's resident memory while a `with` block runs, read every few milliseconds by a thread of its own.
+    """The process's resident memory while a `with` block runs, sampled by a thread of its own.
 
-    seconds: between two samples. The thread sleeps meanwhile; a sample is one read of a file that stays open, a few
-    microseconds. There is a sample at either end as well, however short the block. Short peaks between two samples
-    are missed: where the system keeps a peak itself, `resident_peak` is the better witness.
+    seconds: time between two samples. A sample reads a file that stays open, which takes a few microseconds.
 
-    `series` holds (time of `perf_counter`, bytes), at most `MOST_SAMPLES`; `bytes` the largest of all that was read.
+    There is always a sample at the begin and at the end of the block. Peaks between two samples are missed; where the
+    system records the peak itself, `resident_peak` is exact.
+
+    `series` holds pairs of the time (of `perf_counter`) and the bytes, at most `MOST_SAMPLES`. `bytes` is the largest
+    number of bytes read.
     """
 
     def __init__(self, seconds: float = 0.01) -> None:
@@ -98,7 +102,7 @@ class SampledPeak:
 
 
 def reset_resident_peak() -> bool:
-    """Start the system's peak of resident memory anew; False where the system cannot."""
+    """Reset the peak of resident memory that the system records. Return False where the system cannot do that."""
     try:
         CLEAR_REFS.write_text("5")
     except OSError:
@@ -107,13 +111,13 @@ def reset_resident_peak() -> bool:
 
 
 def resident_peak() -> int:
-    """Return the most memory that the process held resident, in bytes: since its start, or the last reset."""
+    """Return the most bytes that the process has held resident since its start, or since the last reset."""
     known = _status("VmHWM:")
     return _resident_peak_elsewhere() if known is None else known
 
 
 def _status(name: str) -> int | None:
-    """Return a size that the system tells of this process, None where there is no /proc."""
+    """Return a size that Linux tells of this process, in bytes; None on other systems. name: the line's first word."""
     try:
         for line in STATUS.read_text().splitlines():
             if line.startswith(name):
@@ -124,7 +128,7 @@ def _status(name: str) -> int | None:
 
 
 def _resident_peak_elsewhere() -> int:
-    """Ask psutil (Windows) or getrusage (macOS, and Linux where /proc says nothing)."""
+    """Return the peak of resident memory from psutil on Windows, and from getrusage on other systems without /proc."""
     if sys.platform == "win32":
         import psutil
 
@@ -136,7 +140,7 @@ def _resident_peak_elsewhere() -> int:
 
 
 def resident_peak_of(run: Callable[[], object]) -> int:
-    """Return the peak of resident memory while `run` runs: the system's where it starts that anew, else sampled."""
+    """Return the peak of resident memory while `run` runs: recorded by the system if it can be reset, else sampled."""
     if reset_resident_peak():
         run()
         return resident_peak()
@@ -146,7 +150,7 @@ def resident_peak_of(run: Callable[[], object]) -> int:
 
 
 def resident() -> int:
-    """Return the memory that the process holds resident now, in bytes."""
+    """Return the bytes that the process holds resident now."""
     read, close = _open_resident()
     try:
         return read()
@@ -155,11 +159,11 @@ def resident() -> int:
 
 
 def _open_resident() -> tuple[Callable[[], int], Callable[[], None]]:
-    """Return a function that reads the resident memory, and one that lets go of what the first needs."""
+    """Return a function that reads the resident memory in bytes, and a function that closes what the first uses."""
     try:
         file = os.open(STATM, os.O_RDONLY)
     except OSError:
-        import psutil  # 2.3 MiB of a process, which Linux does without
+        import psutil  # takes 2.3 MiB, which Linux does not need
 
         process = psutil.Process()
         return lambda: int(process.memory_info().rss), lambda: None

@@ -1,6 +1,6 @@
-"""Memory for the whole process: what the machine or container allows, and what is left of it for training.
+"""Memory of the whole process: what the machine or container allows, and how much of it is left for training.
 
-The floor is measured, not guessed: what the process holds now, libraries loaded, data read and BLAS warmed up.
+What the process holds before training is measured, not guessed: with libraries loaded, data read and BLAS warmed up.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,54 +10,60 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lowmem.errors import BudgetError
+from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident
 from lowmem.planning.plan import Plan
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 
 RESERVE = 3 << 20
-"""Bytes left to what no plan sees: small objects, threads' stacks, pages of libraries that were not used yet."""
+"""Bytes for what no plan counts: small objects, stacks of threads, pages of libraries that are loaded at first use."""
 
 OF_A_LIMIT = 0.97
-"""Share of a container's limit that is used: the kernel counts page tables and the like as well."""
+"""Share of a cgroup's limit that the process may hold: the kernel counts its own page tables in that limit too."""
 
 UNLIMITED = 1 << 60
+"""Cgroups of version 1 write numbers above this for "no limit"."""
 
 
 def read_ram(ram: int | str) -> int:
-    """Return a cap for the process in bytes: a size, or "auto" for what the machine or container allows."""
-    return machine_limit() if ram == "auto" else parse_bytes(ram)
+    """Return the most bytes that the process shall hold.
+
+    ram: a size as `parse_bytes` reads it, or "auto" for what the machine or container allows.
+    """
+    return machine_limit().bytes if ram == "auto" else parse_bytes(ram)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The bytes that this process may hold, and what says so."""
+    """The most bytes that this process may hold. source: what sets this limit, for people to read."""
 
     bytes: int
     source: str
 
 
-def machine_limit(root: Path = Path("/")) -> int:
-    """Return the bytes that this process may hold: its control group's limit (v1 or v2), else what is available."""
-    return found_limit(root).bytes
+def machine_limit(root: Path = Path("/")) -> Limit:
+    """Return the most bytes that this process may hold: its cgroup's limit (v1 or v2), else the available memory.
 
-
-def found_limit(root: Path = Path("/")) -> Limit:
-    """Return the same with its source. root: where the system's files are, for tests."""
+    root: folder in which the system's files lie; tests put others in their place.
+    """
     limits = [
         (int(text), version)
-        for version, folder in control_groups("memory", root)
+        for version, folder in cgroups("memory", root)
         for text in lines_of(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
         if text.isdecimal() and int(text) < UNLIMITED
     ]
     if limits:
         limit, version = min(limits)
-        return Limit(int(limit * OF_A_LIMIT), f"control group v{version}")
+        return Limit(int(limit * OF_A_LIMIT), f"cgroup v{version}")
     return Limit(resident() + _available(root), "available memory")
 
 
-def control_groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
-    """Yield version (1 or 2) and folder of the control groups that this process is in, and of those above them."""
+def cgroups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
+    """Yield version (1 or 2) and folder of the cgroups that this process is in, and of the cgroups that contain them.
+
+    controller: "memory" or "cpu".
+    root: folder in which the system's files lie.
+    """
     for line in lines_of(root / "proc/self/cgroup"):
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
@@ -68,14 +74,14 @@ def control_groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[in
         else:
             continue
         inside = PurePosixPath(group.lstrip("/"))
-        # In a container the group's path may be the host's: then its own files lie at the top.
+        # In a container the path may be that of the host; the container's own files then lie at the top.
         for folder in (inside, *inside.parents):
             for base in bases:
                 yield version, root / base / folder
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the lines of a file of the system, none if it cannot be read."""
+    """Return the lines of a file, none if it cannot be read."""
     try:
         return path.read_text().splitlines()
     except (OSError, ValueError):
@@ -83,7 +89,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def _available(root: Path) -> int:
-    """Return the memory that can be had without swapping."""
+    """Return the bytes that could be allocated now without swapping."""
     for line in lines_of(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -93,29 +99,34 @@ def _available(root: Path) -> int:
 
 
 def warm_up(dtype: str) -> None:
-    """Let BLAS make its buffers, which stay: products of a usual size, and of one tall enough for all its threads."""
+    """Let BLAS allocate its buffers, which it keeps, by a product that is large enough for all its threads."""
     a = np.ones((512, 512), dtype)
     np.matmul(a, a, np.empty_like(a))
 
 
 def give_back() -> None:
-    """Return memory that planning has freed to the system, where the C library keeps it otherwise (glibc does)."""
-    import ctypes  # which NumPy has loaded already
+    """Return freed memory to the system; glibc would keep it."""
+    import ctypes  # NumPy has loaded it already
 
-    with suppress(AttributeError, OSError, TypeError):  # another C library
+    with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def room_for_tables(ram: int) -> int:
-    """Return the limit for planning's tables that keeps the process within `ram`: they may take it three times."""
+    """Return the limit of planning's tables with which the process stays within `ram` bytes.
+
+    Planning may take three times its limit.
+    """
     return max(ram - resident(), 0) // 3
 
 
 def room_for_training(ram: int, held: int) -> int:
     """Return the bytes that a plan may take so that the process stays within `ram`.
 
-    held: what of the process's memory is lowmem's already, and counted by the plan as well. Raises `BudgetError` if
-    nothing is left.
+    ram: bytes that the process may hold.
+    held: bytes that the process holds for training already, and that the plan counts too.
+
+    Raises `BudgetError` if nothing is left.
     """
     floor = resident() - held
     room = ram - floor - RESERVE
@@ -132,25 +143,29 @@ def room_for_training(ram: int, held: int) -> int:
 
 
 def plan_within(cap: int, held: int, make: Callable[[int, int], Plan]) -> tuple[Plan, int]:
-    """Return a plan with which the process stays within `cap`, and the peak of the process to be expected.
+    """Return a plan with which the process stays within a cap, and the peak of the process that it promises.
 
-    held: what of the process's memory is lowmem's already, and counted by the plan as well. make: plans for so many
-    bytes of training and of planning's tables. Raises `BudgetError`, saying what the process itself takes.
+    cap: bytes that the process may hold.
+    held: bytes that the process holds for training already, and that the plan counts too.
+    make: returns the plan for the given bytes of training and of planning's tables.
+
+    Raises `BudgetError` with the least cap that works if no plan fits.
     """
-    for _ in range(3):  # what planning leaves in the process is not known before
+    for _ in range(3):  # how much memory planning leaves in the process is known only afterwards
         room = room_for_training(cap, held)
         try:
-            made = make(room, room_for_tables(cap))
+            plan = make(room, room_for_tables(cap))
         except BudgetError as error:
             floor = cap - room
             raise BudgetError(
                 f"ram={format_bytes(cap)}: {format_bytes(floor)} of it are the process before training. Of the rest, "
-                f"{error} With ram, {format_bytes(floor + error.minimum)} works.",
+                f"{error.reason} With ram, {format_bytes(floor + error.minimum)} works.",
                 budget=cap,
                 minimum=floor + error.minimum,
+                advice=[one for one in error.advice if not (isinstance(one, Advice) and one.keyword == "budget")],
             ) from None
         give_back()
-        promise = resident() - held + made.peak_bytes
+        promise = resident() - held + plan.peak_bytes
         if promise + RESERVE <= cap:
             break
-    return made, promise
+    return plan, promise

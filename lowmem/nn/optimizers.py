@@ -120,7 +120,7 @@ class SGD(Optimizer):
     Weight decay is added to the gradient as λ w. Matches `torch.optim.SGD`.
     """
 
-    variants = {  # noqa: RUF012 - the base says ClassVar
+    variants: ClassVar[Mapping[str, Variant]] = {
         "sgd": Variant(states=0),
         "momentum": Variant(states=1, settings={"momentum": 0.9}),
         "nesterov": Variant(states=1, settings={"momentum": 0.9, "nesterov": True}),
@@ -172,7 +172,7 @@ class Adam(Optimizer):
     """
 
     decoupled: ClassVar[bool] = False
-    variants = {"adam": Variant(states=2, scratch=1)}  # noqa: RUF012
+    variants: ClassVar[Mapping[str, Variant]] = {"adam": Variant(states=2, scratch=1)}
     tunable = dict.fromkeys(("lr", "beta1", "beta2", "eps", "weight_decay"), float)
 
     def __init__(
@@ -230,7 +230,7 @@ class AdamW(Adam):
     """
 
     decoupled = True
-    variants = {"adamw": Variant(states=2, scratch=1)}  # noqa: RUF012
+    variants: ClassVar[Mapping[str, Variant]] = {"adamw": Variant(states=2, scratch=1)}
 
 
 def make_optimizer(name: str, *, lr: float | None = None, weight_decay: float = 0.0) -> Optimizer:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import ceil
 
-from lowmem.errors import BudgetError, InputError
+from lowmem.errors import Advice, BudgetError, InputError
 from lowmem.planning.accounting import plan_of
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.plan import Plan
@@ -57,31 +57,32 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
         share = min(max(plan.arena_bytes, plan.peak_bytes - everything.fixed_bytes) for plan in plans)
         percent = ceil(1000 * share / everything.store_all_bytes) / 10
         return BudgetError(
-            f"{format_bytes(limit.arena_bytes)} of activations are less than the {format_bytes(share)} {needs}. "
-            f'Try budget="{percent:g}% of activations".',
+            f"{format_bytes(limit.arena_bytes)} of activations are less than the {format_bytes(share)} {needs}.",
             budget=limit.bytes,
             minimum=least.peak_bytes,
+            advice=[Advice("budget", f"{percent:g}% of activations")],
         )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
-    advice = [f'budget="{ceil_bytes(least.peak_bytes)}"']
+    advice: list[Advice | str] = [Advice("budget", ceil_bytes(least.peak_bytes))]
     if not searched and candidates.any_fixed_fits():
-        advice.append('strategy="auto"')
+        advice.append(Advice("strategy", "auto"))
     smaller = _rows_that_fit(request, limit) if least.fixed_bytes < limit.bytes else None
     if smaller:
         advice.append(smaller)
     if request.optimizer is None:
         advice.append("an optimizer fused into the backward pass, which needs one layer's gradient at a time")
     elif request.optimizer != "sgd":
-        advice.append('optimizer="sgd"')
+        advice.append(Advice("optimizer", "sgd"))
     return BudgetError(
         f"{format_bytes(limit.bytes)} is less than the {format_bytes(least.peak_bytes)} ({least.peak_bytes:,} bytes) "
-        f"{needs} ({parts}). Try {' or '.join(advice)}.",
+        f"{needs} ({parts}).",
         budget=limit.bytes,
         minimum=least.peak_bytes,
+        advice=advice,
     )
 
 
-def _rows_that_fit(request: PlanRequest, limit: Limit) -> str | None:
+def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:
     """Return the largest power-of-two fraction of a pass (or, with an optimizer, of the batch) that works, if any."""
     rows = request.rows // 2
     while rows:
@@ -95,6 +96,6 @@ def _rows_that_fit(request: PlanRequest, limit: Limit) -> str | None:
         else:
             fits = any(map(candidates.fits, candidates))
         if fits:
-            return f"{name}={rows}"
+            return Advice(name, rows)
         rows //= 2
     return None

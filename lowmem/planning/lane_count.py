@@ -10,7 +10,9 @@ SMALL = 5e6
 """FLOPs of a layer's forward below which BLAS does not share it among threads: it takes less than 0.1 ms, of which two
 threads save a third on a quiet machine, and on a busy one they wait for each other many times as long."""
 
-VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Variables of the environment that limit the threads of a BLAS library. The number of lanes obeys them, and measured
+speeds hold for their values."""
 
 
 def lanes_for(architecture: Architecture, rows: int, threads: int | None = None) -> int:

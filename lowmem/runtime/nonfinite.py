@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
+from lowmem.errors import Origin
 from lowmem.nn.forward import Forward
 from lowmem.nn.mlp import MLP
 
@@ -13,11 +14,11 @@ ROWS = 32
 """Samples that are looked at together: little memory, as this happens when little may be left."""
 
 
-def where_it_began(mlp: MLP, x: NDArray[Any]) -> str:
-    """Say at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
+def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:
+    """Return at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
     for layer, block in enumerate(mlp.blocks, start=1):
         if not finite(block):
-            return f"it began with the parameters of layer {layer}, which are not finite"
+            return Origin(layer, parameters=True)
     rows, widths = min(ROWS, len(x)), mlp.architecture.widths
     runner, out = Forward(mlp, rows), np.empty((rows, widths[-1]), mlp.parameters.dtype)
     first = len(widths)
@@ -28,6 +29,4 @@ def where_it_began(mlp: MLP, x: NDArray[Any]) -> str:
                 if layer >= first or not finite(state):
                     first = min(first, layer)
                     break
-    if first == len(widths):
-        return "it began with the loss itself: the outputs of all layers are finite"
-    return f"it began with the output of layer {first}"
+    return Origin(None if first == len(widths) else first)

@@ -1,7 +1,7 @@
-"""Estimators for scikit-learn: `MLPClassifier` and `MLPRegressor`, its parameters, and a memory limit that is kept.
+"""Estimators for scikit-learn: `MLPClassifier` and `MLPRegressor` with scikit-learn's parameters and a memory limit.
 
-Needs the extra: `pip install lowmem[sklearn]`. Imported before scikit-learn itself, it makes the process about 35 MiB
-smaller, see `lowmem.sklearn._light`.
+They need the extra `pip install lowmem[sklearn]`. If this package is imported before scikit-learn, the process takes
+about 35 MiB less, see `lowmem.sklearn._light`.
 """
 
 from lowmem.sklearn import _light

@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: checked input, a planned session, epochs with scikit-learn's rules."""
+"""What classifier and regressor share: checks of input, a planned session, and epochs by the rules of scikit-learn."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -31,8 +31,8 @@ from lowmem.sklearn._training import (
     Terms,
     batch_bytes,
     clipped_batch,
-    made_plan,
     network,
+    plan_within_limit,
 )
 from lowmem.sklearn._validation import HeldOut
 
@@ -40,14 +40,14 @@ Array = NDArray[Any]
 Self = TypeVar("Self", bound="BaseMLP")
 
 ALIASES = {"logistic": "sigmoid"}
-"""scikit-learn's names of activations, where lowmem has another."""
+"""Names that scikit-learn has for activations of lowmem's, where the two differ."""
 
 _POSITIVE = Interval(Integral, 1, None, closed="left")
 _FRACTION = Interval(Real, 0, 1, closed="left")
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
-    """A multilayer perceptron as an estimator; see its two subclasses."""
+    """A multilayer perceptron as an estimator; `MLPClassifier` and `MLPRegressor` describe it."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", _POSITIVE],
@@ -90,14 +90,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _targets(self, y: Array, classes: ArrayLike | None, *, first: bool) -> Array:
-        """Return the targets that the network learns from, and know what they mean if it is the first time."""
+        """Return the targets that the network learns from.
+
+        y: as given to `fit`.
+        classes: all classes that will ever come, None to take those of y.
+        first: True at the first fit, which decides what the targets mean.
+        """
 
     @abstractmethod
     def _head(self) -> tuple[int, str, str]:
-        """Return the number of outputs, lowmem's name of the loss, and scikit-learn's of the last layer's σ."""
+        """Return the number of outputs, lowmem's name of the loss, and scikit-learn's name of the last layer's σ."""
 
     def _all_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
-        """Return the weights of samples, None if all are 1."""
+        """Return the weights of the samples, those of their classes included; None if all are 1."""
         return sample_weight
 
     # Fitting ---------------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         incremental: bool,
         classes: ArrayLike | None = None,
     ) -> Self:
-        """Fit, or go once over the data if `incremental`."""
+        """Fit, or train for one epoch if `incremental`; see `fit` and `partial_fit`."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         first = not hasattr(self, "_network") or not (self.warm_start or incremental)
@@ -137,7 +142,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _prepared(
         self, samples: Samples, random: np.random.RandomState, *, first: bool, incremental: bool
     ) -> tuple[Session, Batches, HeldOut | None]:
-        """Plan, then make the network if there is none, then all that the epochs need."""
+        """Plan, make the network if it is the first fit, and allocate what the epochs need.
+
+        Returns the session, the batches to train on, and the samples held out for early stopping, if there are any.
+        """
         architecture = self._architecture(samples, first=first)
         held_rows = HeldOut.size(len(samples.x), self.validation_fraction) if self.early_stopping else 0
         count = max(len(samples.x) - held_rows, 1)
@@ -154,23 +162,26 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             earlier = None
         optimizer = solver(self.get_params(deep=False)) if earlier is None else earlier.optimizer
         states: tuple[Array, ...] = () if earlier is None else earlier.states
-        del earlier  # and its arena
-        made = made_plan(architecture, optimizer, terms)
+        del earlier  # frees its arena
+        planned = plan_within_limit(architecture, optimizer, terms)
         if first:
             self._begin(architecture, random)
-        if self.early_stopping != (self.validation_scores_ is not None):  # a warm start with another rule
+        if self.early_stopping != (self.validation_scores_ is not None):  # a warm start that stops by another rule
             self._judge_anew()
         held_out = None
-        if self.early_stopping:  # before the arena is there, as choosing takes memory for a moment
+        if self.early_stopping:  # before the arena is allocated, as choosing the samples takes memory for a moment
             held_out = HeldOut(samples, self._network, random, self.validation_fraction, classifies=not self._numeric)
             samples = replace(samples, rows=held_out.training_rows())
         batches = Batches(samples, rows, architecture, random if self.shuffle else None)
         seed = self._mask_seed
-        session = Session(self._network, made, optimizer, alpha=self.alpha, terms=terms, states=states, seed=seed)
+        session = Session(self._network, planned, optimizer, alpha=self.alpha, terms=terms, states=states, seed=seed)
         return session, batches, held_out
 
     def _architecture(self, samples: Samples, *, first: bool) -> Architecture:
-        """Return the network that the parameters ask for. Raises `ValueError` if there is another one already."""
+        """Return the network that the parameters describe.
+
+        first: False if there is a network already. Raises `InputError` if the parameters describe another one.
+        """
         sizes = self.hidden_layer_sizes
         hidden = [int(size) for size in sizes] if isinstance(sizes, Iterable) else [sizes]
         if any(size <= 0 for size in hidden):
@@ -178,7 +189,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         dtype = str(self.dtype)
         if dtype == "auto":
             dtype = "float32" if samples.x.dtype == np.float32 else "float64"
-            if not first:  # what is narrower or wider now is cast, a batch at a time
+            if not first:  # samples of another dtype are cast, a batch at a time
                 dtype = self._network.architecture.dtype
         outputs, loss, _ = self._head()
         options = {"residual": self.residual, "norm": self.norm, "dropout": self.dropout}
@@ -194,10 +205,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return architecture
 
     def _begin(self, architecture: Architecture, random: np.random.RandomState) -> None:
-        """Make the network, after letting go of an earlier one, and forget how that learnt."""
+        """Free an earlier network, make a new one, and begin the record of its training."""
         self.__dict__.pop("_network", None)
         self._network = network(architecture, random, activation=self.activation, initialiser=self.initialiser)
-        # Drawn only where it is used: without dropout the random state moves as scikit-learn's does.
+        # Drawn only with dropout: without, the random state must move as in scikit-learn.
         self._mask_seed = int(random.randint(2**31 - 1)) if self.dropout else 0
         self.n_layers_ = len(architecture.widths)
         self.n_outputs_, _, self.out_activation_ = self._head()
@@ -206,7 +217,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._judge_anew()
 
     def _judge_anew(self) -> None:
-        """Forget what was best so far."""
+        """Forget the best loss and the best score so far."""
         self.best_loss_: float | None = None if self.early_stopping else np.inf
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
         self.best_validation_score_: float | None = -np.inf if self.early_stopping else None
@@ -221,9 +232,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         *,
         incremental: bool,
     ) -> None:
-        """Run epochs until the loss, or the score of what is held out, no longer becomes better."""
+        """Run epochs until the loss, or the score of the samples held out, stops getting better.
+
+        context, given: for the callbacks of scikit-learn.
+        incremental: run one epoch.
+        """
         self.n_iter_ = 0
-        attributes = dict if held_out is None else held_out.attributes  # of an estimator that stops here
+        attributes = dict if held_out is None else held_out.attributes  # of an estimator that ended here
         try:
             for _ in range(1 if incremental else self.max_iter):
                 task = context.subcontext(task_name="epoch")
@@ -233,8 +248,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                     rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
                     session.optimizer.set_rate(rate, session.states)
                 enough = self._waited > self.n_iter_no_change and self._stops(session)
-                told = task.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=attributes)
-                if enough or told or incremental:
+                asked = task.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=attributes)
+                if enough or asked or incremental:
                     return
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
@@ -246,7 +261,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             warnings.warn("Training interrupted by user.", stacklevel=5)
 
     def _note(self, loss: float, samples: int, held_out: HeldOut | None) -> None:
-        """Write down an epoch, and whether it was better than those before it by `tol`."""
+        """Record an epoch, and count the epochs since the loss or the score was last better by `tol`."""
         self.n_iter_ += 1
         self.t_ += samples
         self.loss_ = loss
@@ -271,16 +286,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self._waited = 0 if better else self._waited + 1
 
     def _stops(self, session: Session) -> bool:
-        """Say whether training ends as it no longer becomes better; "adaptive" goes on with a smaller rate."""
+        """Return True if training ends because it no longer gets better; "adaptive" first lowers the learning rate."""
         what = "Validation score" if self.early_stopping else "Training loss"
-        said = f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
+        reason = f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
         rate = session.optimizer.lr
         ends = self.learning_rate != "adaptive" or SOLVERS[self.solver] != "sgd" or rate <= LEAST_RATE
         if not ends:
             session.optimizer.set_rate(rate / 5, session.states)
             self._waited = 0
         if self.verbose:
-            print(said, "Stopping." if ends else f"Setting learning rate to {rate / 5:f}")
+            print(reason, "Stopping." if ends else f"Setting learning rate to {rate / 5:f}")
         return ends
 
     # The network -----------------------------------------------------------------------------------------------
@@ -311,7 +326,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return hasattr(self, "_network")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: what is learned, and of a session between partial fits the solver's arrays."""
+        """Return what is pickled: all that was learned, and between partial fits also the solver's arrays."""
         state = dict(super().__getstate__())
         mlp: MLP | None = state.pop("_network", None)
         if mlp is not None:
@@ -322,7 +337,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up what was pickled; arrays are copied."""
+        """Restore what was pickled; arrays are copied."""
         state = dict(state)
         stored = state.pop("_stored", None)
         super().__setstate__(state)

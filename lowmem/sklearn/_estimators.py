@@ -1,4 +1,4 @@
-"""`MLPClassifier` and `MLPRegressor`: parameters in scikit-learn's order and words, then lowmem's own."""
+"""`MLPClassifier` and `MLPRegressor`: the parameters of scikit-learn, in its order, and then lowmem's own."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -21,35 +21,37 @@ Array = NDArray[Any]
 class MLPClassifier(ClassifierMixin, BaseMLP):
     """A multilayer perceptron that classifies, trained inside a memory limit.
 
-    Arguments as scikit-learn's `MLPClassifier` has them: hidden_layer_sizes, activation, solver, alpha, batch_size,
-    learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
-    (below 1), nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change. With
-    the same arguments, data and integer `random_state` it begins with the same weights, sees the same batches and
-    takes the same steps as that one, but for rounding. What there is beyond:
+    These arguments are those of scikit-learn's `MLPClassifier`: hidden_layer_sizes, activation, solver, alpha,
+    batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start,
+    momentum (below 1), nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
+    n_iter_no_change. With equal arguments, data and integer `random_state`, both estimators begin with the same
+    weights, see the same batches and take the same steps, but for rounding. These arguments are new, or take more
+    values:
 
-    activation: also every other one of lowmem's ("gelu", "silu", ...); "logistic" and "sigmoid" are one.
-    solver: "sgd", "adam"; "momentum" and "nesterov", which are "sgd" with `nesterovs_momentum` off and on; "adamw",
-        where alpha is decoupled from the gradient and not divided by the batch. "lbfgs" there is not: it needs all
-        samples at once.
-    memory_limit: what `fit` may allocate: bytes, text such as "64MiB", or "50%" of what storing everything takes. In
-        it are the parameters, the solver's arrays, gradients, activations, batches, encoded targets, the order of
-        the samples, and with early_stopping the best parameters; not X and y, nor the interpreter and its libraries.
-        Each process of `n_jobs` has a limit of its own. One that cannot work is refused with the least that does.
-        None stores everything.
+    activation: also every other activation of lowmem ("gelu", "silu", ...). "logistic" and "sigmoid" are the same.
+    solver: "sgd" and "adam"; "momentum" and "nesterov", which are "sgd" without and with `nesterovs_momentum`; and
+        "adamw", where alpha is decoupled from the gradient and not divided by the batch. There is no "lbfgs", which
+        needs all samples at once.
+    memory_limit: what `fit` may allocate: bytes, text such as "64MiB", or "50%" of what storing everything takes. The
+        limit counts the parameters, the solver's arrays, gradients, activations, batches, encoded targets, the order
+        of the samples, and with early_stopping the best parameters. It counts neither X and y nor the interpreter and
+        its libraries. Each process of `n_jobs` has a limit of its own. A limit that is too low is refused with the
+        lowest that works. None stores everything.
     strategy, threads: as in `lowmem.plan`.
-    dtype: of the network: "float32", "float64", or "auto": float32 for X in float32, else float64. X is not copied:
-        batches of another dtype, of memory-mapped or of strided arrays are gathered and cast one at a time.
-    initialiser: a scheme of `lowmem.nn.initialisers`, such as "orthogonal" for deep networks; None is scikit-learn's.
+    dtype: of the network: "float32", "float64", or "auto", which is float32 for X in float32 and float64 otherwise. X
+        is not copied: where it has another dtype, is memory-mapped or strided, each batch is gathered and cast.
+    initialiser: a scheme of `lowmem.nn.initialisers`, such as "orthogonal" for deep networks. None initialises as
+        scikit-learn does.
     residual, norm, dropout: as in `lowmem.Architecture`.
     class_weight: a dictionary {class: weight}, or "balanced", as elsewhere in scikit-learn.
 
-    Weights of samples must not be negative, and X not be sparse. Callbacks (`set_callbacks`) are told of every epoch.
-    `fit` lets go of the solver's arrays. Between calls of `partial_fit` they and the memory of a step are kept, and
-    the former are pickled too.
+    Weights of samples must not be negative, and X must not be sparse. Callbacks (`set_callbacks`) hear of every epoch.
+    `fit` frees the solver's arrays. Between calls of `partial_fit`, they and the memory of a step are held, and a
+    pickle contains the solver's arrays.
 
-    Attributes, as in scikit-learn: classes_, loss_, best_loss_, loss_curve_, validation_scores_, t_, n_iter_,
-    best_validation_score_, coefs_ and intercepts_ (views), n_features_in_, feature_names_in_, n_layers_, n_outputs_,
-    out_activation_; and plan_ and report_, the `lowmem.Plan` and `lowmem.Report` of the last fit.
+    The attributes are those of scikit-learn: classes_, loss_, best_loss_, loss_curve_, validation_scores_, t_,
+    n_iter_, best_validation_score_, coefs_ and intercepts_ (views), n_features_in_, feature_names_in_, n_layers_,
+    n_outputs_, out_activation_; and also plan_ and report_, the `lowmem.Plan` and `lowmem.Report` of the last fit.
 
     Example:
         >>> from lowmem.sklearn import MLPClassifier
@@ -146,7 +148,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
     ) -> "MLPClassifier":
-        """Go once over the data; the first call needs all `classes` that will ever come."""
+        """Train for one epoch. classes: all classes that will ever come; the first call needs them."""
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit, which does not see all samples. Compute "
@@ -167,7 +169,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._probabilities(X, logarithm=False)
 
     def predict_log_proba(self, X: ArrayLike) -> Array:
-        """Return the logarithm of `predict_proba`, finite also where that is 0."""
+        """Return the logarithm of `predict_proba`, which is finite even where a probability rounds to 0."""
         return self._probabilities(X, logarithm=True)
 
     def _probabilities(self, X: ArrayLike, *, logarithm: bool) -> Array:
@@ -200,7 +202,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return weights if sample_weight is None else np.multiply(weights, sample_weight, out=weights)
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn is untyped
-        """Return what scikit-learn's checks want to know."""
+        """Return the properties that scikit-learn asks of an estimator."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
@@ -209,8 +211,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 class MLPRegressor(RegressorMixin, BaseMLP):
     """A multilayer perceptron that predicts numbers, trained inside a memory limit.
 
-    loss: "squared_error" (½ r², as in scikit-learn) or "huber" (the same up to |r| = 1, |r| - ½ beyond). All other
-    arguments and attributes, and what differs from scikit-learn's `MLPRegressor`, are told at `MLPClassifier`.
+    loss: "squared_error", which is ½ r² as in scikit-learn, or "huber", which is ½ r² up to |r| = 1 and |r| - ½
+        beyond.
+
+    `MLPClassifier` describes all other arguments and attributes, and what differs from scikit-learn.
 
     Example:
         >>> from lowmem.sklearn import MLPRegressor
@@ -301,7 +305,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPRegressor":
-        """Go once over the data."""
+        """Train for one epoch."""
         return self._learn(X, y, sample_weight, incremental=True)
 
     def predict(self, X: ArrayLike) -> Array:
@@ -322,7 +326,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return self._columns, {"squared_error": "mse"}.get(self.loss, self.loss), "identity"
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn is untyped
-        """Return what scikit-learn's checks want to know."""
+        """Return the properties that scikit-learn asks of an estimator."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -1,8 +1,8 @@
-"""Puts the import of a module off until something in it is needed.
+"""Delays the import of a module until something in it is used.
 
-`import sklearn.base` takes 75 MiB, 35 of them for scipy.stats, which sklearn.utils.fixes imports for a function that
-no estimator here calls. The standard library's LazyLoader does not help: it loads at the first look at `__spec__`,
-which is what the next import statement does.
+`import sklearn.base` takes 75 MiB. 35 of them are those of scipy.stats, which sklearn.utils.fixes imports for a
+function that no estimator here calls. The LazyLoader of the standard library cannot delay that: it loads the module as
+soon as `__spec__` is read, and the next import statement reads it.
 """
 
 import sys
@@ -15,15 +15,15 @@ _LOCK = RLock()
 
 
 class _Later(ModuleType):
-    """A module that has its name, spec and path, and is executed when anything else is asked for."""
+    """A module with a name, a spec and a path; it is executed when anything else of it is read."""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the module holds
-        # Who only looks around, as doctest and inspect do, gets the answer of a module without such a name.
+        # Tools such as doctest and inspect read special names of every module; that must not load this one.
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         with _LOCK:
             if type(self) is _Later:
-                self.__class__ = ModuleType  # type: ignore[assignment]  # no longer one of these
+                self.__class__ = ModuleType  # type: ignore[assignment]  # from now on a module like others
                 spec = self.__spec__
                 assert spec is not None
                 assert spec.loader is not None
@@ -32,7 +32,7 @@ class _Later(ModuleType):
 
 
 def postpone(name: str, *, before: str) -> None:
-    """Let the module `name` be imported at its first use, unless it or `before` was imported already."""
+    """Delay the import of the module `name` to its first use, unless it or the module `before` is imported already."""
     if name in sys.modules or before in sys.modules:
         return
     try:

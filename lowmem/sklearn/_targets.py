@@ -1,4 +1,4 @@
-"""Class labels to what a network learns from, and back; as narrow as the number of classes allows."""
+"""Class labels become targets of a network, in the narrowest dtype that holds them, and outputs become labels."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,10 +12,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """The classes of a classifier, sorted, and whether a sample may have several of them.
+    """The classes of a classifier.
 
-    Two classes are one logistic output, more are one softmax, and labels of which several may hold are a logistic
-    output each, as in scikit-learn.
+    classes: sorted.
+    several: whether a sample may have several of them.
+
+    As in scikit-learn, two classes have one logistic output, more classes have a softmax, and labels of which several
+    may hold have a logistic output each.
     """
 
     classes: Array
@@ -23,7 +26,7 @@ class Labels:
 
     @property
     def kind(self) -> Literal["binary", "multiclass", "multilabel"]:
-        """How many outputs there are, and what they mean."""
+        """What the outputs mean: "binary", "multiclass" or "multilabel"."""
         if self.several:
             return "multilabel"
         return "binary" if len(self.classes) <= 2 else "multiclass"
@@ -35,23 +38,24 @@ class Labels:
 
     @property
     def loss(self) -> str:
-        """The name that lowmem has for the loss."""
+        """The loss, by the name that lowmem has for it."""
         return "cross_entropy" if self.kind == "multiclass" else "bce"
 
     @property
     def activation(self) -> str:
-        """scikit-learn's name of σ of the last layer."""
+        """scikit-learn's name of the last layer's σ."""
         return "softmax" if self.kind == "multiclass" else "logistic"
 
     @property
     def decoded(self) -> np.dtype[Any]:
-        """The dtype of `decode`."""
+        """The dtype that `decode` returns."""
         return np.dtype(np.int64) if self.several else self.classes.dtype
 
     def encode(self, y: Array) -> Array:
-        """Return labels 0.. of shape (n,), or for logistic outputs zeros and ones of shape (n, outputs).
+        """Return the targets of the network for labels y.
 
-        Raises `ValueError` for classes that are not among `classes`.
+        They are the numbers of the classes, (n,), or zeros and ones, (n, outputs), for logistic outputs. Raises
+        `ValueError` for labels that are not among `classes`.
         """
         if self.several != _several(y) or (self.several and y.shape[1] != len(self.classes)):
             raise ValueError(f"y has shape {y.shape}; the targets of the first fit were {self.kind}, {self.classes}.")
@@ -69,7 +73,7 @@ class Labels:
         return narrow.reshape(-1, 1) if self.kind == "binary" else narrow
 
     def decode(self, outputs: Array) -> Array:
-        """Return the labels that the network's outputs s^(L), (n, outputs), say."""
+        """Return the labels that the network's outputs s^(L), (n, outputs), stand for."""
         if self.several:
             return (outputs > 0).astype(np.int64)
         places = (outputs[:, 0] > 0).astype(np.intp) if self.kind == "binary" else outputs.argmax(axis=1)
@@ -77,7 +81,10 @@ class Labels:
 
 
 def labels_of(y: Array, classes: ArrayLike | None = None) -> Labels:
-    """Return the classes of y, or those given. Raises `ValueError` for targets that are no classes."""
+    """Return the labels of y, whose classes are given or those that occur in y.
+
+    Raises `ValueError` for targets that are no labels.
+    """
     check_classification_targets(y)
     if _several(y):
         return Labels(np.arange(y.shape[1]), several=True)
@@ -85,6 +92,7 @@ def labels_of(y: Array, classes: ArrayLike | None = None) -> Labels:
 
 
 def _several(y: Array) -> bool:
+    """Return whether y is an indicator matrix, in which a sample may have several labels."""
     kind = type_of_target(y, input_name="y", raise_unknown=True)
     if kind == "multiclass-multioutput":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Epochs as scikit-learn's MLP counts them: its losses, its penalty, its order of samples, in lowmem's memory."""
+"""Epochs as scikit-learn's MLP runs them, with its losses, penalty and order of samples, in memory that is planned."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
-from lowmem.errors import BudgetError
+from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
@@ -27,14 +27,15 @@ from lowmem.sklearn._solvers import Penalised, PenalisedAdamW, Spans
 Array = NDArray[Any]
 
 OBJECTS = 4096
-"""Bytes of Python's objects around the steps."""
+"""Bytes of the Python objects around the steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What turns lowmem's mean loss into scikit-learn's, by the number of outputs.
+    """Factors between lowmem's mean loss and scikit-learn's. Each is a function of the number of outputs.
 
-    weight: of each sample, so that gradients are those of the sum over outputs. loss: of what is then reported.
+    weight: of each sample, so that gradients are those of scikit-learn's loss.
+    loss: of the loss that is reported for these weights.
     """
 
     weight: Callable[[int], float]
@@ -53,7 +54,13 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What is learnt from: x (samples, n_0), y, weights (samples,) or None for 1, the rows to use or None for all."""
+    """The samples of a fit.
+
+    x: inputs, (samples, n_0).
+    y: targets, as `BaseMLP._targets` returns them.
+    weights: (samples,), None if all are 1.
+    rows: numbers of the samples to use, None for all.
+    """
 
     x: Array
     y: Array
@@ -63,10 +70,12 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan of an estimator depends on, besides the network and the solver.
+    """Everything that an estimator's plan depends on, besides the network and the solver.
 
-    rows: of a batch. limit, strategy, threads: as given. buffers: bytes that are counted beside the step's own.
-    odd: whether the last batch of an epoch has fewer rows.
+    rows: samples of a batch.
+    limit, strategy, threads: parameters of the estimator.
+    buffers: bytes that the plan counts besides those of a step.
+    odd: whether the last batch of an epoch has fewer samples.
     """
 
     rows: int
@@ -77,14 +86,18 @@ class Terms:
     odd: bool
 
     def cover(self, other: "Terms") -> bool:
-        """Say whether a plan made for these does for the others."""
+        """Return True if a plan made for these terms serves the other terms too."""
         same = (self.rows, self.limit, self.strategy, self.threads)
         enough = self.buffers >= other.buffers and self.odd >= other.odd
         return enough and same == (other.rows, other.limit, other.strategy, other.threads)
 
 
 def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architecture) -> int:
-    """Return the bytes that `Batches` of `count` of the samples will own, and those of the encoded targets."""
+    """Return the bytes of the buffers of `Batches`, and of the encoded targets.
+
+    count: how many of the samples are used.
+    rows: samples of a batch.
+    """
     item, labels = architecture.item_bytes, architecture.loss_facts.labels
     owned = buffer_bytes(
         rows=rows,
@@ -100,25 +113,36 @@ def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architect
     return owned + weights + samples.y.nbytes + OBJECTS
 
 
-def made_plan(architecture: Architecture, optimizer: Penalised, terms: Terms) -> Plan:
-    """Return the plan of a step. Raises `BudgetError`, in the estimator's words, if none fits."""
+def plan_within_limit(architecture: Architecture, optimizer: Penalised, terms: Terms) -> Plan:
+    """Return the plan of a step. Raises `BudgetError`, which names the estimator's parameters, if none fits."""
     options: dict[str, Any] = {"batch_buffers": terms.buffers, "odd_batches": terms.odd, "threads": terms.threads}
     if terms.limit is not None:
-        options["table_bytes"] = LEAST_TABLES  # what planning takes for a moment shall not be the peak of a small fit
+        options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:
-        made = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, **options)
+        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, **options)
     except BudgetError as error:
-        text = str(error).replace("budget=", "memory_limit=")
-        raise BudgetError(f"memory_limit: {text}", budget=error.budget, minimum=error.minimum) from None
+        raise BudgetError(
+            f"memory_limit: {error.reason}",
+            budget=error.budget,
+            minimum=error.minimum,
+            advice=[ours for ours in map(_in_our_words, error.advice) if ours is not None],
+        ) from None
     if terms.limit is not None:
         give_back()
-    return made
+    return planned
+
+
+def _in_our_words(advice: Advice | str) -> Advice | str | None:
+    """Return advice to a caller of `lowmem.plan` as advice to an estimator's; None where estimators have no such."""
+    if isinstance(advice, Advice) and advice.keyword == "budget":
+        return advice._replace(keyword="memory_limit")
+    return None if isinstance(advice, Advice) and advice.keyword == "optimizer" else advice
 
 
 class Batches(ArrayBatches):
-    """Samples in batches, in scikit-learn's order: each epoch shuffles what the last one left.
+    """Samples in batches, in the order of scikit-learn: each epoch shuffles the order of the epoch before.
 
-    random: where the order comes from; None keeps that of the samples.
+    random: shuffles the order; None keeps the order of the samples.
     """
 
     def __init__(
@@ -140,7 +164,7 @@ class Batches(ArrayBatches):
 
     @property
     def samples(self) -> int:
-        """Samples in an epoch."""
+        """The number of samples in an epoch."""
         return len(self._order)
 
     def _arrange(self, epoch: int) -> None:
@@ -160,22 +184,25 @@ class Batches(ArrayBatches):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Paused:
-    """A solver and its arrays, of a session that is to go on later."""
+    """A solver and its arrays, from a session that will be continued."""
 
     optimizer: Penalised
     states: tuple[Array, ...]
 
 
 class Session:
-    """A network with a bound plan and a solver, epoch after epoch.
+    """Trains a network, by a bound plan and with a solver, epoch after epoch.
 
-    states: of the solver, from an earlier session.
+    alpha: scikit-learn's factor of the penalty.
+    terms: what the plan was made for.
+    states: the solver's arrays from an earlier session; none for a new solver.
+    seed: determines the masks of dropout.
     """
 
     def __init__(
         self,
         mlp: MLP,
-        made: Plan,
+        plan: Plan,
         optimizer: Penalised,
         *,
         alpha: float,
@@ -183,8 +210,8 @@ class Session:
         states: Sequence[Array] = (),
         seed: int = 0,
     ) -> None:
-        self.mlp, self.plan, self.optimizer, self.terms = mlp, made, optimizer, terms
-        self.backprop = Backprop(mlp, made, optimizer, seed=seed)
+        self.mlp, self.plan, self.optimizer, self.terms = mlp, plan, optimizer, terms
+        self.backprop = Backprop(mlp, plan, optimizer, seed=seed)
         for mine, earlier in zip(self.states, states, strict=False):
             np.copyto(mine, earlier)
         self.steps = self.steps_of_epoch = 0
@@ -194,18 +221,19 @@ class Session:
         self.begin(alpha)
 
     def begin(self, alpha: float) -> None:
-        """Get ready for epochs with a penalty of alpha."""
+        """Prepare for epochs whose penalty has the factor alpha."""
         self.alpha, self.optimizer.weights = alpha, Spans(self.mlp.weights)
 
     @property
     def states(self) -> tuple[Array, ...]:
-        """The solver's arrays, each shaped like the parameters."""
+        """The solver's arrays; each has the shape of the parameters."""
         return self.backprop.optimizer_state
 
     def epoch(self, batches: Batches) -> float:
-        """Run one epoch and return scikit-learn's loss: the mean over batches by rows, penalty included.
+        """Run one epoch and return its loss as scikit-learn defines it.
 
-        A batch whose samples all have weight 0 says nothing and is passed over. Raises `NonFiniteError`.
+        That is the mean of the batches' losses weighted by their rows, penalty included. A batch whose samples all
+        have the weight 0 is passed over. Raises `NonFiniteError` if the loss overflows.
         """
         begin, total = perf_counter(), 0.0
         self.steps_of_epoch = 0
@@ -221,7 +249,7 @@ class Session:
         return total / batches.samples
 
     def _penalise(self, mass: float) -> float:
-        """Set λ for the next step and return the penalty, ½ λ |w|²."""
+        """Set λ for the next step, and return the penalty ½ λ |w|². mass: the sum of the batch's weights."""
         if isinstance(self.optimizer, PenalisedAdamW):
             self.optimizer.penalty = self.alpha
             return 0.0
@@ -231,7 +259,11 @@ class Session:
         return 0.5 * self.optimizer.penalty * sum(float(np.dot(w, w)) for w in self._weights)
 
     def report(self, loss: float, accuracy: float | None) -> Report:
-        """Return what was promised and what it took; of the last epoch the seconds."""
+        """Return the report of the plan, with the time of a step in the last epoch.
+
+        loss: of the last epoch.
+        accuracy: of the samples held out, None if there are none.
+        """
         return Report(
             plan=self.plan,
             traced_peak=None,
@@ -244,7 +276,7 @@ class Session:
         )
 
     def close(self) -> None:
-        """Forget where the weights are: another session may have them elsewhere."""
+        """Forget where the weights are in memory, as another session may have them elsewhere."""
         self.optimizer.weights = None
 
 
@@ -253,20 +285,21 @@ def network(
 ) -> MLP:
     """Return a new network.
 
-    initialiser: a scheme of `lowmem.nn.initialisers`; or None: where scikit-learn has such networks as it does, with
-        weights and biases uniform within sqrt(6 / (n_in + n_out)), for "logistic" sqrt(2 / (n_in + n_out)), drawn in
-        its order, and elsewhere lowmem's own.
+    activation: parameter of the estimator.
+    initialiser: a scheme of `lowmem.nn.initialisers`. None initialises as scikit-learn does, drawing in its order,
+        where scikit-learn has such networks: weights and biases are uniform within sqrt(6 / (n_in + n_out)), or
+        sqrt(2 / (n_in + n_out)) for "logistic". Other networks get lowmem's own scheme.
     """
     known = activation in ("identity", "logistic", "tanh", "relu")
-    it = architecture
-    plain = it == Architecture(it.widths, it.activation, it.loss, it.dtype)  # neither residual nor norm nor dropout
+    same = Architecture(architecture.widths, architecture.activation, architecture.loss, architecture.dtype)
+    plain = architecture == same  # neither residual nor norm nor dropout
     if initialiser is not None or not (known and plain):
         return MLP(architecture, int(random.randint(2**31 - 1)), initialiser=initialiser)
     mlp = MLP.empty(architecture)
     for w, b in zip(mlp.weights, mlp.biases, strict=True):
         bound = ((2.0 if activation == "logistic" else 6.0) / sum(w.shape)) ** 0.5
         step = max(1, 65_536 // len(b))
-        for start in range(0, w.shape[1], step):  # in float64, as there, but some rows at a time
+        for start in range(0, w.shape[1], step):  # draws float64 as scikit-learn does, but some rows at a time
             part = w.T[start : start + step]
             part[:] = random.uniform(-bound, bound, part.shape)
         b[:] = random.uniform(-bound, bound, b.shape)
@@ -274,7 +307,7 @@ def network(
 
 
 def clipped_batch(batch_size: int | str, samples: int) -> int:
-    """Return the rows of a batch; "auto" is 200, and never more than there are samples."""
+    """Return the samples of a batch: at most all of them; "auto" is at most 200."""
     if batch_size == "auto":
         return min(200, samples)
     if int(batch_size) > samples:

@@ -1,4 +1,4 @@
-"""Samples held out for early stopping: by their numbers, not as copies, and the best parameters met so far."""
+"""Early stopping: samples held out by their numbers, not as copies, and the best parameters so far."""
 
 from math import ceil
 from typing import Any
@@ -16,7 +16,13 @@ Array = NDArray[Any]
 
 
 class HeldOut:
-    """A part of the samples, chosen as scikit-learn does, by which the network is judged after each epoch."""
+    """Samples on which the network is scored after each epoch, chosen as scikit-learn chooses them.
+
+    fraction: share of the samples that is held out.
+    classifies: whether the score is the accuracy; otherwise it is R².
+
+    Raises `ValueError` if fewer than two samples would be held out.
+    """
 
     def __init__(
         self, samples: Samples, mlp: MLP, random: np.random.RandomState, fraction: float, *, classifies: bool
@@ -36,7 +42,7 @@ class HeldOut:
         self._best = mlp.learned.copy()
 
     def training_rows(self) -> Array:
-        """Return the numbers of the other samples, which are not kept here."""
+        """Return the numbers of the samples to train on. They can be fetched once, and are then freed here."""
         rows: Array = self.__dict__.pop("_training_rows")
         return rows
 
@@ -47,19 +53,22 @@ class HeldOut:
 
     @staticmethod
     def bytes_for(architecture: Architecture, rows: int) -> int:
-        """Return the bytes taken: of the best parameters, the numbers of samples, predictions and a tile's work."""
+        """Return the bytes that `rows` samples held out take.
+
+        They are those of the best parameters, the numbers of the samples, the predictions and the tiles.
+        """
         numbers = architecture.parameters + architecture.running + 3 * rows * architecture.widths[-1]
         indices = 2 * rows * np.dtype(np.intp).itemsize
         return numbers * architecture.item_bytes + cores() * tile_bytes(architecture) + indices
 
     def score(self) -> float:
-        """Return the accuracy, or R² of a regressor, NaN where outputs are not finite."""
+        """Return the accuracy of a classifier or R² of a regressor; NaN if outputs are not finite."""
         x, y = self._samples.x, self._samples.y[self._rows]
         weights = None if self._samples.weights is None else self._samples.weights[self._rows]
         if self._classifies:
-            told = np.empty(y.shape, np.intp)
-            predict_into(told, self._mlp, x, _chosen if y.ndim == 1 else _several, self._rows)
-            hits = told == y if y.ndim == 1 else (told == y).all(axis=1)
+            predicted = np.empty(y.shape, np.intp)
+            predict_into(predicted, self._mlp, x, _chosen if y.ndim == 1 else _several, self._rows)
+            hits = predicted == y if y.ndim == 1 else (predicted == y).all(axis=1)
             return float(np.average(hits, weights=weights))
         s = predict_into(np.empty(y.shape, self._mlp.parameters.dtype), self._mlp, x, lambda s: s, self._rows)
         if not np.isfinite(s).all():
@@ -69,25 +78,25 @@ class HeldOut:
         return float(r2_score(y, s, sample_weight=weights))
 
     def keep(self) -> None:
-        """Note what the network has learned as the best."""
+        """Copy the network's parameters as the best so far."""
         np.copyto(self._best, self._mlp.learned)
 
     def restore(self) -> None:
-        """Give the network what was noted as the best."""
+        """Give the network the best parameters."""
         np.copyto(self._mlp.learned, self._best)
 
     def attributes(self) -> dict[str, Any]:
-        """Return the attributes of an estimator that stops now: a network with the best parameters."""
+        """Return the attributes of an estimator that ended now: a new network with the best parameters."""
         mlp = MLP.empty(self._mlp.architecture)
         np.copyto(mlp.learned, self._best)
         return {"_network": mlp}
 
 
 def _chosen(s: Array) -> Array:
-    """Return the class with the largest output."""
+    """Return the class with the largest output of each sample."""
     return np.asarray(s.argmax(axis=1))
 
 
 def _several(s: Array) -> Array:
-    """Return which outputs say yes."""
+    """Return for each output whether its label holds."""
     return s > 0

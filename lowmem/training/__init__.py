@@ -1,1 +1,1 @@
-"""Training: the trainer, its loop, and what happens beside the steps."""
+"""Training: the trainer configures a run, the loop runs it, and callbacks do what happens beside the steps."""

@@ -1,10 +1,10 @@
-"""Learning rates that change from step to step: pure functions of the step's number."""
+"""Learning rates that change from step to step: pure functions of the number of the step."""
 
 from dataclasses import asdict, dataclass
 from math import cos, pi
 from typing import Any, Literal
 
-from lowmem.common.checks import lookup, number, whole
+from lowmem.common.checks import number, one_of, whole
 
 KINDS = ("constant", "step", "cosine")
 
@@ -13,12 +13,18 @@ KINDS = ("constant", "step", "cosine")
 class LearningRate:
     """A learning rate by step.
 
-    lr: the rate after the warm-up, before anything falls.
-    kind: "constant"; "step", times `factor` after every `every` steps; or "cosine", from lr to `least` along half a
-        cosine that ends at step `steps` (I. Loshchilov, F. Hutter, "SGDR", arXiv:1608.03983, 2017, without restarts).
-    warm_up: steps in which the rate rises in a line from lr / warm_up to lr; the rest begins after them.
+    lr: the rate after the warm-up, before it falls.
+    kind: "constant" stays at lr. "step" is multiplied by `factor` after every `every` steps. "cosine" falls from lr to
+        `least` along half a cosine that ends at step `steps` (I. Loshchilov, F. Hutter, "SGDR", arXiv:1608.03983,
+        2017, without restarts).
+    warm_up: number of first steps, in which the rate rises linearly from lr / warm_up to lr. After them the kind
+        begins.
+    every: of "step", the steps between two falls.
+    factor: of "step", what the rate is multiplied by at each fall.
+    steps: of "cosine", the step at which the rate has fallen to `least`, warm-up included.
+    least: of "cosine", the last rate.
 
-    Raises `InputError` for numbers that make no sense.
+    Raises `InputError` for numbers that make no sense, `UnknownNameError` for other kinds.
 
     >>> import lowmem as lm
     >>> rate = lm.LearningRate(0.1, "step", warm_up=2, every=10)
@@ -35,8 +41,8 @@ class LearningRate:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check every number that the kind uses."""
-        lookup("learning rate schedule", self.kind, dict.fromkeys(KINDS))
+        """Check every number, and keep Python's numbers in place of NumPy's."""
+        one_of("learning rate schedule", self.kind, KINDS)
         for name in ("lr", "factor", "least"):
             object.__setattr__(self, name, number(f"{name} of a {self.kind} learning rate", getattr(self, name)))
         least = {"warm_up": 0} | {"step": {"every": 1}, "cosine": {"steps": 1}}.get(self.kind, {})
@@ -59,5 +65,5 @@ class LearningRate:
         return self.lr
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the arguments that make it again."""
+        """Return the arguments that make an equal learning rate."""
         return asdict(self)

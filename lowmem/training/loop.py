@@ -1,8 +1,8 @@
-"""Epochs: step after step over the batches, with everything that happens around a step."""
+"""The loop of training: epochs of steps over the batches, and callbacks for what happens beside the steps."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
 from lowmem.data.samples import Batch, Batches
-from lowmem.errors import NonFiniteError
+from lowmem.errors import InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
+from lowmem.measure.report import Report
 from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.inference import evaluate
 from lowmem.runtime.nonfinite import where_it_began
-from lowmem.training.autosave import Autosave
-from lowmem.training.journal import Journal
+from lowmem.training.callbacks.base import Callback
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import Position
+from lowmem.training.signals import HeldSignals
 
 Array = NDArray[Any]
 
@@ -29,10 +31,15 @@ Array = NDArray[Any]
 class Epoch:
     """One pass over the data.
 
-    number: from 1. loss: mean over the samples, each taken before its step's update. seconds: training alone.
-    validation_loss, accuracy: on the validation data, after the epoch; accuracy where the targets are labels.
-    skipped: steps without an update, as their loss was not finite. learning_rate: of the last step.
-    peak_bytes: the most memory the whole process has held until now.
+    number: of the epoch in the run, counted from 1.
+    loss: mean over the samples; each sample's loss is taken before the update of its step.
+    samples: how many samples the steps learned from; those of skipped steps do not count.
+    seconds: time of the steps, without evaluation and saves.
+    validation_loss: mean loss on the validation data after the epoch; None without validation data.
+    accuracy: share of the validation data whose class is right; None where the targets are no labels.
+    skipped: steps without an update, because their loss was not finite.
+    learning_rate: rate of the last step.
+    peak_bytes: the most memory that the whole process has held until now.
     """
 
     number: int
@@ -47,16 +54,19 @@ class Epoch:
 
     @property
     def samples_per_second(self) -> float:
-        """Training throughput."""
+        """Samples that the steps learned from in a second."""
         return self.samples / self.seconds if self.seconds else 0.0
 
 
 @dataclass(slots=True)
 class Stepper:
-    """What makes a step: the network's bound plan, and what is set anew for each batch.
+    """Makes one step at a time: a network's bound plan, and what changes from batch to batch.
 
-    outputs: memory for those of a batch of evaluation. schedule: sets the optimizer's rate. skips: a loss that is not
-    finite costs the step, not the run. first_peak: the most memory that the process had held after the first step.
+    outputs: memory for the outputs of a batch of evaluation.
+    weights: multiply the losses of a batch's samples.
+    schedule: sets the optimizer's learning rate before each step; None leaves the rate alone.
+    skips: True if a loss that is not finite costs its step alone, and not the run.
+    first_peak: the most memory that the process had held after the first step; None before it.
     """
 
     backprop: Backprop
@@ -67,28 +77,30 @@ class Stepper:
     skips: bool
     first_peak: int | None = None
 
-    def step(self, at: Position, batch: Batch) -> str | None:
-        """Run one step and move on. Return where a loss that is not finite began, None if it is finite.
+    def step(self, at: Position, batch: Batch) -> Origin | None:
+        """Run one step and move the position on.
 
-        Raises `NonFiniteError` for such a loss if it is not to be skipped, or no later step would be any better.
+        Returns None for a finite loss, and for a skipped step where its numbers stopped being finite.
+        Raises `NonFiniteError` if steps are not to be skipped, or if the parameters are not finite, as then no later
+        step could succeed.
         """
         if self.schedule is not None:
             self.optimizer.lr = self.schedule.at(at.steps)
-        began = None
+        origin = None
         try:
             at.loss += self.backprop(batch.x, batch.y, self.weights.of(batch))[0] * len(batch)
             at.samples += len(batch)
         except NonFiniteError as error:
             mlp = self.backprop.mlp
-            began = where_it_began(mlp, batch.x)
+            origin = where_it_began(mlp, batch.x)
             if not self.skips or not finite(mlp.parameters):
-                place = f"step {at.steps + 1} (epoch {at.epoch + 1}, batch {at.batch + 1})"
-                raise NonFiniteError(f"{str(error).rstrip('.')}. At {place} {began}.") from None
+                error.step, error.origin = StepNumber(at.steps + 1, at.epoch + 1, at.batch + 1), origin
+                raise
             at.skipped += 1
         at.batch += 1
         at.steps += 1
         self.first_peak = self.first_peak or resident_peak()
-        return began
+        return origin
 
     def evaluate(self, batches: Batches) -> tuple[float, float | None]:
         """Return loss and accuracy over one pass, in the memory of the training step."""
@@ -97,96 +109,134 @@ class Stepper:
 
 
 @dataclass(slots=True)
-class Run:
-    """Epochs from a position on.
+class Loop:
+    """Runs the epochs that are left from a position on.
 
-    on_step: told the batches done and those of the epoch. patience: epochs without a lower loss after which the run
-    ends. between_epochs: False while steps are run, and after an error among them. last: the epoch done last, of
-    last_steps steps.
+    at: the position, moved on with every step.
+    train, held_out: the batches to train on, and those to evaluate after each epoch.
+    callbacks: hear of every event, see `Callback`.
+    signals: wait until the step at hand is finished.
+    last_save: file and step of the last good save of the run; None if there is none.
+    between_epochs: False while steps are run, and after an error among them.
+    last: the last epoch done. last_steps: the steps of that epoch.
     """
 
     stepper: Stepper
     at: Position
     train: Batches
     held_out: Batches | None
-    autosave: Autosave
-    journal: Journal
-    on_step: Callable[[int, int], None] | None
-    patience: int | None
+    callbacks: tuple[Callback, ...]
+    signals: HeldSignals
+    last_save: str | None = None
     between_epochs: bool = True
     last: Epoch | None = None
     last_steps: int = 0
 
+    @property
+    def plan(self) -> Plan:
+        """The plan of a step."""
+        return self.stepper.backprop.plan
+
+    def begin(self) -> None:
+        """Tell the callbacks that all is ready."""
+        for callback in self.callbacks:
+            callback.on_begin(self)
+
     def epochs(self) -> Iterator[Epoch]:
-        """Yield the epochs that are left. Raises `NonFiniteError`, and `SaveError` if the last save failed."""
-        at, autosave, journal = self.at, self.autosave, self.journal
-        while at.epoch < at.until:
+        """Yield each epoch when it is over. Raises `NonFiniteError`, and `SaveError` if the last save failed."""
+        while self.at.epoch < self.at.until:
             finished, self.between_epochs = None, False
-            with autosave.holding_signals():
+            with self.signals.held():
                 if self._go_through():
                     finished = self._conclude()
-                if autosave.stopped_by is not None:
-                    autosave.save()
-                    journal.write("stopped", signal=autosave.stopped_by, steps=at.steps, saved=autosave.last)
-            # A signal that was noted has been sent again; if the caller lives on, so does the run.
+                if self.signals.noted is not None:
+                    self._stop(self.signals.noted)
+            # A signal that was held has been raised again; if the caller lives on, so does the run.
             self.between_epochs = True
             if finished is not None:
                 yield finished
-        journal.write("end", steps=at.steps, saved=autosave.last)
-        if autosave.problem is not None:
-            raise autosave.problem
+        self._end()
+
+    def report(self, process_promise: int | None) -> Report:
+        """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over.
+
+        process_promise: the peak of the whole process that was promised, None if only a budget was given.
+        """
+        if self.last is None:
+            raise InputError("there is nothing to report before the first epoch; run trainer.epochs(data, 1) first.")
+        return Report(
+            plan=self.plan,
+            traced_peak=None,
+            resident_peak=resident_peak(),
+            seconds_per_step=self.last.seconds / self.last_steps,
+            steps=self.at.steps,
+            loss=self.last.loss,
+            accuracy=self.last.accuracy,
+            process_promise=process_promise,
+            first_step_peak=self.stepper.first_peak,
+            # The batch's buffers come and go with the data.
+            arrays=replace(self.stepper.backprop.account(), batch=None),
+        )
 
     def _go_through(self) -> bool:
-        """Run the steps of an epoch that are left; False if a signal ended them early."""
+        """Run the steps of the epoch that are left. Return False if a signal ended them early."""
         at, count = self.at, len(self.train)
         with closing(self.train.epoch(at.epoch, start=at.batch)) as batches:
             start = perf_counter()
             for batch in batches:
                 self._step(batch)
                 at.seconds += perf_counter() - start
-                if self.on_step is not None:
-                    self.on_step(at.batch, count)
-                self.autosave.step_done()
-                if self.autosave.stopped_by is not None and at.batch < count:
+                for callback in self.callbacks:
+                    callback.on_step(self)
+                if self.signals.noted is not None and at.batch < count:
                     return False
                 start = perf_counter()
         return True
 
     def _step(self, batch: Batch) -> None:
-        """Run one step; of one that fails say what was kept."""
+        """Run one step, and tell the callbacks if it failed or was skipped."""
         try:
-            began = self.stepper.step(self.at, batch)
+            origin = self.stepper.step(self.at, batch)
         except NonFiniteError as error:
-            kept = f"The last good save is {self.autosave.last}." if self.autosave.last else "Nothing was saved."
-            self.journal.write("non-finite", steps=self.at.steps, error=str(error))
-            raise NonFiniteError(f"{error} {kept}") from None
-        if began is not None:
-            self.journal.write("skipped", steps=self.at.steps, where=began)
+            error.last_save = self.last_save
+            for callback in self.callbacks:
+                callback.on_failure(self, error)
+            raise
+        if origin is not None:
+            for callback in self.callbacks:
+                callback.on_skip(self, origin)
 
     def _conclude(self) -> Epoch:
-        """Evaluate after an epoch, say how it went, save if it is time, and see whether it was the last one."""
+        """Evaluate after the steps of an epoch, and move the position to the next one."""
         at = self.at
         if not at.samples:
             raise NonFiniteError(f"no step of epoch {at.epoch + 1} had a finite loss. Try a smaller learning rate.")
         loss, accuracy = (None, None) if self.held_out is None else self.stepper.evaluate(self.held_out)
-        made = Epoch(
-            at.epoch + 1,
-            at.loss / at.samples,
-            at.samples,
-            at.seconds,
-            loss,
-            accuracy,
-            at.skipped,
-            self.stepper.optimizer.lr,
-            resident_peak(),
+        epoch = Epoch(
+            number=at.epoch + 1,
+            loss=at.loss / at.samples,
+            samples=at.samples,
+            seconds=at.seconds,
+            validation_loss=loss,
+            accuracy=accuracy,
+            skipped=at.skipped,
+            learning_rate=self.stepper.optimizer.lr,
+            peak_bytes=resident_peak(),
         )
-        self.last, self.last_steps = made, at.batch
+        self.last, self.last_steps = epoch, at.batch
         at.next_epoch()
-        judged = made.loss if loss is None else loss
-        better = at.best is None or judged < at.best
-        at.best, at.waited = (judged, 0) if better else (at.best, at.waited + 1)
-        if self.patience is not None and at.waited >= self.patience:
-            at.until = at.epoch
-        self.journal.write("epoch", steps=at.steps, **asdict(made))
-        self.autosave.epoch_done(last=at.epoch >= at.until)
-        return made
+        for callback in self.callbacks:
+            callback.on_epoch(self, epoch)
+        return epoch
+
+    def _stop(self, signal: int) -> None:
+        """Tell the callbacks of a signal, the last one first."""
+        with ExitStack() as last_first:
+            for callback in self.callbacks:
+                last_first.callback(callback.on_stop, self, signal)
+
+    def _end(self) -> None:
+        """Tell the callbacks of the end, the last one first, and each of them even if another one raises an error."""
+        with ExitStack() as last_first:
+            for callback in self.callbacks:
+                last_first.callback(callback.on_end, self)

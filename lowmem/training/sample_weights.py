@@ -1,4 +1,4 @@
-"""Weights by which the losses of samples are multiplied in training: of their classes, and their own."""
+"""Factors for the losses of samples in training: the weight of a sample's class times the sample's own weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,12 @@ BALANCED = "balanced"
 
 
 class BatchWeights:
-    """The weights of a batch's samples: those of their classes, times their own.
+    """The weights of the samples of a batch: the weight of a sample's class times the sample's own weight.
 
-    of_classes: a number for each class, or "balanced": until `balance` is told the numbers of samples, they wait.
+    of_classes: a number for each class; None gives every class the weight 1. "balanced" waits until `balance` knows
+        how many samples each class has.
+
+    Raises `InputError` if the loss has no classes, or if their number differs.
     """
 
     def __init__(self, architecture: Architecture, of_classes: Sequence[float] | str | None) -> None:
@@ -36,7 +39,7 @@ class BatchWeights:
             self._set([float(weight) for weight in of_classes])
 
     def _set(self, of_classes: list[float]) -> None:
-        """Take the weights of the classes."""
+        """Check the weights of the classes, and put them into the network's dtype."""
         if len(of_classes) != self._outputs:
             raise InputError(_need(self._outputs))
         self._table = np.array(of_classes, self._dtype)
@@ -44,24 +47,24 @@ class BatchWeights:
         self.of_classes = of_classes
 
     def balance(self, counts: Array) -> None:
-        """Let all classes weigh the same: n / (k n_c) for n_c of n samples, in k classes that occur.
+        """Weigh a class with n_c of n samples n / (k n_c), where k classes have samples; the others weigh 1.
 
-        A class without samples keeps the weight 1.
+        counts: n_c by class.
         """
         samples, classes = int(counts.sum()), np.count_nonzero(counts)
         self._set([samples / (classes * count) if count else 1.0 for count in counts.tolist()])
         self.waiting = False
 
     def bytes_for(self, rows: int) -> int:
-        """Return the bytes for batches of so many rows."""
+        """Return the bytes that batches of at most `rows` samples need here."""
         return (rows + self._outputs) * self._dtype.itemsize if self._weighted else 0
 
     def allocate(self, rows: int) -> None:
-        """Make the memory for a batch."""
+        """Allocate the memory for batches of at most `rows` samples."""
         self._buffer = np.zeros(rows if self._weighted else 0, self._dtype)
 
     def of(self, batch: Batch) -> Array | None:
-        """Return the weights of a batch's samples, None if all are 1."""
+        """Return the weights of the samples of a batch, (rows,), None if all are 1."""
         if not self._weighted:
             return batch.weights
         weights = self._buffer[: len(batch)]

@@ -1,8 +1,8 @@
-"""A saved run: one safetensors file with all that training needs to go on to the same bits.
+"""A saved run: one safetensors file with everything that training needs to go on to the same bits.
 
-Tensors: layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L, and the others of a layer by their
-names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's arrays, flat, in the order of the
-layers; data.mean and data.deviation where inputs are standardised. The metadata hold the configuration and the
+Its tensors are layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L; the other arrays of a layer,
+by their names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's arrays, flat, in the order of
+the layers; and data.mean and data.deviation where inputs are standardised. The metadata hold the configuration and the
 position as JSON, and a checksum of everything. A file is verified in one pass through a small buffer before anything
 is allocated for it.
 """
@@ -41,25 +41,29 @@ from lowmem.training.saved_run_checks import (
 Array = NDArray[Any]
 
 FORMAT = "lowmem run 1"
-OTHERS = ("optimizer.1", "optimizer.2", "data.mean", "data.deviation")
-"""Tensors that are no layer's, in their order."""
-
 NO_RUN = (
     "is not a saved run that can be resumed",
     "It is truncated, damaged or something else; use an earlier one.",
 )
-"""Verdict and advice for a file that is none."""
+"""Verdict and advice for a file that holds no run."""
 
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a run stands; with the seed it says which sample comes next.
+    """Where a run stands. Position and seed determine which samples come next.
 
-    epoch, batch: epochs done, and batches done of the next one. steps: in all. until: the epoch to stop after.
-    loss, samples, skipped, seconds: of the epoch begun: the sum of the samples' losses, and how many they were, steps
-    without an update, and time. best, waited: for early stopping: the best loss so far and the epochs since.
+    epoch: number of epochs done.
+    batch: number of batches done in the epoch that was begun.
+    steps: number of steps done in the whole run.
+    until: number of epochs after which the run ends.
+    loss: sum of the losses of the samples in the epoch that was begun.
+    samples: number of these samples.
+    skipped: steps without an update in the epoch that was begun.
+    seconds: time of the steps in the epoch that was begun.
+    best: the lowest loss of an epoch so far, for early stopping; None before the first epoch is over.
+    waited: number of epochs since that one.
     """
 
     epoch: int = 0
@@ -74,7 +78,7 @@ class Position:
     waited: int = 0
 
     def next_epoch(self) -> None:
-        """Begin another epoch."""
+        """Go on to the begin of the next epoch."""
         self.epoch += 1
         self.batch = self.samples = self.skipped = 0
         self.loss = self.seconds = 0.0
@@ -82,12 +86,19 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class SavedRun:
-    """What a file says, once it has been verified.
+    """What a saved run says, once its file has been verified.
 
-    architecture, optimizer: as they were. options: keywords of the trainer. position: where it stood. data: what
-    tells the data from others. notes: what the caller wanted kept, such as the flags of a command.
-    places: where the tensors of each layer begin, in turn; others: and the other tensors. begin: the first of all.
-    header_code: checksum of what comes before it, the checksum of the tensors with it.
+    path: the file.
+    architecture: of the network.
+    optimizer: with its settings and its number of steps, without its arrays.
+    options: keywords of the trainer.
+    position: where the run stood.
+    data: marks that tell the training data from other data.
+    notes: what the caller of `Trainer.save` wanted to find again, such as the flags of a command.
+    places: offsets in the file of the layers' tensors, in their order.
+    others: offsets in the file of the other tensors, by name.
+    begin: offset in the file of the first tensor.
+    header_code: checksum of the bytes before the first tensor, among them the checksum of the tensors.
     """
 
     path: Path
@@ -103,7 +114,7 @@ class SavedRun:
     header_code: int = field(repr=False)
 
     def network(self) -> MLP:
-        """Return the network with its weights."""
+        """Return the network with its parameters. Raises `InputError` if the file has changed since."""
         mlp = MLP.empty(self.architecture)
         with self._opened() as stream:
             for place, (_, array) in zip(self.places, _named(mlp.arrays), strict=True):
@@ -117,25 +128,26 @@ class SavedRun:
         return None if names is None else tuple(names)
 
     def standardisation(self) -> Standardisation | None:
-        """Return how inputs were standardised, if they were."""
+        """Return how inputs were standardised, None if they were not."""
         if "data.mean" not in self.others:
             return None
-        made = Standardisation(*(np.empty(self.architecture.widths[0]) for _ in range(2)))
-        self.load({"data.mean": made.mean, "data.deviation": made.deviation})
-        return made
+        mean, deviation = (np.empty(self.architecture.widths[0]) for _ in range(2))
+        self._load({"data.mean": mean, "data.deviation": deviation})
+        return Standardisation(mean, deviation)
 
-    def load(self, tensors: Mapping[str, Array]) -> None:
-        """Read tensors that are no layer's into arrays of the same names and shapes.
+    def load_states(self, states: Sequence[Array]) -> None:
+        """Read the optimizer's arrays into arrays of the same shapes. Raises `InputError` if the file has changed."""
+        self._load({f"optimizer.{number}": array for number, array in enumerate(states, start=1)})
 
-        Raises `InputError` if the file has changed.
-        """
+    def _load(self, tensors: Mapping[str, Array]) -> None:
+        """Read tensors that belong to no layer into arrays of the same shapes."""
         with self._opened() as stream:
             for name, array in tensors.items():
                 tensor_file.read_into(stream, self.others[name], array)
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
-        """Open the file, which must still be the one that was verified."""
+        """Open the file, and refuse it if it is no longer the one that was verified."""
         with damage_is_input_error(self.path, *NO_RUN, refusals_too=True), self.path.open("rb", buffering=0) as stream:
             if tensor_file.header_code(stream, self.begin) != self.header_code:
                 raise ValueError("it has changed since it was verified")
@@ -154,9 +166,13 @@ def save_run(
     notes: dict[str, Any],
     standardisation: Standardisation | None = None,
 ) -> None:
-    """Write a run to `path`, replacing an earlier one only when the new one is complete.
+    """Write a run to `path`, replacing an earlier file only when the new one is complete.
 
-    Raises `SaveError` if it cannot be written (the earlier file stands) or if a parameter is not finite.
+    optimizer_state: the optimizer's arrays, flat.
+    options, position, data, notes: as in `SavedRun`.
+    standardisation: of the inputs, None if they are not standardised.
+
+    Raises `SaveError` if the file cannot be written or a parameter is not finite. An earlier file is unchanged then.
     """
 
     def tensors() -> Iterator[tuple[str, Array]]:
@@ -177,7 +193,7 @@ def save_run(
         "data": data,
         "notes": notes,
     }
-    text = json.dumps(settings, allow_nan=False, default=int)  # NumPy's whole numbers
+    text = json.dumps(settings, allow_nan=False, default=int)  # for NumPy's whole numbers
     code = tensor_file.checksum(tensors, crc32(text.encode()))
     try:
         tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
@@ -188,8 +204,8 @@ def save_run(
 def open_run(path: str | Path) -> SavedRun:
     """Verify a saved run from the first byte to the last, and return what it says.
 
-    Raises `InputError`, in one line, for a file that is missing, truncated, damaged, of another kind or of another
-    version, and for one whose tensors are not those of its network or not finite.
+    Raises `InputError` for a file that is missing, truncated, damaged, of another kind or of another version, and for
+    one whose tensors do not fit its network or are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -208,19 +224,19 @@ def open_run(path: str | Path) -> SavedRun:
 
 
 def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begin: int, code: int) -> SavedRun:  # noqa: ANN401
-    """Make a run of what the metadata say, if that is consistent with the tensors."""
+    """Return the run that the metadata describe. Raises `ValueError` unless it fits the tensors in the file."""
     exact("settings", settings, dict.fromkeys(SETTINGS, (dict,)))
     shape = settings["architecture"]
     if isinstance(shape, dict):
         shape = LATER_FIELDS | shape  # a run of an earlier version does without
     exact("architecture", shape, ARCHITECTURE)
     architecture = Architecture.from_dict(shape)
-    kept = dict(settings["optimizer"])
-    name, steps = kept.pop("name", None), kept.pop("step_count", None)
+    rest = dict(settings["optimizer"])
+    name, steps = rest.pop("name", None), rest.pop("step_count", None)
     facts = lookup("optimizer", name, OPTIMIZERS)
     if type(steps) is not int or steps < 0:
         raise ValueError(f"its optimizer has made {steps!r} steps")
-    optimizer = restored(name, kept)
+    optimizer = restored(name, rest)
     optimizer.step_count = steps
     exact("position", settings["position"], POSITION)
     position = Position(**settings["position"])
@@ -228,8 +244,9 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError("its position has a negative number")
     check_names(settings["data"].get("class_names"), architecture)
     compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
-    starts = [begin + entry.start for _, entry in _in_order(architecture, entries)]
+    starts = [begin + entry.start for _, entry in _in_order(architecture, facts.states, entries)]
     of_layers = sum(1 for _ in _names(architecture))
+    others = filter(entries.__contains__, _other_names(facts.states))
     return SavedRun(
         path,
         architecture,
@@ -239,16 +256,20 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         settings["data"],
         settings["notes"],
         packed("q", starts[:of_layers]),
-        dict(zip(filter(entries.__contains__, OTHERS), starts[of_layers:], strict=True)),
+        dict(zip(others, starts[of_layers:], strict=True)),
         begin,
         code,
     )
 
 
 def _checksum(stream: BinaryIO, run: SavedRun, entries: Mapping[str, Entry], code: int) -> int:
-    """Return the checksum of all tensors, read once through a small buffer: every number must be finite."""
+    """Return the checksum of all tensors, read once through a small buffer.
+
+    code: the checksum of what comes before them.
+    Raises `ValueError` for a number that is not finite.
+    """
     buffer = np.empty(BLOCK, np.uint8)
-    for name, entry in _in_order(run.architecture, entries):
+    for name, entry in _in_order(run.architecture, run.optimizer.states, entries):
         for start in range(entry.start, entry.stop, BLOCK):
             block = buffer[: min(BLOCK, entry.stop - start)]
             tensor_file.read_into(stream, run.begin + start, block)
@@ -258,20 +279,28 @@ def _checksum(stream: BinaryIO, run: SavedRun, entries: Mapping[str, Entry], cod
     return code
 
 
-def _in_order(architecture: Architecture, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
-    """Yield tensors in the order of the checksum, whatever their order in the file."""
-    for name in (*_names(architecture), *OTHERS):
+def _in_order(architecture: Architecture, states: int, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Entry]]:
+    """Yield tensors in the order of the checksum, whatever their order in the file.
+
+    states: how many arrays the optimizer has.
+    """
+    for name in (*_names(architecture), *_other_names(states)):
         if name in entries:
             yield name, entries[name]
 
 
 def _names(architecture: Architecture) -> Iterator[str]:
-    """Yield the names of all layers' tensors, in their order."""
+    """Yield the names of the layers' tensors, in their order."""
     for number, layer in enumerate(architecture.each_layer, start=1):
         yield from (f"layers.{number}.{name}" for name in (*layer.parameters, *layer.running))
 
 
+def _other_names(states: int) -> list[str]:
+    """Return the names of the tensors that belong to no layer, in their order; a run may lack those of the data."""
+    return [*(f"optimizer.{number}" for number in range(1, states + 1)), "data.mean", "data.deviation"]
+
+
 def _named(arrays: Sequence[Mapping[str, Array]]) -> Iterator[tuple[str, Array]]:
-    """Name the arrays of all layers, one by one."""
-    for number, its in enumerate(arrays, start=1):
-        yield from ((f"layers.{number}.{name}", array) for name, array in its.items())
+    """Yield name and array of each of the layers' tensors, in the same order as `_names`."""
+    for number, of_layer in enumerate(arrays, start=1):
+        yield from ((f"layers.{number}.{name}", array) for name, array in of_layer.items())

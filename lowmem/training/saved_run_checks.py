@@ -1,4 +1,4 @@
-"""What a saved run's settings and tensors must be before they are believed."""
+"""Checks of a saved run: what its settings and tensors must be before anything is done with them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ LATER_FIELDS: dict[str, Any] = {
     "label_smoothing": 0.0,
     "overrides": {},
 }
-"""What a run of an earlier version leaves out."""
+"""Fields that runs of an earlier version lack, and their values."""
 
 POSITION = {
     **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
@@ -31,7 +31,11 @@ POSITION = {
 
 
 def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:
-    """Refuse a part of the settings with other names, or values of other types, than these."""
+    """Refuse a part of the settings whose names or types are not exactly the expected ones, with a `ValueError`.
+
+    what: the part, for the message.
+    names: the allowed types of each value, by name.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"its {what} are no JSON object")
     for name in sorted(value.keys() | names.keys()):
@@ -42,7 +46,7 @@ def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> No
 
 
 def check_names(names: object, architecture: Architecture) -> None:
-    """Refuse names of classes that are none, or more than the network has outputs."""
+    """Refuse names of classes that are no text, twice the same, or more than the outputs, with a `ValueError`."""
     if names is None:
         return
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
@@ -54,20 +58,24 @@ def check_names(names: object, architecture: Architecture) -> None:
 def expected_tensors(
     architecture: Architecture, states: int, standardised: bool
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return dtype and shape of every tensor that a run of this network has."""
+    """Return dtype and shape, by name, of every tensor that a run of this network must have.
+
+    states: number of the optimizer's arrays.
+    standardised: whether the run standardises its inputs.
+    """
     dtype, widths = architecture.dtype, architecture.widths
-    made: dict[str, tuple[str, tuple[int, ...]]] = {}
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {}
     for number, layer in enumerate(architecture.each_layer, start=1):
         shapes = {**layer.parameters, **layer.running}
-        made |= {f"layers.{number}.{name}": (dtype, shape) for name, shape in shapes.items()}
-    made |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
+        expected |= {f"layers.{number}.{name}": (dtype, shape) for name, shape in shapes.items()}
+    expected |= {f"optimizer.{number}": (dtype, (architecture.parameters,)) for number in range(1, states + 1)}
     if standardised:
-        made |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
-    return made
+        expected |= {f"data.{name}": ("float64", (widths[0],)) for name in ("mean", "deviation")}
+    return expected
 
 
 def compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Refuse tensors that are not exactly those expected."""
+    """Refuse tensors whose names, dtypes and shapes are not exactly the expected ones, with a `ValueError`."""
     for name in sorted(entries.keys() ^ expected.keys()):
         raise ValueError(f"tensor {name[:60]!r} is {'missing' if name in expected else 'unknown'}")
     for name, entry in entries.items():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.interchange.torch_weights import torch_code
+from lowmem.interchange.torch_modules import torch_code
 from lowmem.network.specs import ACTIVATIONS
 from tests.helpers import batch, randomised
 

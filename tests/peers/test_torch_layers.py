@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.interchange.torch_weights import tensors, torch_code
+from lowmem.interchange.torch_modules import tensors, torch_code
 from lowmem.network.layers.dropout import padded
 from lowmem.nn.layers.dropout import Philox
 from tests.helpers import FIXED, KINDS, batch, names, stirred

@@ -1,0 +1,64 @@
+"""What people see of training: a bar while an epoch runs, and a line when it is over."""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from lowmem.training.loop import Epoch
+
+BAR = 24
+"""Characters of the bar."""
+
+REDRAWN = 0.1
+"""Seconds after which the bar is drawn again, at the earliest."""
+
+
+class Progress:
+    """A bar with the time left of an epoch. It is drawn on terminals only; a file gets the lines of the epochs.
+
+    stream: where the bar is drawn.
+    clock: the time in seconds.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._drawn = stream.isatty()
+        self._begin, self._first, self._last, self._width = clock(), 0, 0.0, 0
+
+    def step(self, done: int, count: int) -> None:
+        """Draw the bar. done: steps of the epoch that are over. count: steps of the epoch."""
+        now = self._clock()
+        if done <= self._first or self._first == 0:
+            self._begin, self._first = now, done
+        if not self._drawn or (now - self._last < REDRAWN and done < count):
+            return
+        self._last = now
+        filled = BAR * done // count
+        left = (now - self._begin) / max(done - self._first, 1) * (count - done)
+        text = f"\r{'█' * filled}{'░' * (BAR - filled)} {done:,}/{count:,} steps, {left:.0f} s left"
+        self._stream.write(text.ljust(self._width))
+        self._stream.flush()
+        self._width = len(text)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+        self._width = 0
+
+
+def epoch_line(epoch: "Epoch", count: int, left: float) -> str:
+    """Return the line of an epoch. count: epochs in all. left: seconds that the epochs to come will take."""
+    parts = [f"epoch {epoch.number:>{len(str(count))}}/{count}", f"loss {epoch.loss:.4f}"]
+    if epoch.validation_loss is not None:
+        parts.append(f"held-out loss {epoch.validation_loss:.4f}")
+    if epoch.accuracy is not None:
+        parts.append(f"accuracy {epoch.accuracy:6.2%}")
+    if epoch.skipped:
+        parts.append(f"{epoch.skipped} steps skipped")
+    parts.append(f"{epoch.samples_per_second:,.0f} samples/s")
+    if epoch.number < count:
+        parts.append(f"{left:.0f} s left")
+    return "  ".join(parts)

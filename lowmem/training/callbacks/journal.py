@@ -1,0 +1,71 @@
+"""A journal of a run: a file with one JSON object on each line, for programs that follow the run."""
+
+import json
+import warnings
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowmem.errors import InputError, NonFiniteError, Origin
+from lowmem.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from lowmem.training.loop import Epoch, Loop
+
+
+class Journal(Callback):
+    """Appends a line to a file for each event: begin, epoch, skipped, non-finite, stopped and end.
+
+    Each line has `event`, `time` (UTC), and fields of the event. A line that an earlier process left unfinished is
+    ended first. Raises `InputError` if the file cannot be written. If it can no longer be written during the run,
+    there is one warning and the journal ends: no training is lost for its journal.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path: Path | None = Path(path)
+        try:
+            with self._path.open("ab+") as stream:
+                if stream.tell():
+                    stream.seek(-1, 2)
+                    if stream.read(1) != b"\n":
+                        stream.write(b"\n")
+        except OSError as problem:
+            raise InputError(f"cannot write the journal {str(path)!r}: {problem.strerror or problem}.") from None
+
+    def on_begin(self, loop: "Loop") -> None:
+        """Write the plan, and the position that the run begins at."""
+        at = loop.at
+        self.write("begin", plan=loop.plan.to_dict(), epoch=at.epoch, batch=at.batch, until=at.until)
+
+    def on_skip(self, loop: "Loop", origin: Origin) -> None:
+        """Write where the numbers of the skipped step stopped being finite."""
+        self.write("skipped", steps=loop.at.steps, where=str(origin))
+
+    def on_epoch(self, loop: "Loop", epoch: "Epoch") -> None:
+        """Write the numbers of the epoch."""
+        self.write("epoch", steps=loop.at.steps, **asdict(epoch))
+
+    def on_failure(self, loop: "Loop", error: NonFiniteError) -> None:
+        """Write why the run failed."""
+        self.write("non-finite", steps=loop.at.steps, layer=error.layer, saved=error.last_save, error=str(error))
+
+    def on_stop(self, loop: "Loop", signal: int) -> None:
+        """Write which signal ended the run, and where the run is saved."""
+        self.write("stopped", signal=signal, steps=loop.at.steps, saved=loop.last_save)
+
+    def on_end(self, loop: "Loop") -> None:
+        """Write where the run is saved."""
+        self.write("end", steps=loop.at.steps, saved=loop.last_save)
+
+    def write(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+        """Write one line."""
+        if self._path is None:
+            return
+        line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as problem:
+            warnings.warn(f"the journal ends here: {problem}. Training goes on.", RuntimeWarning, stacklevel=3)
+            self._path = None

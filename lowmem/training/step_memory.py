@@ -1,0 +1,126 @@
+"""The memory of a training step: planned before the data are known, allocated once when they are."""
+
+from typing import Any
+
+import numpy as np
+
+from lowmem.data.samples import Samples
+from lowmem.errors import InputError
+from lowmem.measure.memory import reset_resident_peak
+from lowmem.measure.ram import plan_within, read_ram, warm_up
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.choose import plan
+from lowmem.planning.plan import Plan
+from lowmem.runtime.backprop import Backprop
+from lowmem.runtime.clipping import ClippedBackprop
+from lowmem.training.learning_rate import LearningRate
+from lowmem.training.loop import Stepper
+from lowmem.training.sample_weights import BatchWeights
+
+EVALUATION_ROWS = 256
+"""Samples of a batch of evaluation, which has buffers of its own."""
+
+RUN_OBJECTS = 4096
+"""Bytes of the Python objects around the steps: callbacks, counters, the journal's lines."""
+
+
+class StepMemory:
+    """The plan of a run's steps, and the arrays that it counts.
+
+    weights: of the samples of a batch; their buffer is counted and allocated here.
+    budget, ram: as in `Trainer`; one of the two is None.
+    options: keywords of `lowmem.plan`: strategy, micro_batch, segments, slots, threads, costs, table_bytes.
+
+    The plan is made at once, so that what cannot fit is refused before anything is allocated. Raises `BudgetError`
+    then. `process_promise` is the peak of the whole process that was promised; None without `ram`.
+    """
+
+    def __init__(
+        self,
+        mlp: MLP,
+        optimizer: Optimizer,
+        weights: BatchWeights,
+        *,
+        batch_size: int,
+        budget: int | str | None,
+        ram: int | str | None,
+        clip_norm: float | None,
+        clip_twice: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self._mlp, self._optimizer, self._weights = mlp, optimizer, weights
+        self._batch_size, self._budget = batch_size, budget
+        self._clip_norm, self._clip_twice, self._options = clip_norm, clip_twice, options
+        self._cap = None if ram is None else read_ram(ram)
+        if ram is not None:
+            warm_up(mlp.architecture.dtype)
+        self._buffers, self._odd, self._allocated = 0, False, False
+        self.process_promise: int | None = None
+        self.plan: Plan = self._plan(0, odd=False)
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Samples of a batch of evaluation: no more than a pass has, as evaluation works in the memory of a pass."""
+        return min(EVALUATION_ROWS, self.plan.micro_batch)
+
+    def count(self, train: Samples, held_out: Samples | None) -> None:
+        """Count the buffers of these data, and plan again if the plan did not count as much.
+
+        Raises `BudgetError` if the data's buffers do not fit beside the step, `InputError` if the step is allocated
+        already and the plan would change.
+        """
+        architecture = self._mlp.architecture
+        buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture)
+        # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too.
+        buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
+        buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
+        buffers += self._weights.bytes_for(self._batch_size) + RUN_OBJECTS
+        odd = len(train) % self._batch_size != 0
+        if self._allocated and buffers <= self._buffers and odd <= self._odd:
+            return
+        planned = self._plan(buffers, odd=odd)
+        if self._allocated and planned.schedule != self.plan.schedule:
+            raise InputError(
+                "these data need larger batch buffers than the data this trainer began with, and the plan would "
+                "change. Begin a new trainer with the larger data."
+            )
+        self.plan, self._buffers, self._odd = planned, buffers, odd
+
+    def allocate(self, seed: int, schedule: LearningRate | None, *, skips: bool) -> Stepper:
+        """Allocate what the plan counts, once, and return what makes the steps.
+
+        seed: determines the masks of dropout.
+        schedule, skips: see `Stepper`.
+        """
+        if self._cap is not None:
+            reset_resident_peak()
+        mlp, optimizer = self._mlp, self._optimizer
+        if self._clip_norm is None:
+            backprop = Backprop(mlp, self.plan, optimizer, seed=seed)
+        else:
+            backprop = ClippedBackprop(mlp, self.plan, optimizer, self._clip_norm, seed=seed)
+        outputs = np.empty((self.evaluation_rows, mlp.architecture.widths[-1]), mlp.parameters.dtype)
+        self._weights.allocate(self._batch_size)
+        self._allocated = True
+        return Stepper(backprop, optimizer, outputs, self._weights, schedule, skips)
+
+    def _plan(self, buffers: int, *, odd: bool) -> Plan:
+        """Plan a step.
+
+        buffers: bytes of the batches' buffers.
+        odd: whether the last batch of an epoch has another size.
+        """
+        options: dict[str, Any] = self._options | {"batch_buffers": buffers, "odd_batches": odd}
+        options["gather"] = self._clip_norm is not None and not self._clip_twice
+        options["rehearse"] = self._clip_twice
+        architecture, rows = self._mlp.architecture, self._batch_size
+        if self._cap is None:
+            return plan(architecture, rows, self._budget, self._optimizer, **options)
+        held = self.plan.peak_bytes if self._allocated else self._mlp.learned.nbytes
+
+        def make(room: int, tables: int) -> Plan:
+            return plan(architecture, rows, room, self._optimizer, **options | {"table_bytes": tables})
+
+        planned, self.process_promise = plan_within(self._cap, held, make)
+        return planned

@@ -176,7 +176,7 @@ BOTH = [
     (["--budget", "1KiB"], "is less than"),
     (["--budget", "0%"], "cannot read the budget '0%'"),
     (["--strategy", "sqr"], "Did you mean 'sqrt'?"),
-    (["--strategy", "segments", "--segments", "0"], "segments must be a whole number"),
+    (["--strategy", "segments", "--segments", "0"], "segments must be a positive whole number"),
     (["--strategy", "revolve", "--slots", "-1"], "slots must be a whole number"),
     (["--strategy", "revolve"], "needs slots="),
     (["--segments", "3"], 'goes with strategy="segments"'),

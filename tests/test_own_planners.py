@@ -109,6 +109,11 @@ def test_options_of_lowmems_planners_do_not_go_with_ones_own(option: dict[str, A
         lm.plan(RAGGED, 64, strategy=narrowest, **option)
 
 
+def test_a_trainer_whose_saved_runs_keep_names_refuses_it_before_anything_is_run() -> None:
+    with pytest.raises(InputError, match=r"the name of a strategy, .* go with lowmem\.plan"):
+        lm.Trainer(lm.MLP(RAGGED), batch_size=64, strategy=narrowest)  # type: ignore[arg-type]
+
+
 # Budgets ---------------------------------------------------------------------------------------------------------
 
 

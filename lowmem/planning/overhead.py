@@ -8,25 +8,34 @@ which the binder follows too; the bytes of each kind were fitted on traced alloc
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers.base import Widths
 from lowmem.network.specs import CHUNK
-from lowmem.network.tiles import aligned, tile_count, tile_rows
+from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
 from lowmem.planning.outline import Place, outline, reversal_places
 from lowmem.planning.packing import Program, Step
 
 BYTES = {
-    "constant": 20000,
-    "layers": 2000,
-    "parts": 1000,
-    "calls": 400,
-    "items": 10,
-    "sweeps": 100,
-    "reversals": 700,
-    "in place": 14,
-    "views": 400,
-    "tiled": 12,
-    "loss": 700,
-    "chunks": 800,
-    "states": 330,
+    "constant": 12000,
+    "layers": 2065,
+    "parts": 410,
+    "totals": 1207,
+    "steps": 102,
+    "sweeps": 80,
+    "calls": 190,
+    "reversals": 80,
+    "in place": 9,
+    "places": 345,
+    "workspaces": 54,
+    "views": 314,
+    "loss": 371,
+    "chunks": 538,
+    "states": 294,
 }
+"""By kind of object.
+
+layers: what each layer has whatever is done. parts: arrays of a layer beside weights and biases. totals: the layers of
+a second set of gradients. steps: of the program. calls: bound calls. in place: entries of the lists that sweeps share.
+places: matrices of all rows, and views: the arrays into which they and the workspaces are cut. loss: tiles of the
+outputs. chunks: of the parameters, in updates; states: the optimizer's arrays of each.
+"""
 
 
 def counts(
@@ -41,11 +50,10 @@ def counts(
     """
     places = _Places(rows, architecture.item_bytes)
     forwards: set[tuple[str, Step]] = set()  # equal ones are bound once
-    in_place: dict[tuple[int, int], bytearray] = {}  # (place, scratch) -> a mark for each layer
-    items = sweeps = calls = reversals = tuples = 0
+    in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
+    kinds = dict.fromkeys(("sweeps", "calls", "reversals"), 0)
     reversed_by: Step | None = None
     for item in outline(architecture, program, first=False, last=True):
-        items += 1
         step = item.step
         match item.kind:
             case "forward":
@@ -53,41 +61,41 @@ def counts(
                     forwards.add((item.phase, step))
                     layer = architecture.layer(item.layer)
                     places.matrices |= {(step.source, layer.entering), (step.target, layer.leaving)}
-                    places.work(step.scratch, layer.workspace().forward)
+                    places.workspaces.add((step.scratch, layer.workspace().forward))
             case "sweep":
-                sweeps += 1
+                kinds["sweeps"] += 1
                 marks = in_place.setdefault((step.target, step.scratch), bytearray(architecture.layers + 1))
                 marks[item.layer : item.last + 1] = b"\1" * (item.last - item.layer + 1)
             case "prepare" | "gradients" | "scale_gradients" | "finish" | "gather":
-                calls += 1
+                kinds["calls"] += 1
                 if step is not reversed_by:
                     reversed_by = step
-                    reversals += 1
+                    kinds["reversals"] += 1
                     where = reversal_places(architecture.layer(item.layer), step, rows)
                     places.matrices |= {where.delta, where.state, *where.whole}
-                    places.work(*where.scratch)
-                    tuples += 2 + len(where.whole)
+                    places.workspaces.add(where.scratch)
             case "loss" | "sum" | "update":
-                calls += 1
+                kinds["calls"] += 1
     for (place, scratch), marks in in_place.items():
         for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:
             places.matrices |= {(place, layer.entering), (place, layer.leaving)}
-            places.work(scratch, layer.workspace().in_place)
-    shared = len(forwards) + sum(map(sum, in_place.values()))
+            places.workspaces.add((scratch, layer.workspace().in_place))
     chunks = 0 if states is None else sum(-(-layer.size // CHUNK) for layer in architecture.each_layer)
-    tiles = tile_count(rows)
+    of_passes = {kind: number * passes for kind, number in kinds.items()}
+    shared = len(forwards) + sum(map(sum, in_place.values()))
     return {
         "constant": 1,
         "layers": architecture.layers,
         "parts": sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer),
-        "calls": calls * passes + shared * sizes,
-        "items": items * passes,
-        "sweeps": sweeps * passes,
-        "reversals": reversals * passes,
+        "totals": architecture.layers * (passes > 1),
+        "steps": len(program.steps),
+        **of_passes,
+        "calls": of_passes["calls"] + shared * sizes,
         "in place": len(in_place) * (architecture.layers + 1) * sizes,
+        "places": len(places.matrices) * sizes,
+        "workspaces": len(places.workspaces) * places.tiles * sizes,
         "views": places.views() * sizes,
-        "tiled": (2 * shared * sizes + tuples * passes) * (tiles - 1),
-        "loss": tiles * sizes,
+        "loss": places.tiles * sizes,
         "chunks": chunks,
         "states": chunks * (states or 0),
     }
@@ -97,16 +105,9 @@ class _Places:
     """Every matrix that a program works on: states, deltas, and working memory of a tile."""
 
     def __init__(self, rows: int, item_bytes: int) -> None:
-        self.tile, self.item_bytes = tile_rows(rows), item_bytes
-        self.tiles = tile_count(rows)
+        self.tile, self.tiles, self.item_bytes = tile_rows(rows), tile_count(rows), item_bytes
         self.matrices: set[Place] = set()
-        self.working: set[Place] = set()
-
-    def work(self, offset: int, widths: Widths) -> None:
-        """Add working matrices, one behind the other."""
-        for width in widths:
-            self.working.add((offset, width))
-            offset += aligned(self.tile * width * self.item_bytes)
+        self.workspaces: set[tuple[int, Widths]] = set()
 
     def views(self) -> int:
         """Return how many views that makes.
@@ -114,8 +115,13 @@ class _Places:
         Of a matrix its tiles and the whole. Tiles work in one place, in two shapes where the last one is shorter: as a
         larger batch shall never seem to need less, all batches of several tiles are taken for such.
         """
+        working: set[Place] = set()
+        for offset, widths in self.workspaces:
+            for width in widths:
+                working.add((offset, width))
+                offset += matrices_bytes((width,), self.tile, self.item_bytes)
         several = self.tiles > 1
-        return len(self.matrices) * (self.tiles + several) + len(self.working) * (1 + several)
+        return len(self.matrices) * (self.tiles + several) + len(working) * (1 + several)
 
 
 def overhead_bytes(numbers: dict[str, int]) -> int:

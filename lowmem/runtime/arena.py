@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ class Arena:
 
     def block(self, offset: int, shape: tuple[int, ...]) -> Array:
         """Return an array of that shape at byte `offset`."""
-        return np.ndarray(shape, self.item, self.buffer, offset) if prod(shape) else np.empty(shape, self.item)
+        return np.ndarray(shape, self.item, self.buffer, offset)
 
     def scratch(self, offset: int, bounds: Bounds, rows: int, widths: Sequence[int]) -> Scratch:
         """Return, for each row tile, working matrices of these widths; all tiles use the same memory.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
+
 from lowmem.network.layers.base import Widths
 from lowmem.network.tiles import tile_bounds, tile_count, tile_rows
 from lowmem.nn.layers.base import Arrays, Context, LayerKernels, Reversal
@@ -19,6 +21,9 @@ from lowmem.runtime.engines.calls import Bound, Call, Sweep
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater, add_gradient
+
+NO_SUMS: Array = np.empty((0, 0, 0))
+"""For layers that sum up nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,10 @@ class Binder:
         if self._reversal is None or self._reversal[0] is not item.step:
             layer = self.architecture.layer(item.layer)
             places = reversal_places(layer, item.step, self.rows)
-            sums = tile_count(self.rows), layer.workspace().partial_sums, layer.entering
+            sums, per_tile = NO_SUMS, layer.workspace().partial_sums
+            if per_tile:
+                shape = tile_count(self.rows), per_tile, layer.entering
+                sums = self.parts.arena.block(places.partial_sums, shape)
             self._reversal = (
                 item.step,
                 Reversal(
@@ -146,7 +154,7 @@ class Binder:
                     states=self._tiles_at(*places.state),
                     whole=tuple(self._tiles_at(*place) for place in places.whole),
                     scratch=self._scratch(*places.scratch),
-                    partial_sums=self.parts.arena.block(places.partial_sums, sums),
+                    partial_sums=sums,
                 ),
             )
         return self._reversal[1]

@@ -157,7 +157,7 @@ def test_train_reads_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 # Bad input -------------------------------------------------------------------------------------------------------
 
 BOTH = [
-    (["--layers", "-1"], "--layers must be 0 or more; got -1"),
+    (["--layers", "-1"], "--layers must be a whole number from 0; got -1"),
     (["--layers", "many"], "invalid int value: 'many'"),
     (["--width", "0"], "widths needs at least two positive whole numbers"),
     (["--widths", "64"], "widths needs at least two positive whole numbers"),

@@ -63,7 +63,8 @@ def _format(arguments: argparse.Namespace) -> str:
     for name, suffix in FORMATS.items():
         if arguments.file.suffix.lower() == suffix:
             return name
-    raise InputError(f"{arguments.file.name!r} tells no format; name it {' or '.join(FORMATS.values())}, or --format.")
+    endings = " or ".join(FORMATS.values())
+    raise InputError(f"{arguments.file.name!r} tells no format; let it end in {endings}, or give --format.")
 
 
 def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from lowmem.common.checks import whole
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import NORMS
@@ -144,8 +145,7 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
         widths = read_widths(arguments.widths)
     else:
         layers = given(arguments.layers, 100)
-        if layers < 0:
-            raise InputError(f"--layers must be 0 or more; got {layers}.")
+        whole("--layers", layers)
         widths = (inputs, *[given(arguments.width, 128)] * layers, outputs)
     return Architecture(
         widths,

@@ -48,8 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     saved = open_run(arguments.run)
     stream = _stream(arguments, saved)
     if stream.features != saved.architecture.widths[0]:
+        inputs = saved.architecture.widths[0]
         raise InputError(
-            f"{stream.name} has {stream.features} features and the network {saved.architecture.widths[0]} inputs."
+            f"{stream.name} has {stream.features} features and the network {inputs} inputs. Give samples with the "
+            "features of the training data."
         )
     inference = Inference(saved.network())
     blocks = inference.outputs(stream.batches(min(inference.rows, len(stream)), saved.architecture, None))

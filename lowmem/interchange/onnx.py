@@ -283,7 +283,8 @@ def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
     """Refuse options that do not fit the network, before anything is written."""
     loss = mlp.architecture.loss
     if probabilities and loss not in PROBABILITIES:
-        raise InputError(f"probabilities go with {' and '.join(PROBABILITIES)}; this network's loss is {loss}.")
+        known = " and ".join(PROBABILITIES)
+        raise InputError(f"probabilities go with {known}; this network's loss is {loss}. Leave out probabilities.")
     if not external and mlp.parameters.nbytes > EMBEDDED_MOST:
         raise InputError("a model holds no more than 2 GiB; leave out external=False.")
     for layer, arrays in enumerate(mlp.arrays, start=1):

@@ -71,7 +71,9 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     length = sum(map(len, _header(tensors, text)))
     blanks = -length % 8  # tensors begin at a multiple of 8
     if length + blanks > LONGEST_HEADER:
-        raise InputError(f"a file of so many tensors needs a header of {length:,} bytes; too many.")
+        raise InputError(
+            f"a file of so many tensors needs a header of {length:,} bytes; {LONGEST_HEADER:,} can be read."
+        )
     with replacing(path) as stream:
         write_all(stream, memoryview(struct.pack("<Q", length + blanks)))
         for part in _header(tensors, text):

@@ -127,10 +127,10 @@ def open_torch(
         raise InputError(f"there is no file {str(path)!r}. Check the path.")
     with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
         metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
-        told = _architecture_told(metadata)
-        standardisation = _standardisation_told(metadata)
+        described = _architecture_in(metadata)
+        standardisation = _standardisation_in(metadata)
     if architecture is None:
-        architecture = told or _architecture_seen(path, entries, activation, loss)
+        architecture = described or _architecture_of(path, entries, activation, loss)
     for name, given in (("activation", activation), ("loss", loss)):
         if given is not None and given != getattr(architecture, name):
             raise InputError(
@@ -142,30 +142,30 @@ def open_torch(
     return TorchFile(path, architecture, standardisation, entries, begin)
 
 
-def _architecture_told(metadata: Mapping[str, str]) -> Architecture | None:
+def _architecture_in(metadata: Mapping[str, str]) -> Architecture | None:
     """Return the architecture in the metadata of a file that lowmem wrote, None for other files."""
     if "lowmem" not in metadata or "architecture" not in metadata:
         return None
-    told = json.loads(metadata["architecture"])
+    description = json.loads(metadata["architecture"])
     try:
-        return Architecture.from_dict(told)
+        return Architecture.from_dict(description)
     except (InputError, TypeError, AttributeError) as problem:
         raise ValueError(f"its metadata tell no architecture: {problem}") from None
 
 
-def _standardisation_told(metadata: Mapping[str, str]) -> Standardisation | None:
+def _standardisation_in(metadata: Mapping[str, str]) -> Standardisation | None:
     """Return the standardisation in the metadata of a file that lowmem wrote, None if there is none."""
     if "lowmem" not in metadata or "standardisation" not in metadata:
         return None
-    told = json.loads(metadata["standardisation"])
-    mean, deviation = (np.array(told[name], np.float64) for name in ("mean", "deviation"))
+    moments = json.loads(metadata["standardisation"])
+    mean, deviation = (np.array(moments[name], np.float64) for name in ("mean", "deviation"))
     sound = mean.ndim == 1 and mean.shape == deviation.shape and finite(mean) and finite(deviation)
     if not sound or deviation.min() <= 0:
         raise ValueError("its metadata tell no standardisation")
     return Standardisation(mean, deviation)
 
 
-def _architecture_seen(
+def _architecture_of(
     path: Path, entries: Mapping[str, Entry], activation: str | None, loss: str | None
 ) -> Architecture:
     """Return the architecture of a file that lowmem did not write: its widths are those of the tensors."""

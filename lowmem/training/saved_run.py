@@ -219,7 +219,7 @@ def open_run(path: str | Path) -> SavedRun:
         run = _read_settings(path, settings, entries, begin, tensor_file.header_code(stream, begin))
         code = _checksum(stream, run, entries, crc32(metadata["settings"].encode()))
         if metadata["crc32"] != f"{code:08x}":
-            raise ValueError("its checksum is not that of its content, which was altered")
+            raise ValueError("its content was altered, as its checksum says")
         return run
 
 
@@ -233,7 +233,7 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     architecture = Architecture.from_dict(shape)
     rest = dict(settings["optimizer"])
     name, steps = rest.pop("name", None), rest.pop("step_count", None)
-    facts = lookup("optimizer", name, OPTIMIZERS)
+    states = lookup("optimizer", name, OPTIMIZERS).states
     if type(steps) is not int or steps < 0:
         raise ValueError(f"its optimizer has made {steps!r} steps")
     optimizer = restored(name, rest)
@@ -243,10 +243,10 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     if min(value for value in asdict(position).values() if type(value) is int) < 0:
         raise ValueError("its position has a negative number")
     check_names(settings["data"].get("class_names"), architecture)
-    compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
-    starts = [begin + entry.start for _, entry in _in_order(architecture, facts.states, entries)]
+    compare(entries, expected_tensors(architecture, states, settings["data"].get("standardised") is True))
+    starts = [begin + entry.start for _, entry in _in_order(architecture, states, entries)]
     of_layers = sum(1 for _ in _names(architecture))
-    others = filter(entries.__contains__, _other_names(facts.states))
+    others = filter(entries.__contains__, _other_names(states))
     return SavedRun(
         path,
         architecture,

@@ -46,7 +46,7 @@ def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> No
 
 
 def check_names(names: object, architecture: Architecture) -> None:
-    """Refuse names of classes that are no text, twice the same, or more than the outputs, with a `ValueError`."""
+    """Refuse names of classes that are no text, equal, or more than there are outputs, with a `ValueError`."""
     if names is None:
         return
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):

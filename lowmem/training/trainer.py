@@ -240,8 +240,8 @@ class Trainer:
         """
         if self._stepper is None:
             raise InputError(
-                "evaluate works in the memory of the training step, which trainer.epochs(...) makes: call that first. "
-                "For the outputs alone, mlp.predict(x) needs no trainer."
+                "evaluate works in the memory of a step, which trainer.epochs(...) allocates: call that first. For "
+                "the outputs alone, mlp.predict(x) needs no trainer."
             )
         samples = checked(data, self.mlp.architecture, "the data", self.class_names)
         check_names(samples, self.class_names, "the data")
@@ -310,7 +310,10 @@ class Trainer:
                 options["schedule"] = LearningRate(**options["schedule"])
             trainer = cls(run.network(), run.optimizer, **options)
         except (TypeError, KeyError) as problem:
-            raise InputError(f"{run.path} holds options that this version does not know: {problem}.") from None
+            raise InputError(
+                f"{run.path} holds options that this version does not know: {problem}. Resume it with the version "
+                "that saved it."
+            ) from None
         trainer._position, trainer._data_marks, trainer.notes = run.position, run.data, run.notes
         trainer._resumed, trainer._last_save = run, f"{run.path} (step {run.position.steps})"
         return trainer

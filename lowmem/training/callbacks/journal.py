@@ -31,7 +31,9 @@ class Journal(Callback):
                     if stream.read(1) != b"\n":
                         stream.write(b"\n")
         except OSError as problem:
-            raise InputError(f"cannot write the journal {str(path)!r}: {problem.strerror or problem}.") from None
+            raise InputError(
+                f"cannot write the journal {str(path)!r}: {problem.strerror or problem}. Name another file."
+            ) from None
 
     def on_begin(self, loop: "Loop") -> None:
         """Write the plan, and the position that the run begins at."""

@@ -37,8 +37,10 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
     for name, command in COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
-    parser.set_defaults(whole_parser=parser)  # of which `completion` writes its script
+        own = commands.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(own)
+        if command is completion:
+            own.set_defaults(whole=parser)  # the script completes all commands
     return parser
 
 
@@ -68,7 +70,7 @@ def _run(parser: Parser, argv: Sequence[str] | None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = parser.parse_args(given)
     if getattr(arguments, "config", None):
-        known = vars(arguments).keys() - {"config", "command", "version", "whole_parser"}
+        known = vars(arguments).keys() - {"config", "command", "version"}
         arguments = parser.parse_args([given[0], *flags_of(arguments.config, known), *given[1:]])
     if arguments.version:
         from lowmem import __version__

@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     import shtab
 
     one_of("shell", arguments.shell, SHELLS)
-    _describe(arguments.whole_parser)
-    print(shtab.complete(arguments.whole_parser, shell=arguments.shell))
+    _describe(arguments.whole)
+    print(shtab.complete(arguments.whole, shell=arguments.shell))
     return 0
 
 

@@ -177,6 +177,18 @@ def test_all_options_and_settings_come_back(tmp_path: Path) -> None:
     assert type(again.optimizer) is lm.SGD
 
 
+def test_notes_hold_numpys_numbers_and_nothing_that_json_has_not(tmp_path: Path) -> None:
+    trainer = trainer_of()
+    list(trainer.epochs((X, Y), 1))
+    trainer.notes = {"share": np.float32(0.5), "count": np.int64(3), "flag": np.True_}
+    trainer.save(tmp_path / "run")
+    assert open_run(tmp_path / "run").notes == {"share": 0.5, "count": 3, "flag": True}
+    trainer.notes = {"what": object()}
+    with pytest.raises(lm.InputError, match="in its notes is none of these"):
+        trainer.save(tmp_path / "run")
+    assert open_run(tmp_path / "run").notes["count"] == 3
+
+
 def test_early_stopping_counts_on_after_resuming(tmp_path: Path) -> None:
     flat = lm.Trainer(lm.MLP(ARCH), lm.SGD(0.0), batch_size=50)
     path = tmp_path / "run"

@@ -193,12 +193,21 @@ def save_run(
         "data": data,
         "notes": notes,
     }
-    text = json.dumps(settings, allow_nan=False, default=int)  # for NumPy's whole numbers
+    text = json.dumps(settings, allow_nan=False, default=_plain)
     code = tensor_file.checksum(tensors, crc32(text.encode()))
     try:
         tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
     except OSError as problem:
         raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
+
+
+def _plain(value: object) -> object:
+    """Return a number of NumPy's as one of Python's, for JSON. Raises `InputError` for anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise InputError(
+        f"a saved run holds numbers, text, lists and dictionaries; {value!r} in its notes is none of these."
+    )
 
 
 def open_run(path: str | Path) -> SavedRun:

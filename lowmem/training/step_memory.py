@@ -14,6 +14,7 @@ from lowmem.planning.choose import plan
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop
+from lowmem.schedule import Schedule
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Stepper
 from lowmem.training.sample_weights import BatchWeights
@@ -49,6 +50,11 @@ class StepMemory:
         clip_twice: bool,
         options: dict[str, Any],
     ) -> None:
+        if callable(options["strategy"]) or isinstance(options["strategy"], Schedule):
+            raise InputError(
+                f"strategy={options['strategy']!r}: a trainer takes the name of a strategy, which saved runs keep. "
+                "Planners of your own go with lowmem.plan and lowmem.Backprop."
+            )
         self._mlp, self._optimizer, self._weights = mlp, optimizer, weights
         self._batch_size, self._budget = batch_size, budget
         self._clip_norm, self._clip_twice, self._options = clip_norm, clip_twice, options

@@ -94,11 +94,6 @@ class Trainer:
     ) -> None:
         if budget is not None and ram is not None:
             raise InputError("give either budget (what training takes) or ram (the whole process), not both.")
-        if not isinstance(strategy, str):
-            raise InputError(
-                f"strategy={strategy!r}: a trainer takes the name of a strategy, which saved runs keep. Planners of "
-                "your own go with lowmem.plan and lowmem.Backprop."
-            )
         one_of("value of non_finite", non_finite, NON_FINITE)
         self.mlp = mlp
         self.optimizer = Adam() if optimizer is None else optimizer

@@ -1,0 +1,302 @@
+"""Plans of chains with tapes: equal to exhaustive searches and to rotor on small chains, inside every budget, in time."""
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count
+from math import inf
+from time import process_time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowmem.errors import BudgetError, InputError, ScheduleError
+from lowmem.schedule.ops import Backward, Forward, Loss
+from lowmem.schedule.tapes import planner
+from lowmem.schedule.tapes.chain import TapeChain, TapeStage
+from lowmem.schedule.tapes.fixed import segments, sqrt, store_all
+from lowmem.schedule.tapes.least import least_memory
+from lowmem.schedule.tapes.needs import Needs
+from lowmem.schedule.tapes.ops import Record, TapeSchedule
+from lowmem.schedule.tapes.planner import optimal
+from lowmem.schedule.tapes.simulate import simulate
+from lowmem.schedule.tapes.table import Levels, Table
+
+# Chains ----------------------------------------------------------------------------------------------------------
+
+
+def chain_of(length: int, seed: int, unit: int = 1) -> TapeChain:
+    """Return a random chain as a measurement gives them; every size is a multiple of `unit`."""
+    random_ = random.Random(seed)
+
+    def size(low: int, high: int) -> int:
+        return unit * random_.randint(low, high)
+
+    stages, before, held = [], 0, 0
+    for _ in range(length):
+        output, own, extra, gradient = size(1, 6), size(0, 8), size(0, 3), size(0, 2)
+        stays = before if random_.random() < 0.7 else held * before
+        stages.append(
+            TapeStage(
+                forward=random_.randint(1, 9),
+                backward=random_.randint(1, 9),
+                state_bytes=output,
+                tape_bytes=own + stays,
+                delta_bytes=output,
+                gradient_bytes=gradient,
+                forward_peak=output + extra,
+                record_peak=output + own + extra,
+                backward_peak=own + stays + output + before + gradient + extra,
+            )
+        )
+        before, held = output, random_.random() < 0.3
+    return TapeChain(tuple(stages), source_bytes=size(0, 2), loss_peak=size(1, 6), keeps_output=random_.random() < 0.5)
+
+
+def abstract(length: int, seed: int) -> TapeChain:
+    """Return a random abstract chain, of tapes that may be smaller than outputs."""
+    random_ = random.Random(seed)
+
+    def numbers(low: int, high: int, size: int = length) -> list[int]:
+        return [random_.randint(low, high) for _ in range(size)]
+
+    return TapeChain.abstract(
+        forward=numbers(1, 9), backward=numbers(1, 9), state_bytes=numbers(0, 6, length + 1), tape_bytes=numbers(1, 9)
+    )
+
+
+def budgets(chain: TapeChain, number: int = 12) -> Iterator[int]:
+    """Yield budgets from the least that works to what storing everything takes."""
+    least, most = (simulate(chain, schedule(chain)).peak_bytes for schedule in (least_memory, store_all))
+    yield from sorted({least + (most - least) * n // number for n in range(number + 1)})
+
+
+# Oracles ---------------------------------------------------------------------------------------------------------
+
+
+def exhaustive(chain: TapeChain, budget: int) -> float:
+    """Return the least cost of all lists of ops within the budget, infinity if there is none.
+
+    Dijkstra's search over (states that live, stages with tapes, next stage to be reversed, whether the loss is done).
+    """
+    stages, length = chain.stages, chain.length
+    size = [0, *(stage.state_bytes for stage in stages)]
+    gradients = [0] * (length + 2)
+    for layer in range(length, 0, -1):
+        gradients[layer] = gradients[layer + 1] + stages[layer - 1].gradient_bytes
+    start = (frozenset[int](), frozenset[int](), length, False)
+    best, number = {start: 0.0}, count()
+    queue = [(0.0, next(number), start)]
+    while queue:
+        cost, _, here = heapq.heappop(queue)
+        if cost > best[here]:
+            continue
+        live, tapes, layer, lost = here
+        if not layer:
+            return cost
+        output = size[length] if lost and chain.keeps_output else 0
+        held = chain.source_bytes + output + gradients[layer + 1] + sum(size[state] for state in live)
+        held += sum(stages[t - 1].tape_bytes for t in tapes) + (stages[layer - 1].delta_bytes if lost else 0)
+        free = chain.in_hand_free
+        steps = []
+        for source in live | {0}:
+            run, reach = 0.0, 0
+            for last in range(source + 1, layer + (not lost)):
+                stage = stages[last - 1]
+                run += stage.forward
+                reach = max(reach, stage.forward_peak + (size[last - 1] if last > source + 1 else 0))
+                taken = held - (size[source] if last == source + 1 else 0) if free else held + reach
+                if last not in live:
+                    steps.append(((live | {last}, tapes, layer, lost), run, taken))
+            following = source + 1
+            if following <= layer and following not in tapes | live:
+                stage, kept = stages[source], set() if lost and following == layer else {following}
+                after = (live - {source} | kept, tapes | {following}, layer, lost)
+                steps.append((after, stage.forward, held - size[source] if free else held + stage.record_peak))
+        if not lost and length in live:
+            steps.append(((live - {length}, tapes, layer, True), 0.0, 0 if free else held + chain.loss_peak))
+        if lost and layer in tapes:
+            stage = stages[layer - 1]
+            own = stage.tape_bytes + stage.delta_bytes
+            taken = held - own + (0 if free else stage.backward_peak)
+            steps.append(((live, tapes - {layer}, layer - 1, True), stage.backward, taken))
+        for after, price, taken in steps:
+            if taken <= budget and cost + price < best.get(after, inf):
+                best[after] = cost + price
+                heapq.heappush(queue, (cost + price, next(number), after))
+    return inf
+
+
+def rotor(sizes: dict[str, list[int]], costs: dict[str, list[int]]) -> Callable[[int], float]:
+    """Return C(1, L, m) of rotor (arXiv:1911.13214, theorem 1), as a function of m.
+
+    a, tape, delta, forward, backward: sizes of outputs, tapes (outputs included), gradients, and overheads of the two
+    passes, for stages from 1 on; index 0 of a and delta is the input.
+    """
+    a, tape, delta, over_f, over_b = (sizes[name] for name in ("a", "tape", "delta", "forward", "backward"))
+    f, b = costs["f"], costs["b"]
+
+    @cache
+    def cost(s: int, t: int, m: int) -> float:
+        all_ = max(delta[t] + tape[s] + over_f[s], delta[s] + tape[s] + over_b[s])
+        if s == t:
+            return f[s] + b[s] if m >= all_ else inf
+        best = f[s] + cost(s + 1, t, m - tape[s]) + b[s] if m >= all_ else inf
+        none = delta[t] + a[s] + over_f[s]
+        for k in range(s + 1, t + 1):
+            if k > s + 1:
+                none = max(none, delta[t] + a[k - 2] + a[k - 1] + over_f[k - 1])
+            if m >= none:
+                best = min(best, sum(f[s:k]) + cost(k, t, m - a[k - 1]) + cost(s, k - 1, m))
+        return best
+
+    return lambda m: cost(1, len(f) - 1, m)
+
+
+# Claims ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_small_chain_costs_what_an_exhaustive_search_finds(seed: int) -> None:
+    chain = (abstract if seed % 2 else chain_of)(1 + seed % 6, seed)
+    for budget in budgets(chain):
+        best = optimal(chain, budget=budget)
+        assert simulate(chain, best.schedule).peak_bytes <= budget
+        assert best.cost == simulate(chain, best.schedule).cost
+        assert best.cost == exhaustive(chain, budget)
+        assert best.gap == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rounded_sizes_give_bounds_on_both_sides(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "exact_quantum", lambda chain, room: 0)
+    monkeypatch.setattr(planner, "MOST_LEVELS", 24)
+    chain = (abstract if seed % 3 == 0 else chain_of)(6, seed)
+    needs = Needs(chain)
+    for budget in budgets(chain, 6):
+        truth = exhaustive(chain, budget)
+        best = optimal(chain, budget=budget)
+        assert simulate(chain, best.schedule).peak_bytes <= budget
+        assert best.lower_bound <= truth <= best.cost
+        for window in (1, 2, 3, 6):
+            assert planner.lower_bound(needs, budget - chain.source_bytes, window) <= truth
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_narrow_windows_still_give_schedules_that_run(seed: int) -> None:
+    chain = chain_of(9, seed)
+    needs = Needs(chain)
+    for window in (1, 2, 4):
+        table = Table(needs, Levels(1, 120), window)
+        for level in table.steps():
+            trace = simulate(chain, table.write(level))
+            assert trace.peak_bytes <= level + chain.source_bytes
+            assert trace.cost == pytest.approx(table.cost(level))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_never_dearer_than_rotor_under_equal_accounting(seed: int) -> None:
+    random_, length = random.Random(seed), 3 + seed % 6
+
+    def numbers(low: int, high: int, offset: int = 0) -> list[int]:
+        return [0] * (1 - offset) + [random_.randint(low, high) for _ in range(length + offset)]
+
+    sizes = {"a": numbers(1, 6), "delta": numbers(1, 6), "forward": numbers(0, 3), "backward": numbers(0, 3)}
+    sizes["tape"] = [0, *(a + random_.randint(0, 5) for a in sizes["a"][1:])]
+    sizes["delta"][length] = 0  # behind the last stage, which is the loss
+    costs = {"f": numbers(1, 9), "b": numbers(1, 9)}
+    a, tape, delta = sizes["a"], sizes["tape"], sizes["delta"]
+    stages = [
+        TapeStage(
+            forward=costs["f"][n],
+            backward=costs["b"][n],
+            state_bytes=a[n],
+            tape_bytes=tape[n] - a[n] + a[n - 1],
+            delta_bytes=delta[n],
+            forward_peak=a[n] + sizes["forward"][n],
+            record_peak=tape[n] + sizes["forward"][n],
+            backward_peak=a[n - 1] + tape[n] + delta[n] + sizes["backward"][n],
+        )
+        for n in range(1, length + 1)
+    ]
+    chain, oracle = TapeChain(tuple(stages)), rotor(sizes, costs)
+    least = next(m for m in count() if oracle(m) < inf)
+    assert simulate(chain, least_memory(chain)).peak_bytes == least
+    for budget in range(least, least + 60):
+        assert optimal(chain, budget=budget).cost <= oracle(budget)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_least_memory_is_the_least(seed: int) -> None:
+    chain = (abstract if seed % 2 else chain_of)(6, seed)
+    least = simulate(chain, least_memory(chain)).peak_bytes
+    assert exhaustive(chain, least) < inf
+    assert exhaustive(chain, least - 1) == inf
+    with pytest.raises(BudgetError, match=f"the least that works is {least:,}") as refused:
+        optimal(chain, budget=least - 1)
+    assert refused.value.minimum == least
+
+
+@given(st.integers(1, 30), st.integers(0, 10**6), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_every_strategy_reverses_every_chain(length: int, seed: int, step: int) -> None:
+    chain = chain_of(length, seed)
+    cost = simulate(chain, store_all(chain)).cost
+    assert cost == chain.all_costs
+    for schedule in (sqrt(chain), segments(chain, segments=step), least_memory(chain)):
+        trace = simulate(chain, schedule)
+        assert trace.cost >= cost
+        assert optimal(chain, budget=trace.peak_bytes).cost <= trace.cost
+
+
+def test_rules_cut_chains_as_they_say() -> None:
+    chain = abstract(10, 0)
+    assert [op for op in sqrt(chain) if isinstance(op, Forward)] == [Forward(1, 4), Forward(5, 7)]
+    assert [op for op in segments(chain, segments=4) if isinstance(op, Forward)] == [Forward(1, 4), Forward(5, 8)]
+    assert store_all(abstract(2, 0)).ops == (Record(1), Record(2), Loss(), Backward(2), Backward(1))
+    with pytest.raises(InputError, match="segments must be a positive whole number"):
+        segments(chain, segments=0)
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        (Record(1), Record(2), Loss(), Backward(2)),
+        (Record(2), Loss(), Backward(2), Backward(1)),
+        (Record(1), Record(2), Loss(), Backward(1), Backward(2)),
+        (Record(1), Record(2), Backward(2), Backward(1)),
+        (Forward(1, 1), Record(1), Record(2), Loss(), Backward(2), Backward(1)),
+    ],
+)
+def test_what_cannot_run_is_refused(ops: tuple[Record, ...]) -> None:
+    with pytest.raises(ScheduleError):
+        simulate(abstract(2, 0), TapeSchedule("by hand", ops))
+
+
+def test_an_abstract_chain_checks_its_numbers() -> None:
+    with pytest.raises(InputError, match="got 2, 1, 3 and 2"):
+        TapeChain.abstract(forward=[1, 1], backward=[1], state_bytes=[0, 1, 1], tape_bytes=[1, 1])
+    with pytest.raises(InputError, match="not negative; got -1"):
+        TapeChain.abstract(forward=[1], backward=[1], state_bytes=[0, 1], tape_bytes=[-1])
+
+
+@pytest.mark.parametrize(("length", "seconds", "gap"), [(100, 1, 0.02), (500, 10, 0.03)])
+def test_plans_are_quick_and_near_the_bound(length: int, seconds: float, gap: float) -> None:
+    chain = chain_of(length, 1, unit=99_991)
+    stages = [vary(stage, seed) for seed, stage in enumerate(chain.stages)]
+    chain = TapeChain(tuple(stages), chain.source_bytes, chain.loss_peak, chain.keeps_output)
+    most = simulate(chain, store_all(chain)).peak_bytes
+    begin = process_time()
+    best = optimal(chain, budget=most * 3 // 10)
+    assert process_time() - begin < 2 * seconds  # on a machine that nobody else uses, half of it
+    assert simulate(chain, best.schedule).peak_bytes <= most * 3 // 10
+    assert best.gap < gap
+
+
+def vary(stage: TapeStage, seed: int) -> TapeStage:
+    """Return a stage with a size that shares no quantum with others."""
+    from dataclasses import replace
+
+    return replace(stage, tape_bytes=stage.tape_bytes + random.Random(seed).randrange(50_000))

@@ -1,6 +1,5 @@
 """Plans of chains with tapes: equal to exhaustive searches and to rotor on small chains, inside every budget, in time."""
 
-import heapq
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,7 +18,7 @@ from lowmem.schedule.tapes.chain import TapeChain, TapeStage
 from lowmem.schedule.tapes.fixed import segments, sqrt, store_all
 from lowmem.schedule.tapes.least import least_memory
 from lowmem.schedule.tapes.needs import Needs
-from lowmem.schedule.tapes.ops import Record, TapeSchedule
+from lowmem.schedule.tapes.ops import Record, TapeOp, TapeSchedule
 from lowmem.schedule.tapes.planner import optimal
 from lowmem.schedule.tapes.simulate import simulate
 from lowmem.schedule.tapes.table import Levels, Table
@@ -76,57 +75,63 @@ def budgets(chain: TapeChain, number: int = 12) -> Iterator[int]:
 # Oracles ---------------------------------------------------------------------------------------------------------
 
 
-def exhaustive(chain: TapeChain, budget: int) -> float:
-    """Return the least cost of all lists of ops within the budget, infinity if there is none.
+def trees(i: int, j: int, length: int) -> Iterator[tuple[TapeOp, ...]]:
+    """Yield every schedule that reverses stages i+1..j and whose checkpoints stay: large Schröder numbers of them."""
+    if j == i + 1:
+        yield (Record(j), Loss(), Backward(j)) if j == length else (Record(j), Backward(j))
+        return
+    for inner in trees(i + 1, j, length):
+        yield (Record(i + 1), *inner, Backward(i + 1))
+    for k in range(i + 1, j):
+        for right in trees(k, j, length):
+            for left in trees(i, k, length):
+                yield (Forward(i + 1, k), *right, *left)
 
-    Dijkstra's search over (states that live, stages with tapes, next stage to be reversed, whether the loss is done).
-    """
-    stages, length = chain.stages, chain.length
+
+def took(chain: TapeChain, ops: tuple[TapeOp, ...]) -> tuple[int, float]:
+    """Return peak and cost of a schedule that runs, by names of what lives; shares nothing with the simulator."""
+    stages, free = chain.stages, chain.in_hand_free
+    live: dict[object, int] = {"source": chain.source_bytes}
     size = [0, *(stage.state_bytes for stage in stages)]
-    gradients = [0] * (length + 2)
-    for layer in range(length, 0, -1):
-        gradients[layer] = gradients[layer + 1] + stages[layer - 1].gradient_bytes
-    start = (frozenset[int](), frozenset[int](), length, False)
-    best, number = {start: 0.0}, count()
-    queue = [(0.0, next(number), start)]
-    while queue:
-        cost, _, here = heapq.heappop(queue)
-        if cost > best[here]:
-            continue
-        live, tapes, layer, lost = here
-        if not layer:
-            return cost
-        output = size[length] if lost and chain.keeps_output else 0
-        held = chain.source_bytes + output + gradients[layer + 1] + sum(size[state] for state in live)
-        held += sum(stages[t - 1].tape_bytes for t in tapes) + (stages[layer - 1].delta_bytes if lost else 0)
-        free = chain.in_hand_free
-        steps = []
-        for source in live | {0}:
-            run, reach = 0.0, 0
-            for last in range(source + 1, layer + (not lost)):
-                stage = stages[last - 1]
-                run += stage.forward
-                reach = max(reach, stage.forward_peak + (size[last - 1] if last > source + 1 else 0))
-                taken = held - (size[source] if last == source + 1 else 0) if free else held + reach
-                if last not in live:
-                    steps.append(((live | {last}, tapes, layer, lost), run, taken))
-            following = source + 1
-            if following <= layer and following not in tapes | live:
-                stage, kept = stages[source], set() if lost and following == layer else {following}
-                after = (live - {source} | kept, tapes | {following}, layer, lost)
-                steps.append((after, stage.forward, held - size[source] if free else held + stage.record_peak))
-        if not lost and length in live:
-            steps.append(((live - {length}, tapes, layer, True), 0.0, 0 if free else held + chain.loss_peak))
-        if lost and layer in tapes:
-            stage = stages[layer - 1]
-            own = stage.tape_bytes + stage.delta_bytes
-            taken = held - own + (0 if free else stage.backward_peak)
-            steps.append(((live, tapes - {layer}, layer - 1, True), stage.backward, taken))
-        for after, price, taken in steps:
-            if taken <= budget and cost + price < best.get(after, inf):
-                best[after] = cost + price
-                heapq.heappush(queue, (cost + price, next(number), after))
-    return inf
+    peak, cost, output = 0, 0.0, 0
+    for n, op in enumerate(ops):
+        in_hand, more = 0, 0
+        after = dict(live)
+        match op:
+            case Forward(first, last):
+                in_hand = size[first - 1] if first == last else 0
+                for layer in range(first, last + 1):
+                    more = max(more, stages[layer - 1].forward_peak + (size[layer - 1] if layer > first else 0))
+                    cost += stages[layer - 1].forward
+                after["state", last] = size[last]
+            case Record(layer):
+                stage, in_hand = stages[layer - 1], size[layer - 1]
+                more, cost = stage.record_peak, cost + stage.forward
+                after.pop(("state", layer - 1), None)
+                after["tape", layer] = stage.tape_bytes
+                if ops[n + 1] != Backward(layer):
+                    after["state", layer] = size[layer]
+            case Loss():
+                more = chain.loss_peak
+                output = after.pop(("state", chain.length))
+                after["delta"] = stages[-1].delta_bytes
+                after["output"] = output if chain.keeps_output else 0
+            case Backward(layer):
+                stage = stages[layer - 1]
+                own = after.pop(("tape", layer)) + after.pop("delta")
+                more, in_hand, cost = stage.backward_peak - own, own, cost + stage.backward
+                after["gradient", layer] = stage.gradient_bytes
+                after["delta"] = stages[layer - 2].delta_bytes if layer > 1 else 0
+        if not (free and op == Loss()):
+            peak = max(peak, sum(live.values()) + (-in_hand if free else more))
+        live = after
+    return peak, cost
+
+
+def exhaustive(chain: TapeChain) -> Callable[[int], float]:
+    """Return the least cost within a budget of all schedules whose checkpoints stay; infinity if there is none."""
+    every = [took(chain, ops) for ops in trees(0, chain.length, chain.length)]
+    return lambda budget: min((cost for peak, cost in every if peak <= budget), default=inf)
 
 
 def rotor(sizes: dict[str, list[int]], costs: dict[str, list[int]]) -> Callable[[int], float]:
@@ -161,11 +166,12 @@ def rotor(sizes: dict[str, list[int]], costs: dict[str, list[int]]) -> Callable[
 @pytest.mark.parametrize("seed", range(40))
 def test_a_small_chain_costs_what_an_exhaustive_search_finds(seed: int) -> None:
     chain = (abstract if seed % 2 else chain_of)(1 + seed % 6, seed)
+    truth = exhaustive(chain)
     for budget in budgets(chain):
         best = optimal(chain, budget=budget)
         assert simulate(chain, best.schedule).peak_bytes <= budget
         assert best.cost == simulate(chain, best.schedule).cost
-        assert best.cost == exhaustive(chain, budget)
+        assert best.cost == truth(budget)
         assert best.gap == 0
 
 
@@ -174,14 +180,13 @@ def test_rounded_sizes_give_bounds_on_both_sides(seed: int, monkeypatch: pytest.
     monkeypatch.setattr(planner, "exact_quantum", lambda chain, room: 0)
     monkeypatch.setattr(planner, "MOST_LEVELS", 24)
     chain = (abstract if seed % 3 == 0 else chain_of)(6, seed)
-    needs = Needs(chain)
+    needs, truth = Needs(chain), exhaustive(chain)
     for budget in budgets(chain, 6):
-        truth = exhaustive(chain, budget)
         best = optimal(chain, budget=budget)
         assert simulate(chain, best.schedule).peak_bytes <= budget
-        assert best.lower_bound <= truth <= best.cost
+        assert best.lower_bound <= truth(budget) <= best.cost
         for window in (1, 2, 3, 6):
-            assert planner.lower_bound(needs, budget - chain.source_bytes, window) <= truth
+            assert planner.lower_bound(needs, budget - chain.source_bytes, window) <= truth(budget)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -231,12 +236,20 @@ def test_never_dearer_than_rotor_under_equal_accounting(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_least_memory_is_the_least(seed: int) -> None:
     chain = (abstract if seed % 2 else chain_of)(6, seed)
-    least = simulate(chain, least_memory(chain)).peak_bytes
-    assert exhaustive(chain, least) < inf
-    assert exhaustive(chain, least - 1) == inf
+    least, truth = simulate(chain, least_memory(chain)).peak_bytes, exhaustive(chain)
+    assert truth(least) < inf
+    assert truth(least - 1) == inf
     with pytest.raises(BudgetError, match=f"the least that works is {least:,}") as refused:
         optimal(chain, budget=least - 1)
     assert refused.value.minimum == least
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_simulator_counts_what_lives_by_name(seed: int) -> None:
+    chain = (abstract if seed % 2 else chain_of)(5, seed)
+    for ops in trees(0, 5, 5):
+        trace = simulate(chain, TapeSchedule("by hand", ops))
+        assert (trace.peak_bytes, trace.cost) == took(chain, ops)
 
 
 @given(st.integers(1, 30), st.integers(0, 10**6), st.integers(1, 9))

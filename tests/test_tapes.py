@@ -51,7 +51,7 @@ def chain_of(length: int, seed: int, unit: int = 1) -> TapeChain:
             )
         )
         before, held = output, random_.random() < 0.3
-    return TapeChain(tuple(stages), source_bytes=size(0, 2), loss_peak=size(1, 6), keeps_output=random_.random() < 0.5)
+    return TapeChain(tuple(stages), source_bytes=size(0, 2), loss_peak=size(1, 6), kept_bytes=random_.choice((0, before)))
 
 
 def abstract(length: int, seed: int) -> TapeChain:
@@ -93,7 +93,7 @@ def took(chain: TapeChain, ops: tuple[TapeOp, ...]) -> tuple[int, float]:
     stages, free = chain.stages, chain.in_hand_free
     live: dict[object, int] = {"source": chain.source_bytes}
     size = [0, *(stage.state_bytes for stage in stages)]
-    peak, cost, output = 0, 0.0, 0
+    peak, cost = 0, 0.0
     for n, op in enumerate(ops):
         in_hand, more = 0, 0
         after = dict(live)
@@ -113,9 +113,9 @@ def took(chain: TapeChain, ops: tuple[TapeOp, ...]) -> tuple[int, float]:
                     after["state", layer] = size[layer]
             case Loss():
                 more = chain.loss_peak
-                output = after.pop(("state", chain.length))
+                del after["state", chain.length]
                 after["delta"] = stages[-1].delta_bytes
-                after["output"] = output if chain.keeps_output else 0
+                after["kept"] = chain.kept_bytes
             case Backward(layer):
                 stage = stages[layer - 1]
                 own = after.pop(("tape", layer)) + after.pop("delta")
@@ -299,7 +299,7 @@ def test_an_abstract_chain_checks_its_numbers() -> None:
 def test_plans_are_quick_and_near_the_bound(length: int, seconds: float, gap: float) -> None:
     chain = chain_of(length, 1, unit=99_991)
     stages = [vary(stage, seed) for seed, stage in enumerate(chain.stages)]
-    chain = TapeChain(tuple(stages), chain.source_bytes, chain.loss_peak, chain.keeps_output)
+    chain = TapeChain(tuple(stages), chain.source_bytes, chain.loss_peak, chain.kept_bytes)
     most = simulate(chain, store_all(chain)).peak_bytes
     begin = process_time()
     best = optimal(chain, budget=most * 3 // 10)

@@ -51,14 +51,15 @@ class TapeChain:
     source_bytes: bytes that live during the whole step, whatever the schedule.
     loss_peak: the most that lives, beside state L and the tapes, while the loss is computed and reversed; the gradient
         with respect to state L included.
-    keeps_output: state L belongs to the caller from the time it is made, and lives until the end of the step.
+    kept_bytes: bytes that live from the loss until the end of the step: the output and the loss, where the caller holds
+        them.
     in_hand_free: the abstract model: operands of the running op cost nothing, only what waits counts.
     """
 
     stages: tuple[TapeStage, ...]
     source_bytes: int = 0
     loss_peak: int = 0
-    keeps_output: bool = False
+    kept_bytes: int = 0
     in_hand_free: bool = False
 
     @property
@@ -80,10 +81,9 @@ class TapeChain:
     def behind(self) -> tuple[int, ...]:
         """Bytes that live while stage l is reversed and belong to the stages behind it, for l from 0 (unused) to L.
 
-        Gradients of parameters as they have come, and the output where it is the caller's.
+        Gradients of parameters as they have come, and what the caller holds.
         """
-        output = self.stages[-1].state_bytes if self.keeps_output else 0
-        gradients = accumulate((stage.gradient_bytes for stage in reversed(self.stages)), initial=output)
+        gradients = accumulate((stage.gradient_bytes for stage in reversed(self.stages)), initial=self.kept_bytes)
         return tuple(gradients)[::-1]
 
     @cached_property

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, get_args
 
 from lowmem.schedule.ops import Backward, Forward, Loss
 
@@ -37,4 +38,16 @@ class TapeSchedule:
         return len(self.ops)
 
     def to_json(self) -> str:
-        return json.dumps([self.planner, *map(str, self.ops)])
+        """Write the schedule as JSON: {"planner": ..., "ops": [["forward", 1, 3], ["record", 4], ["loss"], ...]}."""
+        return json.dumps({"planner": self.planner, "ops": [_to_list(op) for op in self.ops]})
+
+    @classmethod
+    def from_json(cls, text: str) -> "TapeSchedule":
+        """Read what `to_json` wrote. Raises `ValueError`, `KeyError` or `TypeError` for anything else."""
+        data = json.loads(text)
+        kinds = {op.__name__.lower(): op for op in get_args(TapeOp)}
+        return cls(str(data["planner"]), tuple(kinds[name](*map(int, numbers)) for name, *numbers in data["ops"]))
+
+
+def _to_list(op: TapeOp) -> list[Any]:
+    return [type(op).__name__.lower(), *(getattr(op, name) for name in op.__match_args__)]

@@ -56,7 +56,7 @@ def simulate(chain: TapeChain, schedule: TapeSchedule) -> TapeTrace:
                 ok = length in states and not delta
                 now = 0 if chain.in_hand_free else held + chain.loss_peak
                 states -= {length}
-                held += stages[-1].delta_bytes - (0 if chain.keeps_output else stages[-1].state_bytes)
+                held += stages[-1].delta_bytes + chain.kept_bytes - stages[-1].state_bytes
                 delta = length
             case Backward(layer):
                 ok = delta == layer and layer in tapes

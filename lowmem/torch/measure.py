@@ -132,18 +132,21 @@ def _untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Give the model back as it was: gradients, buffers, hooks of parameters, and random numbers."""
     parameters = list(model.parameters())
     gradients = [parameter.grad for parameter in parameters]
-    hooks = [(p._backward_hooks, p._post_accumulate_grad_hooks) for p in parameters]
+    hooks = [hooks for p in parameters for hooks in (p._backward_hooks, p._post_accumulate_grad_hooks) if hooks]
+    waiting = [dict(each) for each in hooks]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     states = random_state(device)
     for parameter in parameters:
         parameter.grad = None
-        parameter._backward_hooks = parameter._post_accumulate_grad_hooks = None
+    for each in hooks:
+        each.clear()
     try:
         yield
     finally:
-        for parameter, gradient, (before, after) in zip(parameters, gradients, hooks, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-            parameter._backward_hooks, parameter._post_accumulate_grad_hooks = before, after
+        for each, before in zip(hooks, waiting, strict=True):
+            each.update(before)
         with torch.no_grad():
             for buffer, copy in buffers:
                 buffer.copy_(copy)

@@ -86,7 +86,7 @@ def record(run: Callable[..., Any], inputs: Tensors, wanted: Sequence[bool]) -> 
     with torch.enable_grad():
         inlet, outlet = Box(), Box()
         root = torch.empty(0, requires_grad=True)
-        chosen = [tensor for tensor, yes in zip(inputs, wanted, strict=True) if yes]
+        chosen = [tensor.detach() for tensor, yes in zip(inputs, wanted, strict=True) if yes]
         entered = iter(_Enter.apply(inlet, root, *chosen) if chosen else ())
         given = tuple(next(entered) if yes else tensor.detach() for tensor, yes in zip(inputs, wanted, strict=True))
         del chosen, entered

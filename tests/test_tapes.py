@@ -1,4 +1,4 @@
-"""Plans of chains with tapes: equal to exhaustive searches and to rotor on small chains, inside every budget, in time."""
+"""Plans of chains with tapes: as cheap as exhaustive searches and rotor find, inside every budget, and in time."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -51,7 +51,9 @@ def chain_of(length: int, seed: int, unit: int = 1) -> TapeChain:
             )
         )
         before, held = output, random_.random() < 0.3
-    return TapeChain(tuple(stages), source_bytes=size(0, 2), loss_peak=size(1, 6), kept_bytes=random_.choice((0, before)))
+    return TapeChain(
+        tuple(stages), source_bytes=size(0, 2), loss_peak=size(1, 6), kept_bytes=random_.choice((0, before))
+    )
 
 
 def abstract(length: int, seed: int) -> TapeChain:

@@ -20,14 +20,29 @@ from lowmem.cli import (
     predict,
     profile,
     resume,
+    torch_plan,
     train,
 )
 from lowmem.cli.config import flags_of
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
-_MODULES = (plan, train, resume, evaluate, predict, compare, profile, calibrate, export, import_, doctor, completion)
-COMMANDS = {module.__name__.rpartition(".")[2].rstrip("_"): module for module in _MODULES}
+_MODULES = (
+    plan,
+    train,
+    resume,
+    evaluate,
+    predict,
+    compare,
+    profile,
+    calibrate,
+    export,
+    import_,
+    doctor,
+    completion,
+    torch_plan,
+)
+COMMANDS = {module.__name__.rpartition(".")[2].rstrip("_").replace("_", "-"): module for module in _MODULES}
 """The commands by name, which is that of the module."""
 
 

@@ -1,4 +1,4 @@
-"""What a measurement says of a model: its stages with their seconds and bytes, as a table, as JSON, and to plan with."""
+"""What a measurement says of a model: seconds and bytes of its stages, as a table, as JSON, and to plan with."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,8 +22,8 @@ class MeasuredStage:
     forward: of a run without a tape. backward: of a run with a tape and its reversal, without `forward`.
     output_bytes, tape_bytes: of what leaves, and of what the tape keeps beside input and output. input_bytes_kept: of
     the input, as far as it stays while the tape does.
-    delta_bytes, gradient_bytes: of the gradients of the output and of the parameters; those of shared parameters count
-    with the last stage that has them. parameter_bytes: of the parameters themselves.
+    delta_bytes, gradient_bytes: of the gradients of the output and of the parameters; of shared parameters
+    they count with the last stage. parameter_bytes: of the parameters themselves.
     forward_peak, record_peak: the most that the two kinds of forward allocate. backward_peak: the most that lives while
     the stage is reversed, its tape included.
     """
@@ -87,9 +87,11 @@ class Sample:
         for name, text in _NAMES.items():
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                raise _other(text, mine, theirs) if name != "trained" else InputError(
-                    "parameters have been frozen or unfrozen since the plan was made. Plan anew with lowmem.torch.plan."
-                )
+                raise _other(text, mine, theirs)
+        if self.trained != other.trained:
+            raise InputError(
+                "parameters have been frozen or unfrozen since the plan was made. Plan anew with lowmem.torch.plan."
+            )
 
 
 _NAMES = {
@@ -97,7 +99,6 @@ _NAMES = {
     "device": "the device",
     "differentiable": "requires_grad of the inputs",
     "autocast": "autocast to",
-    "trained": "",
 }
 
 
@@ -181,7 +182,12 @@ class MeasuredChain:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "MeasuredChain":
         """Read what `to_dict` returned, from JSON or not."""
-        stages = tuple(MeasuredStage(**stage | {"differentiable": tuple(stage["differentiable"])}) for stage in data["stages"])
-        sample = {name: value if isinstance(value, str) else tuple(value) for name, value in data["sample"].items()}
+        stages = tuple(
+            MeasuredStage(**stage | {"differentiable": tuple(stage["differentiable"])}) for stage in data["stages"]
+        )
+        sample: dict[str, Any] = {
+            name: value if isinstance(value, str) else tuple(value) for name, value in data["sample"].items()
+        }
         sample["shapes"] = tuple(map(tuple, sample["shapes"]))
-        return cls(**data | {"stages": stages, "groups": tuple(data["groups"]), "sample": Sample(**sample)})
+        fields: dict[str, Any] = data | {"stages": stages, "groups": tuple(data["groups"]), "sample": Sample(**sample)}
+        return cls(**fields)

@@ -145,7 +145,7 @@ class Step:
         size = bytes_of(outputs)
         if size > stage.output_bytes:
             raise stage.group.refuse(
-                f"gave {size:,} bytes, and the plan knows of {stage.output_bytes:,}. Plan with a sample like this batch."
+                f"gave {size:,} bytes, and the plan knows of {stage.output_bytes:,}. Plan with such a batch."
             )
         if on_tape:
             expected = self.stages[layer].differentiable if layer < len(self.stages) else None
@@ -174,7 +174,9 @@ class _Chain(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, nothing: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         if torch.is_grad_enabled():
-            raise InputError("gradients of gradients (create_graph=True) cannot go through a plan; use the plain model.")
+            raise InputError(
+                "gradients of gradients (create_graph=True) cannot go through a plan; use the plain model."
+            )
         if not torch.autograd._is_checkpoint_valid():
             raise InputError(
                 "torch.autograd.grad and backward(inputs=...) cannot go through a plan, which accumulates the "

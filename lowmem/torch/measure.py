@@ -35,10 +35,10 @@ from lowmem.torch.passes import (
 from lowmem.torch.stages import Group, Watch, as_sequential, bytes_of, children_of, joined, shared_parameters
 
 ROUNDS = 3
-"""How often each stage is timed; the shortest time counts, as others can only add to it."""
+"""How often the first stage of a kind is timed; the shortest time counts, as others can only add to it."""
 
 UNKNOWN_LOSS = 3
-"""What a loss takes beside the output, in outputs: as cross_entropy and mse_loss do, which also is why one more stays."""
+"""What a loss takes beside the output, in outputs: as much as cross_entropy and mse_loss do."""
 
 STATE_BYTES = 5056
 """Bytes of a state of the processor's random generator."""
@@ -75,9 +75,9 @@ def measure(
     model: a `torch.nn.Sequential`, of which nested ones are flattened, or a list of modules. Each stage takes what the
     one before gives: a tensor, or a tuple of tensors as one argument. sample: a batch; its values do not matter, its
     shapes, types and device do. Call this in the autocast context that you train in.
-    loss: a function of the model's output that gives the loss. Without it the loss is taken to need three times the
-    bytes of the output.
-    rounds: how often each stage is timed.
+    loss: a function of the model's output that gives the loss. Without it a loss is taken to need three times
+    the bytes of the output.
+    rounds: how often the first stage of each kind is timed. The others are timed once, and all of a kind get the median.
 
     Raises `InputError` for a model that is no chain, and for a stage that cannot be run again, by its name.
     """
@@ -153,9 +153,7 @@ def _untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
         set_random_state(device, states)
 
 
-def _probe(
-    groups: Sequence[Group], inputs: Tensors, autocast: Autocast, rounds: int
-) -> tuple[int, list[_Probe]]:
+def _probe(groups: Sequence[Group], inputs: Tensors, autocast: Autocast, rounds: int) -> tuple[int, list[_Probe]]:
     """Time every stage, and find out which tensors have gradients and which stages use random numbers.
 
     Returns how many stages at the start need no backward, as nothing before or in them is trained, and the others.
@@ -163,6 +161,7 @@ def _probe(
     wanted = tuple(tensor.requires_grad for tensor in inputs)
     probes: list[_Probe] = []
     shared = shared_parameters(groups)
+    kinds: dict[Any, list[_Probe]] = {}
     start, now, device = 0, inputs, inputs[0].device
     for number, group in enumerate(groups, start=1):
         before, versions = random_state(device), group.buffer_versions()
@@ -172,22 +171,40 @@ def _probe(
         probe.random = not same(before, random_state(device))
         if versions != group.buffer_versions():
             raise group.refuse(CHANGES_BUFFERS)
-        flags = _times(probe, now, autocast, rounds)
+        alike = kinds.setdefault(_kind(probe, now), [])
+        flags = _times(probe, now, autocast, 1 if alike else rounds, warm=bool(alike))
+        alike.append(probe)
         probes.append(probe)
         if not any(flags):  # what comes before gets no gradient either
             start, probes = number, []
         wanted, now = flags, following
     if not probes:
-        raise InputError("no output of the model has a gradient: all of it is frozen. Train some stage, or do without.")
-    _alike(probes)
+        raise InputError(
+            "no output of the model has a gradient: all of it is frozen. Train some stage, or do without."
+        )
+    for name, alike_in in (("forward", 2), ("backward", 3)):  # a stage at the start has a shorter backward
+        same_kind: dict[Any, list[_Probe]] = {}
+        for kind, alike in kinds.items():
+            same_kind.setdefault(kind[:alike_in], []).extend(alike)
+        for alike in same_kind.values():  # differences between them are noise
+            seconds = median(getattr(probe, name) for probe in alike)
+            for probe in alike:
+                setattr(probe, name, seconds)
     return start, probes
 
 
-def _times(probe: _Probe, inputs: Tensors, autocast: Autocast, rounds: int) -> tuple[bool, ...]:
-    """Time a stage, after a first run that does not count. Returns which of its outputs have a gradient."""
+def _kind(probe: _Probe, inputs: Tensors) -> Any:  # noqa: ANN401 - a key
+    """Return what stages have in common that do the same work."""
+    shapes = [tuple(tensor.shape) for tensor in (*inputs, *probe.group.parameters())]
+    return repr([child.module for child in probe.group.children]), tuple(shapes), probe.wanted
+
+
+def _times(probe: _Probe, inputs: Tensors, autocast: Autocast, rounds: int, *, warm: bool) -> tuple[bool, ...]:
+    """Time a stage, unless it is warm after a run that does not count. Returns which outputs have a gradient."""
     device = inputs[0].device
-    forwards, whole, flags = [], [], ()
-    for _ in range(rounds + 1):
+    forwards, whole = [], []
+    flags: tuple[bool, ...] = ()
+    for turn in range(rounds + (not warm)):
         with autocast.one_stage():
             begin = _now(device)
             sweep(probe.group, inputs)
@@ -198,13 +215,13 @@ def _times(probe: _Probe, inputs: Tensors, autocast: Autocast, rounds: int) -> t
             if tape is None:
                 return tuple(False for _ in outputs)
             flags = tape.differentiable
-            if not forwards[1:]:
+            if turn == 0:
                 _check_leaves(probe.group, tape)
             probe.reverse(tape, _ones(outputs, flags))
             whole.append(_now(device) - begin)
         del tape
-    probe.forward = min(forwards[1:])
-    probe.backward = max(min(whole[1:]) - probe.forward, 0.0)
+    probe.forward = min(forwards[not warm :])
+    probe.backward = max(min(whole[not warm :]) - probe.forward, 0.0)
     for parameter in probe.group.parameters():
         parameter.grad = None
     return flags
@@ -222,7 +239,7 @@ def _check_leaves(group: Group, tape: Tape) -> None:
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in known:
             raise group.refuse(
-                f"uses a parameter of shape {tuple(leaf.shape)} that is not its own. Register it in the stage's module."
+                f"uses a parameter of shape {tuple(leaf.shape)} that is not its own. Register it in its module."
             )
         todo += [following for following, _ in node.next_functions]
 
@@ -237,18 +254,6 @@ def _now(device: torch.device) -> float:
 def _ones(outputs: Tensors, differentiable: Sequence[bool]) -> Box:
     """Return gradients to reverse a stage with."""
     return Box(tuple(torch.ones_like(x) for x, yes in zip(outputs, differentiable, strict=True) if yes))
-
-
-def _alike(probes: Sequence[_Probe]) -> None:
-    """Let stages of the same kind cost the same, the median of all: differences between them are noise."""
-    kinds: dict[Any, list[_Probe]] = {}
-    for probe in probes:
-        shapes = tuple(tuple(parameter.shape) for parameter in probe.group.parameters())
-        kinds.setdefault((repr([c.module for c in probe.group.children]), shapes, probe.wanted), []).append(probe)
-    for same_kind in kinds.values():
-        forward, backward = (median(getattr(p, name) for p in same_kind) for name in ("forward", "backward"))
-        for probe in same_kind:
-            probe.forward, probe.backward = forward, backward
 
 
 # Memory -----------------------------------------------------------------------------------------------------------
@@ -267,13 +272,15 @@ def _memory(
             found.append(marks)
             kept = marks.kept_of_output > 0
         (outputs,) = entering
-        before = bytes_now.mark()
+        before, loss_bytes = bytes_now.mark(), 0
         if loss is not None:
             value, tape = record(loss, outputs, [tensor.is_floating_point() for tensor in outputs])
             if tape is None:
                 raise InputError("the loss has no gradient; it must be a differentiable function of the output.")
             inlet = reverse(tape, _ones(value, tape.differentiable))
-            kept = bytes_of(value)  # may be more than a number: mse_loss gives one in memory of the output's size
+            loss_bytes = bytes_of(
+                value
+            )  # may be more than a number: mse_loss gives one in memory of the output's size
             del value, tape, inlet
         bytes_now.mark()
     readings = bytes_now.readings
@@ -281,7 +288,7 @@ def _memory(
     output = stages[-1].output_bytes
     if loss is None:
         return stages, UNKNOWN_LOSS * output, 2 * output
-    return stages, readings.peaks[before] - readings.live[before], output + kept
+    return stages, readings.peaks[before] - readings.live[before], output + loss_bytes
 
 
 @dataclass
@@ -343,13 +350,13 @@ def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
         gradients.append(sum(size for key, size in marks.gradients.items() if key not in counted))
         counted |= marks.gradients.keys()
     stages: list[MeasuredStage] = []
-    before = 0  # bytes of the state that enters; those of the batch are the caller's
+    entering = 0  # bytes of the state that enters; those of the batch are the caller's
     for number, (marks, gradient) in enumerate(zip(found, reversed(gradients), strict=True)):
         at, group = marks.first, marks.probe.group
         output = live[at + 1] - live[at]
         tape = live[at + 2] - live[at + 1] - output
         delta = live[at + 3] - live[at + 2]
-        stays = before if marks.held else marks.kept_of_input
+        stays = entering if marks.held else marks.kept_of_input
         base = live[at + 4] - tape - marks.kept_of_output - stays - delta
         following = found[number + 1].delta_bytes if number + 1 < len(found) else 0
         stages.append(
@@ -371,5 +378,5 @@ def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
                 backward_peak=peaks[at + 4] - base,
             )
         )
-        before = output
+        entering = output
     return stages

@@ -1,7 +1,7 @@
 """How many bytes PyTorch holds: on the processor from its profiler of allocations, on a GPU from its allocator.
 
-A meter is marked at moments of interest. Afterwards it tells the bytes that lived at each mark, and the most that lived
-between two. Both are exact: every allocation and every free is seen. What libraries below PyTorch allocate for
+A meter is marked at moments of interest. Afterwards it tells the bytes that lived at each mark, and the most that
+lived between two. Both are exact: every allocation and every free is seen. What libraries below PyTorch allocate for
 themselves is not.
 """
 

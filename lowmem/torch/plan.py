@@ -116,8 +116,8 @@ def plan(
     model, sample, loss, rounds: as for `measure`; or in their place what `measure` returned.
     budget: bytes (int), text such as "2GiB", or a share of what storing everything takes, such as "40%". It limits all
     that a step allocates, gradients of parameters included, parameters and batch not.
-    strategy: "optimal" (the cheapest for the budget; without one, everything is stored), or a rule that knows no budget
-    and is refused where it exceeds one: "sqrt", "segments" (every `segments`-th output is kept), "store_all".
+    strategy: "optimal" (the cheapest for the budget; without one, everything is stored), or a rule that knows no
+    budget and is refused where it exceeds one: "sqrt", "segments" (every `segments`-th output is kept), "store_all".
     accumulating: the gradients of parameters are there before a step, which adds to them.
 
     Raises `BudgetError`, with the least that works, where nothing fits.

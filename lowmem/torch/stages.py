@@ -83,9 +83,10 @@ def as_sequential(model: "torch.nn.Module | Iterable[torch.nn.Module]") -> torch
             "the model itself has hooks, which would not run for its stages. Register them on the module that "
             "lowmem.torch.checkpointed returns."
         )
-    if not len(model):
+    sequential: Any = model
+    if not len(sequential):
         raise InputError("the model has no stages; at least one is needed.")
-    return model
+    return sequential
 
 
 def is_plain(module: Any) -> bool:  # noqa: ANN401 - whatever the user gives
@@ -157,8 +158,10 @@ def _checked(group: Group, inputs: Tensors, run: Run) -> Tensors | None:
     versions = [tensor._version for tensor in inputs]
     try:
         outputs = run(group, inputs)
-    except TypeError as error:
-        raise group.refuse(f"cannot be run on what the stage before gives: {error}.") from None
+    except Exception as error:  # a stage may raise anything
+        raise group.refuse(
+            f"cannot be run on what the stage before gives: {type(error).__name__}: {str(error).splitlines()[0]}."
+        ) from error
     if not all(isinstance(tensor, torch.Tensor) for tensor in outputs) or not outputs:
         kinds = ", ".join(type(value).__name__ for value in outputs)
         raise group.refuse(f"must give a tensor or a tuple of tensors; got ({kinds}).")

@@ -4,15 +4,21 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from lowmem.errors import BudgetError, InputError, LowmemError, RunError
 
-torch = pytest.importorskip("torch")
-lt: Any = pytest.importorskip("lowmem.torch")
-F, nn = torch.nn.functional, torch.nn
+pytest.importorskip("torch")
+
+import torch
+from torch import nn
+
+import lowmem.torch as lt
+from lowmem.torch.meter import meter
 
 Loss = Callable[[Any], Any]
 
@@ -36,7 +42,7 @@ def mlp(depth: int = 8, width: int = 64) -> Any:
 def convolutions(*, inplace: bool = True) -> Any:
     widths = [3, 8, 8, 16, 16, 32]
     layers: list[Any] = []
-    for n, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for n, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.Conv2d(a, b, 3, stride=1 + n % 2, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=inplace)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
@@ -147,6 +153,12 @@ def step(model: Any, x: Any, loss: Loss = loss_of) -> tuple[Any, Any]:
     return output, value
 
 
+def peak_of(model: Any, x: Any, loss: Loss = loss_of) -> int:
+    """Return the most bytes that a step allocates."""
+    first = x[0] if isinstance(x, tuple) else x
+    return int(lt.measured_peak(partial(step, model, x, loss), first.device))
+
+
 def gradients(model: Any) -> list[Any]:
     return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
@@ -211,9 +223,14 @@ def test_what_a_step_takes_is_what_was_promised(name: str) -> None:
     x = batch()
     for plan, _, planned in plain_and_planned(make, x, steps=1):
         planned.zero_grad()
-        peak = lt.measured_peak(lambda planned=planned: step(planned, x))
+        peak = peak_of(planned, x)
         small = plan.measured.source_bytes  # states of random generators count little where sizes are real
-        assert plan.peak_bytes - small - 0.03 * plan.peak_bytes <= peak <= plan.peak_bytes <= (plan.budget or plan.peak_bytes)
+        assert (
+            plan.peak_bytes - small - 0.03 * plan.peak_bytes
+            <= peak
+            <= plan.peak_bytes
+            <= (plan.budget or plan.peak_bytes)
+        )
 
 
 def test_running_statistics_move_once() -> None:
@@ -246,9 +263,9 @@ def test_storing_everything_takes_what_plain_pytorch_takes() -> None:
     planned = lt.checkpointed(model, plan)
     step(model, x)
     model.zero_grad()
-    plain = lt.measured_peak(lambda: step(model, x))
+    plain = peak_of(model, x)
     model.zero_grad()
-    assert lt.measured_peak(lambda: step(planned, x)) <= plain <= plan.peak_bytes
+    assert peak_of(planned, x) <= plain <= plan.peak_bytes
 
 
 def test_evaluation_and_no_grad_pass_straight_through() -> None:
@@ -320,7 +337,7 @@ def test_frozen_stages_work(kind: str) -> None:
         assert equal(gradients(plain), gradients(planned))
         assert plan.measured.frozen == (8 if kind == "first" else 0)
         planned.zero_grad()
-        assert lt.measured_peak(lambda planned=planned: step(planned, x)) <= plan.peak_bytes
+        assert peak_of(planned, x) <= plan.peak_bytes
         planned[0].requires_grad_(requires_grad=kind == "first")
         with pytest.raises(InputError, match="frozen or unfrozen"):
             planned(x)
@@ -351,7 +368,7 @@ def test_shared_parameters_get_one_gradient_and_one_call_of_their_hooks() -> Non
         calls: list[Any] = []
         planned[0].weight.register_post_accumulate_grad_hook(calls.append)
         planned.zero_grad()
-        peak = lt.measured_peak(lambda planned=planned: step(planned, x))
+        peak = peak_of(planned, x)
         assert peak <= plan.peak_bytes
         assert len(calls) == 1
 
@@ -367,7 +384,7 @@ def test_gradient_accumulation_has_its_own_promise() -> None:
         step(each, x)
     assert equal(gradients(plain), gradients(planned))
     there = sum(p.grad.nbytes for p in planned.parameters())
-    peak = lt.measured_peak(lambda: step(planned, x)) + there
+    peak = peak_of(planned, x) + there
     assert 0.9 * plan.peak_bytes <= peak <= plan.peak_bytes
 
 
@@ -396,7 +413,7 @@ def test_autocast_is_the_same_when_a_stage_runs_again() -> None:
             value.backward()
             return output, value
 
-        peak = lt.measured_peak(lambda plan=plan: one(lt.checkpointed(model, plan)))
+        peak = lt.measured_peak(partial(one, lt.checkpointed(model, plan)))
         assert peak <= plan.peak_bytes
 
 
@@ -409,7 +426,7 @@ def test_an_uneven_last_batch_runs_and_a_larger_one_is_refused() -> None:
             step(each, x[:5])
         assert equal(gradients(plain), gradients(planned))
         planned.zero_grad()
-        assert lt.measured_peak(lambda planned=planned: step(planned, x[:5])) <= plan.peak_bytes
+        assert peak_of(planned, x[:5]) <= plan.peak_bytes
         with pytest.raises(InputError, match="shapes up to 6x3x16x16; got 7x3x16x16"):
             planned(torch.randn(7, 3, 16, 16))
         with pytest.raises(InputError, match="shapes up to"):
@@ -485,7 +502,10 @@ LINEAR = nn.Linear(64, 64)
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (nn.Sequential(nn.Linear(64, 64), TwoInputs()), r"stage 1 \(TwoInputs\) cannot be run on what the stage before"),
+        (
+            nn.Sequential(nn.Linear(64, 64), TwoInputs()),
+            r"stage 1 \(TwoInputs\) cannot be run on what the stage before",
+        ),
         (nn.Sequential(Overwrites(), nn.Linear(64, 64)), r"stage 0 \(Overwrites\) overwrites the batch"),
         (nn.Sequential(nn.Linear(64, 64), Counts()), r"stage 1 \(Counts\) writes to buffers"),
         (nn.Sequential(nn.Flatten()), "stage 0 .Flatten. returns the batch that it is given, and nothing"),
@@ -564,7 +584,7 @@ def test_a_step_without_a_backward_leaves_nothing_behind() -> None:
         planned(x)
 
     forward()
-    with lt.meter.meter(torch.device("cpu")) as of_step:
+    with meter(torch.device("cpu")) as of_step:
         of_step.mark()
         forward()
         of_step.mark()
@@ -694,7 +714,7 @@ def test_promises_hold_on_a_gpu(name: str) -> None:
             found.append(gradients(model))
         assert equal(*found)
         model.zero_grad()
-        peak = lt.measured_peak(lambda planned=planned: step(planned, x, loss), "cuda")
+        peak = peak_of(planned, x, loss)
         assert peak <= plan.peak_bytes
 
 

@@ -5,6 +5,7 @@ last segment is recorded at once, as its backward comes first.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isqrt
 
 from lowmem.common.checks import positive
@@ -36,7 +37,7 @@ def segments(chain: TapeChain, *, segments: int) -> TapeSchedule:
 
 def _segments(chain: TapeChain, planner: str, starts: Sequence[int]) -> TapeSchedule:
     """Keep the states `starts` (0 first), and record one segment after the other, the last one first."""
-    ops: list[TapeOp] = [Forward(start + 1, end) for start, end in zip(starts, starts[1:], strict=False)]
+    ops: list[TapeOp] = [Forward(start + 1, end) for start, end in pairwise(starts)]
     end = chain.length
     for start in reversed(starts):
         ops += map(Record, range(start + 1, end + 1))

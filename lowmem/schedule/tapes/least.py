@@ -28,9 +28,7 @@ def least_memory(chain: TapeChain) -> "TapeSchedule":
         behind = level - int(needs.states[i])
         sweeps = needs.sweeps(i, j) + needs.ahead[j]
         fits = [
-            k
-            for k in range(i + 1, j)
-            if sweeps[k - i - 1] <= level and least[k, j] <= behind and least[i, k] <= level
+            k for k in range(i + 1, j) if sweeps[k - i - 1] <= level and least[k, j] <= behind and least[i, k] <= level
         ]
         return min(fits, key=lambda k: abs(2 * k - i - j)), behind, level
 

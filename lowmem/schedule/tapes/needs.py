@@ -26,14 +26,13 @@ class Needs:
         # A tape that counts less than nothing (abstract chains only) may lift a segment above the budget.
         self.lift = -int(self.tapes[self.tapes < 0].sum())
         if chain.in_hand_free:  # only that indices stay above zero counts
-            self.records = self.backwards = self.reach = np.zeros(chain.length + 1, np.int64)
-            self.ahead = self.records
+            self.ahead = self.records = self.backwards = self.reach = np.zeros(chain.length + 1, np.int64)
             self.last = 0
             return
-        behind = np.array(chain.behind, np.int64)
-        self.records = self.states + 0
-        self.records[1:] = self.states[:-1] + [stage.record_peak for stage in stages]
-        self.backwards = behind + [0, *(stage.backward_peak for stage in stages)]
+        self.records = np.array([0, *(stage.record_peak for stage in stages)], np.int64)
+        self.records[1:] += self.states[:-1]
+        self.backwards = np.array([0, *(stage.backward_peak for stage in stages)], np.int64)
+        self.backwards += np.array(chain.behind, np.int64)
         self.reach = np.array([0, *(stage.forward_peak for stage in stages)], np.int64)
         self.last = int(self.tapes[-1] + self.states[-1]) + chain.loss_peak
 

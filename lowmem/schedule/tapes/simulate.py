@@ -36,11 +36,11 @@ def simulate(chain: TapeChain, schedule: TapeSchedule) -> TapeTrace:
                 ok = first - 1 in states and last not in states and first <= last <= (delta or length + 1) - 1
                 source = chain.state_bytes[first - 1]
                 inner = range(first, last + 1)
-                reach = (stages[l - 1].forward_peak + (l > first) * chain.state_bytes[l - 1] for l in inner)
+                reach = (stages[n - 1].forward_peak + (n > first) * chain.state_bytes[n - 1] for n in inner)
                 now += (-source if first == last else 0) if chain.in_hand_free else max(reach, default=0)
                 states.add(last)
                 held += chain.state_bytes[last]
-                runs, cost = runs + last - first + 1, cost + sum(stages[l - 1].forward for l in inner)
+                runs, cost = runs + last - first + 1, cost + sum(stages[n - 1].forward for n in inner)
             case Record(layer):
                 ok = layer - 1 in states and layer not in states | tapes and layer <= (delta or length)
                 stage, source = stages[layer - 1], chain.state_bytes[layer - 1]

@@ -1,4 +1,4 @@
-"""From choices to a schedule: to reverse stages i+1..j, either record stage i+1, or run ahead to a state k and keep it.
+"""From choices to a schedule: to reverse stages i+1..j, record stage i+1, or run ahead to a state k and keep it.
 
 Recording comes before the stages behind are reversed, and the backward after. So a schedule whose checkpoints stay is
 a tree, whose nodes are segments (i, j).

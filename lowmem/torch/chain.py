@@ -24,8 +24,8 @@ class MeasuredStage:
     the input, as far as it stays while the tape does.
     delta_bytes, gradient_bytes: of the gradients of the output and of the parameters; of shared parameters
     they count with the last stage. parameter_bytes: of the parameters themselves.
-    forward_peak, record_peak: the most that the two kinds of forward allocate. backward_peak: the most that lives while
-    the stage is reversed, its tape included.
+    forward_peak, record_peak: the most that the two kinds of forward allocate. backward_peak: the most that lives
+    while the stage is reversed, its tape included.
     """
 
     name: str

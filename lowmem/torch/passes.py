@@ -133,9 +133,10 @@ class SharedGradients:
     def reverse(self, tape: Tape, nothing: torch.Tensor) -> None:
         """Reverse a stage, and deliver the gradients that are complete."""
         # The root stands for the inputs: without it the engine would leave out what leads to them alone.
-        leaves = (tape.root, *self.parameters)
+        trained = [(p, last) for p, last in zip(self.parameters, self.last, strict=True) if p.requires_grad]
+        leaves = (tape.root, *(parameter for parameter, _ in trained))
         found = list(torch.autograd.grad((tape.end,), leaves, (nothing,), allow_unused=True))[:0:-1]
-        for parameter, last in zip(self.parameters, self.last, strict=True):
+        for parameter, last in trained:
             gradient = found.pop()
             before = self.sums.pop(parameter, None)
             if before is not None:

@@ -358,7 +358,9 @@ class Tied(nn.Module):
 
 def tied() -> Any:
     weight = nn.Parameter(torch.randn(64, 64) / 8)
-    return nn.Sequential(*(m for _ in range(4) for m in (Tied(weight), nn.Linear(64, 64), nn.GELU())))
+    model = nn.Sequential(*(m for _ in range(4) for m in (Tied(weight), nn.Linear(64, 64), nn.GELU())))
+    model[3].bias.requires_grad_(requires_grad=False)
+    return model
 
 
 def test_shared_parameters_get_one_gradient_and_one_call_of_their_hooks() -> None:

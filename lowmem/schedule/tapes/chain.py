@@ -51,8 +51,7 @@ class TapeChain:
     source_bytes: bytes that live during the whole step, whatever the schedule.
     loss_peak: the most that lives, beside state L and tapes, while the loss is computed and reversed; the
         gradient with respect to state L included.
-    kept_bytes: bytes that live from the loss until the end of the step: the output and the loss, where the caller holds
-        them.
+    kept_bytes: bytes that live from the loss until the end of the step: output and loss, where the caller holds them.
     in_hand_free: the abstract model: operands of the running op cost nothing, only what waits counts.
     """
 

@@ -1,0 +1,177 @@
+"""Plans for three PyTorch chains: bytes promised and measured, and time beside checkpoint_sequential.
+
+For each chain a first process measures its stages and plans five budgets, between the least that works and what
+storing everything takes. Then each figure comes from a fresh process. Memory: the most that PyTorch's allocator held
+above what it held before a step, by PyTorch's own profiler. Gradients: a digest of their bits. checkpoint_sequential
+is measured with every number of segments; of those that take no more than the plan, the ones that recompute least are
+timed, in turns with the plan in one process, and the fastest counts. So is storing everything.
+
+Needs PyTorch (`pip install -e ".[torch]"`). Run from the repository's root:
+python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN]
+"""
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from scripts.measuring import Case, in_fresh_process, note, run_script
+
+SHARES = (0.75, 0.5, 0.3, 0.15, 0.03)
+"""Of the way from the least that works to storing everything."""
+
+CANDIDATES = 3
+"""Numbers of segments of checkpoint_sequential that are timed: those that recompute least and fit."""
+
+SECONDS, TURNS = 20.0, 7
+"""For each side of a timing, at least."""
+
+MODULE = "scripts.benchmark_torch_chains"
+
+
+def measure(case: Case) -> Case:
+    """Measure one case in this process."""
+    import torch
+
+    torch.set_num_threads(case["threads"])
+    work = {"plan": _plans, "memory": _memory, "segments": _segments, "time": _time}[case["what"]]
+    return work(case)
+
+
+def _plans(case: Case) -> Case:
+    """Measure the stages and plan the budgets."""
+    import lowmem.torch as lt
+    from lowmem.errors import BudgetError
+    from scripts.torch_chains import chain
+
+    model, x, loss = chain(case["chain"], quick=case["quick"])
+    measured = lt.measure(model, x, loss=loss)
+    most = lt.plan(measured).peak_bytes
+    try:
+        least = lt.plan(measured, budget=1).peak_bytes
+    except BudgetError as error:
+        least = error.minimum
+    plans = [lt.plan(measured, budget=int(least + share * (most - least))) for share in SHARES]
+    return {"plans": [plan.to_json() for plan in plans], "store_all_bytes": most, "least_bytes": least}
+
+
+def _memory(case: Case) -> Case:
+    """Return the peak of a step by a plan, or of a plain one, and its gradients."""
+    import torch
+
+    import lowmem.torch as lt
+    from scripts.torch_chains import chain, gradients_of, plain_step, planned_step
+
+    model, x, loss = chain(case["chain"], quick=case["quick"])
+    step = plain_step(model, x, loss)
+    if case["plan"] is not None:
+        step = planned_step(model, x, loss, lt.Plan.from_json(case["plan"]))
+    step()
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(1)
+    return {"peak_bytes": lt.measured_peak(step), "gradients": gradients_of(model)}
+
+
+def _segments(case: Case) -> Case:
+    """Return the peak of checkpoint_sequential for a number of segments."""
+    import lowmem.torch as lt
+    from scripts.torch_chains import chain, sequential_step
+
+    model, x, loss = chain(case["chain"], quick=case["quick"])
+    step = sequential_step(model, x, loss, case["segments"])
+    step()
+    model.zero_grad(set_to_none=True)
+    return {"peak_bytes": lt.measured_peak(step), "recomputed": _recomputed(len(model), case["segments"])}
+
+
+def _recomputed(stages: int, segments: int) -> int:
+    """Return how many stages checkpoint_sequential runs again: all but those of the last segment."""
+    return (segments - 1) * (stages // segments)
+
+
+def _time(case: Case) -> Case:
+    """Return the seconds of a step by a plan, by checkpoint_sequential and plain, taken in turns."""
+    import lowmem.torch as lt
+    from scripts.torch_chains import chain, plain_step, planned_step, sequential_step
+    from scripts.turns import in_turns
+
+    model, x, loss = chain(case["chain"], quick=case["quick"])
+    plan = lt.Plan.from_json(case["plan"])
+    sides: dict[str, Any] = {"plain": plain_step(model, x, loss), "plan": planned_step(model, x, loss, plan)}
+    for segments in case["segments"]:
+        sides[f"{segments} segments"] = sequential_step(model, x, loss, segments)
+
+    def timed(step: Any) -> Any:  # noqa: ANN401
+        return lambda: float(step()[1].detach())
+
+    steps = {name: timed(step) for name, step in sides.items()}
+    seconds, turns = (0.5, 3) if case["quick"] else (SECONDS, TURNS)
+    found = in_turns(steps, seconds, turns)
+    return {name: {"median": median(side["seconds"][1:]), "all": side["seconds"]} for name, side in found.items()}
+
+
+def everything(
+    quick: bool, environment: Mapping[str, str], only: str | None = None, threads: int | None = None
+) -> list[Case]:
+    """Measure all chains and return one record for each budget."""
+    records: list[Case] = []
+    common = {"quick": quick, "threads": threads or 2}
+    for name in (only,) if only else ("mlp", "transformer", "convolutions"):
+
+        def fresh(what: str, name: str = name, **case: Any) -> Case:  # noqa: ANN401
+            return in_fresh_process(MODULE, common | {"what": what, "chain": name} | case, environment)
+
+        planned = fresh("plan")
+        plain = fresh("memory", plan=None)
+        stages = {"mlp": 20 if quick else 100, "transformer": 6 if quick else 24, "convolutions": 20}[name]
+        counts = sorted({stages // (stages // n) for n in range(2, stages + 1)} | {2, 3})
+        sequential = {n: fresh("segments", segments=n) for n in counts}
+        note(f"{name}: plain {plain['peak_bytes']:,}, {sequential}")
+        for share, text in zip(SHARES, planned["plans"], strict=True):
+            records.append(_record(name, share, text, planned, plain, sequential, fresh))
+            note(f"{records[-1]}")
+    return records
+
+
+def _record(
+    name: str,
+    share: float,
+    text: str,
+    planned: Case,
+    plain: Case,
+    sequential: dict[int, Case],
+    fresh: Any,  # noqa: ANN401
+) -> Case:
+    """Return the figures of one budget."""
+    import json
+
+    plan = json.loads(text)
+    memory = fresh("memory", plan=text)
+    fits = [n for n, found in sequential.items() if found["peak_bytes"] <= plan["budget"]]
+    fits.sort(key=lambda n: (sequential[n]["recomputed"], n))
+    times = fresh("time", plan=text, segments=fits[:CANDIDATES])
+    return {
+        "chain": name,
+        "share": share,
+        "budget": plan["budget"],
+        "promised_bytes": plan["peak_bytes"],
+        "measured_bytes": memory["peak_bytes"],
+        "same_gradients": memory["gradients"] == plain["gradients"],
+        "gap": plan["gap"],
+        "cost_factor": plan["cost"] / plan["store_all_cost"],
+        "store_all_bytes": planned["store_all_bytes"],
+        "least_bytes": planned["least_bytes"],
+        "plain_bytes": plain["peak_bytes"],
+        "times": times,
+        "sequential": {str(n): found["peak_bytes"] for n, found in sequential.items()},
+    }
+
+
+if __name__ == "__main__":
+    run_script(
+        "Measure plans for PyTorch chains beside checkpoint_sequential.",
+        "torch_chains",
+        measure,
+        everything,
+        ("torch",),
+        {"choices": ("mlp", "transformer", "convolutions"), "help": "one chain"},
+    )

@@ -24,6 +24,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 ADDING = DOCS / "adding_a_layer.md"
 REPORTS = DOCS / "reading_a_report.md"
+CHAINS = DOCS / "pytorch_chains.md"  # needs PyTorch, and runs in tests/peers
 
 PLACE = re.compile(r"# (lowmem/\S+\.py), (a new file|above (\w+)|in place of (\w+))\n")
 """The first line of a block of code that belongs into a file of the package."""
@@ -34,7 +35,7 @@ def names(page: Path) -> str:
     return page.stem
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in (ADDING, REPORTS)], ids=names)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in (ADDING, REPORTS, CHAINS)], ids=names)
 def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_page(page)

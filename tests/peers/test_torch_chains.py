@@ -19,6 +19,8 @@ from torch import nn
 
 import lowmem.torch as lt
 from lowmem.torch.meter import meter
+from tests.test_docs import CHAINS
+from tests.test_readme import run_page
 
 Loss = Callable[[Any], Any]
 
@@ -718,6 +720,10 @@ def test_promises_hold_on_a_gpu(name: str) -> None:
         model.zero_grad()
         peak = peak_of(planned, x, loss)
         assert peak <= plan.peak_bytes
+
+
+def test_the_code_of_the_page_runs_in_order() -> None:
+    assert run_page(CHAINS) == 3
 
 
 def test_every_error_is_one_of_ours() -> None:

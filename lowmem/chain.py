@@ -3,6 +3,9 @@
 Reversing a chain of stages with bounded memory is the classical problem of Griewank and Walther (Algorithm 799,
 ACM TOMS 26(1), 2000). What is particular to a multilayer perceptron: the backward of layer l needs δ^(l) and the
 *state* that enters the layer, but not the output of the layer. So no layer is run again just to be reversed.
+
+Stages of PyTorch are different. Their backward reads a *tape*: tensors that their own forward has saved. A chain of
+such stages has two forwards, one that keeps nothing but its output, and one that *records*.
 """
 
 from collections.abc import Sequence
@@ -13,24 +16,43 @@ from typing import Literal, NamedTuple
 
 from lowmem.errors import InputError
 
+Kind = Literal["x", "s", "δ", "g", "t", "y"]
+
 
 class Value(NamedTuple):
     """One array of a step: x^(l), s^(l), δ^(l) or the gradient g^(l) of layer l's weights and biases.
 
+    Chains with tapes have two kinds more: the tape t^(l) of stage l, and y^(L), what the caller holds after the loss.
     A named tuple, as simulators look thousands of them up: hashing one takes no Python code.
     """
 
-    kind: Literal["x", "s", "δ", "g"]
+    kind: Kind
     layer: int
 
     @property
     def in_arena(self) -> bool:
         """Whether the value lies in the arena of activations; gradients have buffers of their own."""
-        return self.kind != "g"
+        return self.kind not in ("g", "y")
 
     def __str__(self) -> str:
         """Write the value as in the formulas: "x^(3)"."""
         return f"{self.kind}^({self.layer})"
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """What it takes to record a stage. Sizes are what can be measured of it from outside, in bytes.
+
+    kept_bytes: stays between recording and backward, state l left out. State l-1 is part of it where it stays as long
+        as the tape: because this stage or the one before has saved it. (A tape may hold state l too, but until the
+        stages behind are reversed that counts there, and afterwards in `backward_scratch`.)
+    record_bytes: the most that recording allocates, output and tape included.
+    gradient_bytes: gradients of parameters that the backward leaves.
+    """
+
+    kept_bytes: int
+    record_bytes: int = 0
+    gradient_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +63,9 @@ class Stage:
     state_bytes, delta_bytes: bytes of state l, and of δ^(l), which takes the place of state l.
     forward_scratch: bytes of working memory to make state l beside state l-1.
     advance_scratch: bytes of working memory to make state l in the place of state l-1.
-    backward_scratch: bytes of working memory to reverse the layer.
+    backward_scratch: bytes of working memory to reverse the layer; where there is a tape, all beside it and δ^(l).
     kind: "x" if state l is x^(l), "s" if it is s^(l).
+    tape: what the backward needs, None if the state that enters is enough.
     """
 
     forward: float
@@ -53,6 +76,7 @@ class Stage:
     advance_scratch: int = 0
     backward_scratch: int = 0
     kind: Literal["x", "s"] = "x"
+    tape: Tape | None = None
 
 
 class RangeMaximum:
@@ -88,6 +112,8 @@ class Chain:
     updates: every gradient g^(l) must end in an `Update`; otherwise the caller takes the gradients.
     in_hand_free: the abstract model, in which the operands of the op that runs cost nothing and only checkpoints
         count; otherwise every live byte counts.
+    source_bytes, caller_bytes: bytes that live during the whole step, and from the loss to the end of the step (the
+        output and the loss, where the caller holds them). Chains of networks have none.
     """
 
     stages: tuple[Stage, ...]
@@ -95,6 +121,8 @@ class Chain:
     loss_scratch: int = 0
     updates: bool = False
     in_hand_free: bool = False
+    source_bytes: int = 0
+    caller_bytes: int = 0
 
     @cached_property
     def length(self) -> int:
@@ -116,6 +144,11 @@ class Chain:
         """The names of g^(0)..g^(L); nothing ever makes the first."""
         return tuple(Value("g", layer) for layer in range(self.length + 1))
 
+    @cached_property
+    def taped(self) -> bool:
+        """Whether stages are reversed from tapes. All stages of a chain are of one kind."""
+        return self.stages[0].tape is not None
+
     def state(self, layer: int) -> Value:
         """Return the name of state `layer`, 0..L."""
         return self.states[layer]
@@ -125,12 +158,23 @@ class Chain:
         return self.stages[layer - 1].state_bytes if layer else 0
 
     def bytes_of(self, value: Value) -> int:
-        """Return the bytes of a value in the arena: none for the batch, which is the caller's, nor for a gradient."""
+        """Return the bytes that a value counts with: none for the batch, which is the caller's.
+
+        A gradient counts only in chains with tapes; elsewhere it has a buffer that is not the arena's.
+        """
         kind, layer = value
-        if not layer or kind == "g":
+        if not layer:
             return 0
         stage = self.stages[layer - 1]
-        return stage.delta_bytes if kind == "δ" else stage.state_bytes
+        if kind in ("x", "s"):
+            return stage.state_bytes
+        if kind == "δ":
+            return stage.delta_bytes
+        if kind == "y":
+            return self.caller_bytes
+        if stage.tape is None:
+            return 0
+        return stage.tape.kept_bytes if kind == "t" else stage.tape.gradient_bytes
 
     def forward_cost(self, first: int, last: int) -> float:
         """Return the cost of running layers first..last forward once."""
@@ -143,6 +187,11 @@ class Chain:
     def forward_scratch(self, first: int, last: int) -> int:
         """Return the working bytes of running layers first..last; all but the first overwrite their input."""
         return max(self.stages[first - 1].forward_scratch, self._advance_maximum(first, last))
+
+    def sweep_bytes(self, first: int, last: int) -> int:
+        """Return the most that running layers first..last allocates where no layer can overwrite its input."""
+        stage = self.stages[first - 1]
+        return max(stage.state_bytes + stage.forward_scratch, self._sweep_maximum(first, last))
 
     @cached_property
     def reversal(self) -> "Chain":
@@ -161,16 +210,33 @@ class Chain:
     def _advance_maximum(self) -> RangeMaximum:
         return RangeMaximum([stage.advance_scratch for stage in self.stages])
 
+    @cached_property
+    def _sweep_maximum(self) -> RangeMaximum:
+        sizes = (self.state_bytes(layer) for layer in range(self.length))
+        pairs = zip(sizes, self.stages, strict=True)
+        return RangeMaximum([before + stage.state_bytes + stage.forward_scratch for before, stage in pairs])
+
     @classmethod
-    def abstract(cls, *, forward: Sequence[float], backward: Sequence[float], state_bytes: Sequence[int]) -> "Chain":
+    def abstract(
+        cls,
+        *,
+        forward: Sequence[float],
+        backward: Sequence[float],
+        state_bytes: Sequence[int],
+        tape_bytes: Sequence[int] | None = None,
+    ) -> "Chain":
         """Describe any chain of L steps, without a network.
 
         forward, backward: L costs each.
         state_bytes: L+1 sizes; the first is that of state 0, which is given and free.
+        tape_bytes: L sizes, where the backward of a step needs its tape; tape l includes state l, as in rotor.
 
         In this model the operands of the running op cost nothing: only checkpoints other than state 0 count.
         Every layer's forward runs at least once, also that of the last layer, whose output the loss needs. So the
         cost of a trace is that of the recurrence C(0, L, m) of Griewank and Walther plus forward[L-1].
+
+        With tapes every stage is recorded once, right before the stages behind it are reversed, and the cost of a
+        trace is that of rotor's recurrence.
 
         Raises `InputError` if the lengths do not match or a number is negative.
         """
@@ -179,12 +245,22 @@ class Chain:
                 "an abstract chain of L >= 1 steps needs L forward costs, L backward costs and L+1 state sizes; "
                 f"got {len(forward)}, {len(backward)} and {len(state_bytes)}."
             )
-        for name, numbers in (("forward", forward), ("backward", backward), ("state_bytes", state_bytes)):
+        if tape_bytes is not None and len(tape_bytes) != len(forward):
+            raise InputError(
+                f"an abstract chain of {len(forward)} steps needs as many tape sizes; got {len(tape_bytes)}."
+            )
+        given = {"forward": forward, "backward": backward, "state_bytes": state_bytes, "tape_bytes": tape_bytes or ()}
+        for name, numbers in given.items():
             bad = [n for n in numbers if not _is_amount(n)]
             if bad:
                 raise InputError(f"{name} needs finite numbers that are not negative; got {bad[0]!r}.")
-        stages = map(Stage, forward, backward, state_bytes[1:])
-        return cls(stages=tuple(stages), in_hand_free=True)
+        stages = tuple(map(Stage, forward, backward, state_bytes[1:]))
+        if tape_bytes is not None:
+            # Recording ends the state that enters, and the tape holds it; state l counts beside the tape, not in it.
+            sizes = [0, *state_bytes[1:]]
+            kept = (tape + before - after for tape, before, after in zip(tape_bytes, sizes, sizes[1:], strict=False))
+            stages = tuple(replace(stage, tape=Tape(size)) for stage, size in zip(stages, kept, strict=True))
+        return cls(stages=stages, in_hand_free=True)
 
 
 def _is_amount(number: object) -> bool:

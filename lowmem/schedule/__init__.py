@@ -4,18 +4,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lowmem.schedule.lowering import Planner, lower, lowered
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Schedule, Update
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Schedule, Update
 from lowmem.schedule.optimal.planner import optimal
 from lowmem.schedule.recompute_all import recompute_all
 from lowmem.schedule.revolve import revolve
 from lowmem.schedule.segments import segments, sqrt
 from lowmem.schedule.simulate import Lifetime, Trace, simulate
 from lowmem.schedule.store_all import store_all
+from lowmem.schedule.tapes import fixed
+from lowmem.schedule.tapes import planner as tape_planner
+
+_WITH_TAPES = {p.__name__: p for p in (fixed.store_all, fixed.sqrt, fixed.segments, tape_planner.optimal)}
+_PLANNERS = (store_all, sqrt, segments, revolve, optimal, recompute_all)
 
 PLANNERS: Mapping[str, Planner] = MappingProxyType(
-    {planner.__name__: lowered(planner) for planner in (store_all, sqrt, segments, revolve, optimal, recompute_all)}
+    {planner.__name__: lowered(planner, _WITH_TAPES.get(planner.__name__)) for planner in _PLANNERS}
 )
 """Planner by name: a function of a `Chain` and of keywords of its own (`segments=`, `slots=`, `budget=`).
+
+For chains with tapes there are store_all, sqrt, segments and optimal.
 
 The schedules are lowered: they have an `Update` for each layer where the chain updates its parameters."""
 
@@ -28,6 +35,7 @@ __all__ = [
     "Loss",
     "Op",
     "Planner",
+    "Record",
     "Schedule",
     "Trace",
     "Update",

@@ -3,21 +3,25 @@
 | op                   | needs            | ends            | makes                                         |
 |----------------------|------------------|-----------------|-----------------------------------------------|
 | Forward(first, last) | state first-1    |                 | state last (states between only pass through) |
+| Record(l)            | state l-1        | state l-1       | t^(l), state l                                |
 | Loss()               | state L          | state L         | δ^(L), in the place of state L                |
 | Backward(l)          | δ^(l), state l-1 | both, if l > 1  | g^(l); δ^(l-1), in the place of state l-1     |
 | Update(l)            | g^(l)            | g^(l)           |                                               |
 | Free(value)          | value            | value           |                                               |
 
 State 0 is the caller's batch: it is always there and nothing ends it. So Backward(1) ends δ^(1) alone and makes g^(1)
-alone. Every op makes or ends named values, so memory is a fold over a schedule and no rule is implicit. A new op is a
-class in `ops`, a row here, and a call in the runtime.
+alone, and Record(1) ends nothing. Every op makes or ends named values, so memory is a fold over a schedule and no rule
+is implicit. A new op is a class in `ops`, a row here, and a call in the runtime.
+
+In chains with tapes Backward(l) needs and ends t^(l) in place of state l-1, nothing is made in the place of something
+else, and the loss makes y^(L) too, which the caller holds. Networks have no tapes, and their runtime has no Record.
 """
 
 from typing import Literal, NamedTuple
 
 from lowmem.chain import Chain, Value
 from lowmem.errors import InputError
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Update, not_an_op
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Update, not_an_op
 
 Phase = Literal["forward", "loss", "backward", "update", "none"]
 
@@ -61,11 +65,14 @@ def effects(chain: Chain, op: Op) -> Effects:
         case Forward():
             _check_layers(chain, op.first, op.last)
             return _forward(chain, op.first, op.last)
+        case Record():
+            _check_layers(chain, op.layer, op.layer)
+            return _record(chain, op.layer)
         case Loss():
             return _loss(chain)
         case Backward():
             _check_layers(chain, op.layer, op.layer)
-            return _backward(chain, op.layer)
+            return _taped_backward(chain, op.layer) if chain.taped else _backward(chain, op.layer)
         case Update():
             _check_layers(chain, op.layer, op.layer)
             if not chain.updates:
@@ -92,6 +99,9 @@ def _forward(chain: Chain, first: int, last: int) -> Effects:
     place = scratch = in_hand = 0
     if not chain.in_hand_free:
         place, scratch = chain.travelling_bytes(first, last), chain.forward_scratch(first, last)
+        if chain.taped:
+            place = chain.state_bytes(last)
+            scratch = chain.sweep_bytes(first, last) - place
     elif first == last:
         # The source is an operand of the first layer only; while later layers run it is a checkpoint like any other.
         in_hand = chain.state_bytes(first - 1)
@@ -121,8 +131,8 @@ def _loss(chain: Chain) -> Effects:
         length,
         needs=output,
         ends=output,
-        makes=(chain.deltas[length],),
-        in_place=True,
+        makes=(chain.deltas[length], Value("y", length)) if chain.taped else (chain.deltas[length],),
+        in_place=not chain.taped,
         scratch_bytes=chain.loss_scratch,
         weighed=not chain.in_hand_free,
         cost=chain.loss,
@@ -143,6 +153,48 @@ def _backward(chain: Chain, layer: int) -> Effects:
         in_place=inner,
         scratch_bytes=0 if chain.in_hand_free else stage.backward_scratch,
         in_hand_bytes=chain.state_bytes(layer - 1) if chain.in_hand_free else 0,
+        weighed=True,
+        cost=stage.backward,
+    )
+
+
+def _record(chain: Chain, layer: int) -> Effects:
+    """Return what recording one stage takes."""
+    stage = chain.stages[layer - 1]
+    if stage.tape is None:
+        raise InputError("the stages of this chain have no tapes")
+    source, state = chain.states[layer - 1], chain.states[layer]
+    place = 0 if chain.in_hand_free else stage.state_bytes
+    return Effects(
+        "forward",
+        layer,
+        layer,
+        needs=(source,),
+        ends=(source,) if layer > 1 else (),
+        makes=(Value("t", layer), state),
+        too_late=chain.gradients[layer],
+        place_bytes=place,
+        scratch_bytes=0 if chain.in_hand_free else stage.tape.record_bytes - place,
+        in_hand_bytes=chain.state_bytes(layer - 1) if chain.in_hand_free else 0,
+        weighed=True,
+        cost=stage.forward,
+        forward_runs=1,
+    )
+
+
+def _taped_backward(chain: Chain, layer: int) -> Effects:
+    """Return what reversing one stage from its tape takes."""
+    stage, tape, gradient = chain.stages[layer - 1], Value("t", layer), chain.gradients[layer]
+    operands = (chain.deltas[layer], tape)
+    return Effects(
+        "backward",
+        layer,
+        layer,
+        needs=operands,
+        ends=operands,
+        makes=(gradient, chain.deltas[layer - 1]) if layer > 1 else (gradient,),
+        scratch_bytes=0 if chain.in_hand_free else stage.backward_scratch,
+        in_hand_bytes=chain.bytes_of(tape) if chain.in_hand_free else 0,
         weighed=True,
         cost=stage.backward,
     )

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any
 
 from lowmem.chain import Chain
+from lowmem.errors import InputError
 from lowmem.schedule.ops import Backward, Op, Schedule, Update
 
 Planner = Callable[..., Schedule]
@@ -31,11 +32,17 @@ def lower(chain: Chain, schedule: Schedule) -> Schedule:
     return Schedule(schedule.planner, tuple(ops))
 
 
-def lowered(planner: Planner) -> Planner:
-    """Return the planner that plans the pure reversal of a chain and lowers the result."""
+def lowered(planner: Planner, with_tapes: Planner | None = None) -> Planner:
+    """Return the planner that plans the pure reversal of a chain and lowers the result.
+
+    with_tapes: what plans chains with tapes, which are refused without it.
+    """
 
     @wraps(planner)
     def plan(chain: Chain, **options: Any) -> Schedule:  # noqa: ANN401 - whatever the planner takes
-        return lower(chain, planner(chain.reversal, **options))
+        chosen = with_tapes if chain.taped else planner
+        if chosen is None:
+            raise InputError(f"{planner.__name__} knows no tapes. Take store_all, sqrt, segments or optimal.")
+        return lower(chain, chosen(chain.reversal, **options))
 
     return plan

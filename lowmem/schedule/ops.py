@@ -27,6 +27,17 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """Run one stage and keep its tape. The state that enters ends, but for what the tape holds of it."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Record({self.layer})"
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """Turn the last layer's output into the loss and δ^(L)."""
 
@@ -68,7 +79,7 @@ class Free:
         return f"Free({self.value})"
 
 
-Op = Forward | Loss | Backward | Update | Free
+Op = Forward | Record | Loss | Backward | Update | Free
 _BY_NAME = {op.__name__.lower(): op for op in get_args(Op)}
 
 
@@ -112,7 +123,7 @@ def _to_list(op: Op) -> list[Any]:
             return [name, first, last]
         case Free(value):
             return [name, value.kind, value.layer]
-        case Backward(layer) | Update(layer):
+        case Record(layer) | Backward(layer) | Update(layer):
             return [name, layer]
         case Loss():
             return [name]

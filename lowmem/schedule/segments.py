@@ -17,11 +17,14 @@ from lowmem.schedule.tree import reverse
 
 def sqrt(chain: Chain) -> Schedule:
     """Cut the chain in round(sqrt(L)) segments, as even as can be, the longer ones first."""
-    length = chain.length
-    count = isqrt(4 * length - 3) + 1 >> 1  # round(sqrt(L)) in whole numbers
+    return _keep(chain, "sqrt", sqrt_starts(chain.length))
+
+
+def sqrt_starts(length: int) -> list[int]:
+    """Return the states at which round(sqrt(length)) segments begin, as even as can be, the longer ones first."""
+    count = isqrt(4 * length - 3) + 1 >> 1  # round(sqrt(length)) in whole numbers
     short, longer = divmod(length, count)
-    starts = [n * short + min(n, longer) for n in range(count)]
-    return _keep(chain, "sqrt", starts)
+    return [n * short + min(n, longer) for n in range(count)]
 
 
 def segments(chain: Chain, *, segments: int) -> Schedule:

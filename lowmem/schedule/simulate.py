@@ -7,9 +7,8 @@ nothing runs that it has not passed.
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from lowmem.chain import Chain, Value
+from lowmem.chain import Chain, Kind, Value
 from lowmem.errors import InputError, ScheduleError
 from lowmem.schedule.effects import Effects, effects
 from lowmem.schedule.ops import Schedule
@@ -25,7 +24,7 @@ class Lifetime:
     bytes: int
 
 
-Life = tuple[Literal["x", "s", "δ", "g"], int, int, int, int]
+Life = tuple[Kind, int, int, int, int]
 """Kind, layer, start, end and bytes of a lifetime, as a plain tuple: planners simulate long schedules often, and few
 callers ask for lifetimes."""
 
@@ -62,10 +61,10 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
     with what was left undone.
     """
-    live: dict[Value, tuple[int, int]] = {chain.state(0): (0, 0)}  # value -> op that made it, bytes
+    live: dict[Value, tuple[int, int]] = {chain.state(0): (-1, chain.source_bytes)}  # value -> op that made it, bytes
     lowest = {"δ": chain.length + 1, "g": chain.length + 1}  # of each kind, the last layer with one; both descend
     lives: list[Life] = []
-    held = peak = peak_at = forward_runs = 0
+    held, peak, peak_at, forward_runs = chain.source_bytes, 0, 0, 0
     cost: float = 0
     for index, op in enumerate(schedule.ops):
         try:
@@ -90,6 +89,8 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
         forward_runs += effect.forward_runs
         cost += effect.cost
     _check_end(chain, live, lowest["g"] - 1, len(schedule))
+    # What counts and stays to the end: in chains with tapes gradients, and what the caller holds.
+    lives += [(kind, layer, start, len(schedule), size) for (kind, layer), (start, size) in live.items() if size]
     return Trace(peak, peak_at, forward_runs, cost, tuple(lives))
 
 

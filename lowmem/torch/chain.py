@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from lowmem.chain import Chain, Stage, Tape
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
-from lowmem.schedule.tapes.chain import TapeChain, TapeStage
 from lowmem.torch.passes import Autocast, Tensors
 from lowmem.units import format_bytes
 
@@ -43,6 +43,11 @@ class MeasuredStage:
     forward_peak: int
     record_peak: int
     backward_peak: int
+
+    @property
+    def kept_bytes(self) -> int:
+        """What stays between recording and backward, the output left out."""
+        return self.tape_bytes + self.input_bytes_kept
 
     @property
     def temporary_bytes(self) -> int:
@@ -135,27 +140,30 @@ class MeasuredChain:
     parameter_bytes: int
     sample: Sample
 
-    def chain(self, *, accumulating: bool = False) -> TapeChain:
+    def chain(self, *, accumulating: bool = False) -> Chain:
         """Return the chain that planners see.
 
         accumulating: the gradients of all parameters are there before the step, and it adds to them.
         """
         stages = tuple(
-            TapeStage(
+            Stage(
                 forward=stage.forward,
                 backward=stage.backward,
                 state_bytes=stage.output_bytes,
-                tape_bytes=stage.tape_bytes + stage.input_bytes_kept,
                 delta_bytes=stage.delta_bytes,
-                gradient_bytes=0 if accumulating else stage.gradient_bytes,
-                forward_peak=stage.forward_peak,
-                record_peak=stage.record_peak,
-                backward_peak=stage.backward_peak,
+                forward_scratch=stage.forward_peak - stage.output_bytes,
+                backward_scratch=stage.backward_peak - stage.kept_bytes - stage.delta_bytes,
+                tape=Tape(stage.kept_bytes, stage.record_peak, 0 if accumulating else stage.gradient_bytes),
             )
             for stage in self.stages
         )
         there = sum(stage.gradient_bytes for stage in self.stages) if accumulating else 0
-        return TapeChain(stages, self.source_bytes + there, self.loss_peak, self.kept_bytes)
+        return Chain(
+            stages,
+            loss_scratch=self.loss_peak,
+            source_bytes=self.source_bytes + there,
+            caller_bytes=self.kept_bytes,
+        )
 
     def table(self) -> Table:
         """Return the stages as a table."""

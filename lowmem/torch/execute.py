@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from lowmem.errors import InputError, RunError
-from lowmem.schedule.ops import Backward, Forward, Loss
-from lowmem.schedule.tapes.ops import Record, TapeOp
+from lowmem.schedule import Backward, Forward, Free, Loss, Op, Record
 from lowmem.torch.passes import (
     Autocast,
     Box,
@@ -52,7 +51,7 @@ class Stage:
 class Step:
     """A forward pass and its backward pass, once."""
 
-    def __init__(self, stages: Sequence[Stage], ops: Sequence[TapeOp], device: torch.device) -> None:
+    def __init__(self, stages: Sequence[Stage], ops: Sequence[Op], device: torch.device) -> None:
         self.stages, self.ops, self.device = stages, ops, device
         runs = Counter(
             layer
@@ -67,7 +66,6 @@ class Step:
         self.randoms: dict[int, Tensors | None] = {}
         self.gradients = Box()
         self.shared = SharedGradients()
-        self.reversing = 0
 
     def forward(self, inputs: Tensors) -> None:
         """Run the ops before the loss."""
@@ -80,7 +78,6 @@ class Step:
         if not self.states:
             raise RunError("this step was reversed already, and its memory is gone. Run the model forward again.")
         behind = self.ops[next(n for n, op in enumerate(self.ops) if isinstance(op, Loss)) + 1 :]
-        self.reversing = len(self.stages)
         with self.autocast.again():
             for op in behind:
                 self._do(op)
@@ -88,7 +85,7 @@ class Step:
         self.shared.finish()
         return self.gradients.take() or (None,) * sum(self.stages[0].differentiable)
 
-    def _do(self, op: TapeOp) -> None:
+    def _do(self, op: Op) -> None:
         """Carry out one op."""
         match op:
             case Forward(first, last):
@@ -101,8 +98,9 @@ class Step:
                 state, tape = self._run(layer, state, on_tape=True)
                 assert tape is not None
                 self.tapes[layer] = tape
-                if layer != self.reversing:
-                    self.states[layer] = state
+                self.states[layer] = state
+            case Free(value):
+                del self.states[value.layer]
             case Backward(layer):
                 stage, shared = self.stages[layer - 1], None
                 if stage.last_uses:
@@ -111,7 +109,6 @@ class Step:
                     self.gradients = reverse(self.tapes.pop(layer), self.gradients, shared)
                 else:  # nothing comes back from here on: no stage before has a gradient
                     self.tapes.pop(layer)
-                self.reversing = layer - 1
 
     def _run(self, layer: int, inputs: Tensors, *, on_tape: bool) -> tuple[Tensors, Tape | None]:
         """Run a stage, for the first time or again."""

@@ -10,11 +10,8 @@ import torch
 from lowmem.common.checks import lookup
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
-from lowmem.schedule.tapes.fixed import segments as every
-from lowmem.schedule.tapes.fixed import sqrt, store_all
-from lowmem.schedule.tapes.ops import TapeSchedule
-from lowmem.schedule.tapes.planner import optimal
-from lowmem.schedule.tapes.simulate import simulate
+from lowmem.schedule import PLANNERS, Schedule, simulate
+from lowmem.schedule.tapes.planner import best_schedule
 from lowmem.torch.chain import MeasuredChain
 from lowmem.torch.measure import ROUNDS, measure
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
@@ -34,7 +31,7 @@ class Plan:
     """
 
     measured: MeasuredChain
-    schedule: TapeSchedule
+    schedule: Schedule
     strategy: str
     budget: int | None
     accumulating: bool
@@ -88,7 +85,7 @@ class Plan:
         try:
             data = json.loads(text)
             data.pop("gap")
-            schedule = TapeSchedule.from_json(json.dumps(data.pop("schedule")))
+            schedule = Schedule.from_json(json.dumps(data.pop("schedule")))
             plan = cls(measured=MeasuredChain.from_dict(data.pop("measured")), schedule=schedule, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this text is not a plan that lowmem.torch wrote: {error}.") from None
@@ -130,21 +127,20 @@ def plan(
         measured = measure(model, sample, loss=loss, rounds=rounds)
     lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
     chain = measured.chain(accumulating=accumulating)
-    everything = simulate(chain, store_all(chain))
+    everything = simulate(chain, PLANNERS["store_all"](chain))
     limit = _limit(budget, everything.peak_bytes)
     bound = everything.cost
     if (segments is not None) != (strategy == "segments"):
         raise InputError('segments= goes with strategy="segments", which needs it, and with no other.')
     if strategy == "optimal" and limit is not None:
         try:
-            best = optimal(chain, budget=limit)
+            best = best_schedule(chain, limit)
         except BudgetError as error:
             raise _refused(error.minimum, limit, measured) from None
         schedule, bound = best.schedule, best.lower_bound
-    elif segments is not None:
-        schedule = every(chain, segments=segments)
     else:
-        schedule = (sqrt if strategy == "sqrt" else store_all)(chain)
+        options = {} if segments is None else {"segments": segments}
+        schedule = PLANNERS["store_all" if strategy == "optimal" else strategy](chain, **options)
     trace = simulate(chain, schedule)
     if limit is not None and trace.peak_bytes > limit:
         raise BudgetError(

@@ -1,1 +1,1 @@
-"""Chains whose stages are reversed from a tape, as PyTorch's are: model, planners, and how good a plan is."""
+"""Planners of chains whose stages are reversed from a tape, as PyTorch's are, and how good a plan is."""

@@ -6,43 +6,40 @@ last segment is recorded at once, as its backward comes first.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import isqrt
 
-from lowmem.common.checks import positive
-from lowmem.schedule.ops import Backward, Forward, Loss
-from lowmem.schedule.tapes.chain import TapeChain
-from lowmem.schedule.tapes.ops import Record, TapeOp, TapeSchedule
+from lowmem.chain import Chain
+from lowmem.common.checks import whole
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Schedule
+from lowmem.schedule.segments import sqrt_starts
+from lowmem.schedule.tapes.needs import tapes_of
 
 
-def store_all(chain: TapeChain) -> TapeSchedule:
+def store_all(chain: Chain) -> Schedule:
     """Record every stage in the first sweep: nothing is run again."""
     return _segments(chain, "store_all", [0])
 
 
-def sqrt(chain: TapeChain) -> TapeSchedule:
+def sqrt(chain: Chain) -> Schedule:
     """Cut the chain in round(sqrt(L)) segments, as even as can be, the longer ones first."""
-    length = chain.length
-    count = isqrt(4 * length - 3) + 1 >> 1  # round(sqrt(L)) in whole numbers
-    short, longer = divmod(length, count)
-    return _segments(chain, "sqrt", [n * short + min(n, longer) for n in range(count)])
+    return _segments(chain, "sqrt", sqrt_starts(chain.length))
 
 
-def segments(chain: TapeChain, *, segments: int) -> TapeSchedule:
+def segments(chain: Chain, *, segments: int) -> Schedule:
     """Keep every `segments`-th state: ceil(L / segments) segments of that many stages.
 
     Raises `InputError` unless `segments` is a whole number from 1.
     """
-    return _segments(chain, "segments", range(0, chain.length, positive("segments", segments)))
+    return _segments(chain, "segments", range(0, chain.length, whole("segments", segments, 1)))
 
 
-def _segments(chain: TapeChain, planner: str, starts: Sequence[int]) -> TapeSchedule:
+def _segments(chain: Chain, planner: str, starts: Sequence[int]) -> Schedule:
     """Keep the states `starts` (0 first), and record one segment after the other, the last one first."""
-    ops: list[TapeOp] = [Forward(start + 1, end) for start, end in pairwise(starts)]
+    tapes_of(chain)
+    ops: list[Op] = [Forward(start + 1, end) for start, end in pairwise(starts)]
     end = chain.length
     for start in reversed(starts):
         ops += map(Record, range(start + 1, end + 1))
-        if end == chain.length:
-            ops.append(Loss())
+        ops.append(Loss() if end == chain.length else Free(chain.state(end)))
         ops += map(Backward, range(end, start, -1))
         end = start
-    return TapeSchedule(planner, tuple(ops))
+    return Schedule(planner, tuple(ops))

@@ -2,17 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lowmem.schedule.tapes.chain import TapeChain
+from lowmem.chain import Chain
+from lowmem.schedule.ops import Schedule
 from lowmem.schedule.tapes.needs import Needs
 from lowmem.schedule.tapes.tree import RECORD, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lowmem.schedule.tapes.ops import TapeSchedule
 
-
-def least_memory(chain: TapeChain) -> "TapeSchedule":
+def least_memory(chain: Chain) -> Schedule:
     """Return a schedule with the least peak, as `simulate` counts it, among those whose checkpoints stay.
 
     Of the choices with that peak the tape is taken first, then the split nearest to the middle.

@@ -17,16 +17,16 @@ wastes some, and the simulator says what fits. In long chains parts of a schedul
 window of stages, the widest that leaves enough levels; the lower bound holds for all.
 """
 
-from dataclasses import dataclass
 from math import gcd
 
+from lowmem.chain import Chain
 from lowmem.errors import BudgetError
-from lowmem.schedule.tapes.chain import TapeChain
+from lowmem.schedule.ops import Schedule
+from lowmem.schedule.optimal.planner import Optimum
+from lowmem.schedule.simulate import simulate
 from lowmem.schedule.tapes.fixed import sqrt, store_all
 from lowmem.schedule.tapes.least import least_memory
-from lowmem.schedule.tapes.needs import Needs
-from lowmem.schedule.tapes.ops import TapeSchedule
-from lowmem.schedule.tapes.simulate import simulate
+from lowmem.schedule.tapes.needs import Needs, tapes_of
 from lowmem.schedule.tapes.table import ROUNDING, SHORT, Levels, Table
 
 MOST_LEVELS = 2048
@@ -48,30 +48,21 @@ LONGEST = 1200
 """Stages up to which a plan is made. The table of segments grows with the square."""
 
 
-@dataclass(frozen=True, slots=True)
-class TapeOptimum:
-    """A schedule, its cost (all forwards and backwards), and a lower bound of what any persistent one costs."""
-
-    schedule: TapeSchedule
-    cost: float
-    lower_bound: float
-
-    @property
-    def gap(self) -> float:
-        """How far the cost may be above the optimum, relative to the cost. Never below 0."""
-        return max(0.0, (self.cost - self.lower_bound) / self.cost) if self.cost else 0.0
-
-
-def optimal(chain: TapeChain, *, budget: int) -> TapeOptimum:
+def optimal(chain: Chain, *, budget: int) -> Schedule:
     """Return the cheapest schedule found whose peak, as `simulate` counts it, is at most `budget` bytes.
 
     Raises `BudgetError` if none fits.
     """
-    everything = TapeSchedule("optimal", store_all(chain).ops)
+    return best_schedule(chain, budget).schedule
+
+
+def best_schedule(chain: Chain, budget: int) -> Optimum:
+    """Return what `optimal` finds, with its cost and a lower bound. Raises `BudgetError` if nothing fits."""
+    everything = Schedule("optimal", store_all(chain).ops)
     trace = simulate(chain, everything)
     if trace.peak_bytes <= budget:
-        return TapeOptimum(everything, trace.cost, trace.cost)
-    smallest = TapeSchedule("optimal", least_memory(chain).ops)
+        return Optimum(everything, trace.cost, trace.cost)
+    smallest = Schedule("optimal", least_memory(chain).ops)
     least = simulate(chain, smallest).peak_bytes
     if least > budget:
         raise BudgetError(
@@ -80,7 +71,7 @@ def optimal(chain: TapeChain, *, budget: int) -> TapeOptimum:
             minimum=least,
         )
     needs, room = Needs(chain), budget - chain.source_bytes
-    candidates = [smallest, TapeSchedule("optimal", sqrt(chain).ops)]
+    candidates = [smallest, Schedule("optimal", sqrt(chain).ops)]
     quantum = exact_quantum(chain, room)
     if quantum:
         level = room // quantum
@@ -91,11 +82,11 @@ def optimal(chain: TapeChain, *, budget: int) -> TapeOptimum:
         window = _window(chain, room)
         bound = lower_bound(needs, room, window)
         candidates += _fitting(needs, room, window, budget)
-    traces = ((simulate(chain, schedule), schedule) for schedule in candidates)
+    traces = [(simulate(chain, schedule), schedule) for schedule in candidates]
     cost, _, best = min(
-        ((trace.cost, n, schedule) for n, (trace, schedule) in enumerate(traces) if trace.peak_bytes <= budget),
+        (found.cost, n, schedule) for n, (found, schedule) in enumerate(traces) if found.peak_bytes <= budget
     )
-    return TapeOptimum(best, cost, min(cost, max(bound, chain.all_costs)))
+    return Optimum(best, cost, min(cost, max(bound, trace.cost)))
 
 
 def lower_bound(needs: Needs, room: int, window: int) -> float:
@@ -107,7 +98,7 @@ def lower_bound(needs: Needs, room: int, window: int) -> float:
     return bound * (1 - ROUNDING) if needs.chain.length > SHORT else bound
 
 
-def _fitting(needs: Needs, room: int, window: int, budget: int) -> list[TapeSchedule]:
+def _fitting(needs: Needs, room: int, window: int, budget: int) -> list[Schedule]:
     """Return the cheapest schedule of a table that fits the budget, in a list that is empty if none does."""
     length = needs.chain.length
     count = level_count(length, window)
@@ -126,9 +117,10 @@ def _fitting(needs: Needs, room: int, window: int, budget: int) -> list[TapeSche
     return [] if window == length else _fitting(needs, room, length, budget)
 
 
-def _window(chain: TapeChain, room: int) -> int:
+def _window(chain: Chain, room: int) -> int:
     """Return the most stages of a segment at which levels still are fine."""
-    mean = sum(max(stage.tape_bytes, stage.state_bytes) for stage in chain.stages) // chain.length
+    pairs = zip(chain.stages, tapes_of(chain), strict=True)
+    mean = sum(max(tape.kept_bytes, stage.state_bytes) for stage, tape in pairs) // chain.length
     tapes = min(room // max(mean, 1) + 1, chain.length)
     window = chain.length
     while window > NARROWEST and level_count(chain.length, window) < FINE * tapes:
@@ -143,9 +135,9 @@ def level_count(length: int, window: int) -> int:
     return int(min(max(work / max(additions, 1), 16), MOST_LEVELS))
 
 
-def exact_quantum(chain: TapeChain, room: int) -> int:
+def exact_quantum(chain: Chain, room: int) -> int:
     """Return the bytes of a level in which all sizes that stay are exact, 0 if that makes too many levels."""
-    sizes = [*chain.state_bytes[:-1], *(stage.tape_bytes for stage in chain.stages)]
+    sizes = [chain.state_bytes(layer) for layer in range(chain.length)] + [tape.kept_bytes for tape in tapes_of(chain)]
     common = gcd(*sizes)
     if not common:
         return max(room, 1)

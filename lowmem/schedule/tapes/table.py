@@ -1,16 +1,16 @@
 """The table behind `optimal`: the least cost of every segment at every level of memory."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from lowmem.schedule.ops import Schedule
 from lowmem.schedule.tapes.needs import Needs
 from lowmem.schedule.tapes.tree import RECORD, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from lowmem.schedule.tapes.ops import TapeSchedule
 
 IN_CACHE = 1 << 15
 """Costs that are added at once."""
@@ -54,7 +54,8 @@ class Table:
         self.window = min(window, self.length - 1)
         self.top = levels.count
         self.dtype: Any = np.float64 if self.length <= SHORT else np.float32
-        self.sums = np.array(needs.chain.forward_sums)
+        forwards = (stage.forward for stage in needs.chain.stages)
+        self.sums = np.array([*accumulate(forwards, initial=0.0)])
         self.backward = np.array([0.0, *(stage.backward for stage in needs.chain.stages)])
         self.plain = np.cumsum(self.backward) + self.sums  # of recording and reversing stages 1..l once
         self.state_shifts, self.tape_shifts = self._round(needs.states), self._round(needs.tapes)
@@ -162,7 +163,7 @@ class Table:
         cheaper = self.np.flatnonzero(row[1:] < row[:-1]) + 1
         return [*cheaper[::-1].tolist(), *([0] if row[0] < inf else [])]
 
-    def write(self, level: int) -> "TapeSchedule":
+    def write(self, level: int) -> Schedule:
         """Write out the cheapest schedule of a level."""
         return write(self.needs.chain, "optimal", level, self._choose)
 

@@ -6,9 +6,8 @@ a tree, whose nodes are segments (i, j).
 
 from collections.abc import Callable
 
-from lowmem.schedule.ops import Backward, Forward, Loss
-from lowmem.schedule.tapes.chain import TapeChain
-from lowmem.schedule.tapes.ops import Record, TapeOp, TapeSchedule
+from lowmem.chain import Chain
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Schedule
 
 RECORD = 0
 """The choice of recording, where otherwise the state to keep stands: state 0 never is one."""
@@ -17,9 +16,9 @@ Choose = Callable[[int, int, int], tuple[int, int, int]]
 """(i, j, level) -> (choice, level of what is reversed first, level of what is reversed then); i+1 < j."""
 
 
-def write(chain: TapeChain, planner: str, level: int, choose: Choose) -> TapeSchedule:
+def write(chain: Chain, planner: str, level: int, choose: Choose) -> Schedule:
     """Write out the schedule that reverses the chain by these choices. level: what the first segment has."""
-    ops: list[TapeOp] = []
+    ops: list[Op] = []
     todo: list[tuple[int, int, int] | Backward] = [(0, chain.length, level)]
     while todo:
         item = todo.pop()
@@ -28,7 +27,8 @@ def write(chain: TapeChain, planner: str, level: int, choose: Choose) -> TapeSch
             continue
         i, j, here = item
         if j == i + 1:
-            ops += (Record(j), Loss(), Backward(j)) if j == chain.length else (Record(j), Backward(j))
+            # What comes behind stage j is reversed already and needs its output no more.
+            ops += (Record(j), Loss() if j == chain.length else Free(chain.state(j)), Backward(j))
             continue
         choice, first, then = choose(i, j, here)
         if choice == RECORD:
@@ -37,4 +37,4 @@ def write(chain: TapeChain, planner: str, level: int, choose: Choose) -> TapeSch
         else:
             ops.append(Forward(i + 1, choice))
             todo += ((i, choice, then), (choice, j, first))
-    return TapeSchedule(planner, tuple(ops))
+    return Schedule(planner, tuple(ops))

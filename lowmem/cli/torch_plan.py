@@ -31,12 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accumulating", action="store_true", help="gradients are there before a step, to be added to"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for lowmem.torch.Plan")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the plan as a web page with figures")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, plan, and print both."""
     check_folder(arguments.output)
+    check_folder(arguments.html)
     shape = read_shape(arguments.sample)
     try:
         import torch
@@ -64,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.output is not None:
         arguments.output.write_text(plan.to_json() + "\n", encoding="utf-8")
+    if arguments.html is not None:
+        arguments.html.write_text(lt.Report(plan).to_html(), encoding="utf-8")
     print(json.dumps(plan.to_dict()) if arguments.json else f"{measured}\n\n{plan}")
     return 0
 

@@ -11,7 +11,7 @@ from lowmem.network.layers import Layer
 from lowmem.network.layers.base import Reversed, Widths
 from lowmem.network.tiles import matrices_bytes, tile_count, whole_bytes
 from lowmem.planning.packing import Program, Step
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Update
+from lowmem.schedule.ops import Backward, Forward, Free, Loss, Record, Update
 
 Phase: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
 """Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"."""
@@ -73,7 +73,7 @@ def outline(architecture: Architecture, program: Program, *, first: bool, last: 
             case Update(layer):
                 if last:
                     yield Item("update", "update", layer, step)
-            case Free():
+            case Free() | Record():  # nothing is called; networks have no tapes, and the simulator refuses Record
                 pass
             case unknown:
                 assert_never(unknown)

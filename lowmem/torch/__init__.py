@@ -13,6 +13,7 @@ from lowmem.torch.checkpointed import Checkpointed, checkpointed
 from lowmem.torch.measure import measure
 from lowmem.torch.meter import measured_peak
 from lowmem.torch.plan import STRATEGIES, Plan, plan
+from lowmem.torch.report import Report, cheapest
 
 __all__ = [
     "STRATEGIES",
@@ -20,6 +21,8 @@ __all__ = [
     "MeasuredChain",
     "MeasuredStage",
     "Plan",
+    "Report",
+    "cheapest",
     "checkpointed",
     "measure",
     "measured_peak",

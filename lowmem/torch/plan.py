@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lowmem.chain import Chain
 from lowmem.common.checks import lookup
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
@@ -42,6 +43,11 @@ class Plan:
     store_all_cost: float
 
     @property
+    def chain(self) -> Chain:
+        """The chain that the schedule reverses, as `lowmem.plots.schedule_diagram(plan.schedule, plan.chain)` needs it."""
+        return self.measured.chain(accumulating=self.accumulating)
+
+    @property
     def gap(self) -> float:
         """How far the cost may be above the least for this budget, relative to the cost."""
         return max(0.0, (self.cost - self.lower_bound) / self.cost) if self.cost else 0.0
@@ -49,7 +55,7 @@ class Plan:
     @property
     def forward_runs(self) -> int:
         """How many forwards of stages a step runs, recomputation included."""
-        return simulate(self.measured.chain(), self.schedule).forward_runs
+        return simulate(self.chain, self.schedule).forward_runs
 
     def table(self) -> Table:
         """Return what the plan promises, beside storing everything."""
@@ -89,7 +95,7 @@ class Plan:
             plan = cls(measured=MeasuredChain.from_dict(data.pop("measured")), schedule=schedule, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this text is not a plan that lowmem.torch wrote: {error}.") from None
-        simulate(plan.measured.chain(accumulating=plan.accumulating), plan.schedule)
+        simulate(plan.chain, plan.schedule)
         return plan
 
 

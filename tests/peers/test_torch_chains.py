@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lowmem.cli import main
 from lowmem.errors import BudgetError, InputError, LowmemError, RunError
 
 pytest.importorskip("torch")
@@ -695,6 +697,55 @@ def test_tables_say_what_was_measured_and_promised() -> None:
         assert words in text
     assert "tape" in str(plan.measured)
     assert "6 stages, batch 128x64 on cpu" in str(plan.measured)
+
+
+def test_a_report_shows_promised_and_measured_and_draws_the_plan() -> None:
+    model, x = mlp(12), torch.randn(256, 64)
+    plan = lt.plan(model, x, budget="75%", loss=loss_of, rounds=1)
+    peak = peak_of(lt.checkpointed(model, plan), x)
+    report = lt.Report(plan, peak, seconds=0.5)
+    text = str(report)
+    for words in ("promised", "measured", "budget", "500.0 ms", f"{peak / plan.peak_bytes - 1:+.2%}"):
+        assert words in text
+    assert report.to_html().count("<svg") == 3
+    plans = lt.cheapest(plan.measured)
+    assert [each.cost for each in plans] == sorted((each.cost for each in plans), reverse=True)
+    assert plans[-1].peak_bytes == plan.store_all_bytes
+
+
+def test_the_command_prints_and_writes_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nets_of_a_test.py").write_text(
+        "import torch\n\n\ndef make():\n"
+        "    return torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(8)))\n\n\n"
+        "def fails():\n    raise KeyError('no')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["torch-plan", "nets_of_a_test:make", "--sample", "1024x64", "--budget", "90%"]
+    assert main([*command, "--output", "plan.json", "--html", "plan.html"]) == 0
+    assert "8 stages, strategy optimal" in capsys.readouterr().out
+    plan = lt.Plan.from_json((tmp_path / "plan.json").read_text())
+    assert plan.budget is not None
+    assert plan.peak_bytes <= plan.budget
+    assert (tmp_path / "plan.html").read_text().count("<svg") == 3
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["budget"] == plan.budget
+    for arguments, words in (
+        (["nets_of_a_test:make", "--sample", "4x3"], "cannot be run on what the stage before gives: RuntimeError"),
+        (["nets_of_a_test:fails", "--sample", "4x64"], "nets_of_a_test:fails() failed with KeyError: 'no'."),
+        (["nets_of_a_test:none", "--sample", "4x64"], "the module 'nets_of_a_test' has no function 'none'."),
+        (["not_there:make", "--sample", "4x64"], "cannot import 'not_there'"),
+        (["make", "--sample", "4x64"], "Write a module and a function in it"),
+        (["nets_of_a_test:make", "--sample", "4xy"], "cannot read '4xy' as a shape"),
+        (["nets_of_a_test:make", "--sample", "4x64", "--dtype", "float33"], "PyTorch has no such type"),
+        (["nets_of_a_test:make", "--sample", "4x64", "--budget", "1KiB"], "is less than the"),
+    ):
+        assert main(["torch-plan", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def chain(self) -> Chain:
-        """The chain that the schedule reverses, as `lowmem.plots.schedule_diagram(plan.schedule, plan.chain)` needs it."""
+        """The chain that the schedule reverses; `lowmem.plots.schedule_diagram(plan.schedule, plan.chain)` draws it."""
         return self.measured.chain(accumulating=self.accumulating)
 
     @property

@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def chain(self) -> Chain:
-        """The chain that the schedule reverses; `lowmem.plots.schedule_diagram(plan.schedule, plan.chain)` draws it."""
+        """The chain that the schedule reverses; `lowmem.plots.schedule_diagram` takes both and draws them."""
         return self.measured.chain(accumulating=self.accumulating)
 
     @property

@@ -19,6 +19,7 @@ class MeasuredStage:
 
     name, kind: its place in the model, and what it is made of. differentiable: for each tensor that enters, whether it
     has a gradient. random: whether its forward draws random numbers.
+    lingers: whether its graph holds memory after it was reversed, as custom autograd functions may.
     forward: of a run without a tape. backward: of a run with a tape and its reversal, without `forward`.
     output_bytes, tape_bytes: of what leaves, and of what the tape keeps beside input and output. input_bytes_kept: of
     the input, as far as it stays while the tape does.
@@ -32,6 +33,7 @@ class MeasuredStage:
     kind: str
     differentiable: tuple[bool, ...]
     random: bool
+    lingers: bool
     forward: float
     backward: float
     output_bytes: int

@@ -11,6 +11,7 @@ from lowmem.torch.chain import Sample
 from lowmem.torch.execute import Stage, Step, run_step
 from lowmem.torch.passes import Autocast, as_tuple
 from lowmem.torch.plan import Plan
+from lowmem.torch.spans import actions
 from lowmem.torch.stages import Group, as_sequential, children_of, shared_parameters
 
 
@@ -33,6 +34,11 @@ class Checkpointed(torch.nn.Sequential):
             Stage(group, measured.differentiable, measured.output_bytes, tuple(last_uses.values()))
             for group, measured, last_uses in zip(trained, plan.measured.stages, shared, strict=True)
         ]
+        alone = [
+            measured.lingers or bool(stage.last_uses)
+            for measured, stage in zip(plan.measured.stages, self._stages, strict=True)
+        ]
+        self._todo = actions(plan.schedule.ops, alone)
 
     @torch.compiler.disable
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a tensor, or a tuple of tensors
@@ -47,7 +53,7 @@ class Checkpointed(torch.nn.Sequential):
             for group in self._frozen:
                 with autocast.one_stage():
                     x = group(x)
-        outputs = run_step(Step(self._stages, self.plan.schedule.ops, device), as_tuple(x))
+        outputs = run_step(Step(self._stages, self._todo, device), as_tuple(x))
         return outputs if len(outputs) > 1 else outputs[0]
 
 

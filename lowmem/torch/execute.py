@@ -7,21 +7,22 @@ lives no longer than the last stage needs it.
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import partial
+from itertools import chain, dropwhile, islice, takewhile
 from typing import Any
 
 import torch
 
 from lowmem.errors import InputError, RunError
-from lowmem.schedule import Backward, Forward, Free, Loss, Op, Record
+from lowmem.schedule import Forward, Free, Loss
 from lowmem.torch.passes import (
     Autocast,
     Box,
     SharedGradients,
     Tape,
     Tensors,
+    as_tuple,
     forked_random,
     random_state,
     record,
@@ -30,6 +31,7 @@ from lowmem.torch.passes import (
     still_statistics,
     sweep,
 )
+from lowmem.torch.spans import Action, RecordSpan, ReverseSpan
 from lowmem.torch.stages import Group, bytes_of
 
 
@@ -51,15 +53,9 @@ class Stage:
 class Step:
     """A forward pass and its backward pass, once."""
 
-    def __init__(self, stages: Sequence[Stage], ops: Sequence[Op], device: torch.device) -> None:
-        self.stages, self.ops, self.device = stages, ops, device
-        runs = Counter(
-            layer
-            for op in ops
-            for layer in (range(op.first, op.last + 1) if isinstance(op, Forward) else [getattr(op, "layer", 0)])
-            if isinstance(op, (Forward, Record))
-        )
-        self.again = {layer for layer, count in runs.items() if count > 1}
+    def __init__(self, stages: Sequence[Stage], todo: Sequence[Action], device: torch.device) -> None:
+        self.stages, self.todo, self.device = stages, todo, device
+        self.again = run_again(todo)
         self.autocast = Autocast.now(device)
         self.states: dict[int, Tensors] = {}
         self.tapes: dict[int, Tape] = {}
@@ -68,75 +64,85 @@ class Step:
         self.shared = SharedGradients()
 
     def forward(self, inputs: Tensors) -> None:
-        """Run the ops before the loss."""
+        """Do what comes before the loss."""
         self.states[0] = inputs
-        for op in takewhile(lambda op: not isinstance(op, Loss), self.ops):
-            self._do(op)
+        for action in takewhile(lambda action: not isinstance(action, Loss), self.todo):
+            self._do(action)
 
     def backward(self) -> tuple[torch.Tensor | None, ...]:
-        """Run the ops behind the loss and return the gradients of the inputs that have one."""
+        """Do what comes behind the loss, and return the gradients of the inputs that have one."""
         if not self.states:
             raise RunError("this step was reversed already, and its memory is gone. Run the model forward again.")
-        behind = self.ops[next(n for n, op in enumerate(self.ops) if isinstance(op, Loss)) + 1 :]
         with self.autocast.again():
-            for op in behind:
-                self._do(op)
+            for action in islice(dropwhile(lambda action: not isinstance(action, Loss), self.todo), 1, None):
+                self._do(action)
         self.states.clear()
         self.shared.finish()
         return self.gradients.take() or (None,) * sum(self.stages[0].differentiable)
 
-    def _do(self, op: Op) -> None:
-        """Carry out one op."""
-        match op:
+    def _do(self, action: Action) -> None:
+        """Carry out one action."""
+        match action:
             case Forward(first, last):
                 state = self.states[first - 1]
                 for layer in range(first, last + 1):
-                    state, _ = self._run(layer, state, on_tape=False)
+                    state = sweep(partial(self._run, layer), state)
                 self.states[last] = state
-            case Record(layer):
-                state = self.states[layer - 1] if layer == 1 else self.states.pop(layer - 1)
-                state, tape = self._run(layer, state, on_tape=True)
-                assert tape is not None
-                self.tapes[layer] = tape
-                self.states[layer] = state
+            case RecordSpan(first, last):
+                entering = [self.states[0] if first == 1 else self.states.pop(first - 1)]
+                run = partial(self._run_span, first, last)
+                self.states[last], tape = record(run, entering, self.stages[first - 1].differentiable)
+                assert tape is not None  # _run has seen that outputs have a gradient
+                self.tapes[last] = tape
             case Free(value):
                 del self.states[value.layer]
-            case Backward(layer):
-                stage, shared = self.stages[layer - 1], None
-                if stage.last_uses:
-                    shared = self.shared.of(stage.group.parameters(), stage.last_uses)
+            case ReverseSpan(last):
+                stage, tape = self.stages[last - 1], self.tapes.pop(last)
                 if any(gradient is not None for gradient in self.gradients.tensors):
-                    self.gradients = reverse(self.tapes.pop(layer), self.gradients, shared)
-                else:  # nothing comes back from here on: no stage before has a gradient
-                    self.tapes.pop(layer)
+                    shared = None
+                    if stage.last_uses:
+                        shared = self.shared.of(stage.group.parameters(), stage.last_uses)
+                    self.gradients = reverse(tape, self.gradients, shared)
 
-    def _run(self, layer: int, inputs: Tensors, *, on_tape: bool) -> tuple[Tensors, Tape | None]:
+    def _run_span(self, first: int, last: int, given: list[Any]) -> Any:  # noqa: ANN401 - tensors
+        """Run stages one after the other."""
+        value = given.pop()
+        for layer in range(first, last + 1):
+            value = self._run(layer, value)
+        return value
+
+    def _run(self, layer: int, value: Any) -> Any:  # noqa: ANN401 - tensors
         """Run a stage, for the first time or again."""
-        stage, tape = self.stages[layer - 1], None
-        first_time = layer not in self.randoms
-        versions = [tensor._version for tensor in inputs]
-        buffers = stage.group.buffer_versions() if layer in self.again else []
-        before = random_state(self.device) if first_time and layer in self.again else None
-        with ExitStack() as stack:
-            stack.enter_context(self.autocast.one_stage())
-            if not first_time:
-                stack.enter_context(forked_random(self.device, self.randoms[layer]))
-                stack.enter_context(still_statistics(stage.group.norms))
-            if on_tape:
-                outputs, tape = record(stage.group, inputs, stage.differentiable)
-            else:
-                outputs = sweep(stage.group, inputs)
-        if first_time:
-            unchanged = before is None or same(before, random_state(self.device))
-            self.randoms[layer] = None if unchanged else before
-        if versions != [tensor._version for tensor in inputs]:
+        stage = self.stages[layer - 1]
+        versions = [tensor._version for tensor in as_tuple(value)]
+        if layer in self.again:
+            result = self._run_repeated(layer, value)
+        else:
+            with self.autocast.one_stage():
+                result = stage.group(value)
+        if versions != [tensor._version for tensor in as_tuple(value)]:
             raise stage.group.refuse("has overwritten what it was given. Plan anew, or let it work out of place.")
-        if layer in self.again and buffers != stage.group.buffer_versions():
-            raise stage.group.refuse(CHANGES_BUFFERS)
-        self._check(layer, outputs, tape, on_tape=on_tape)
-        return outputs, tape
+        self._check(layer, as_tuple(result))
+        return result
 
-    def _check(self, layer: int, outputs: Tensors, tape: Tape | None, *, on_tape: bool) -> None:
+    def _run_repeated(self, layer: int, value: Any) -> Any:  # noqa: ANN401 - tensors
+        """Run a stage that runs more than once: later with the random numbers of the first time."""
+        group = self.stages[layer - 1].group
+        buffers = group.buffer_versions()
+        if layer not in self.randoms:
+            before = random_state(self.device)
+            with self.autocast.one_stage():
+                result = group(value)
+            self.randoms[layer] = None if same(before, random_state(self.device)) else before
+        else:
+            numbers, still = forked_random(self.device, self.randoms[layer]), still_statistics(group.norms)
+            with self.autocast.one_stage(), numbers, still:
+                result = group(value)
+        if buffers != group.buffer_versions():
+            raise group.refuse(CHANGES_BUFFERS)
+        return result
+
+    def _check(self, layer: int, outputs: Tensors) -> None:
         """Refuse what the plan does not know of."""
         stage = self.stages[layer - 1]
         size = bytes_of(outputs)
@@ -144,13 +150,18 @@ class Step:
             raise stage.group.refuse(
                 f"gave {size:,} bytes, and the plan knows of {stage.output_bytes:,}. Plan with such a batch."
             )
-        if on_tape:
-            expected = self.stages[layer].differentiable if layer < len(self.stages) else None
-            found = tape.differentiable if tape is not None else (False,) * len(outputs)
-            if not any(found) or expected not in (None, found):
+        if torch.is_grad_enabled():
+            found = tuple(tensor.requires_grad for tensor in outputs)
+            if not any(found) or (layer < len(self.stages) and found != self.stages[layer].differentiable):
                 raise stage.group.refuse(
                     "gives other tensors with a gradient than when it was measured. Plan anew with lowmem.torch.plan."
                 )
+
+
+def run_again(todo: Sequence[Action]) -> set[int]:
+    """Return the stages that run more than once."""
+    spans = [range(each.first, each.last + 1) for each in todo if isinstance(each, (Forward, RecordSpan))]
+    return {layer for layer, count in Counter(chain.from_iterable(spans)).items() if count > 1}
 
 
 CHANGES_BUFFERS = (

@@ -9,7 +9,7 @@ import torch
 from lowmem.errors import InputError
 from lowmem.torch.chain import MeasuredStage
 from lowmem.torch.meter import Readings, meter
-from lowmem.torch.passes import Autocast, Tensors, record, reverse, sweep
+from lowmem.torch.passes import Autocast, Tensors, alone, record, reverse, sweep
 from lowmem.torch.probe import Probe, ones
 from lowmem.torch.stages import Watch, bytes_of
 
@@ -32,7 +32,7 @@ def memory(
         (outputs,) = entering
         before, loss_bytes = bytes_now.mark(), 0
         if loss is not None:
-            value, tape = record(loss, outputs, [tensor.is_floating_point() for tensor in outputs])
+            value, tape = record(alone(loss), [outputs], [tensor.is_floating_point() for tensor in outputs])
             if tape is None:
                 raise InputError("the loss has no gradient; it must be a differentiable function of the output.")
             inlet = reverse(tape, ones(value, tape.differentiable))
@@ -76,7 +76,7 @@ def _run_once(
         following = [sweep(probe.group, inputs)]
     mark()  # 1: the output
     with autocast.one_stage():
-        outputs, tape = record(probe.group, inputs, probe.wanted)
+        outputs, tape = record(alone(probe.group), [inputs], probe.wanted)
     assert tape is not None
     mark()  # 2: output and tape
     gradients = ones(following[0], tape.differentiable)
@@ -87,8 +87,9 @@ def _run_once(
     kept = (0 if hold else of_input.bytes(), 0 if last else of_output.bytes())
     mark()  # 4: of output and input only what the tape keeps
     inlet = probe.reverse(tape, gradients)
+    mark()  # 5: gradients of input and parameters, and what the graph still holds
     del tape
-    mark()  # 5: gradients of input and parameters
+    mark()  # 6: gradients of input and parameters
     delta = bytes_of(inlet.take())
     own = probe.group.parameters()
     sizes = {id(parameter): bytes_of([parameter.grad]) for parameter in own}
@@ -123,6 +124,7 @@ def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
                 kind=" + ".join(type(child.module).__name__ for child in group.children),
                 differentiable=marks.probe.wanted,
                 random=marks.probe.random,
+                lingers=live[at + 5] > live[at + 6],
                 forward=marks.probe.forward,
                 backward=marks.probe.backward,
                 output_bytes=output,

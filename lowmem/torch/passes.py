@@ -72,31 +72,47 @@ class Tape:
     inlet: Box = field(default_factory=Box)
 
 
-def sweep(run: Callable[..., Any], inputs: Tensors) -> Tensors:
+def value_of(tensors: Tensors) -> Any:  # noqa: ANN401 - a tensor, or a tuple of tensors
+    """Return tensors as a stage takes them."""
+    return tensors if len(tensors) > 1 else tensors[0]
+
+
+def sweep(run: Callable[[Any], Any], inputs: Tensors) -> Tensors:
     """Run a stage without a tape."""
     with torch.no_grad():
-        return as_tuple(run(inputs if len(inputs) > 1 else inputs[0]))
+        return as_tuple(run(value_of(inputs)))
 
 
-def record(run: Callable[..., Any], inputs: Tensors, wanted: Sequence[bool]) -> tuple[Tensors, "Tape | None"]:
-    """Run a stage under autograd. wanted: for each input whether its gradient is.
+def record(
+    run: Callable[[list[Any]], Any], entering: list[Tensors], wanted: Sequence[bool]
+) -> tuple[Tensors, "Tape | None"]:
+    """Run one or several stages under autograd.
+
+    run: takes its input out of a list, so that nobody else holds it. entering: the input, in such a list. wanted: for
+    each tensor of the input whether its gradient is.
 
     Returns the outputs, cut off from the graph, with the tape; None for it where no output has a gradient.
     """
     with torch.enable_grad():
+        inputs = entering.pop()
         inlet, outlet = Box(), Box()
         root = torch.empty(0, requires_grad=True)
         chosen = [tensor.detach() for tensor, yes in zip(inputs, wanted, strict=True) if yes]
         entered = iter(_Enter.apply(inlet, root, *chosen) if chosen else ())
-        given = tuple(next(entered) if yes else tensor.detach() for tensor, yes in zip(inputs, wanted, strict=True))
-        del chosen, entered
-        outputs = as_tuple(run(given if len(given) > 1 else given[0]))
-        del given
+        pairs = zip(inputs, wanted, strict=True)
+        given = [value_of(tuple(next(entered) if yes else tensor.detach() for tensor, yes in pairs))]
+        del chosen, entered, inputs, pairs
+        outputs = as_tuple(run(given))
         flags = tuple(tensor.requires_grad for tensor in outputs)
         if not any(flags):
             return outputs, None
         end = _Leave.apply(outlet, *(tensor for tensor, yes in zip(outputs, flags, strict=True) if yes))
         return tuple(tensor.detach() for tensor in outputs), Tape(end, root, flags, outlet, inlet)
+
+
+def alone(stage: Callable[[Any], Any]) -> Callable[[list[Any]], Any]:
+    """Return what `record` runs to record one stage."""
+    return lambda given: stage(given.pop())
 
 
 def reverse(tape: Tape, gradients: Box, shared: "SharedGradients | None" = None) -> Box:

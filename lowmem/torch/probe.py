@@ -16,6 +16,7 @@ from lowmem.torch.passes import (
     SharedGradients,
     Tape,
     Tensors,
+    alone,
     random_state,
     record,
     reverse,
@@ -101,7 +102,7 @@ def _times(probe: Probe, inputs: Tensors, autocast: Autocast, rounds: int, *, wa
             forwards.append(_now(device) - begin)
         with autocast.one_stage():
             begin = _now(device)
-            outputs, tape = record(probe.group, inputs, probe.wanted)
+            outputs, tape = record(alone(probe.group), [inputs], probe.wanted)
             flags = tape.differentiable if tape is not None else (False,) * len(outputs)
             if tape is not None:
                 if turn == 0:

@@ -1,0 +1,164 @@
+"""`NativeEngine`: carries out a program in the compiled library, no Python in a step."""
+
+from math import isfinite, nan, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.network.tiles import TILE_ROWS, lane_rows, tile_rows
+from lowmem.nn.layers.dropout import philox_key
+from lowmem.nn.losses import check_targets, loss_scale
+from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.engines import native_memory
+from lowmem.planning.plan import Plan
+from lowmem.runtime.arena import Arena
+from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.engines.calls import CarryOut
+from lowmem.runtime.engines.native import encoding
+from lowmem.runtime.engines.native.binding import address, bind_network
+from lowmem.runtime.engines.native.forward import run_forward
+from lowmem.runtime.engines.native.library import load
+from lowmem.runtime.engines.native.pool import Pool
+from lowmem.runtime.engines.native.profiled import profiled_calls
+from lowmem.runtime.engines.native.rules import fill_rule
+from lowmem.runtime.nonfinite import overflowed
+
+Array = NDArray[Any]
+
+GATHER, APPLY, LOOK = range(3)
+"""What an Update op does; see lowmem_native.h."""
+
+
+class NativeEngine:
+    """Carries out the program of a plan in compiled code; see `lowmem.runtime.engines.engine.Engine`."""
+
+    name = "native"
+
+    def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+        architecture, lanes = mlp.architecture, plan.lanes
+        self.library, self.mlp, self.plan = load(), mlp, plan
+        self._buffers, self._optimizer = buffers, optimizer
+        self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
+        each = lane_rows(plan.micro_batch, lanes)
+        self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
+        self._vectors = np.zeros(native_memory.vector_numbers(architecture, lanes), architecture.dtype)
+        self._statistics = np.zeros(native_memory.statistics_numbers(architecture), architecture.dtype)
+        self._seen = np.zeros(architecture.layers, np.uint8)
+        self.sums = np.zeros((3, lanes))  # losses, squares of gradients, and FLOPs where they are counted
+        self._pool = Pool(self.library, lanes)
+        self.struct = bind_network(self.library, mlp, self.layers, self._vectors, lanes, tile_rows(each))
+        self._bind(each, seed)
+
+    def _bind(self, each: int, seed: int) -> None:
+        """Write what training needs beside the network to the struct."""
+        struct, plan, buffers = self.struct, self.plan, self._buffers
+        struct.ops, struct.op_count = address(self.ops), len(self.ops)
+        struct.arena, struct.lane_arena, struct.each = address(self.arena.buffer), plan.arena_bytes // plan.lanes, each
+        struct.statistics, struct.seen = address(self._statistics), address(self._seen)
+        struct.losses, struct.squares = address(self.sums[0]), address(self.sums[1])
+        if buffers.of_all is not None:
+            struct.gradients = address(buffers.of_all)
+        elif buffers.of_one is not None:
+            struct.lane_gradients = address(buffers.of_one)
+            struct.lane_gradient = len(buffers.of_one) // plan.lanes
+        for number, state in enumerate(buffers.states):
+            struct.states[number] = address(state)
+        struct.seed = philox_key(seed)
+
+    def run(
+        self,
+        x: Array,
+        y: Array,
+        weights: Array | None,
+        *,
+        step: int,
+        scale: float | None = 1.0,
+        carry_out: CarryOut | None = None,
+    ) -> float:
+        """Run all passes of a batch, and return its mean loss; see `Engine.run`."""
+        struct, architecture, rows = self.struct, self.mlp.architecture, len(x)
+        self._seen.fill(0)
+        self.sums[1].fill(0)
+        struct.step, struct.scale = step, loss_scale(architecture.loss, rows, architecture.widths[-1])
+        struct.update = GATHER
+        if self._optimizer is not None and self.plan.update.fuses:
+            struct.update = LOOK if scale is None else APPLY
+            fill_rule(struct.rule, self._optimizer, 1.0 if scale is None else scale)
+        total = 0.0
+        with self._pool as struct.pool:
+            for start in range(0, rows, self.plan.micro_batch):
+                stop = min(start + self.plan.micro_batch, rows)
+                struct.rows, struct.first_row = stop - start, start
+                struct.accumulate, struct.last = start > 0, stop == rows
+                struct.x = address(x[start:stop])
+                self._set_targets(y[start:stop])
+                struct.w = None if weights is None else address(weights[start:stop])
+                if carry_out is None:
+                    self.library.functions.lm_run(struct, 0, len(self.ops))
+                else:
+                    carry_out(profiled_calls(self))
+                total += struct.loss_total
+                if not isfinite(total):
+                    raise overflowed(total)
+        return float(total * struct.scale)
+
+    def norm(self, *, carry_out: CarryOut | None = None) -> float:
+        """Return the norm of all gradients; see `Engine.norm`."""
+        if self.plan.update.fuses:
+            squares = float(self.sums[1].sum())
+        else:
+            with self._pool as self.struct.pool:
+                squares = self.library.functions.lm_squares(self.struct, self.mlp.architecture.parameters)
+        return sqrt(squares) if squares >= 0 else nan
+
+    def update(self, scale: float, *, carry_out: CarryOut | None = None) -> None:
+        """Update all parameters; see `Engine.update`."""
+        assert self._optimizer is not None
+        fill_rule(self.struct.rule, self._optimizer, scale)
+        with self._pool as self.struct.pool:
+            self.library.functions.lm_update_all(self.struct, self.mlp.architecture.parameters)
+
+    def forward(self, x: Array, out: Array) -> None:
+        """Write the outputs for x to `out`; see `Engine.forward`."""
+        struct, lanes, architecture = self.struct, self.plan.lanes, self.mlp.architecture
+        workspace, each = self.arena.flat, native_memory.workspace_numbers(architecture, 1)
+        tile = min(len(workspace) // lanes // each, TILE_ROWS)
+        if not tile:  # a pass of one row can work in less, as it does not work in place
+            workspace, tile = np.empty(lanes * each, architecture.dtype), 1
+        training, struct.tile = struct.tile, tile
+        try:
+            with self._pool as struct.pool:
+                run_forward(self.library, struct, x, out, workspace, tile * each)
+        finally:
+            struct.tile = training
+
+    def loss(self, outputs: Array, y: Array) -> float:
+        """Return the mean loss of outputs; see `Engine.loss`."""
+        architecture, rows, width = self.mlp.architecture, len(outputs), self.mlp.architecture.widths[-1]
+        check_targets(architecture.loss, y, rows, width, architecture.dtype)
+        with self._pool:
+            self._set_targets(y)
+            total = self.library.functions.lm_loss(self.struct, address(outputs), rows)
+        return float(total) * loss_scale(architecture.loss, rows, width)
+
+    def _set_targets(self, y: Array) -> None:
+        """Point at labels or targets."""
+        labels = self.mlp.architecture.loss_facts.labels
+        self.struct.y, self.struct.label_bytes = address(y), _label_bytes(y) if labels else 0
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of the vectors that lanes work in; see `Engine.batch_bytes`."""
+        return self._vectors.nbytes
+
+    @property
+    def statistics_bytes(self) -> int:
+        """Bytes of norms' statistics; see `Engine.statistics_bytes`."""
+        return self._statistics.nbytes and self._statistics.nbytes + self.mlp.running.nbytes
+
+
+def _label_bytes(y: Array) -> int:
+    """Return the bytes of a label, negative where labels have a sign."""
+    return -y.itemsize if y.dtype.kind == "i" else y.itemsize

@@ -1,0 +1,58 @@
+"""Forward only: rows through a network in the compiled engine, for prediction and evaluation."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.network.tiles import TILE_ROWS
+from lowmem.nn.mlp import MLP
+from lowmem.planning.engines import native_memory
+from lowmem.planning.engines.lane_count import lanes_for
+from lowmem.runtime.engines.native import encoding
+from lowmem.runtime.engines.native.binding import address, bind_network
+from lowmem.runtime.engines.native.library import Library, load
+from lowmem.runtime.engines.native.pool import Pool
+from lowmem.runtime.engines.native.structs import EngineStruct
+
+Array = NDArray[Any]
+
+
+class NativeForward:
+    """A network run forward, in memory that is made once: nothing is dropped, and running statistics are used.
+
+    mlp: the network; its parameters are used where they are.
+    rows: how many rows come at a time, at most. They are shared out in tiles to as many lanes as the work is worth.
+        Every product has the rows of a full tile, so that the outputs of a row do not depend on how many rows there
+        are.
+    lanes: threads, None to choose.
+
+    Raises `UnusableError` where the library cannot be loaded.
+    """
+
+    def __init__(self, mlp: MLP, rows: int, lanes: int | None = None) -> None:
+        architecture = mlp.architecture
+        self._library, self.mlp = load(), mlp
+        self.lanes = lanes_for("native", architecture, max(rows, 1)) if lanes is None else lanes
+        self.tile = max(min(-(-rows // self.lanes), TILE_ROWS), 1)
+        self._layers = encoding.layers_of(architecture, self.tile)
+        self._vectors = np.zeros(native_memory.vector_numbers(architecture, self.lanes), architecture.dtype)
+        self._each = native_memory.workspace_numbers(architecture, self.tile)
+        self._workspace = np.zeros(self.lanes * self._each, architecture.dtype)
+        self._pool = Pool(self._library, self.lanes)
+        self._struct = bind_network(self._library, mlp, self._layers, self._vectors, self.lanes, self.tile)
+
+    def into(self, x: Array, out: Array) -> None:
+        """Write the outputs s^(L) for x, (any number of rows, n_0), to `out`, (as many rows, n_L). No array is made.
+
+        Both are C-contiguous, in the network's dtype.
+        """
+        with self._pool as self._struct.pool:
+            run_forward(self._library, self._struct, x, out, self._workspace, self._each)
+
+
+def run_forward(
+    library: Library, struct: EngineStruct, x: Array, out: Array, workspace: Array, workspace_each: int
+) -> None:
+    """Run bound layers forward over the rows of x, each lane in `workspace_each` numbers of the workspace."""
+    library.functions.lm_forward(struct, address(x), address(out), len(x), address(workspace), workspace_each)

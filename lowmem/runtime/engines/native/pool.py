@@ -1,0 +1,60 @@
+"""The lanes of an engine: a pool of threads in the compiled library that lives as long as the object."""
+
+import os
+import threading
+import weakref
+
+from lowmem.errors import InputError
+from lowmem.runtime.blas_threads import hold, release
+from lowmem.runtime.engines.native.library import Library
+
+
+class Pool:
+    """Threads for `lanes` lanes, of which the caller's is the first; none for one lane. BLAS is held to one meanwhile.
+
+    A pool belongs to one process: in a forked child, where only the calling thread lives on, it is started anew.
+    """
+
+    def __init__(self, library: Library, lanes: int) -> None:
+        self._library, self._lanes = library, lanes
+        self._process = 0
+        self._end: weakref.finalize | None = None  # type: ignore[type-arg]
+        self._address: int | None = None
+        self._busy = threading.Lock()
+
+    def __enter__(self) -> int | None:
+        """Return the pool's address for one run, which no other may use meanwhile."""
+        if not self._busy.acquire(blocking=False):
+            raise InputError(
+                "this object runs a step in another thread at the moment, and its memory is there only once. Make one "
+                "Backprop (or Trainer, or estimator) for each thread."
+            )
+        try:
+            if self._lanes > 1 and self._process != os.getpid():
+                self._start()
+            hold(1)
+        except BaseException:
+            self._busy.release()
+            raise
+        return self._address
+
+    def __exit__(self, *error: object) -> None:
+        """Let others run."""
+        release(1)
+        self._busy.release()
+
+    def _start(self) -> None:
+        if self._end is not None:
+            self._end.detach()  # of the parent process, whose threads are not here
+        self._address = self._library.functions.lm_pool_new(self._lanes)
+        if not self._address:
+            raise MemoryError(f"the system gives no {self._lanes} threads; ask for fewer with threads=1")
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _end, self._library, self._address, self._process)
+        self._end.atexit = False  # the process ends its threads itself
+
+
+def _end(library: Library, address: int, process: int) -> None:
+    """End a pool in the process that started it."""
+    if os.getpid() == process:
+        library.functions.lm_pool_end(address)

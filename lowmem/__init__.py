@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from lowmem.measure.calibration import calibrated
     from lowmem.measure.report import Report
     from lowmem.network.architecture import Architecture
-    from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
     from lowmem.planning.choose import plan
     from lowmem.planning.cost_model import CostModel
     from lowmem.planning.plan import Plan
     from lowmem.planning.queries import compare, deepest, largest_batch, minimum_budget
     from lowmem.runtime.backprop import Backprop
+    from lowmem.runtime.prediction import MLP
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.loop import Epoch
     from lowmem.training.trainer import Trainer
@@ -37,7 +37,7 @@ _HOMES = {
     "lowmem.errors": ("BudgetError", "InputError", "LowmemError", "NonFiniteError", "SaveError", "ScheduleError"),
     "lowmem.runtime.backprop": ("Backprop",),
     "lowmem.interchange.torch_weights": ("export_torch", "import_torch"),
-    "lowmem.nn.mlp": ("MLP",),
+    "lowmem.runtime.prediction": ("MLP",),
     "lowmem.nn.optimizers": ("SGD", "Adam", "AdamW", "make_optimizer"),
     "lowmem.interchange.onnx": ("export_onnx",),
     "lowmem.planning.choose": ("plan",),

@@ -7,6 +7,7 @@ from lowmem.common.checks import one_of
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
+from lowmem.planning.engines.choice import ENGINES
 
 HELP = "Print a script that lets bash, zsh or fish complete this command line."
 
@@ -18,6 +19,7 @@ NAMES = {
     "dtype": ITEM_BYTES,
     "optimizer": OPTIMIZERS,
     "strategy": STRATEGIES,
+    "engine": ENGINES,
     "format": tuple(FORMATS),
     "shell": SHELLS,
 }

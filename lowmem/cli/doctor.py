@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(machine.to_dict()))
         return 0
+    print(f"engine: {machine.engine} ({machine.engine_note})")
     print("\n".join(f"{name:<20} {text}" for name, text in _lines(machine)))
     return 0
 

@@ -12,6 +12,7 @@ from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.engines.choice import ENGINES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +86,9 @@ def add_planning(parser: argparse.ArgumentParser, *, optimizer: str | None, budg
         group.add_argument("--slots", type=int, metavar="N", help="with --strategy revolve: keep at most N states")
     group.add_argument(
         "--threads", type=int, metavar="N", help="threads that share a batch (default: by network and machine)"
+    )
+    parser.add_argument(
+        "--engine", metavar="NAME", help=f"{' or '.join(ENGINES)} (default: native, the compiled one, if it is there)"
     )
     group.add_argument("--micro-batch", type=int, metavar="N", help="run each batch in passes of N samples")
     names = f"{', '.join(OPTIMIZERS)} (default: {optimizer or 'none'})"

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         "micro_batch": arguments.micro_batch,
         "costs": costs,
         "threads": arguments.threads,
+        "engine": arguments.engine,
     }
     planned = plan(
         network,

@@ -94,6 +94,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "batch_size": arguments.batch,
         "micro_batch": arguments.micro_batch,
         "threads": arguments.threads,
+        "engine": arguments.engine,
         "optimizer": arguments.optimizer,
         "steps": arguments.steps,
     }
@@ -102,7 +103,11 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
     requests += [(f"budget {budget}", {"budget": budget}) for budget in budgets]
     fitting = []
     for name, request in requests:
-        options: dict[str, Any] = request | {"micro_batch": arguments.micro_batch, "threads": arguments.threads}
+        options: dict[str, Any] = request | {
+            "micro_batch": arguments.micro_batch,
+            "threads": arguments.threads,
+            "engine": arguments.engine,
+        }
         try:
             planned = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
             fitting.append((name, request, planned))

@@ -112,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         "segments": arguments.segments,
         "slots": arguments.slots,
         "threads": arguments.threads,
+        "engine": arguments.engine,
         "costs": cost_model(arguments, network.dtype),
     }
     if arguments.ram is not None:

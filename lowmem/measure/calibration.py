@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import one_of
+from lowmem.common.cores import VARIABLES, usable_cores
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES
 from lowmem.network.tiles import TILE_ROWS, tile_bounds
 from lowmem.nn.activations import KERNELS, Activation
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
-from lowmem.planning.lane_count import VARIABLES
 
 VERSION = 2
 """Version of the stored file; a file of any other version is measured anew."""
@@ -74,11 +74,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lowmem import __version__
-from lowmem.measure.calibration import age, processor, usable_cores
-from lowmem.measure.ram import cgroups, lines_of, machine_limit
+from lowmem.common.cores import VARIABLES, core_quota, usable_cores
+from lowmem.measure.calibration import age, processor
+from lowmem.measure.ram import machine_limit
 from lowmem.network.specs import ITEM_BYTES
-from lowmem.planning.lane_count import VARIABLES
 
 PACKAGES = (
     *("numpy", "psutil", "rich", "matplotlib", "platformdirs", "threadpoolctl", "shtab"),
@@ -57,6 +57,7 @@ class Machine:
     cores: cores of the machine.
     usable: cores that this process may run on.
     quota: how many cores' worth of time a cgroup grants; None without such a limit.
+    engine, engine_note: which engine is chosen, and its instructions or why it is not the compiled one.
     blas: what each loaded BLAS library says of itself.
     threads: limits of threads that are set in the environment, by variable.
     memory: bytes of the machine.
@@ -77,6 +78,8 @@ class Machine:
     cores: int
     usable: int
     quota: float | None
+    engine: str
+    engine_note: str
     blas: list[dict[str, Any]]
     threads: dict[str, str]
     memory: int
@@ -111,6 +114,7 @@ def examine(folder: Path) -> Machine:
         cores=os.cpu_count() or 1,
         usable=usable_cores(),
         quota=core_quota(),
+        **_engine(),
         blas=_blas(),
         threads={name: os.environ[name] for name in VARIABLES if name in os.environ},
         memory=int(memory.total),
@@ -125,20 +129,16 @@ def examine(folder: Path) -> Machine:
     )
 
 
-def core_quota(root: Path = Path("/")) -> float | None:
-    """Return how many cores' worth of time cgroups grant, None without a limit.
+def _engine() -> dict[str, str]:
+    """Return which engine is chosen here, and its instructions or why it is not the compiled one."""
+    if os.environ.get("LOWMEM_ENGINE") == "numpy":
+        return {"engine": "numpy", "engine_note": "LOWMEM_ENGINE=numpy asks for it"}
+    from lowmem.runtime.engines.native.library import UnusableError, load
 
-    root: folder in which the system's files lie; tests put others in their place.
-    """
-    quotas = []
-    for version_of_cgroups, folder in cgroups("cpu", root):
-        if version_of_cgroups == 2:
-            words = " ".join(lines_of(folder / "cpu.max")).split()
-        else:
-            words = [*lines_of(folder / "cpu.cfs_quota_us"), *lines_of(folder / "cpu.cfs_period_us")]
-        if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):
-            quotas.append(int(words[0]) / int(words[1]))
-    return min(quotas, default=None)
+    try:
+        return {"engine": "native", "engine_note": f"compiled, {load().simd} kernels, products by NumPy's BLAS"}
+    except UnusableError as reason:
+        return {"engine": "numpy", "engine_note": f"the compiled engine is not used: {reason}"}
 
 
 def _blas() -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 What the process holds before training is measured, not guessed: with libraries loaded, data read and BLAS warmed up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
+from lowmem.common.cores import cgroups, lines_of
 from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident
 from lowmem.planning.plan import Plan
@@ -56,36 +57,6 @@ def machine_limit(root: Path = Path("/")) -> Limit:
         limit, version = min(limits)
         return Limit(int(limit * OF_A_LIMIT), f"cgroup v{version}")
     return Limit(resident() + _available(root), "available memory")
-
-
-def cgroups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
-    """Yield version (1 or 2) and folder of the cgroups that this process is in, and of the cgroups that contain them.
-
-    controller: "memory" or "cpu".
-    root: folder in which the system's files lie.
-    """
-    for line in lines_of(root / "proc/self/cgroup"):
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        if controllers == "":
-            version, bases = 2, ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
-        elif controller in controllers.split(","):
-            version, bases = 1, [f"sys/fs/cgroup/{controller}"]
-        else:
-            continue
-        inside = PurePosixPath(group.lstrip("/"))
-        # In a container the path may be that of the host; the container's own files then lie at the top.
-        for folder in (inside, *inside.parents):
-            for base in bases:
-                yield version, root / base / folder
-
-
-def lines_of(path: Path) -> list[str]:
-    """Return the lines of a file, none if it cannot be read."""
-    try:
-        return path.read_text().splitlines()
-    except (OSError, ValueError):
-        return []
 
 
 def _available(root: Path) -> int:

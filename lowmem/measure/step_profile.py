@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.measure.memory import SampledPeak
-from lowmem.planning.outline import PHASES
+from lowmem.planning.engines.outline import PHASES
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.engines.calls import Bound, single_calls
 

@@ -20,6 +20,11 @@ def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+def lane_rows(rows: int, lanes: int) -> int:
+    """Return how many rows of a pass a lane has; the last one may have fewer."""
+    return -(-rows // lanes)
+
+
 def tile_rows(rows: int) -> int:
     """Return how many rows a tile of a batch of `rows` samples has; the last tile may be shorter.
 

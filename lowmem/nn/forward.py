@@ -1,7 +1,7 @@
 """Forward only: rows travel through a network with one state at a time. Every prediction and evaluation runs this."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,26 @@ Array = NDArray[np.floating[Any]]
 
 PREDICT_ROWS = 512
 """The most rows that are carried through a network together."""
+
+
+class Runner(Protocol):
+    """Anything that runs a network forward, in memory that is there from the start."""
+
+    def into(self, x: Array, out: Array) -> None:
+        """Write the outputs s^(L) for x, (any number of rows, n_0), to `out`, (as many rows, n_L)."""
+
+
+_offered: list[Callable[["MLP", int], Runner]] = []
+
+
+def offer(make: Callable[["MLP", int], Runner]) -> None:
+    """Let `forward_for` return what `make` makes of a network and a number of rows."""
+    _offered[:] = [make]
+
+
+def forward_for(mlp: "MLP", rows: int) -> Runner:
+    """Return what runs a network forward on up to `rows` rows at a time: a faster engine if one is offered."""
+    return (_offered or [Forward])[0](mlp, rows)
 
 
 class Forward:

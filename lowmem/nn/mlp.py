@@ -1,6 +1,6 @@
 """The network: its parameters in one flat array, and prediction in bounded memory."""
 
-from collections.abc import Mapping
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -10,51 +10,11 @@ from numpy.typing import NDArray
 from lowmem.common.random import generator
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
-from lowmem.nn.forward import PREDICT_ROWS, Forward
+from lowmem.nn.forward import PREDICT_ROWS, forward_for
 from lowmem.nn.initialisers import initialise_network
+from lowmem.nn.views import LayerViews, PerLayer, parts
 
 Array = NDArray[np.floating[Any]]
-
-
-class LayerViews:
-    """One flat array seen layer by layer: the parameters of layer l, [w^(l), b^(l), ...], one block behind the other.
-
-    blocks[l-1]: layer l's whole block, flat. arrays[l-1]: its parts by name, as `Layer.parameters` names and shapes
-    them. weights[l-1]: (n_l, n_{l-1}). biases[l-1]: (n_l,). All are views.
-    """
-
-    def __init__(self, architecture: Architecture, flat: Array) -> None:
-        self.flat = flat
-        self.blocks: list[Array] = []
-        self.arrays: list[dict[str, Array]] = []
-        start = 0
-        for layer in architecture.each_layer:
-            block = self._block(start, layer.size)
-            self.blocks.append(block)
-            self.arrays.append(_parts(block, layer.parameters))
-            start += layer.size
-        self.weights = [arrays["weight"] for arrays in self.arrays]
-        self.biases = [arrays["bias"] for arrays in self.arrays]
-
-    def _block(self, start: int, size: int) -> Array:
-        return self.flat[start : start + size]
-
-
-class SharedViews(LayerViews):
-    """The same views over one buffer that every layer uses in turn: each layer's block begins at its start."""
-
-    def _block(self, start: int, size: int) -> Array:
-        return self.flat[:size]
-
-
-def _parts(block: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """Cut a flat block into arrays of these shapes, one behind the other."""
-    parts, start = {}, 0
-    for name, shape in shapes.items():
-        size = prod(shape)
-        parts[name] = block[start : start + size].reshape(shape)
-        start += size
-    return parts
 
 
 class MLP:
@@ -94,17 +54,30 @@ class MLP:
         return mlp
 
     def _allocate(self, architecture: Architecture) -> None:
-        self.architecture = architecture
-        self.learned: Array = np.empty(architecture.parameters + architecture.running, architecture.dtype)
-        self.parameters: Array = self.learned[: architecture.parameters]
-        self.running: Array = self.learned[architecture.parameters :]
-        views = LayerViews(architecture, self.parameters)
-        self.blocks, self.arrays, self.weights, self.biases = views.blocks, views.arrays, views.weights, views.biases
-        start = 0
-        if len(self.running):
-            for layer, arrays in zip(architecture.each_layer, self.arrays, strict=True):
-                arrays |= _parts(self.running[start:], layer.running)
-                start += sum(map(prod, layer.running.values()))
+        self._bind(architecture, np.empty(architecture.parameters + architecture.running, architecture.dtype))
+
+    def _bind(self, architecture: Architecture, learned: Array) -> None:
+        """Make everything that is a view of `learned`."""
+        self.architecture, self.learned = architecture, learned
+        self.parameters: Array = learned[: architecture.parameters]
+        self.running: Array = learned[architecture.parameters :]
+        views, layers, running = LayerViews(architecture, self.parameters), architecture.each_layer, self.running
+        self.blocks, self.weights, self.biases, self.arrays = views.blocks, views.weights, views.biases, views.arrays
+        if len(running):
+            starts = [*accumulate((sum(map(prod, layer.running.values())) for layer in layers), initial=0)]
+
+            def arrays(index: int) -> dict[str, Array]:
+                return views.arrays[index] | parts(running[starts[index] :], layers[index].running)
+
+            self.arrays = PerLayer(len(layers), arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle needs: views are bound anew, or they would be arrays of their own."""
+        return {"architecture": self.architecture, "learned": self.learned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Bind a copy."""
+        self._bind(state["architecture"], state["learned"])
 
     def predict(self, x: NDArray[Any]) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
@@ -120,7 +93,7 @@ class MLP:
         if x.size and not (np.isfinite(x.min()) and np.isfinite(x.max())):
             raise InputError("x contains NaN or infinity; clean or impute it first.")
         chunk = min(PREDICT_ROWS, len(x))
-        runner, cast = Forward(self, chunk), np.empty((chunk, x.shape[1]), architecture.dtype)
+        runner, cast = forward_for(self, chunk), np.empty((chunk, x.shape[1]), architecture.dtype)
         result = np.empty((len(x), architecture.widths[-1]), architecture.dtype)
         for start in range(0, len(x), max(chunk, 1)):
             stop = min(start + chunk, len(x))

@@ -1,13 +1,13 @@
 """From a schedule to a plan: its values are placed, and every byte and FLOP is counted. No NumPy."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from lowmem.network.layers.base import STATISTICS
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
-from lowmem.planning import overhead
-from lowmem.planning.packing import pack
+from lowmem.planning.engines import native_memory, overhead
+from lowmem.planning.packing import Program, pack
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule, lower, simulate
@@ -27,7 +27,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
     states = OPTIMIZERS[request.optimizer].states * architecture.parameters if request.optimizer else 0
-    scratch = _optimizer_scratch(request)
+    engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
         seconds = whole_batch(request, simulate(request.timed_chain, schedule).cost)
@@ -42,18 +42,20 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         schedule=schedule,
         program=program,
         parameter_bytes=architecture.parameters * item,
-        gradient_bytes=_gradients(request) * item,
-        optimizer_bytes=(states + scratch) * item,
-        optimizer_scratch=scratch,
+        gradient_bytes=engine.gradients * item,
+        optimizer_bytes=(states + engine.optimizer_scratch) * item,
+        optimizer_scratch=engine.optimizer_scratch,
         arena_bytes=program.arena_bytes,
-        batch_bytes=request.batch_buffers + _row_constants(request),
-        overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request))),
-        statistics_bytes=_statistics(request) * item,
+        batch_bytes=request.batch_buffers + engine.batch_bytes,
+        overhead_bytes=engine.overhead_bytes,
+        statistics_bytes=engine.statistics * item,
         store_all_bytes=store_all_bytes,
         store_all_flops=store_all_flops,
         forward_runs=trace.forward_runs * request.passes * request.runs,
         flops=_whole_flops(request, trace.flops),
+        engine=str(request.engine),
         lanes=request.lanes,
+        threads=request.threads,
         seconds=seconds,
     )
 
@@ -73,7 +75,10 @@ def least_cost(request: PlanRequest) -> float:
 
 def least_overhead(request: PlanRequest) -> int:
     """Return the bytes of Python's objects that any plan for the request takes, whatever its schedule."""
-    return overhead.least_overhead(request.architecture, **object_counts(request))
+    architecture = request.architecture
+    if request.engine == "native":
+        return native_memory.program_bytes(architecture.layers, 0, request.lanes)
+    return overhead.least_overhead(architecture, **object_counts(request))
 
 
 def object_counts(request: PlanRequest) -> dict[str, Any]:
@@ -89,42 +94,59 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
     }
 
 
-def _gradients(request: PlanRequest) -> int:
-    """Return the numbers in the buffers of gradients."""
-    buffers = request.gradient_buffers
-    return request.architecture.parameters * buffers.all_layers + _largest_layer(request) * buffers.one_layer
+class EngineMemory(NamedTuple):
+    """What an engine takes beside arena, parameters and the optimizer's arrays.
+
+    gradients, optimizer_scratch, statistics: numbers. batch_bytes: constants and vectors for the rows of a batch.
+    overhead_bytes: the bound program, and Python's objects around it.
+    """
+
+    gradients: int
+    optimizer_scratch: int
+    batch_bytes: int
+    overhead_bytes: int
+    statistics: int
 
 
-def _largest_layer(request: PlanRequest) -> int:
-    """Return the number of parameters of the largest layer."""
-    return max(layer.size for layer in request.architecture.each_layer)
+def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
+    """Return what the NumPy engine takes."""
+    architecture, buffers = request.architecture, request.gradient_buffers
+    largest = max(layer.size for layer in set(architecture.each_layer))
+    scratch = OPTIMIZERS[request.optimizer].scratch if request.optimizer else 0
+    # The ones that sum up δ over a batch, and the row starts that labels are added to.
+    labels = tile_rows(request.rows) * INDEX_BYTES if architecture.loss_facts.labels else 0
+    of_a_step = sum(STATISTICS * layer.entering for layer in architecture.each_layer if layer.couples)
+    return EngineMemory(
+        gradients=architecture.parameters * buffers.all_layers + largest * buffers.one_layer,
+        optimizer_scratch=min(CHUNK, largest) * scratch,
+        batch_bytes=request.rows * architecture.item_bytes + labels,
+        overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request))),
+        statistics=_statistics(request, of_a_step),
+    )
 
 
-def _optimizer_scratch(request: PlanRequest) -> int:
-    """Return the numbers that the optimizer works in."""
-    return min(CHUNK, _largest_layer(request)) * OPTIMIZERS[request.optimizer].scratch if request.optimizer else 0
+def _native(request: PlanRequest, program: Program) -> EngineMemory:
+    """Return what the compiled engine takes."""
+    architecture, buffers, lanes = request.architecture, request.gradient_buffers, request.lanes
+    fused = lanes * native_memory.lane_gradient_numbers(architecture, lanes)
+    return EngineMemory(
+        gradients=architecture.parameters * buffers.all_layers + fused * buffers.one_layer,
+        optimizer_scratch=0,
+        batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
+        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes),
+        statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
+    )
 
 
-def _statistics(request: PlanRequest) -> int:
+def _statistics(request: PlanRequest, of_a_step: int) -> int:
     """Return the numbers that norms over the batch keep: running statistics, and those of a step.
 
     Clipping by norm keeps the running statistics of the step before as well, as it may have to take a step back.
     """
-    architecture = request.architecture
-    if architecture.couples is None:
+    if request.architecture.couples is None:
         return 0
-    of_a_step = sum(layer.entering for layer in architecture.each_layer if layer.couples)
     clips = request.update in (UpdateMode.GATHERED, UpdateMode.TWO_RUNS)
-    return architecture.running * (1 + clips) + STATISTICS * of_a_step
-
-
-def _row_constants(request: PlanRequest) -> int:
-    """Return the bytes of what is constant for each row.
-
-    A vector of ones sums up δ over a batch; the offset of each row in the outputs, plus the label, finds an element.
-    """
-    labels = tile_rows(request.rows) * INDEX_BYTES if request.architecture.loss_facts.labels else 0
-    return request.rows * request.architecture.item_bytes + labels
+    return request.architecture.running * (1 + clips) + of_a_step
 
 
 def _whole_flops(request: PlanRequest, one_pass: float) -> int:

@@ -42,6 +42,7 @@ def plan(
     odd_batches: bool = False,
     costs: CostModel | None = None,
     threads: int | None = None,
+    engine: str | None = None,
     gather: bool = False,
     table_bytes: int | None = None,
     rehearse: bool = False,
@@ -64,8 +65,11 @@ def plan(
     odd_batches: some batches will have fewer rows than batch_size; their calls are bound, and counted, apart.
     costs: a cost model (`lowmem.calibrated()`): "auto" then minimises predicted seconds in place of FLOPs, and
         weighs passes of fewer rows against recomputation. By FLOPs alone small passes would always win.
-    threads: the most threads that a step may use: with 1, BLAS keeps to one. Left out, BLAS uses as many as it is set
-        to, and one where products are too small for several. Bits depend on it.
+    threads: the most threads that a step may use, BLAS included: lanes of the compiled engine, or BLAS's own with
+        NumPy. Left out, as many as cores, cgroup and environment allow, and fewer where products are small. Bits and
+        bytes depend on it.
+    engine: "native", the compiled engine, or "numpy". Left out, LOWMEM_ENGINE in the environment, or else the
+        compiled engine where it is there. Bits and bytes depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
@@ -97,6 +101,7 @@ def plan(
             slots=slots,
             costs=costs,
             threads=threads,
+            engine=engine,
             table_bytes=table_bytes,
             batch_buffers=batch_buffers,
             odd_batches=odd_batches,

@@ -37,7 +37,8 @@ class Account(Generic[T]):
 
     parameters, gradients: arrays shaped like the parameters. optimizer: its arrays and scratch.
     arena: states, deltas and scratch of the layers. batch: constants for each row, and buffers of the batch.
-    overhead: Python's objects for bound calls and views. statistics: those of norms over the batch.
+    overhead: Python's objects for bound calls and views, or the compiled engine's program.
+    statistics: those of norms over the batch.
     """
 
     parameters: T
@@ -91,7 +92,8 @@ class Plan:
     optimizer_scratch: how many numbers of the optimizer's bytes are scratch.
     store_all_bytes, store_all_flops: the arena and FLOPs of plain backpropagation for the same batch in one pass.
     forward_runs: layer forwards executed in one step.
-    lanes: threads that each carry a part of the rows of a pass.
+    engine: what carries the plan out, "native" or "numpy"; its bytes are counted.
+    lanes: threads of the compiled engine that each carry a part of the rows of a pass; 1 with NumPy.
     threads: the most threads that a step may use, as asked for; None leaves it to the machine.
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
@@ -119,6 +121,7 @@ class Plan:
     store_all_flops: int
     forward_runs: int
     flops: int
+    engine: str
     lanes: int = 1
     threads: int | None = None
     seconds: float | None = None
@@ -185,6 +188,7 @@ class Plan:
             "micro_batch": self.micro_batch,
             "strategy": self.strategy,
             "optimizer": self.optimizer,
+            "engine": self.engine,
             "lanes": self.lanes,
             "update": self.update.value,
             "gathered": self.gathered,
@@ -211,7 +215,7 @@ class Plan:
             optimizer=self.optimizer or "none: the caller takes the gradients",
             arena=f"{arena} for storing everything",
             batch="constants for each row, and buffers of the batch where lowmem owns them",
-            overhead="Python's objects: bound calls and views",
+            overhead="Python's objects: bound calls and views" if self.engine == "numpy" else "the compiled program",
             statistics="of norms over the batch: running ones, and those of a step",
         )
         rows = [
@@ -221,7 +225,7 @@ class Plan:
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
         passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""
-        passes += f", {self.lanes} threads" if self.lanes > 1 else ""
+        passes += f", {self.engine} engine" + (f", {self.lanes} threads" if self.lanes > 1 else "")
         proof = ""
         if self.gap is not None:
             proof = ", proven optimal" if self.gap < 1e-9 else f", at most {self.gap:.2%} above the optimum"

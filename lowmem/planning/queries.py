@@ -87,11 +87,12 @@ def compare(
     micro_batch: int | None = None,
     costs: CostModel | None = None,
     threads: int | None = None,
+    engine: str | None = None,
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
     budgets: as in `lowmem.plan`, as many as wanted. A budget that does not fit is a row that says so.
-    optimizer, micro_batch, costs, threads: as in `lowmem.plan`.
+    optimizer, micro_batch, costs, threads, engine: as in `lowmem.plan`.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -104,7 +105,7 @@ def compare(
     budget 1MiB False
     """
     answers = []
-    options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads}
+    options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads, "engine": engine}
     for strategy in ("store_all", "sqrt", "recompute_all"):
         fixed = plan(architecture, batch_size, None, optimizer, strategy, **options)
         answers.append(Answer(strategy, fixed, fixed.peak_bytes))

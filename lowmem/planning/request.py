@@ -10,7 +10,8 @@ from lowmem.common.checks import lookup, positive, whole
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.cost_model import CostModel
-from lowmem.planning.lane_count import lanes_for
+from lowmem.planning.engines.choice import choose_engine
+from lowmem.planning.engines.lane_count import lanes_for
 from lowmem.planning.network_chain import network_chain, timed_chain
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate
@@ -92,7 +93,7 @@ class PlanRequest:
     """What a plan is wanted for. The arguments are those of `lowmem.plan`, which explains them.
 
     optimizer: its name. update: how a step updates. budget: as it was given. micro_batch: as it was given; `rows` is
-    what a pass has.
+    what a pass has. engine: as it was given, None to choose; it is a name once the request is made.
 
     Raises `InputError` for numbers and combinations that make no sense.
     """
@@ -108,6 +109,7 @@ class PlanRequest:
     slots: int | None = None
     costs: CostModel | None = None
     threads: int | None = None
+    engine: str | None = None
     table_bytes: int | None = None
     batch_buffers: int = 0
     odd_batches: bool = False
@@ -120,6 +122,7 @@ class PlanRequest:
                 object.__setattr__(self, name, positive(name, number) if least else whole(name, number))
         if not callable(self.strategy) and not isinstance(self.strategy, Schedule):
             lookup("strategy", self.strategy, dict.fromkeys(STRATEGIES))
+        object.__setattr__(self, "engine", choose_engine(self.engine, self.architecture, self.optimizer))
         self._check_options()
         self._check_passes()
         if self.costs is not None and self.costs.dtype != self.architecture.dtype:
@@ -163,19 +166,29 @@ class PlanRequest:
 
     @property
     def gradient_buffers(self) -> GradientBuffers:
-        """Which buffers of gradients a step has. Several passes need both: one to write to, one for the sums."""
+        """Which buffers of gradients a step has.
+
+        With NumPy, several passes need both, one to write to and one for the sums; compiled products add to the sums.
+        """
         all_layers = not self.update.fuses or self.passes > 1
-        return GradientBuffers(all_layers, one_layer=self.passes > 1 or not all_layers)
+        summed = self.passes > 1 and self.engine == "numpy"
+        return GradientBuffers(all_layers, one_layer=summed or not all_layers)
 
     @cached_property
     def lanes(self) -> int:
         """Threads that each carry a part of the rows of a pass."""
-        return lanes_for(self.architecture, self.rows, self.threads)
+        return lanes_for(self._engine, self.architecture, self.rows, self.threads)
+
+    @property
+    def _engine(self) -> str:
+        assert self.engine is not None  # it has been chosen
+        return self.engine
 
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass, costs in FLOPs."""
-        return network_chain(self.architecture, self.rows, updates=self.update.fuses, lanes=self.lanes)
+        updates = self.update.fuses
+        return network_chain(self.architecture, self.rows, updates=updates, lanes=self.lanes, engine=self._engine)
 
     @cached_property
     def timed_chain(self) -> Chain:
@@ -187,8 +200,8 @@ class PlanRequest:
     @cached_property
     def store_all(self) -> tuple[int, int]:
         """Arena bytes and FLOPs of plain backpropagation of the whole batch in one pass."""
-        lanes = lanes_for(self.architecture, self.batch_size, self.threads)
-        chain = network_chain(self.architecture, self.batch_size, lanes=lanes)
+        lanes = lanes_for(self._engine, self.architecture, self.batch_size, self.threads)
+        chain = network_chain(self.architecture, self.batch_size, lanes=lanes, engine=self._engine)
         schedule = PLANNERS["store_all"](chain)
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from lowmem.chain import Chain
+from lowmem.planning.engines.outline import PHASES as PHASES
 from lowmem.planning.network_chain import network_chain
-from lowmem.planning.outline import PHASES as PHASES
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import UpdateMode
 from lowmem.schedule import Op, Schedule, simulate

@@ -1,5 +1,6 @@
 """`Backprop`: carries out a plan on a network, step after step, in memory that is all there from the start."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,9 @@ class Gradients:
     optimizer, as then the gradients are spent in the step.
     """
 
-    weights: tuple[Array, ...] = ()
-    biases: tuple[Array, ...] = ()
-    arrays: tuple[dict[str, Array], ...] = ()
+    weights: Sequence[Array] = ()
+    biases: Sequence[Array] = ()
+    arrays: Sequence[dict[str, Array]] = ()
 
 
 class Backprop:
@@ -60,10 +61,10 @@ class Backprop:
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         self.buffers = Buffers(plan)
         self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed)
-        views = self.buffers.gradients
         self.gradients = Gradients()
         if optimizer is None:
-            self.gradients = Gradients(tuple(views.weights), tuple(views.biases), tuple(views.arrays))
+            views = self.buffers.gradients
+            self.gradients = Gradients(views.weights, views.biases, views.arrays)
         self.steps = 0
         """Steps begun; with an optimizer in the plan, those that it has made."""
 

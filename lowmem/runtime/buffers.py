@@ -1,10 +1,12 @@
 """Which arrays shaped like the parameters a plan calls for: gradients and the optimizer's. Decided here alone."""
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.nn.mlp import LayerViews, SharedViews
 from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.nn.views import LayerViews, SharedViews
 from lowmem.planning.plan import Plan
 
 Array = NDArray[np.floating]
@@ -17,29 +19,42 @@ class Buffers:
     |---------------------------------------|--------------------|--------------------------------------|
     | no optimizer, or gathered; one pass   | all layers         |                                      |
     | an update fused into the backward     | one layer at a time|                                      |
-    | several passes                        | one layer at a time| their sums over the passes, of all   |
+    | several passes, NumPy engine          | one layer at a time| their sums over the passes, of all   |
+    | several passes, compiled engine       | all layers         |                                      |
 
-    written: where the gradients of a layer are written.
-    totals: where those of several passes are summed up; None if there is one pass.
+    of_all: gradients of all layers, flat, or None. of_one: a buffer that layers use in turn, flat, or None.
     states: the optimizer's arrays. scratch: the numbers that an update works in.
     """
 
     def __init__(self, plan: Plan) -> None:
         architecture, dtype = plan.architecture, plan.architecture.dtype
-        wanted = plan.gradient_buffers
-        of_all = LayerViews(architecture, np.zeros(architecture.parameters, dtype)) if wanted.all_layers else None
-        largest = max(layer.size for layer in architecture.each_layer)
-        of_one = SharedViews(architecture, np.zeros(largest, dtype)) if wanted.one_layer else None
-        self.written: LayerViews = of_all if of_one is None else of_one  # type: ignore[assignment]
-        self.totals: LayerViews | None = of_all if plan.micro_batches > 1 else None
+        self._plan, wanted = plan, plan.gradient_buffers
+        whole = architecture.parameters if wanted.all_layers else 0
+        rest = plan.gradient_bytes // architecture.item_bytes - whole
+        self.of_all: Array | None = np.zeros(whole, dtype) if wanted.all_layers else None
+        self.of_one: Array | None = np.zeros(rest, dtype) if wanted.one_layer else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
         self.states: tuple[Array, ...] = tuple(np.zeros(architecture.parameters, dtype) for _ in range(states))
         self.scratch: Array = np.zeros(plan.optimizer_scratch, dtype)
 
-    @property
+    @cached_property
+    def written(self) -> LayerViews:
+        """Where the NumPy engine writes the gradients of a layer."""
+        if self.of_one is None:
+            return self.gradients
+        return SharedViews(self._plan.architecture, self.of_one)
+
+    @cached_property
+    def totals(self) -> LayerViews | None:
+        """Where the NumPy engine sums up the gradients of several passes; None if there is one pass."""
+        return self.gradients if self._plan.micro_batches > 1 else None
+
+    @cached_property
     def gradients(self) -> LayerViews:
         """What the optimizer or the caller reads: the sums where there are several passes."""
-        return self.written if self.totals is None else self.totals
+        if self.of_all is None:
+            return self.written
+        return LayerViews(self._plan.architecture, self.of_all)
 
     def into(self, *, first: bool) -> LayerViews:
         """Return where a pass writes its gradients: the first of several writes the sums at once."""
@@ -48,7 +63,7 @@ class Buffers:
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients' arrays."""
-        return self.written.flat.nbytes + (0 if self.totals is None else self.totals.flat.nbytes)
+        return sum(array.nbytes for array in (self.of_all, self.of_one) if array is not None)
 
     @property
     def optimizer_bytes(self) -> int:

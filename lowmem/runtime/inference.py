@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.data.samples import Batches
-from lowmem.nn.forward import Forward
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.nn.mlp import MLP
+from lowmem.runtime.prediction import runner_of
 
 Array = NDArray[Any]
 
@@ -44,7 +44,7 @@ class Inference:
     def __init__(self, mlp: MLP, rows: int = 256) -> None:
         self.mlp, self.rows, architecture = mlp, rows, mlp.architecture
         facts, width, dtype = architecture.loss_facts, architecture.widths[-1], mlp.parameters.dtype
-        self._runner = Forward(mlp, rows)
+        self._runner = runner_of(mlp, rows)
         self._outputs = np.empty((rows, width), dtype)
         self._tiles = [np.empty((rows, width), dtype) for _ in range(facts.scratch)]
         self._rows = [np.empty(rows, dtype) for _ in range(facts.row_scratch)]

@@ -6,12 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
-from lowmem.errors import Origin
+from lowmem.errors import NonFiniteError, Origin
 from lowmem.nn.forward import Forward
 from lowmem.nn.mlp import MLP
 
 ROWS = 32
 """Samples that are looked at together: little memory, as this happens when little may be left."""
+
+
+def overflowed(loss: float) -> NonFiniteError:
+    """Return the error of a loss that is not finite, found before any parameter has changed."""
+    return NonFiniteError(
+        f"the loss became {loss}: the outputs of the network overflowed. The parameters are those before this step. "
+        "Try a smaller learning rate, scaled inputs or another initialiser."
+    )
 
 
 def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.cores import cores
 from lowmem.network.architecture import Architecture
-from lowmem.nn.forward import Forward, workspace_per_row
 from lowmem.nn.mlp import MLP
-from lowmem.planning.lane_count import cores
 from lowmem.runtime.blas_threads import at_most
+from lowmem.runtime.prediction import runner_bytes, runner_of
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ class Tiles:
         dtype, widths = mlp.parameters.dtype, mlp.architecture.widths
         self._x = np.zeros((TILE, widths[0]), dtype)
         self._outputs = np.empty((TILE, widths[-1]), dtype)
-        self._runner = Forward(mlp, TILE)
+        self._runner = runner_of(mlp, TILE, lanes=1)
 
     def outputs(self, x: Array, rows: slice | Array) -> Array:
         """Return the outputs s^(L) of at most `TILE` rows of x, which is cast, to be used before the next call."""
@@ -54,7 +54,7 @@ class Tiles:
 def tile_bytes(architecture: Architecture) -> int:
     """Return the bytes that `Tiles` owns for such a network."""
     widths = architecture.widths
-    return TILE * (widths[0] + widths[-1] + workspace_per_row(architecture)) * architecture.item_bytes
+    return TILE * (widths[0] + widths[-1]) * architecture.item_bytes + runner_bytes(architecture, TILE)
 
 
 def predict_into(result: Array, mlp: MLP, x: Array, of: Callable[[Array], Array], rows: Array | None = None) -> Array:

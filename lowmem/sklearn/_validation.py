@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.cores import cores
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
-from lowmem.planning.lane_count import cores
 from lowmem.sklearn._prediction import predict_into, tile_bytes
 from lowmem.sklearn._training import Samples
 

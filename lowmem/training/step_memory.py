@@ -1,5 +1,6 @@
 """The memory of a training step: planned before the data are known, allocated once when they are."""
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ EVALUATION_ROWS = 256
 
 RUN_OBJECTS = 4096
 """Bytes of the Python objects around the steps: callbacks, counters, the journal's lines."""
+
+OP_OBJECTS = 160
+"""Bytes of the Python objects for an op of the plan, which a trainer makes and keeps."""
 
 
 class StepMemory:
@@ -81,7 +85,8 @@ class StepMemory:
         # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too.
         buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
         buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
-        buffers += self._weights.bytes_for(self._batch_size) + RUN_OBJECTS
+        buffers += self._weights.bytes_for(self._batch_size)
+        buffers += RUN_OBJECTS + OP_OBJECTS * len(self.plan.schedule)
         odd = len(train) % self._batch_size != 0
         if self._allocated and buffers <= self._buffers and odd <= self._odd:
             return
@@ -99,6 +104,7 @@ class StepMemory:
         seed: determines the masks of dropout.
         schedule, skips: see `Stepper`.
         """
+        gc.collect()  # what planning has left
         if self._cap is not None:
             reset_resident_peak()
         mlp, optimizer = self._mlp, self._optimizer
@@ -117,6 +123,7 @@ class StepMemory:
         buffers: bytes of the batches' buffers.
         odd: whether the last batch of an epoch has another size.
         """
+        gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now
         options: dict[str, Any] = self._options | {"batch_buffers": buffers, "odd_batches": odd}
         options["gather"] = self._clip_norm is not None and not self._clip_twice
         options["rehearse"] = self._clip_twice

@@ -22,13 +22,14 @@ from lowmem.training.callbacks.saves import Saves, check_place, read_interval
 from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
+from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import Position, SavedRun, open_run, save_run
 from lowmem.training.signals import HeldSignals
 from lowmem.training.step_memory import StepMemory
 
 NON_FINITE = ("stop", "skip")
-PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads")
+PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine")
 """Keywords of `lowmem.plan` that a saved run keeps."""
 
 
@@ -42,7 +43,7 @@ class Trainer:
         batch buffers. The data set itself is the caller's.
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
-    strategy, micro_batch, segments, slots, threads, costs: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, threads, engine, costs: as in `lowmem.plan`.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step.
@@ -82,6 +83,7 @@ class Trainer:
         segments: int | None = None,
         slots: int | None = None,
         threads: int | None = None,
+        engine: str | None = None,
         costs: CostModel | None = None,
         seed: int = 0,
         schedule: LearningRate | None = None,
@@ -106,7 +108,7 @@ class Trainer:
         self.clip_twice = clip_twice
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again, as JSON holds it."""
-        self._options = dict(zip(PLANNING, (strategy, micro_batch, segments, slots, threads), strict=True))
+        self._options = dict(zip(PLANNING, (strategy, micro_batch, segments, slots, threads, engine), strict=True))
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
             mlp,
@@ -264,9 +266,7 @@ class Trainer:
             "clip_value": self.optimizer.clip_value,
             "class_weights": self._weights.of_classes,
             "schedule": None if self.schedule is None else self.schedule.to_dict(),
-            # Another machine might choose other numbers, and with them other bits.
-            "micro_batch": self.plan.micro_batch,
-            "threads": self.plan.threads,
+            **what_bits_depend_on(self.plan),
         }
         save_run(
             path,
@@ -296,7 +296,7 @@ class Trainer:
     @classmethod
     def of_run(cls, run: SavedRun, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer
         """Return the trainer of a saved run that was opened already; see `resume`."""
-        options = run.options | changes
+        options = with_its_engine(run, changes)
         for one, other in (("budget", "ram"), ("ram", "budget")):
             if changes.get(one) is not None:
                 options[other] = changes.get(other)

@@ -150,11 +150,26 @@ class Layer(ABC):
         return rows * self.backward.flops(self.sigma)
 
     def workspace(self, engine: str = "numpy") -> Workspace:
-        """Return the memory that an engine works in. Raises `ValueError` for an engine without kernels."""
-        if engine != "numpy":
-            raise ValueError(f"no engine {engine!r} has kernels for layers")
-        return self._numpy_workspace()
+        """Return the memory that an engine works in: "numpy" or "native".
+
+        Raises `ValueError` for "native" where the compiled engine has no kernels for this kind of layer.
+        """
+        if engine != "native":
+            return self._numpy_workspace()
+        workspace = self._native_workspace()
+        if workspace is None:
+            raise ValueError(f"the compiled engine has no kernels for {type(self).__name__}")
+        return workspace
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the compiled engine has kernels for this kind of layer."""
+        return self._native_workspace() is not None
 
     @abstractmethod
     def _numpy_workspace(self) -> Workspace:
         """Return the memory that the kernels of `lowmem.nn.layers` work in."""
+
+    def _native_workspace(self) -> Workspace | None:
+        """Return the memory that a lane of the compiled engine works in; None if it has no kernels for the layer."""
+        return None

@@ -44,3 +44,7 @@ class Postactivation(Layer):
             in_place=(self.leaving,) * (values + 1),
             backward=() if self.is_first else (self.entering,) * (1 + self.sigma.slope_scratch),
         )
+
+    def _native_workspace(self) -> Workspace:
+        """In place a tile of the output; in the backward a tile of δ^(l) w."""
+        return Workspace(in_place=(self.leaving,), backward=() if self.is_first else (self.entering,))

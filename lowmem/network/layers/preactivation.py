@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from lowmem.network.layers.base import Layer, Reversed, Widths, Work, Workspace
 from lowmem.network.layers.dropout import padded
 from lowmem.network.layers.norms import Norm
+from lowmem.network.native_names import NORMS as NATIVE_NORMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,20 @@ class Preactivation(Layer):
             backward=self._of_a_tile(backward),
             whole=() if self.keeps_x else (self.entering, *columns),
             partial_sums=0 if norm is None else len(norm.parameters),
+        )
+
+    def _native_workspace(self) -> Workspace | None:
+        """x^(l-1) of a tile, and in place the product of a branch; δ^(l) w of a tile, where x^(l-1) is not beside."""
+        if self.is_first:
+            return Workspace()
+        if self.norm is not None and self.norm.name not in NATIVE_NORMS:
+            return None
+        beside = self.norm is not None or self.sigma.state == "s"
+        return Workspace(
+            forward=(self.entering,),
+            in_place=(self.entering,) if self.branch is None else (self.entering, self.leaving),
+            backward=() if beside else (self.entering,),
+            whole=() if self.keeps_x else (self.entering,),
         )
 
     def _of_a_tile(self, matrices: int) -> Widths:

@@ -16,6 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def philox_key(seed: int) -> int:
+    """Return the first word of Philox's key for a seed; the second is the number of the step."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+
+
 class Philox:
     """Random numbers that depend on a seed, a step, a layer, a row and a column.
 
@@ -31,7 +36,7 @@ class Philox:
         # The state is set by handing over this dictionary, whose arrays are changed in place.
         self._state = self._bits.state
         self._key, self._counter = self._state["state"]["key"], self._state["state"]["counter"]
-        self._key[0] = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+        self._key[0] = philox_key(seed)
 
     def draw(self, layer: int, row: int, out: NDArray[np.floating[Any]]) -> None:
         """Fill `out`, (rows, padded width) and contiguous, with numbers of [0, 1) for rows `row`, ... of the pass."""

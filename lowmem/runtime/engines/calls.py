@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lowmem.planning.outline import Phase
+from lowmem.planning.engines.outline import Phase
 
 
 @dataclass(frozen=True, slots=True)

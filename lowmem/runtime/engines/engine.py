@@ -1,15 +1,21 @@
 """What every engine offers to `Backprop`, and how one is chosen."""
 
+import os
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from lowmem.errors import InputError
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import CarryOut
+from lowmem.runtime.engines.numpy.engine import NumpyEngine
 
 Array = NDArray[Any]
 
@@ -72,7 +78,33 @@ class Engine(Protocol):
 
 
 def make_engine(mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> Engine:
-    """Return the engine that a plan asks for, bound to a network."""
-    from lowmem.runtime.engines.numpy.engine import NumpyEngine
+    """Return the engine that a plan asks for, bound to a network.
 
-    return NumpyEngine(mlp, plan, buffers, optimizer, seed)
+    Raises `InputError` if that is the compiled one and it cannot be loaded; plans made after that name NumPy's.
+    """
+    if plan.engine == "numpy":
+        return NumpyEngine(mlp, plan, buffers, optimizer, seed)
+    from lowmem.runtime.engines.native.engine import NativeEngine
+    from lowmem.runtime.engines.native.library import UnusableError
+
+    try:
+        return NativeEngine(mlp, plan, buffers, optimizer, seed)
+    except UnusableError as reason:
+        raise InputError(
+            f"the plan is for the compiled engine, which cannot be used here: {reason}. Plan again: the NumPy engine "
+            "is chosen now."
+        ) from None
+
+
+def _load_native() -> None:
+    """Load the compiled engine where it will be chosen: now, as a step's memory shall not count its modules."""
+    if os.environ.get("LOWMEM_ENGINE") == "numpy" or why_not_native() is not None:
+        return
+    import_module("lowmem.runtime.engines.native.engine")
+    from lowmem.runtime.engines.native.library import UnusableError, load
+
+    with suppress(UnusableError):  # noted: the NumPy engine is chosen
+        load()
+
+
+_load_native()

@@ -13,7 +13,7 @@ from lowmem.network.layers.base import Widths
 from lowmem.network.tiles import tile_bounds, tile_count, tile_rows
 from lowmem.nn.layers.base import Arrays, Context, LayerKernels, Reversal
 from lowmem.nn.mlp import MLP
-from lowmem.planning.outline import Item, Phase, Place, outline, reversal_places
+from lowmem.planning.engines.outline import Item, Phase, Place, outline, reversal_places
 from lowmem.planning.packing import BATCH, Program, Step
 from lowmem.runtime.arena import Arena, Array, Scratch
 from lowmem.runtime.buffers import Buffers

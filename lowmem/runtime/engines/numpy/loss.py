@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.errors import NonFiniteError
 from lowmem.network.architecture import Architecture
 from lowmem.network.tiles import aligned, tile_rows
 from lowmem.nn.layers.base import Tiles, counts, numbers
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.runtime.arena import Arena, Array, Bounds
 from lowmem.runtime.engines.numpy.feed import Feed
+from lowmem.runtime.nonfinite import overflowed
 
 
 class LossKernel:
@@ -37,10 +37,7 @@ class LossKernel:
         for s, y, w, work in zip(tiles, feed.y_tiles, feed.w_tiles, scratch, strict=True):
             total += self._fold(s, y, feed.scale, work, w)
         if not isfinite(total):
-            raise NonFiniteError(
-                f"the loss became {total}: the outputs of the network overflowed. The parameters are those before "
-                "this step. Try a smaller learning rate, scaled inputs or another initialiser."
-            )
+            raise overflowed(total)
         feed.loss += total
 
     def mean(self, outputs: Array, y: NDArray[Any], bounds: Bounds) -> float:

@@ -9,7 +9,7 @@ from lowmem.network.architecture import Architecture
 from lowmem.network.layers.base import Widths
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
-from lowmem.planning.outline import Place, outline, reversal_places
+from lowmem.planning.engines.outline import Place, outline, reversal_places
 from lowmem.planning.packing import Program, Step
 
 BYTES = {

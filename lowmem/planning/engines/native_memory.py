@@ -1,0 +1,72 @@
+"""What the compiled engine takes beside arena and parameters: vectors, gradients, and its program. No NumPy."""
+
+from math import prod
+
+from lowmem.network.architecture import Architecture
+from lowmem.network.layers import Layer
+from lowmem.network.layers.preactivation import Preactivation
+
+STATISTICS = 3
+"""Vectors that a norm over the batch keeps of a step: mean, inverse deviation, variance."""
+
+OP_BYTES, LAYER_BYTES = 40, 121
+"""Bytes of the records of an op, and of a layer with its mark of statistics; see lowmem_native.h."""
+
+PER_LANE_BYTES = 16
+"""A loss and a sum of squares."""
+
+OBJECT_BYTES = 46_000
+"""Bytes of Python's objects around the engine, whatever the depth: its struct, arrays, pool and views."""
+
+BOUND = 8
+"""Bytes of a layer's place in the sequences of views, which are made when they are asked for."""
+
+
+def stride(architecture: Architecture) -> int:
+    """Return the numbers of a working vector: the widest layer, rounded up to whole vector registers."""
+    return -(-max(architecture.widths) // 16) * 16
+
+
+def vector_count(architecture: Architecture) -> int:
+    """Return how many working vectors a lane has.
+
+    One sums up δ for the bias. Two gather the gradients of a norm. Behind them lie the rows that a norm (four) or
+    dropout (one) works in.
+    """
+    layers = [layer for layer in set(architecture.each_layer) if isinstance(layer, Preactivation)]
+    if any(layer.norm is not None for layer in layers):
+        return 7
+    return 4 if any(layer.drops for layer in layers) else 1
+
+
+def vector_numbers(architecture: Architecture, lanes: int) -> int:
+    """Return the numbers in the working vectors of all lanes."""
+    return lanes * vector_count(architecture) * stride(architecture)
+
+
+def workspace_numbers(architecture: Architecture, tile: int) -> int:
+    """Return the numbers that a lane works in for tiles of `tile` rows: a state, and beside it what a layer needs."""
+    beside = max(sum(layer.workspace("native").in_place) for layer in set(architecture.each_layer))
+    return tile * (stride(architecture) + max(beside, architecture.widths[0]))
+
+
+def lane_gradient_numbers(architecture: Architecture, lanes: int) -> int:
+    """Return the numbers of a lane's buffer of gradients where updates are fused: its share of the largest layer."""
+    return max(_share(layer, lanes) for layer in set(architecture.each_layer))
+
+
+def _share(layer: Layer, lanes: int) -> int:
+    """Return the numbers of the largest share that a lane has of a layer's gradients."""
+    return sum(-(-shape[0] // lanes) * prod(shape[1:]) for shape in layer.parameters.values())
+
+
+def statistics_numbers(architecture: Architecture) -> int:
+    """Return how many numbers the statistics of a step take, of norms over the batch."""
+    if architecture.couples is None:
+        return 0
+    return sum(STATISTICS * layer.entering for layer in architecture.each_layer if layer.couples)
+
+
+def program_bytes(layers: int, ops: int, lanes: int) -> int:
+    """Return the bytes of a bound program of so many ops, with the objects around it."""
+    return OBJECT_BYTES + layers * (LAYER_BYTES + BOUND) + ops * OP_BYTES + lanes * PER_LANE_BYTES

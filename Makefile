@@ -2,27 +2,47 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The compiled engine's sources: a change builds it anew. An install without a C compiler works too.
+NATIVE := $(wildcard lowmem/runtime/engines/native/src/*)
 # Prints the packages of one extra. They are installed by name: `pip install .[extra]` would install lowmem again.
 EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
-.PHONY: demo test lint test-peers figures clean
+.PHONY: demo test check lint test-peers sanitize figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
 		--optimizer adam --lr 1e-4 --batch 128 --epochs 20 --budget "25% of activations"
 
+# All tests with the engine that is chosen here, then what concerns an engine with NumPy's.
 test: lint
+	$(BIN)/lowmem doctor | grep '^engine:'
 	$(BIN)/pytest -n auto
+	LOWMEM_ENGINE=numpy $(BIN)/pytest -n auto $(addprefix tests/test_,$(addsuffix .py,$(OF_AN_ENGINE)))
+
+OF_AN_ENGINE := backprop deep_layers memory clipping profiling trainer saved_run blas_threads
+
+# Lint, types, and the tests whose names match what has changed since the last commit.
+check: lint
+	$(BIN)/pytest -n auto $$($(BIN)/python -m scripts.changed_tests)
 
 lint: $(VENV)/.test
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
+
+# The compiled engine's tests under the address and undefined-behaviour sanitizers; the next target builds it anew.
+sanitize: $(VENV)/.test
+	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+		$(BIN)/pip install --quiet --no-deps --editable .
+	rm -f $(VENV)/.base
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:faulthandler tests/test_native_engine.py
 
 # From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning and compare_sklearn in
 # scripts/ measured.
@@ -40,7 +60,7 @@ clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.base: pyproject.toml
+$(VENV)/.base: pyproject.toml hatch_build.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "lowmem needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
 			"Name another one: make PYTHON=python3.12" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""Fit the bytes of Python objects per kind (`lowmem.planning.overhead.BYTES`) on traced allocations of real bindings.
+"""Fit the bytes of Python objects per kind (`lowmem.planning.engines.overhead.BYTES`) on traced allocations.
 
 Run it after a change to the binding: it prints the table to paste, and how far the estimate lies above what was
 traced. The fit minimises the sum of overestimates under the condition that no case is underestimated.
@@ -17,7 +17,7 @@ from scipy.optimize import linprog
 import lowmem as lm
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.planning.accounting import object_counts
-from lowmem.planning.overhead import counts
+from lowmem.planning.engines.overhead import counts
 from lowmem.planning.request import PlanRequest
 
 CASES = 160

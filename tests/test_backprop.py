@@ -224,6 +224,11 @@ def test_a_smaller_batch_in_micro_batches_gives_the_bits_of_a_plan_made_for_it(r
 # The fused update ------------------------------------------------------------------------------------------------
 
 
+def equal(plan: lm.Plan, ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    """Compare with what NumPy's rule gives: to the bit in its engine, within rounding in the compiled one."""
+    return np.array_equal(ours, theirs) if plan.engine == "numpy" else np.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def make(name: str) -> Optimizer:
     """Return an optimizer with nothing at its default that could hide a mistake."""
     return lm.make_optimizer(name, lr=0.03, weight_decay=0.01)
@@ -244,15 +249,15 @@ def test_the_fused_update_is_the_optimizer_applied_by_hand(name: str, strategy: 
         x, y = batch(architecture, 90, step)
         loss, nothing = backprop(x, y)
         their_loss, gradients = gather(x, y)
-        assert loss == their_loss
+        assert loss == pytest.approx(their_loss, rel=0 if plan.engine == "numpy" else 1e-5)
         assert nothing.weights == nothing.biases == ()
         other.begin_step()
         other.update(by_hand.parameters, flat(gradients), states, (np.empty_like(by_hand.parameters),))
-        assert np.array_equal(fused.parameters, by_hand.parameters)
+        assert equal(plan, fused.parameters, by_hand.parameters)
         assert not np.array_equal(fused.parameters, randomised(architecture).parameters)
     assert optimizer.step_count == 3
     for ours, theirs in zip(backprop.optimizer_state, states, strict=True):
-        assert np.array_equal(ours, theirs)
+        assert equal(plan, ours, theirs)
 
 
 def test_a_layer_larger_than_a_chunk_is_updated_as_one() -> None:
@@ -260,12 +265,13 @@ def test_a_layer_larger_than_a_chunk_is_updated_as_one() -> None:
     fused, by_hand = randomised(architecture), randomised(architecture)
     optimizer, other = make("adam"), make("adam")
     x, y = batch(architecture, 20)
-    lm.Backprop(fused, lm.plan(architecture, 20, None, "adam"), optimizer)(x, y)
+    plan = lm.plan(architecture, 20, None, "adam")
+    lm.Backprop(fused, plan, optimizer)(x, y)
     _, gradients = lm.Backprop(by_hand, lm.plan(architecture, 20))(x, y)
     other.begin_step()
     states = tuple(np.zeros_like(by_hand.parameters) for _ in range(2))
     other.update(by_hand.parameters, flat(gradients), states, (np.empty_like(by_hand.parameters),))
-    assert np.array_equal(fused.parameters, by_hand.parameters)
+    assert equal(plan, fused.parameters, by_hand.parameters)
 
 
 # What is left alone ----------------------------------------------------------------------------------------------
@@ -347,7 +353,8 @@ def test_products_run_are_those_that_the_plan_counts(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]], micro: int | None
 ) -> None:
     micro_batch = None if micro is None else min(micro, rows)
-    plan = lm.plan(architecture, rows, None, strategy=fixed[0], micro_batch=micro_batch, **fixed[1])
+    options: dict[str, Any] = {"micro_batch": micro_batch, "engine": "numpy", **fixed[1]}
+    plan = lm.plan(architecture, rows, None, strategy=fixed[0], **options)
     forwards = flops = 0
 
     class Counting:

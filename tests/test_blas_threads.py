@@ -9,8 +9,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import lowmem as lm
-from lowmem.planning import lane_count
-from lowmem.planning.lane_count import lanes_for
+from lowmem.common import cores
+from lowmem.planning.engines.lane_count import lanes_for
 from lowmem.runtime.blas_threads import at_most
 from lowmem.runtime.engines.calls import Bound, run_calls
 from tests.helpers import batch
@@ -30,7 +30,9 @@ def seen_in_a_step(width: int, threads: int | None) -> set[int]:
         seen.update(blas_threads())
         run_calls(bound)
 
-    lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64, threads=threads)).step(x, y, carry_out=watched)
+    lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64, threads=threads, engine="numpy")).step(
+        x, y, carry_out=watched
+    )
     return seen
 
 
@@ -61,7 +63,10 @@ def test_blas_has_its_threads_back_only_when_nobody_holds_it() -> None:
 
 def test_an_error_in_a_step_leaves_blas_as_it_was() -> None:
     architecture = lm.Architecture((8, *[16] * 3, 3))
-    backprop, data = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64)), batch(architecture, 64)
+    backprop, data = (
+        lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64, engine="numpy")),
+        batch(architecture, 64),
+    )
 
     def failing(_: Sequence[Bound]) -> None:
         raise RuntimeError("here")
@@ -79,7 +84,9 @@ def test_steps_in_several_threads_give_the_same_bits() -> None:
     x, y = batch(architecture, 64)
 
     def run(_: int) -> list[float]:
-        backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 64, None, "sgd"), lm.SGD(0.1))
+        backprop = lm.Backprop(
+            lm.MLP(architecture), lm.plan(architecture, 64, None, "sgd", engine="numpy"), lm.SGD(0.1)
+        )
         return [backprop(x, y)[0] for _ in range(4)]
 
     alone = run(0)
@@ -89,22 +96,22 @@ def test_steps_in_several_threads_give_the_same_bits() -> None:
 
 
 def test_cores_are_those_that_blas_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in lane_count.VARIABLES:
+    for name in cores.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert lane_count.cores() == 6
+    assert cores.cores() == 6
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert lane_count.cores() == 2
+    assert cores.cores() == 2
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "many")
-    assert lane_count.cores() == 2
+    assert cores.cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert lane_count.cores() == 1
+    assert cores.cores() == 1
 
 
 def test_the_numpy_engine_has_one_lane() -> None:
-    assert lanes_for(lm.Architecture((64, *[256] * 20, 10)), 2048) == 1
-    plan = lm.plan(lm.Architecture((4, 3)), 8, threads=4)
+    assert lanes_for("numpy", lm.Architecture((64, *[256] * 20, 10)), 2048) == 1
+    plan = lm.plan(lm.Architecture((4, 3)), 8, threads=4, engine="numpy")
     assert (plan.lanes, plan.threads) == (1, 4)
 
 

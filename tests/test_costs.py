@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import lowmem as lm
+from lowmem.common.cores import VARIABLES, cores
 from lowmem.measure import calibration
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
-from lowmem.planning.lane_count import VARIABLES, cores
 from tests.helpers import model
 
 

@@ -24,7 +24,7 @@ from lowmem.nn import losses, reference_layers
 from lowmem.nn.forward import Forward
 from lowmem.nn.layers import base, norms, postactivation, preactivation
 from lowmem.nn.layers.dropout import Philox
-from lowmem.nn.mlp import LayerViews
+from lowmem.nn.views import LayerViews
 from lowmem.planning.timeline import planned_flops
 from lowmem.runtime.engines.calls import Bound, single_calls
 from lowmem.runtime.engines.numpy import updates
@@ -410,7 +410,7 @@ def test_operations_run_are_those_that_the_plan_counts(
 ) -> None:
     architecture = lm.Architecture((8, 16, 16, 24, 24, 8), activation, "mse", **kind)
     rows = 37
-    plan = lm.plan(architecture, rows, strategy="recompute_all")
+    plan = lm.plan(architecture, rows, strategy="recompute_all", engine="numpy")
     backprop = lm.Backprop(stirred(architecture), plan)
     x, y = batch(architecture, rows)
     counts = Counting(rows)
@@ -435,7 +435,7 @@ def test_what_smoothing_adds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
     counted = {}
     for smoothing in (0.0, 0.1):
         architecture = lm.Architecture((3, 5, 7), label_smoothing=smoothing)
-        backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 6))
+        backprop = lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 6, engine="numpy"))
         counts = Counting(6)
         monkeypatch.setattr(losses, "np", counts)
         backprop(*batch(architecture, 6))
@@ -487,7 +487,7 @@ def test_training_takes_no_more_than_promised_and_a_step_allocates_nothing(
 def test_the_arena_is_written_to_its_end_and_not_beyond() -> None:
     for kind in KINDS:
         architecture = lm.Architecture(WIDTHS, "gelu", **kind)
-        plan = lm.plan(architecture, 300, strategy="recompute_all")
+        plan = lm.plan(architecture, 300, strategy="recompute_all", engine="numpy")
         backprop = lm.Backprop(stirred(architecture), plan)
         buffer = backprop.arena.buffer
         assert buffer.nbytes == plan.arena_bytes

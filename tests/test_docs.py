@@ -15,7 +15,7 @@ import pytest
 from lowmem.cli import main
 from lowmem.measure.ram import RESERVE
 from lowmem.network.tiles import TILE_ROWS
-from lowmem.planning.lane_count import SMALL
+from lowmem.planning.engines.lane_count import SMALL
 from lowmem.schedule.optimal.early_drops import LONGEST
 from lowmem.schedule.optimal.planner import MANY_LAYERS
 from tests.test_readme import README, ROOT, blocks, run_page

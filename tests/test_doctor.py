@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
+from lowmem.common import cores
 from lowmem.measure import calibration, machine
 from lowmem.measure.ram import OF_A_LIMIT, machine_limit
 from tests.helpers import model
@@ -114,7 +115,7 @@ def test_without_a_limit_the_available_memory_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_the_quota_of_cores_is_found(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
-    assert machine.core_quota(system(tmp_path, files)) == quota
+    assert cores.core_quota(system(tmp_path, files)) == quota
 
 
 def test_an_interrupt_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

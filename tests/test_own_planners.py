@@ -195,6 +195,6 @@ def test_the_update_mode_says_how_a_step_updates_and_which_buffers_it_has() -> N
         assert plan.update.value == mode == plan.to_dict()["update"]
         assert (plan.gradient_buffers.all_layers, plan.gradient_buffers.one_layer) == buffers
         assert (plan.gathered, plan.rehearsed) == (mode == "gathered", mode == "two runs")
-    several = lm.plan(RAGGED, 64, optimizer="sgd", micro_batch=16).gradient_buffers
-    assert several.all_layers
-    assert several.one_layer
+    for engine, adds_up_apart in (("numpy", True), ("native", False)):
+        several = lm.plan(RAGGED, 64, optimizer="sgd", micro_batch=16, engine=engine).gradient_buffers
+        assert (several.all_layers, several.one_layer) == (True, adds_up_apart)

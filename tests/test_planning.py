@@ -42,7 +42,8 @@ def peak_of(architecture: lm.Architecture, rows: int, strategy: str, **options: 
 def test_a_plan_accounts_for_every_byte(
     architecture: lm.Architecture, rows: int, fixed: tuple[str, dict[str, Any]], optimizer: str | None, micro: int
 ) -> None:
-    plan = lm.plan(architecture, rows, None, optimizer, fixed[0], micro_batch=min(micro, rows), **fixed[1])
+    options: dict[str, Any] = {"micro_batch": min(micro, rows), "engine": "numpy", **fixed[1]}
+    plan = lm.plan(architecture, rows, None, optimizer, fixed[0], **options)
     item, parameters = architecture.item_bytes, architecture.parameters
     assert plan.peak_bytes == plan.account().total == sum(size for _, size in plan.account().items())
     assert plan.peak_bytes == plan.fixed_bytes + plan.arena_bytes

@@ -16,7 +16,7 @@ from tests.helpers import batch
 
 # A round number of bytes for Python's objects: how many they take is fitted anew when the binding changes.
 PLAN = replace(
-    lm.plan(lm.Architecture((4, *[8] * 9, 3), "tanh"), 64, "1MiB", "adam", "sqrt", micro_batch=32),
+    lm.plan(lm.Architecture((4, *[8] * 9, 3), "tanh"), 64, "1MiB", "adam", "sqrt", micro_batch=32, engine="numpy"),
     overhead_bytes=70_000,
 )
 SECONDS = dict(zip(PHASES, (0.002, 0.001, 0.0005, 0.005, 0.0005, 0.001), strict=True))

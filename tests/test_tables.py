@@ -60,7 +60,7 @@ def test_a_plan_is_a_table_of_where_every_byte_goes() -> None:
     plan = lm.plan(lm.Architecture((4, *[8] * 9, 3), "tanh"), 64, "1MiB", "adam", "sqrt", micro_batch=32)
     lines = str(plan).splitlines()
     assert lines[0] == "10 layers (4, 8 x 9, 3), tanh, cross_entropy, float32, 643 parameters"
-    assert lines[1] == "batch 64 in 2 passes of 32"
+    assert lines[1] == f"batch 64 in 2 passes of 32, {plan.engine} engine"
     assert lines[2] == ""
     assert lines[3].split() == ["where", "bytes", "what"]
     assert set(lines[4].strip()) == {"─"}

@@ -46,7 +46,7 @@ def test_all_of_it_is_used(activation: str) -> None:
         x, y = batch(architecture, 9)
         used: Used = {}
         for strategy in ("store_all", "recompute_all"):
-            backprop = lm.Backprop(stirred(architecture), lm.plan(architecture, 9, strategy=strategy))
+            backprop = lm.Backprop(stirred(architecture), lm.plan(architecture, 9, strategy=strategy, engine="numpy"))
             backprop.step(x, y, carry_out=partial(observed, used))
         assert {what for _, what in used} == {"forward", "advance", "backward"}
         for where, seen in used.items():

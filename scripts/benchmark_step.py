@@ -38,14 +38,20 @@ SHAPES: tuple[Shape, ...] = (
     (100, 256, 128),
     (100, 64, 64),
 )
-ACTIVATIONS = ("relu", "tanh", "gelu")
+ACTIVATIONS = ("relu", "tanh", "gelu", "silu")
+OTHERS: tuple[tuple[Shape, Case], ...] = (
+    ((200, 256, 2048), {"activation": "gelu", "residual": True}),
+    ((12, 4096, 256), {"activation": "relu", "optimizer": "adam"}),
+    ((200, 256, 2048), {"activation": "relu", "inference": True}),
+)
+"""Other networks, optimizers and uses, beside PyTorch: LayerNorm, gelu and dropout with skips; Adam, fused there."""
 INPUTS, CLASSES = 64, 10
 RATE = 1e-6
 """Small: some cases run thousands of steps on one batch."""
 
-ROUNDS, SECONDS = 2, 2.0
+ROUNDS, SECONDS = 2, 1.0
 """Of fresh processes; for each side in a process."""
-LEAST_TURNS = (3, 2)
+LEAST_TURNS = (3, 3)
 """In each round, however long they take."""
 
 FRONTIER: Shape = (200, 256, 2048)
@@ -204,6 +210,12 @@ def everything(
         for activation in ACTIVATIONS:
             records.append(step_record(shape_case(shape, activation, threads), quick, environment))
             note(" | ".join(step_cells(records[-1])))
+    for shape, changes in () if quick else OTHERS:
+        if shape in shapes:
+            records.append(
+                step_record(shape_case(shape, changes["activation"], threads) | changes, quick, environment)
+            )
+            note(" | ".join(step_cells(records[-1])))
     points = list(frontier_records(frontier, quick, environment, threads)) if frontier in shapes else []
     columns = ["hidden, width, batch", "floor ms", "lowmem", "PyTorch", "over floor", "quartiles", "PyTorch/lowmem"]
     note(str(Table("Step times", [*columns, "of rounds", "losses"], list(map(step_cells, records)))))
@@ -219,7 +231,7 @@ def step_cells(record: Case) -> list[str]:
     over, beside = record["over_floor"], record["torch_over_lowmem"]
     ours, theirs = record["lowmem"]["losses"], record["torch"]["losses"]
     return [
-        f"{record['hidden']}, {record['width']}, {record['batch']} {record['activation']}",
+        f"{record['hidden']}, {record['width']}, {record['batch']} {variant(record)}",
         *(f"{1e3 * record[name]['seconds']:.4g}" for name in ("floor", "lowmem", "torch")),
         f"{over['median']:.3f} x",
         "{:.3f} to {:.3f}".format(*over["quartiles"]),
@@ -227,6 +239,15 @@ def step_cells(record: Case) -> list[str]:
         f"{min(beside['of_rounds']):.3f} to {max(beside['of_rounds']):.3f}",
         f"{max(abs(a / b - 1) for a, b in zip(ours, theirs, strict=True)):.0e}",
     ]
+
+
+def variant(record: Case) -> str:
+    """Name the network, optimizer or use of a record."""
+    if record.get("residual"):
+        return f"residual, LayerNorm, {record['activation']}, dropout"
+    if record.get("inference"):
+        return f"{record['activation']}, inference"
+    return record["activation"] + (f", {record['optimizer']}" if "optimizer" in record else "")
 
 
 def point_cells(record: Case) -> list[str]:

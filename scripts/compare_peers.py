@@ -51,9 +51,13 @@ TINY = {"widths": [32] * 50 + [10], "batch": 32, "budget": None}
 """The step that is run before the floor is taken: with layers for every number of segments."""
 MMAP = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
-VARIANCES = {"relu": 2.0, "tanh": 1.0, "gelu": 4.0}
+DROPOUT = 0.1
+"""Rate in the residual network."""
+
+VARIANCES = {"relu": 2.0, "tanh": 1.0, "gelu": 4.0, "silu": 4.0}
 """Of weights, times n_{l-1}: what keeps states and deltas at one size over a thousand layers. Others would bring
-numbers so small that arithmetic becomes slow, or infinite ones. For gelu that holds around 0, where its slope is ½."""
+numbers so small that arithmetic becomes slow, or infinite ones. For gelu and silu it holds around 0, where their slope
+is ½."""
 GELU_FIRST = 0.001
 """Weights of a gelu network's first layer are that much smaller, so that s stays around 0."""
 
@@ -61,7 +65,7 @@ GELU_FIRST = 0.001
 def weights(widths: list[int], activation: str = "relu") -> Iterator[Array]:
     """Yield the weights of each layer, (n_l, n_{l-1}): normal, of `VARIANCES`; biases are 0 everywhere."""
     rng = np.random.default_rng(0)
-    size = GELU_FIRST if activation == "gelu" else 1.0
+    size = GELU_FIRST if activation in ("gelu", "silu") else 1.0
     for entering, leaving in pairwise(widths):
         w = rng.standard_normal((leaving, entering), np.float32)
         w *= size * (VARIANCES[activation] / entering) ** 0.5
@@ -80,9 +84,10 @@ def lowmem_plan(case: Case) -> Plan:
     """Return lowmem's plan; `threads` are passed on only where the case names them."""
     import lowmem as lm
 
-    architecture = lm.Architecture(tuple(case["widths"]), case.get("activation", "relu"))
+    kinds = {"residual": True, "norm": "layer", "dropout": DROPOUT} if case.get("residual") else {}
+    architecture = lm.Architecture(tuple(case["widths"]), case.get("activation", "relu"), **kinds)
     options: dict[str, Any] = {"threads": case["threads"]} if "threads" in case else {}
-    return lm.plan(architecture, case["batch"], case["budget"], "sgd", **options)
+    return lm.plan(architecture, case["batch"], case["budget"], case.get("optimizer", "sgd"), **options)
 
 
 def lowmem_step(case: Case, x: Array, y: Array) -> Step:
@@ -93,7 +98,17 @@ def lowmem_step(case: Case, x: Array, y: Array) -> Step:
     mlp = lm.MLP(plan.architecture)
     for mine, w in zip(mlp.weights, weights(case["widths"], plan.architecture.activation), strict=True):
         mine[:] = w
-    backprop = lm.Backprop(mlp, plan, lm.SGD(case.get("rate", RATE)))
+    if case.get("inference"):
+        from lowmem.runtime.prediction import runner_of
+
+        runner, outputs = runner_of(mlp, len(x)), np.empty((len(x), case["widths"][-1]), np.float32)
+
+        def predict() -> float:
+            runner.into(x, outputs)
+            return float(outputs[0, 0])
+
+        return predict
+    backprop = lm.Backprop(mlp, plan, lm.make_optimizer(plan.optimizer or "sgd", lr=case.get("rate", RATE)))
     return lambda: backprop(x, y)[0]
 
 
@@ -112,12 +127,25 @@ def torch_step(case: Case, x: Array, y: Array) -> Step:
         if activation == "relu":  # in place: of each layer one array is kept, as in lowmem
             nonlinear = torch.nn.ReLU(inplace=True)
         else:
-            nonlinear = {"tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}[activation]()
+            nonlinear = {"tanh": torch.nn.Tanh, "gelu": torch.nn.GELU, "silu": torch.nn.SiLU}[activation]()
         layers.append(torch.nn.Sequential(linear, nonlinear))
     model = torch.nn.Sequential(*layers[:-1], layers[-1][0])
+    if case.get("residual"):
+        model = torch_residual([layer[0] for layer in layers])
     inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
     rate = case.get("rate", RATE)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    if case.get("optimizer") == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    if case.get("inference"):
+        model.eval()
+
+        def predict() -> float:
+            with torch.inference_mode():
+                return float(model(inputs)[0, 0])
+
+        return predict
 
     def update(parameter: Any) -> None:  # noqa: ANN401 - a tensor
         with torch.no_grad():
@@ -141,6 +169,24 @@ def torch_step(case: Case, x: Array, y: Array) -> Step:
         return float(loss.detach())
 
     return step
+
+
+def torch_residual(linears: list[Any]) -> Any:  # noqa: ANN401 - a module
+    """Return PyTorch's residual network in pre-activation form: x + linear(dropout(gelu(norm(x)))) between equals."""
+    import torch
+
+    class Layer(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, linear: Any, *, skips: bool) -> None:  # noqa: ANN401
+            super().__init__()
+            self.norm, self.linear, self.skips = torch.nn.LayerNorm(linear.in_features), linear, skips
+            self.sigma, self.drop = torch.nn.GELU(), torch.nn.Dropout(DROPOUT)
+
+        def forward(self, x: Any) -> Any:  # noqa: ANN401
+            out = self.linear(self.drop(self.sigma(self.norm(x))))
+            return x + out if self.skips else out
+
+    first, *inner, last = linears
+    return torch.nn.Sequential(first, *(Layer(one, skips=True) for one in inner), Layer(last, skips=False))
 
 
 def jax_step(case: Case, x: Array, y: Array) -> Step:

@@ -7,7 +7,7 @@ with a state for each layer it took 1 to 4 % longer (200 layers of 256, batch 20
 """
 
 from collections.abc import Mapping
-from time import perf_counter, process_time
+from time import perf_counter, process_time, sleep
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from scripts.measuring import Case
 
 TURN = 0.1
 """Seconds: about as long is a turn of short steps; a longer step is a turn alone."""
+
+PAUSE = 0.1
+"""Seconds before a turn. BLAS's threads wait by spinning, also for some time after a product has returned: what is
+timed right behind another side's products is slowed by them. So the first step of a turn is not counted either."""
 
 KEPT_LOSSES = 3
 """Of the first steps, the warm-up's among them."""
@@ -69,9 +73,11 @@ def in_turns(steps: Mapping[str, Step], seconds: float, least: int) -> Case:
 
 
 def _take(step: Step, count: int, found: Case) -> None:
-    """Run one turn and add what it took and the first losses."""
+    """Run one turn and add what its steps took, but for the first one, and the first losses."""
+    sleep(PAUSE)
+    losses = [step()]
     begin = perf_counter(), process_time()
-    losses = [step() for _ in range(count)]
+    losses += [step() for _ in range(count)]
     found["seconds"].append((perf_counter() - begin[0]) / count)
     found["cpu_seconds"].append((process_time() - begin[1]) / count)
     found["losses"] = [*found["losses"], *losses][:KEPT_LOSSES]

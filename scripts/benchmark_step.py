@@ -247,7 +247,8 @@ def variant(record: Case) -> str:
         return f"residual, LayerNorm, {record['activation']}, dropout"
     if record.get("inference"):
         return f"{record['activation']}, inference"
-    return record["activation"] + (f", {record['optimizer']}" if "optimizer" in record else "")
+    activation = str(record["activation"])
+    return f"{activation}, {record['optimizer']}" if "optimizer" in record else activation
 
 
 def point_cells(record: Case) -> list[str]:

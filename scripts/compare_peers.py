@@ -84,7 +84,8 @@ def lowmem_plan(case: Case) -> Plan:
     """Return lowmem's plan; `threads` are passed on only where the case names them."""
     import lowmem as lm
 
-    kinds = {"residual": True, "norm": "layer", "dropout": DROPOUT} if case.get("residual") else {}
+    residual: dict[str, Any] = {"residual": True, "norm": "layer", "dropout": DROPOUT}
+    kinds = residual if case.get("residual") else {}
     architecture = lm.Architecture(tuple(case["widths"]), case.get("activation", "relu"), **kinds)
     options: dict[str, Any] = {"threads": case["threads"]} if "threads" in case else {}
     return lm.plan(architecture, case["batch"], case["budget"], case.get("optimizer", "sgd"), **options)

@@ -11,6 +11,7 @@ from lowmem.common.cores import VARIABLES, cores
 from lowmem.measure import calibration
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.planning.engines.choice import why_not_native
 from tests.helpers import model
 
 
@@ -103,10 +104,10 @@ def test_calibration_is_measured_once_and_a_damaged_cache_anew(
         return CostModel(**{**asdict(model(dtype=dtype)), "machine": calibration.machine()})
 
     monkeypatch.setattr(calibration, "measure", measured)
-    first = calibration.calibrated()
-    assert calibration.calibrated() == first
+    first = calibration.calibrated(engine="numpy")
+    assert calibration.calibrated(engine="numpy") == first
     assert calls == ["float32"]
-    path = calibration.cache_path("float32")
+    path = calibration.cache_path("float32", "numpy")
     kept = json.loads(path.read_text())
     for damage in (
         "",
@@ -117,9 +118,9 @@ def test_calibration_is_measured_once_and_a_damaged_cache_anew(
     ):
         path.write_text(damage)
         calls.clear()
-        assert calibration.calibrated() == first
+        assert calibration.calibrated(engine="numpy") == first
         assert calls == ["float32"]
-    calibration.calibrated(again=True)
+    calibration.calibrated(again=True, engine="numpy")
     assert calls == ["float32", "float32"]
     with pytest.raises(lm.InputError, match="unknown dtype"):
         calibration.calibrated("float16")
@@ -131,3 +132,14 @@ def test_measuring_gives_a_positive_time_for_everything() -> None:
     assert set(measured.value) == set(measured.slope) == set(ACTIVATIONS)
     assert all(seconds > 0 for seconds in (*measured.value.values(), *measured.slope.values()))
     assert measured.accumulate > 0
+
+
+@pytest.mark.skipif(why_not_native() is not None, reason="the compiled engine is not here")
+def test_the_compiled_engine_has_a_cost_model_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(calibration, "measure", lambda dtype: model(dtype=dtype))
+    native, numpy = (calibration.calibrated(engine=engine) for engine in ("native", "numpy"))
+    assert (native.engine, numpy.engine) == ("native", "numpy")
+    assert native.products == numpy.products
+    assert native.value["gelu"] > native.value["relu"] > 0  # an exponential more
+    assert set(native.value) == set(native.slope) == set(ACTIVATIONS)

@@ -23,16 +23,18 @@ from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES
 from lowmem.network.tiles import TILE_ROWS, tile_bounds
 from lowmem.nn.activations import KERNELS, Activation
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.planning.engines.choice import choose_engine
 
-VERSION = 2
+VERSION = 3
 """Version of the stored file; a file of any other version is measured anew."""
 
 
-def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
+def calibrated(dtype: str = "float32", *, again: bool = False, engine: str | None = None) -> CostModel:
     """Return the cost model of this machine. The first call measures it, in some two seconds, and stores it in a file.
 
     dtype: of the network's numbers, "float32" or "float64".
     again: measure anew even if a file is there.
+    engine: "native" or "numpy"; None for the one that plans choose.
 
     A file that cannot be read is measured anew, and one that cannot be written is left out. Raises `UnknownNameError`
     for other dtypes.
@@ -45,26 +47,36 @@ def calibrated(dtype: str = "float32", *, again: bool = False) -> CostModel:
     True
     """
     one_of("dtype", dtype, ITEM_BYTES)
-    path = cache_path(dtype)
-    model = None if again else _read(path, dtype)
+    engine = choose_engine(engine, Architecture((1, 1), dtype=dtype), None)
+    path = cache_path(dtype, engine)
+    model = None if again else _read(path, dtype, engine)
     if model is None:
         model = measure(dtype)
+        if engine == "native":
+            from lowmem.measure.native_calibration import native_model
+
+            model = native_model(model, _seconds)
         _write(path, model)
     return model
 
 
-def cache_path(dtype: str) -> Path:
-    """Return the file of the cost model of a dtype, in the folder LOWMEM_CACHE_DIR or the user's cache directory."""
+def cache_path(dtype: str, engine: str | None = None) -> Path:
+    """Return the file of the cost model of a dtype and engine, None for the engine that plans choose.
+
+    It is in the folder LOWMEM_CACHE_DIR, or in the user's cache directory.
+    """
     from platformdirs import user_cache_dir
 
     folder = os.environ.get("LOWMEM_CACHE_DIR") or user_cache_dir("lowmem", appauthor=False)
-    return Path(folder) / f"costs-{dtype}.json"
+    engine = choose_engine(engine, Architecture((1, 1), dtype=dtype), None)
+    return Path(folder) / f"costs-{dtype}-{engine}.json"
 
 
 def age(dtype: str) -> float | None:
     """Return how many seconds ago the stored cost model was measured, None if none is stored for this machine."""
     path = cache_path(dtype)
-    return None if _read(path, dtype) is None else max(time() - path.stat().st_mtime, 0.0)
+    engine = choose_engine(None, Architecture((1, 1), dtype=dtype), None)
+    return None if _read(path, dtype, engine) is None else max(time() - path.stat().st_mtime, 0.0)
 
 
 def processor() -> str:
@@ -84,11 +96,13 @@ def machine() -> str:
     return ", ".join([processor(), f"{usable_cores()} cores", f"NumPy {version('numpy')}", *limits])
 
 
-def _read(path: Path, dtype: str) -> CostModel | None:
+def _read(path: Path, dtype: str, engine: str) -> CostModel | None:
     """Return the stored cost model if it is of this version and this machine, and complete; else None."""
     try:
         data = json.loads(path.read_text())
         if data.pop("version") != VERSION or data["machine"] != machine() or data["dtype"] != dtype:
+            return None
+        if data["engine"] != engine:
             return None
         for grid in ("products", "gradients"):
             data[grid] = tuple(tuple(float(rate) for rate in row) for row in data[grid])

@@ -24,9 +24,9 @@ DRAW_SECONDS = 3e-9
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Seconds of the pieces of a step, for one dtype.
+    """Seconds of the pieces of a step, for one dtype and engine.
 
-    machine: what was measured, as text. dtype: of the numbers.
+    machine: what was measured, as text. dtype: of the numbers. engine: what carried out the step.
     products: for each of `ROWS` and `WIDTHS`, seconds per FLOP of x wᵀ, as the forward and δ^(l-1) need it.
     gradients: for each of `ROWS` and `WIDTHS`, seconds per FLOP of δᵀ x.
     value, slope: seconds per number of σ and of multiplying by σ', by the activation's name.
@@ -42,6 +42,7 @@ class CostModel:
     slope: dict[str, float]
     bias: float
     accumulate: float
+    engine: str = "numpy"
 
     def forward(self, architecture: Architecture, layer: int, rows: int) -> float:
         """Return the seconds of making state `layer` from the one before on `rows` samples."""

@@ -1,7 +1,7 @@
 """`lowmem profile`: plans are run, each in a fresh process, and shown as a table, JSON, a figure and a page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from tests.test_report import outside
 DEEP = ["--widths", "16,32x20,10", "--batch", "1024"]
 ARCH = lm.Architecture((16, *[32] * 20, 10))
 MIB = 2**20
+SPREADS: Iterator[float] = iter(())
+"""Spreads of the next measurements; then they are calm."""
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
             resident_above_floor=2 * MIB,
             step_seconds=plan.flops / 1e11,
             cpu_seconds=0.004,
+            spread=next(SPREADS, 0.05),
             steps=9,
             loss=2.0,
             profile={"flops": planned_flops(plan), "seconds": seconds},
@@ -163,3 +166,18 @@ promised, traced: peak of all that training allocates. resident: peak above the 
 arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward
 over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone.
 """
+
+
+def test_disturbed_rows_are_measured_again_and_marked_if_they_stay_so(
+    made_up: list[Mapping[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first row is calm at its second measurement, the second row at none of three.
+    monkeypatch.setitem(globals(), "SPREADS", iter([0.5, 0.1, 0.9, 0.4, 0.6]))
+    code, out, _ = run(capsys, *DEEP, "--strategies", "store_all,sqrt", "--budget", "50%")
+    assert code == 0
+    asked = [request.get("strategy", request.get("budget")) for request in made_up]
+    assert asked == ["store_all", "store_all", "sqrt", "sqrt", "sqrt", "50%"]
+    rows = {line.split()[0]: line for line in out.splitlines() if " ms" in line}
+    assert "ms *" not in rows["store_all"]
+    assert "ms *" in rows["sqrt"]
+    assert "repeats differ by more than 20%" in out

@@ -87,7 +87,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
 
     All requests are planned before the first one is run, so that bad input is refused before anything is measured.
     """
-    from lowmem.measure.experiment import measure_apart
+    from lowmem.measure.experiment import measure_undisturbed
 
     common: dict[str, Any] = {
         **network.to_dict(),
@@ -114,12 +114,14 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         except BudgetError as error:
             print(f"lowmem: {name} is left out: it needs {format_bytes(error.minimum)}", file=sys.stderr)
     for name, request, planned in fitting:
-        measured = measure_apart(common | request)
+        measured = measure_undisturbed(common | request)
         yield name, measured, measured.report(planned)
 
 
 def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
-    """Return promises beside measurements, one row for each run."""
+    """Return promises beside measurements, one row for each run; disturbed ones are marked."""
+    from lowmem.measure.experiment import DISTURBED
+
     base = rows[0][1].step_seconds if rows else 1.0
     cells = [
         [
@@ -129,7 +131,7 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
             format_bytes(m.resident_above_floor),
             f"{m.promised_arena / m.store_all_arena:.1%}",
             f"{m.flop_factor:.3f}",
-            f"{m.step_seconds * 1e3:.1f} ms",
+            f"{m.step_seconds * 1e3:.1f} ms{' *' * (m.spread > DISTURBED)}",
             f"{m.step_seconds / base:.2f}",
             f"{report.backward_over_forward[1]:.2f}",
             f"{report.flop_rate / m.product_rate:.0%}",
@@ -142,6 +144,8 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
         "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward\n"
         "over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone."
     )
+    if any(m.spread > DISTURBED for _, m, _ in rows):
+        note += f"\n*: disturbed by other processes: repeats differ by more than {DISTURBED:.0%}, however often tried."
     return Table(f"{network}\nbatch {batch}", columns, cells, note)
 
 

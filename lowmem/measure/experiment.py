@@ -46,6 +46,7 @@ class Measurement:
     resident_above_floor: peak of resident memory over the same two steps, without the floor and the tables of tracing.
     step_seconds: median time of the steps that followed.
     cpu_seconds: median time that the processor spent on these steps.
+    spread: by how much the timed steps differ at most, relative to their median.
     steps: how many steps were run in all.
     loss: of the last timed step.
     profile: by phase, the FLOPs counted and the median time.
@@ -70,6 +71,7 @@ class Measurement:
     resident_above_floor: int
     step_seconds: float
     cpu_seconds: float
+    spread: float
     steps: int
     loss: float
     profile: dict[str, Any]
@@ -157,6 +159,7 @@ def _timed(backprop: Backprop, x: NDArray[Any], y: NDArray[Any], steps: int) -> 
     return {
         "step_seconds": median(elapsed),
         "cpu_seconds": median(processor),
+        "spread": (max(elapsed) - min(elapsed)) / median(elapsed),
         "steps": 2 * steps + 3,
         "loss": loss,
         "profile": StepProfile.median(profiles).to_dict(),
@@ -182,6 +185,20 @@ def measure_apart(request: Mapping[str, Any], environment: Mapping[str, str] | N
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise RunError(f"measuring {request.get('strategy', 'auto')} failed: {last}")
     return Measurement(**json.loads(done.stdout))
+
+
+DISTURBED, TRIES = 0.2, 3
+"""Spread above which other processes have disturbed a measurement, and how often one is taken at most."""
+
+
+def measure_undisturbed(request: Mapping[str, Any]) -> Measurement:
+    """Measure as `measure_apart` does, again where repeats differ by more than `DISTURBED`; return the calmest."""
+    calmest = measure_apart(request)
+    for _ in range(TRIES - 1):
+        if calmest.spread <= DISTURBED:
+            break
+        calmest = min(calmest, measure_apart(request), key=lambda measured: measured.spread)
+    return calmest
 
 
 def _batch(architecture: Architecture, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -15,7 +15,7 @@ OP_BYTES, LAYER_BYTES = 40, 121
 PER_LANE_BYTES = 16
 """A loss and a sum of squares."""
 
-OBJECT_BYTES = 46_000
+OBJECT_BYTES = 64_000
 """Bytes of Python's objects around the engine, whatever the depth: its struct, arrays, pool and views."""
 
 BOUND = 8

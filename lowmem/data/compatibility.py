@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.data.class_names import listed
-from lowmem.data.dataset import from_arrays
+from lowmem.common.checks import NUMBER_KINDS
+from lowmem.data.class_names import as_text, listed
+from lowmem.data.dataset import first_part, from_arrays
+from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -14,16 +17,24 @@ Data = Samples | tuple[NDArray[Any], NDArray[Any]]
 """What training and evaluation take: samples, or arrays (x, y)."""
 
 
-def checked(data: Data, architecture: Architecture, what: str, class_names: tuple[str, ...] | None = None) -> Samples:
-    """Return `data` as samples that fit the network.
+def checked(
+    data: Data,
+    architecture: Architecture,
+    what: str,
+    class_names: tuple[str, ...] | None = None,
+    columns: Schema | None = None,
+) -> Samples:
+    """Return `data` as samples that fit the network. The loss says whether y are labels.
 
     what: what to call them in messages.
-    class_names: for labels that are text in arrays, where their names are known already.
+    class_names: for labels in arrays that have names, where these are known already.
+    columns: for data frames, those of the training where they are known already.
 
     Raises `InputError` for anything that does not fit.
     """
     if isinstance(data, tuple | list) and len(data) == 2:
-        samples: Samples = from_arrays(*data, name=what, class_names=class_names)
+        task, (x, y) = _task(architecture, data[1]), data
+        samples: Samples = from_arrays(x, y, name=what, task=task, class_names=class_names, columns=columns)
     elif isinstance(data, Samples):
         samples = data
     else:
@@ -39,6 +50,19 @@ def checked(data: Data, architecture: Architecture, what: str, class_names: tupl
     else:
         _check_targets(samples, architecture.loss, outputs, what)
     return samples
+
+
+def _task(architecture: Architecture, y: object) -> str:
+    """Return what the loss of a network makes of targets; what cannot be labels is refused later."""
+    if not architecture.loss_facts.labels:
+        return "regression" if as_text(y) is None else "classification"
+    try:
+        array = np.asarray(y)
+    except ValueError:
+        return "regression"
+    flat = array.ndim == 1 or (array.ndim > 1 and len(array) and array[0].size == 1)
+    whole = array.dtype.kind in NUMBER_KINDS and flat and first_part(array.reshape(-1)) < 0
+    return "classification" if whole or as_text(y) is not None else "regression"
 
 
 def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> None:

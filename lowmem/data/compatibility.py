@@ -52,6 +52,20 @@ def checked(
     return samples
 
 
+def matching(
+    data: Data,
+    architecture: Architecture,
+    what: str,
+    class_names: tuple[str, ...] | None,
+    columns: Schema | None,
+) -> Samples:
+    """Return `data` as samples that fit the network, and whose classes and columns are those of its training."""
+    samples = checked(data, architecture, what, class_names, columns)
+    check_names(samples, class_names, what)
+    check_columns(samples, columns, what)
+    return samples
+
+
 def _task(architecture: Architecture, y: object) -> str:
     """Return what the loss of a network makes of targets; what cannot be labels is refused later."""
     if not architecture.loss_facts.labels:
@@ -81,6 +95,21 @@ def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> N
     raise InputError(
         f"{what} has {'numbers as labels' if held is None else f'the classes {listed(held)}'} and the network was "
         f"trained on {listed(known)}. Give the names, opened with class_names=trainer.class_names."
+    )
+
+
+def check_columns(samples: Samples, known: Schema | None, what: str) -> None:
+    """Raise `InputError` where the samples' features have other names, or another order, than the network knows.
+
+    known: of the training, None where its columns had no names. what: what to call the samples.
+    """
+    held = None if samples.columns is None else samples.columns.features
+    of_training = None if known is None else known.features
+    if held is None or of_training is None or held == of_training:
+        return
+    raise InputError(
+        f"{what} has the features {listed(held)} and the network was trained on {listed(of_training)}. Open the data "
+        "with columns=trainer.columns, which puts them in order."
     )
 
 

@@ -150,7 +150,7 @@ def from_arrays(
     NaN or infinite values, for labels that are none of the `class_names`, and where y does not tell the task.
     """
     check_task(task)
-    x, schema, notes = in_order(x, columns, name)
+    x, schema, remarks = in_order(x, columns, name)
     text = as_text(y)
     known = None if class_names is None else tuple(class_names)
     names: tuple[str, ...] | None = None
@@ -175,12 +175,12 @@ def from_arrays(
     labels = decided.targets.labels
     if labels and targets.dtype.kind not in LABEL_KINDS:
         targets = targets.astype(LABEL_DTYPE)
-    about: dict[str, Any] = {"class_names": names, "columns": schema, "notes": (*notes, decided.note)}
+    about: dict[str, Any] = {"class_names": names, "columns": schema, "notes": (decided.note,), "remarks": remarks}
     return Dataset(name, inputs, targets, checked_weights, regression=not labels, scale=scale, **about)
 
 
 def in_order(x: ArrayLike, columns: Schema | None, name: str) -> tuple[ArrayLike, Schema | None, tuple[str, ...]]:
-    """Return the inputs with their columns in the order of training, their columns, and notes for people.
+    """Return the inputs with their columns in the order of training, their columns, and remarks for people.
 
     x: arrays have no names of columns, and stay as they are. columns: of the training, None if they are not known.
 
@@ -202,7 +202,7 @@ def in_order(x: ArrayLike, columns: Schema | None, name: str) -> tuple[ArrayLike
     chosen = choose_columns(names, len(names), wanted, Path(name))
     if chosen.x != tuple(range(len(names))):
         x = np.asarray(x)[:, list(chosen.x)]
-    return x, chosen.schema if columns is None else columns, chosen.notes
+    return x, chosen.schema if columns is None else columns, chosen.remarks
 
 
 def first_part(y: NDArray[Any]) -> int:

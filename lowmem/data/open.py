@@ -197,13 +197,14 @@ def _task(task: str | None, labels: bool | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A source whose rows were gone through once."""
+    """A source whose rows were gone through once. new: no network was trained on such data before."""
 
     rows: Rows
     contents: Contents
     task: Task
     scale: float
     standardisation: Standardisation | None
+    new: bool
 
     def about(self) -> dict[str, Any]:
         """Return what `Samples` tell besides rows and targets."""
@@ -218,22 +219,31 @@ class _Opened:
             "class_names": names,
             "columns": rows.schema,
             "notes": (*rows.notes, *self._notes()),
+            "remarks": (*rows.remarks, *self._remarks()),
         }
 
     def _notes(self) -> Iterator[str]:
         """Yield what the first pass found, for people."""
         if self.task.note:
             yield self.task.note
+        if self.scale != 1 and self.standardisation is None:
+            yield f"x is multiplied by {_factor(self.scale)}"
+
+    def _remarks(self) -> Iterator[str]:
+        """Yield what the first pass found that people should know."""
         counting = self.contents.counting
-        if counting is not None:
+        if counting is not None and self.new:
             schema = self.rows.schema
             place = counting if schema is None else schema.x[counting]
             name = f"column {place}" if schema is None or schema.names is None else repr(schema.names[place])
-            yield f"{name} counts the rows: if it is no feature, ignore it"
-        if self.scale != 1 and self.standardisation is None:
-            yield (
-                f"x is multiplied by 1/{1 / self.scale:g}" if self.scale < 1 else f"x is multiplied by {self.scale:g}"
-            )
+            yield f"{name} counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
+        if 0 < self.scale < 1 and self.standardisation is None and self.contents.largest <= 1:
+            yield f"x has no value above 1, and is multiplied by {_factor(self.scale)}"
+
+
+def _factor(scale: float) -> str:
+    """Write a factor of x, as a fraction of 1 where it is one."""
+    return f"1/{1 / scale:g}" if 0 < scale < 1 else f"{scale:g}"
 
 
 @contextmanager
@@ -279,7 +289,7 @@ def _opened(
             rows, contents = CodedRows(rows, decided.names), contents.coded()
         if scale is None:
             scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
-        yield _Opened(rows, contents, decided, float(scale), standardisation)
+        yield _Opened(rows, contents, decided, float(scale), standardisation, wanted.columns is None)
 
 
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:

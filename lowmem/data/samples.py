@@ -102,6 +102,7 @@ class Samples(ABC):
     class_names: the names of the classes by class number, where labels were text or negative numbers.
     columns: of the table that the samples come from; None where they come from arrays.
     notes: what was found in the data and chosen, in lines for people.
+    remarks: what people should know before they trust a result, such as columns in another order.
     shuffle_rows: the rows of a block that are shuffled among each other; None where all rows are.
     """
 
@@ -111,6 +112,7 @@ class Samples(ABC):
     class_names: tuple[str, ...] | None = field(default=None, kw_only=True, repr=False)
     columns: Schema | None = field(default=None, kw_only=True, repr=False)
     notes: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    remarks: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     shuffle_rows: int | None = field(default=None, kw_only=True, repr=False)
 
     @abstractmethod

@@ -35,6 +35,7 @@ class Contents:
     whole: True where all of y are whole numbers. row_of_part: the first row where they are not.
     counts: how often each whole number from `low` on occurs in y, one for each sample; None where there are others.
     counting: the first feature that numbers the rows, one more from row to row; None if there is none.
+    counted_from: the number of the first row there.
     largest: the largest |x|. largest_weight: the largest weight of a sample, 0 where there are no weights.
     standardisation: mean and deviation of x, where they were asked for.
     """
@@ -46,6 +47,7 @@ class Contents:
     row_of_part: int
     counts: NDArray[np.int64] | None
     counting: int | None
+    counted_from: float
     largest: float
     largest_weight: float
     standardisation: Standardisation | None
@@ -113,6 +115,7 @@ def scan(rows: Rows, *, fit: bool) -> Contents:
         row_of_part,
         None if counts is None or row_of_part >= 0 else counts.counts,
         counting.column if rows.samples >= LEAST_COUNTED else None,
+        counting.first,
         largest,
         largest_weight,
         standardisation,
@@ -168,6 +171,11 @@ class Counting:
     def column(self) -> int | None:
         """The first feature that numbers the rows that were looked at."""
         return None if self._columns is None or not len(self._columns) else int(self._columns[0])
+
+    @property
+    def first(self) -> float:
+        """The number of the first row in that column."""
+        return float(self._first[0]) if len(self._first) else 0.0
 
     def look(self, x: NDArray[Any], start: int) -> None:
         """Look at some rows, the first of which is `start`."""

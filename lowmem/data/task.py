@@ -96,7 +96,9 @@ def decide(y: Answers, told: str | None) -> Task:
     if told == "regression":
         if y.class_names is not None:
             raise InputError(
-                f"{y.name}: y is text, which can only be labels. Leave ", Advice("task", "regression"), " out."
+                f"{y.name}: y is text, which can only be labels; regression needs numbers. Name another target with ",
+                Advice("target", "..."),
+                ", or classify.",
             )
         note = f"task: regression of {'one number' if y.columns == 1 else f'{y.columns} numbers'}, {y.range} ({why})"
         return Task(Targets(False, y.columns, y.low, y.high, y.row_of_high), None, note)
@@ -114,9 +116,8 @@ def _classes(y: Answers, why: str) -> Task:
         )
     if not y.whole:
         raise InputError(
-            f"{y.name}: y[{y.row_of_part}] is no whole number; labels are whole numbers from 0 or text. Leave ",
-            Advice("task", "classification"),
-            " out for regression.",
+            f"{y.name}: y[{y.row_of_part}] is no whole number; labels are whole numbers from 0 or text. Such targets "
+            "go with regression."
         )
     if y.low < 0:
         if y.counts is None:

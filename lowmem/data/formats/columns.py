@@ -93,6 +93,7 @@ class Columns:
     """Numbers of a table's columns: of the features, in their order, the target, the weights, and those left out.
 
     schema: what a saved run keeps of them. notes: what was chosen, in lines for people.
+    remarks: what people should know before they trust the result.
     """
 
     x: tuple[int, ...]
@@ -101,6 +102,7 @@ class Columns:
     aside: tuple[int, ...]
     schema: Schema
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def choose_columns(
@@ -120,6 +122,7 @@ def choose_columns(
         for name, what in ((wanted.target, "the target"), (wanted.weights, "the weights"))
     )
     notes: list[str] = []
+    remarks: list[str] = []
     if wanted.columns is None:
         free = _free(table, wanted, {y, w} | ignored, set(index))
         told = None if wanted.features is None else tuple(table.number(n, "a feature") for n in wanted.features)
@@ -128,23 +131,26 @@ def choose_columns(
         if y is None and not wanted.inputs_only:
             last = [place for place in free if told is None or place not in told]
             y = last[-1] if last else None
-            notes += table.other_targets(y, free)
+            remarks += table.other_targets(y, free)
         x, only = told or tuple(place for place in free if place != y), told is not None
     else:
-        x, y, w, only, notes = _matched(table, wanted, y, w, ignored | set(index))
-        free = [*x, *(place for place in (y, w) if place is not None)]
+        x, y, w, only, remarks = _matched(table, wanted, y, w, ignored | set(index))
     table.check(x, y, w, ignored, needs_target=not wanted.inputs_only)
     left_out = sorted(set(index) - {*x, y, w})
     if left_out:
-        notes.insert(0, f"left out as an index of the rows: {table.listed(left_out)}")
-    if wanted.target is None and y is not None and not wanted.inputs_only and wanted.columns is None:
-        notes.insert(0, f"target: {table.shown(y)}, the last column; features: {table.listed(x)}")
-    elif not wanted.inputs_only:
-        notes.insert(0, f"target: {table.shown(y)}; features: {table.listed(x)}")
+        notes.append(f"left out, as it numbers the rows: {table.listed(left_out)}")
+    others = sorted(set(range(count)) - {*x, y, w, *left_out})
+    if others and not wanted.inputs_only:
+        notes.append(f"left out: {table.listed(others)}")
+    if not wanted.inputs_only:
+        last = ", the last column" * (wanted.target is None and wanted.columns is None)
+        weights = "" if w is None else f"; weights: {table.shown(w)}"
+        notes.insert(0, f"target: {table.shown(y)}{last}; features: {table.listed(x)}{weights}")
     schema = Schema(table.names or None, x, y, w, count, only)
     used = {*x} if wanted.inputs_only else {*x, y, w}
     aside = tuple(place for place in range(count) if place not in used)
-    return Columns(x, *((None, None) if wanted.inputs_only else (y, w)), aside, schema, tuple(notes))
+    y, w = (None, None) if wanted.inputs_only else (y, w)
+    return Columns(x, y, w, aside, schema, tuple(notes), tuple(remarks))
 
 
 def _free(table: "_Table", wanted: Selection, taken: set[int | None], index: set[int]) -> list[int]:
@@ -159,7 +165,7 @@ def _free(table: "_Table", wanted: Selection, taken: set[int | None], index: set
 
 
 Match = tuple[tuple[int, ...], int | None, int | None, bool, list[str]]
-"""Features, target, weights, whether the features were named one by one, and notes."""
+"""Features, target, weights, whether the features were named one by one, and remarks."""
 
 
 def _matched(table: "_Table", wanted: Selection, y: int | None, w: int | None, ignored: set[int]) -> Match:
@@ -247,7 +253,7 @@ class _Table:
         return shown[:LISTED] + f", ... ({len(places)})" * (len(places) > 8 or len(shown) > LISTED)
 
     def other_targets(self, y: int | None, free: Sequence[int]) -> list[str]:
-        """Return a note where another column than the last one has the name of a target."""
+        """Return a remark where another column than the last one has the name of a target."""
         like = [place for place in free if place != y and self.names and self.names[place].lower() in TARGETS]
         if not like or y is None or self.names[y].lower() in TARGETS:
             return []

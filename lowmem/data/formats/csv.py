@@ -75,6 +75,7 @@ class CsvRows(Rows):
         self.schema = self.columns.schema
         encoding = "" if self._text.encoding.startswith("utf-8") else f", {self._text.encoding.upper()}"
         self.notes = (f"{dialect}{encoding}{', gzipped' * self._text.packed}", *self.columns.notes)
+        self.remarks = self.columns.remarks
         self.features = len(self.columns.x)
         self._x, y = np.array(self.columns.x, np.intp), self.columns.y
         self.w_dtype = None if self.columns.w is None else np.dtype(np.float32)

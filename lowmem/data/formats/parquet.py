@@ -56,6 +56,7 @@ class ParquetRows(Rows):
             raise InputError(f"{path} has no columns.")
         columns = choose_columns(held.names, len(held.names), wanted, path, _index_columns(held))
         self.schema, self.notes = columns.schema, ("Parquet", *columns.notes)
+        self.remarks = columns.remarks
         self._x = [held.names[column] for column in columns.x]
         self._y, self._w = (None if column is None else held.names[column] for column in (columns.y, columns.w))
         kinds = {name: str(held.field(name).type) for name in held.names}

@@ -25,6 +25,7 @@ class Rows(ABC):
     seekable: True where rows can be read in any order at about the same cost.
     y_decimal: True where the numbers of y are stored as numbers that need not be whole: floats, "1.0".
     schema: the columns of a table; None for arrays. notes: what was found in the file and chosen, for people.
+    remarks: what people should know before they trust the result, such as columns in another order.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Rows(ABC):
     y_decimal: bool = False
     schema: Schema | None = None
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, start: int, batch: Batch) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.common.checks import fraction
 from lowmem.errors import InputError
 from lowmem.network.specs import LOSSES
 
@@ -40,7 +39,7 @@ def add_data(parser: argparse._ArgumentGroup, *, default: str | None) -> None:
     add_columns(parser)
 
 
-def add_columns(parser: argparse._ArgumentGroup) -> None:
+def add_columns(parser: argparse._ActionsContainer) -> None:
     """Add the flags that say how the columns of a table are read."""
     parser.add_argument("--ignore", metavar="A,B", help="columns of a table that are left out, by name or number")
     parser.add_argument(
@@ -90,7 +89,7 @@ def is_table(source: str) -> bool:
 def task_of(arguments: argparse.Namespace) -> str | None:
     """Return the task that --task or --loss says, None if neither does. Raises `InputError` if they contradict."""
     loss: str | None = arguments.loss
-    if loss not in LOSSES:
+    if loss is None or loss not in LOSSES:
         return str(arguments.task) if arguments.task is not None else None  # an unknown loss is refused later
     by_loss = "classification" if LOSSES[loss].labels else None if loss in CLASSIFYING else "regression"
     if by_loss is not None and arguments.task not in (None, by_loss):
@@ -104,8 +103,10 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
     saved: the run that is resumed: its columns, classes and scale are those of the samples.
     """
     held_out = arguments.held_out
-    if held_out is not None:
-        fraction("--held-out", held_out)
+    if held_out is not None and not 0 <= held_out < 1:
+        raise InputError(
+            f"--held-out must be a share between 0 and 1, such as {HELD_OUT}, or 0 for none; got {held_out:g}."
+        )
     folder = Path(arguments.data).is_dir()
     task = task_of(arguments) if saved is None else _task_of_run(saved)
     common: dict[str, Any] = {"task": task, "header": _header(arguments.header)}
@@ -198,17 +199,14 @@ def options_of_run(arguments: argparse.Namespace, saved: "SavedRun", *, inputs_o
     options = _of_run(saved)
     options |= {"task": None if inputs_only else _task_of_run(saved), "inputs_only": inputs_only}
     options["standardise"] = saved.standardisation() or False
-    if not is_table(arguments.data):
-        options |= {"target": arguments.target, "ignore": arguments.ignore or (), "header": _header(arguments.header)}
-        # Losses are not weighted here.
-        return {name: value for name, value in options.items() if value is not None}
-    flags = saved.notes.get("flags")
-    earlier = flags if isinstance(flags, dict) and saved.columns is None else {}
+    flags, table = saved.notes.get("flags"), is_table(arguments.data)
+    # Columns of a run of an earlier version are known by its flags. Losses are not weighted here.
+    earlier = flags if isinstance(flags, dict) and table and saved.columns is None else {}
     for name in ("target", "weights"):
         value = getattr(arguments, name) or earlier.get(name)
         options[name] = value if isinstance(value, str) else None
     options |= {"ignore": arguments.ignore or (), "header": _header(arguments.header)}
-    if saved.columns is None:
+    if table and saved.columns is None:
         options["inputs"] = saved.architecture.widths[0]
     return {name: value for name, value in options.items() if value is not None}
 

@@ -158,7 +158,8 @@ def _trainer(
         non_finite=arguments.non_finite,
         **options,
     )
-    trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
+    flags = vars(arguments).items()
+    trainer.notes = {"flags": {name: value for name, value in flags if name not in ("config", "whole_parser")}}
     return trainer
 
 

@@ -52,6 +52,25 @@ def checked(
     return samples
 
 
+def both(
+    data: Data,
+    validation: Data | None,
+    architecture: Architecture,
+    class_names: tuple[str, ...] | None,
+    columns: Schema | None,
+    *,
+    begun: bool,
+) -> tuple[Samples, Samples | None]:
+    """Return training and validation data that fit the network, and have the same classes and columns.
+
+    begun: a run has seen data before, whose classes and columns these must have.
+    """
+    train = (matching if begun else checked)(data, architecture, "the data", class_names, columns)
+    if validation is None:
+        return train, None
+    return train, matching(validation, architecture, "the validation data", train.class_names, train.columns)
+
+
 def matching(
     data: Data,
     architecture: Architecture,
@@ -137,8 +156,8 @@ def _check_targets(samples: Samples, loss: str, outputs: int, what: str) -> None
     targets, columns = samples.targets, samples.targets.columns
     if columns != outputs:
         advice = f"make the network with widths[-1]={columns}"
-        if targets.labels:
-            advice = "these are labels: use the loss cross_entropy, or one-hot rows as targets"
+        if targets.labels or (columns == 1 and targets.low >= 0 and targets.high in range(1, outputs)):
+            advice = "if these are labels: use the loss cross_entropy, or one-hot rows as targets"
         raise InputError(
             f"{what} has {columns} target column{'s' * (columns > 1)} and the network {outputs} outputs; {advice}."
         )

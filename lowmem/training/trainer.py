@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowmem.common.checks import one_of, positive, positive_number
-from lowmem.data.compatibility import Data, checked, matching
+from lowmem.data.compatibility import Data, both, matching
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
@@ -176,7 +176,8 @@ class Trainer:
             )
         patience = None if patience is None else positive("patience", patience)
         until = self._position.until if count is None else self._position.epoch + positive("epochs", count)
-        train, held_out = self._checked(data, validation)
+        known = self.mlp.architecture, self.class_names, self.columns
+        train, held_out = both(data, validation, *known, begun=bool(self._data_marks))
         self._remember(train)
         read_interval(save_every)
         callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
@@ -200,15 +201,6 @@ class Trainer:
         self._loop = Loop(stepper, self._position, batches, evaluation, tuple(callbacks), signals, self._last_save)
         self._loop.begin()
         return self._loop.epochs()
-
-    def _checked(self, data: Data, validation: Data | None) -> tuple[Samples, Samples | None]:
-        """Return training and validation data that fit the network, and whose classes have the same names."""
-        known = self.mlp.architecture, "the data", self.class_names, self.columns
-        train = matching(data, *known) if self._data_marks else checked(data, *known)
-        if validation is None:
-            return train, None
-        known = self.mlp.architecture, "the validation data", train.class_names, train.columns
-        return train, matching(validation, *known)
 
     def _remember(self, train: Samples) -> None:
         """Note what the data are; in the middle of an epoch they must be those that it began with."""

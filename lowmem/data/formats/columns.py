@@ -131,6 +131,8 @@ def choose_columns(
         if y is None and not wanted.inputs_only:
             last = [place for place in free if told is None or place not in told]
             y = last[-1] if last else None
+            if w is not None and (y is None or w > y) and not ignored:
+                raise InputError(f"{path}: {table.shown(w)}, the last column, cannot be both target and weights.")
             remarks += table.other_targets(y, free)
         x, only = told or tuple(place for place in free if place != y), told is not None
     else:
@@ -143,9 +145,9 @@ def choose_columns(
     if others and not wanted.inputs_only:
         notes.append(f"left out: {table.listed(others)}")
     if not wanted.inputs_only:
-        last = ", the last column" * (wanted.target is None and wanted.columns is None)
+        chosen = ", the last column" * (wanted.target is None and wanted.columns is None)
         weights = "" if w is None else f"; weights: {table.shown(w)}"
-        notes.insert(0, f"target: {table.shown(y)}{last}; features: {table.listed(x)}{weights}")
+        notes.insert(0, f"target: {table.shown(y)}{chosen}; features: {table.listed(x)}{weights}")
     schema = Schema(table.names or None, x, y, w, count, only)
     used = {*x} if wanted.inputs_only else {*x, y, w}
     aside = tuple(place for place in range(count) if place not in used)

@@ -76,9 +76,9 @@ def _are_years(counted: Sequence[int]) -> bool:
 
 def _below_says_names(first: Sequence[str], rest: Table, target: int | None, delimiter: str, where: str) -> bool:
     """Say whether the lines below a line of whole numbers in steps tell that these are names."""
-    if target is not None and not is_value(first[target], delimiter):
-        if first[target] in (row[target] for row in rest if len(row) > target):
-            return False  # a label that occurs again
+    labels = [row[target] for row in rest if len(row) > target] if target is not None else []
+    if target is not None and not is_value(first[target], delimiter) and first[target] in labels:
+        return False  # a label that occurs again
     places = [place for place, cell in enumerate(first) if is_value(cell, delimiter)]
     below = [[row[place] for row in rest if len(row) > place] for place in places]
     if any(cells and not any(map(is_whole, cells)) for cells in below):

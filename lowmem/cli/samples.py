@@ -112,6 +112,8 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
     common: dict[str, Any] = {"task": task, "header": _header(arguments.header)}
     if saved is not None:
         common |= _of_run(saved)
+        if saved.columns is None and arguments.stream and is_table(arguments.data):
+            common["inputs"] = saved.architecture.widths[0]
     table = {"target": arguments.target, "features": arguments.features, "ignore": arguments.ignore or ()}
     whole = _opened(arguments, arguments.data, common | table | {"targets": arguments.targets}, first=True)
     if arguments.validation is not None:

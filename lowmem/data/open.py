@@ -235,7 +235,8 @@ class _Opened:
         if counting is not None and self.new:
             schema = self.rows.schema
             place = counting if schema is None else schema.x[counting]
-            name = f"column {place}" if schema is None or schema.names is None else repr(schema.names[place])
+            held = "" if schema is None or schema.names is None else schema.names[place]
+            name = repr(held) if held else f"column {place}"
             yield f"{name} counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
         if 0 < self.scale < 1 and self.standardisation is None and self.contents.largest <= 1:
             yield f"x has no value above 1, and is multiplied by {_factor(self.scale)}"
@@ -289,7 +290,7 @@ def _opened(
             rows, contents = CodedRows(rows, decided.names), contents.coded()
         if scale is None:
             scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
-        yield _Opened(rows, contents, decided, float(scale), standardisation, wanted.columns is None)
+        yield _Opened(rows, contents, decided, float(scale), standardisation, wanted.columns is None and wanted.inputs is None)
 
 
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:

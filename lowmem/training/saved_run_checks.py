@@ -53,7 +53,8 @@ def check_names(names: object, architecture: Architecture) -> None:
         return
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise ValueError("its names of classes are no list of text")
-    if len(set(names)) < len(names) or len(names) > architecture.widths[-1]:
+    most = max(architecture.widths[-1], 2 * (architecture.loss == "bce"))  # one output tells two classes apart
+    if len(set(names)) < len(names) or len(names) > most:
         raise ValueError(f"it has {len(names)} names of classes for {architecture.widths[-1]} outputs, or one twice")
 
 

@@ -87,6 +87,7 @@ class CsvRows(Rows):
             self.class_names, self.y_dtype = ClassNames(wanted.class_names), CODES
             self._converters[y] = self.class_names.number
         self._cellwise, self._marks = False, Marks()
+        self._last_is_target = wanted.target is None and not wanted.inputs_only
 
     def _index_columns(self, wanted: Selection) -> list[int]:
         """Return the first column if it has no name, or the one that pandas gave it, and numbers or names the rows."""
@@ -217,7 +218,7 @@ class CsvRows(Rows):
             if np.isfinite(value):
                 return value
         where = f"{place}, column {column + 1}{self._named(column)}"
-        advice = self._leave_out(column)
+        advice = self._leave_out(column, text=not (point or is_missing(cell) or is_comma_number(cell)))
         if is_missing(cell):
             raise InputError(f"{where}: the value is missing ({cell[:20]!r}). Fill it in, or remove that row", *advice)
         if point:
@@ -229,12 +230,13 @@ class CsvRows(Rows):
         """Write the name of a column behind its number."""
         return f" ({self.dialect.names[column]!r})" if self.dialect.headed else ""
 
-    def _leave_out(self, column: int) -> Sequence[object]:
+    def _leave_out(self, column: int, *, text: bool) -> Sequence[object]:
         """Return the end of a sentence that advises to leave a column out, where that is possible."""
         if column not in self.columns.x or len(self.columns.x) == 1:
             return (".",)
-        name = self.dialect.names[column] if self.dialect.headed else ""
-        return ", or leave the column out with ", Advice("ignore", name or str(column)), "."
+        name = (self.dialect.names[column] if self.dialect.headed else "") or str(column)
+        target = (", or make it the target with ", Advice("target", name)) if text and self._last_is_target else ()
+        return ", or leave the column out with ", Advice("ignore", name), *target, "."
 
     def _note_mark(self, cell: str, place: str) -> None:
         """Note whether numbers have decimal points or commas, and refuse a file with both."""

@@ -86,7 +86,8 @@ class ParquetRows(Rows):
         advice = "Cast it to double" if kind.startswith(("decimal", "dictionary<values=int")) else "Code it as numbers"
         if name not in self._x or len(self._x) == 1:
             return InputError(f"{says}{advice}.")
-        return InputError(f"{says}{advice}, or leave it out with ", Advice("ignore", name), ".")
+        target = (", or make it the target with ", Advice("target", name)) if self._wanted.target is None else ()
+        return InputError(f"{says}{advice}, or leave it out with ", Advice("ignore", name), *target, ".")
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""

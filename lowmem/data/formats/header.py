@@ -32,7 +32,7 @@ def has_names(first: Sequence[str], rest: Table, target: int | None, delimiter: 
     values = [is_value(cell, delimiter) for cell in first]
     if not rest:
         return not all(values[column] for column in others)
-    if not first[0] and _named(first, delimiter):
+    if not first[0] and _named(first[1:], delimiter) and all(row and not is_missing(row[0]) for row in rest):
         return True  # pandas and R leave the name of an index out
     above = [column for column, value in enumerate(values) if not value and _numbers(rest, column, delimiter)]
     if target is not None and target in above:
@@ -51,13 +51,14 @@ def _numbers(rest: Table, column: int, delimiter: str) -> bool:
     return 2 * sum(is_value(cell, delimiter) for cell in held) > len(held)
 
 
-def _named(first: Sequence[str], delimiter: str) -> bool:
-    """Say whether all cells behind an empty first one are names: text, or 0, 1, 2, ... or years."""
-    others = first[1:]
+def _named(others: Sequence[str], delimiter: str) -> bool:
+    """Say whether all cells behind an empty first one are names: text, or whole numbers that rise."""
     if not all(others):
         return False
     texts = sum(not is_value(cell, delimiter) for cell in others)
-    return 2 * texts >= len(others) or _in_steps(others, delimiter)
+    numbers = [int(cell) for cell in others if is_whole(cell)]
+    rising = len(numbers) + texts == len(others) and all(one < other for one, other in pairwise(numbers))
+    return 2 * texts >= len(others) or rising
 
 
 def _in_steps(first: Sequence[str], delimiter: str) -> bool:

@@ -129,7 +129,7 @@ def test_a_run_resumed_on_swapped_columns_reaches_the_same_weights(capsys: Captu
         other = written(frame()[order], tmp_path / "other.csv")
         assert Ran(capsys, "resume", run, "--data", str(other), "--epochs", "4").code == 0
         ends.append(open_run(run).network().parameters)
-    assert np.array_equal(*ends)
+    assert np.array_equal(ends[0], ends[1])
 
 
 def test_a_table_without_names_is_taken_in_the_order_of_training_and_that_is_said(tmp_path: Path) -> None:

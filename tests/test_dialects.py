@@ -123,8 +123,7 @@ def test_what_numpy_writes_as_text_is_read(tmp_path: Path) -> None:
 
 
 def test_what_r_and_pandas_write_is_read(tmp_path: Path) -> None:
-    import pandas as pd
-
+    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(X)
     frame["y"] = Y
     frame.to_csv(tmp_path / "a.csv", sep=";", decimal=",")

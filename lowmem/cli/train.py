@@ -158,8 +158,7 @@ def _trainer(
         non_finite=arguments.non_finite,
         **options,
     )
-    flags = vars(arguments).items()
-    trainer.notes = {"flags": {name: value for name, value in flags if name not in ("config", "whole_parser")}}
+    trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
     return trainer
 
 

@@ -142,7 +142,9 @@ def _check_labels(samples: Samples, loss: str, outputs: int, what: str) -> None:
         )
     if targets.classes <= outputs:
         return
-    if samples.class_names is None:
+    if samples.class_names is None and targets.high < targets.classes - 1:
+        held = f"{targets.classes} classes"
+    elif samples.class_names is None:
         held = f"in row {targets.row_of_high} labels up to {targets.classes - 1}"
     else:
         held = f"the {targets.classes} classes {listed(samples.class_names)}"

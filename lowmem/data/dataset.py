@@ -35,12 +35,14 @@ class Dataset(Samples):
     y: (samples,) integer labels, or targets of shape (samples,) or (samples, columns).
     weights: (samples,), by which the loss of each sample is multiplied in training; None is 1 for all.
     regression: True where whole numbers in y are no labels.
+    whole_classes: the number of classes of the data that this is a part of; 0 where it is none.
     """
 
     x: NDArray[Any] = field(repr=False)
     y: NDArray[Any] = field(repr=False)
     weights: NDArray[Any] | None = field(default=None, repr=False)
     regression: bool = field(default=False, repr=False)
+    whole_classes: int = field(default=0, repr=False)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -57,14 +59,17 @@ class Dataset(Samples):
         columns, largest = int(self.y[0].size), int(self.y.argmax())
         low, high = float(self.y.min()), float(self.y.reshape(-1)[largest])
         labels = not self.regression and self.y.ndim == 1 and self.y.dtype.kind in LABEL_KINDS
-        classes = (int(high) + 1 if self.class_names is None else len(self.class_names)) if labels else columns
-        return Targets(labels, classes, low, high, largest // columns)
+        if labels:
+            named = None if self.class_names is None else len(self.class_names)
+            return Targets(True, max(named or int(high) + 1, self.whole_classes), low, high, largest // columns)
+        return Targets(False, columns, low, high, largest // columns)
 
     def split(self, held_out: float, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """See `Samples.split`; the rows are copied."""
         mask = self.row_mask(held_out, seed)
         train, rest = (self.take(mask.between(0, len(self), marked=marked)) for marked in (False, True))
-        return train, rest
+        classes = self.classes if self.labels else 0
+        return replace(train, whole_classes=classes), replace(rest, whole_classes=classes)
 
     def row_mask(self, held_out: float, seed: int) -> RowMask:
         """Return which rows `split` holds out."""

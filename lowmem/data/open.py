@@ -290,7 +290,9 @@ def _opened(
             rows, contents = CodedRows(rows, decided.names), contents.coded()
         if scale is None:
             scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
-        yield _Opened(rows, contents, decided, float(scale), standardisation, wanted.columns is None and wanted.inputs is None)
+        yield _Opened(
+            rows, contents, decided, float(scale), standardisation, wanted.columns is None and wanted.inputs is None
+        )
 
 
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:

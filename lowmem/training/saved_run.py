@@ -266,15 +266,10 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     if min(value for value in asdict(position).values() if type(value) is int) < 0:
         raise ValueError("its position has a negative number")
     check_names(settings["data"].get("class_names"), architecture)
-<<<<<<< HEAD
-    compare(entries, expected_tensors(architecture, states, settings["data"].get("standardised") is True))
-    starts = [begin + entry.start for _, entry in _in_order(architecture, states, entries)]
-=======
     check_columns(settings["data"].get("columns"), architecture)
     check_scale(settings["data"].get("scale"))
-    compare(entries, expected_tensors(architecture, facts.states, settings["data"].get("standardised") is True))
-    starts = [begin + entry.start for _, entry in _in_order(architecture, facts.states, entries)]
->>>>>>> 02e6168 (Commands take features, tasks, headers and validation (work in progress))
+    compare(entries, expected_tensors(architecture, states, settings["data"].get("standardised") is True))
+    starts = [begin + entry.start for _, entry in _in_order(architecture, states, entries)]
     of_layers = sum(1 for _ in _names(architecture))
     others = filter(entries.__contains__, _other_names(states))
     return SavedRun(

@@ -247,7 +247,7 @@ class _Table:
         """Write a column for people: its name, or its number."""
         if place is None:
             return "none"
-        return repr(self.names[place]) if self.names and self.names[place] else f"column {place}"
+        return repr(self.names[place][:60]) if self.names and self.names[place] else f"column {place}"
 
     def listed(self, places: Sequence[int]) -> str:
         """Write some columns for people."""

@@ -228,7 +228,7 @@ class CsvRows(Rows):
 
     def _named(self, column: int) -> str:
         """Write the name of a column behind its number."""
-        return f" ({self.dialect.names[column]!r})" if self.dialect.headed else ""
+        return f" ({self.dialect.names[column][:60]!r})" if self.dialect.headed else ""
 
     def _leave_out(self, column: int, *, text: bool) -> Sequence[object]:
         """Return the end of a sentence that advises to leave a column out, where that is possible."""

@@ -85,7 +85,9 @@ def main() -> None:
                 raw, scaled = (theirs(path, scaled=scaled) for scaled in (False, True))
                 score = ours(path, Path(folder, "run"), flags)
                 rows.append({"data": path.name, "lowmem": score, "scikit-learn": raw, "standardised": scaled})
-    cells = [[row["data"], *(f"{row[name]:.3f}" for name in ("lowmem", "scikit-learn", "standardised"))] for row in rows]
+    cells = [
+        [row["data"], *(f"{row[name]:.3f}" for name in ("lowmem", "scikit-learn", "standardised"))] for row in rows
+    ]
     for row, line in zip(rows, cells, strict=True):
         line.append(f"{100 * (row['lowmem'] - row['scikit-learn']):+.1f}")
     columns = ["data", "lowmem", "scikit-learn", "with StandardScaler", "points"]

@@ -399,7 +399,7 @@ def test_damaged_idx_files_are_refused(
 def test_missing_halves_are_named(idx_directory: Path) -> None:
     with pytest.raises(InputError, match=r"train-labels-idx1-ubyte\.gz is not named like images"):
         load(idx_directory / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(InputError, match=r"has no parts; part='test' needs a directory"):
+    with pytest.raises(InputError, match=r'has no parts; part="test" needs a directory'):
         load(idx_directory / "train-images-idx3-ubyte.gz", part="test")
     (idx_directory / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError, match=r"labels of .* were not found\. Put train-labels-idx1-ubyte beside it"):
@@ -411,7 +411,7 @@ def test_missing_halves_are_named(idx_directory: Path) -> None:
 
 def test_what_holds_y_itself_takes_no_targets(tmp_path: Path) -> None:
     y = saved(tmp_path / "y.npy", npy_bytes(Y))
-    with pytest.raises(InputError, match=r"digits holds x and y itself; leave targets='.*y\.npy' out"):
+    with pytest.raises(InputError, match=r'digits holds x and y itself; leave out targets=".*y\.npy"\.'):
         load("digits", y)
     with pytest.raises(InputError, match=r"holds the arrays x, y; x_test and y_test are needed"):
         load("digits", part="test")

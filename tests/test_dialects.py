@@ -388,7 +388,7 @@ def test_what_is_something_else_is_called_what_it_is(tmp_path: Path, content: An
 def test_flags_of_tables_are_refused_for_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=X, y=Y)
     for option in ({"target": "y"}, {"features": "a"}, {"ignore": "a"}, {"header": True}):
-        assert f"is no table with columns (npz); leave {next(iter(option))} out" in refusal(
+        assert f"is no table with columns (npz); leave out {next(iter(option))}=" in refusal(
             tmp_path / "a.npz", **option
         )
 

@@ -158,6 +158,41 @@ def test_classes_that_only_one_part_has_do_not_change_the_network(tmp_path: Path
         assert [part.classes for part in data.split(0.4)] == [18, 18]
 
 
+def test_training_on_a_part_of_a_file_keeps_the_plan(tmp_path: Path) -> None:
+    samples = 40_000
+    np.save(tmp_path / "x.npy", np.zeros((samples, 100), np.float32))
+    np.save(tmp_path / "y.npy", np.arange(samples) % 3)
+    stream = lm.open_data(tmp_path / "x.npy", tmp_path / "y.npy", shuffle_rows=2000)  # 16 MB
+    architecture = lm.Architecture((100, 3))
+    list(lm.Trainer(lm.MLP(architecture), batch_size=500).epochs(stream, 1, stream))  # what is imported is no step's
+    trainer = lm.Trainer(lm.MLP(architecture), batch_size=500)
+    tracemalloc.start()
+    try:
+        train, held = stream.split(0.2)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.reset_peak()
+        list(trainer.epochs(train, 2, held))
+        assert tracemalloc.get_traced_memory()[1] < trainer.plan.peak_bytes + 2**17
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("columns", [50, 4000])
+def test_names_of_columns_are_counted_where_a_run_is_saved(tmp_path: Path, columns: int) -> None:
+    names = [f"a long name of column {number}" for number in range(columns)]
+    row = ",".join(["1.5"] * columns)
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join([",".join([*names, "y"]), *(f"{row},{n % 2}" for n in range(40))]))
+    stream = lm.open_data(path, shuffle_rows=5)
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((columns, 2))), batch_size=5)
+    tracemalloc.start()
+    try:
+        list(trainer.epochs(stream, 2, save_to=tmp_path / "run"))
+        assert tracemalloc.get_traced_memory()[1] < trainer.plan.peak_bytes + 2**16
+    finally:
+        tracemalloc.stop()
+
+
 # Commands --------------------------------------------------------------------------------------------------------
 
 

@@ -468,7 +468,7 @@ def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
     assert "at least one sample" in refusal(*npy(tmp_path, X[:0], Y[:0]))
     assert "numbers are needed" in refusal(*npy(tmp_path, X.astype("U4")))
     assert "shuffle_rows must be a positive whole number" in refusal(*npy(tmp_path), shuffle_rows=0)
-    assert "leave targets=" in refusal(npz(tmp_path)[0], x)
+    assert "leave out targets=" in refusal(npz(tmp_path)[0], x)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
     assert "cannot be read as Parquet" in refusal(tmp_path / "bad.parquet")
     assert "no file or directory" in refusal(tmp_path / "none.npy")

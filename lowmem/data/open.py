@@ -26,7 +26,7 @@ from lowmem.data.scan import Contents, scan
 from lowmem.data.standardisation import Standardisation
 from lowmem.data.stream import Stream
 from lowmem.data.task import Answers, Task, check_task, decide
-from lowmem.errors import InputError, RunError
+from lowmem.errors import Advice, InputError, RunError
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
 
@@ -298,12 +298,15 @@ def _opened(
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:
     """Refuse what does not go with the format of a file."""
     if kind != "npz" and wanted.part != "train":
-        raise InputError(f"{path} has no parts; part={wanted.part!r} needs a directory of idx files, or an .npz.")
+        part = Advice("part", wanted.part)
+        raise InputError(f"{path} has no parts; ", part, " needs a directory of idx files, or an .npz.")
     if kind not in ("npy", "idx") and wanted.targets is not None:
-        raise InputError(f"{source} holds x and y itself; leave targets={str(wanted.targets)!r} out.")
+        raise InputError(f"{source} holds x and y itself; leave out ", Advice("targets", str(wanted.targets)), ".")
     for name in ("target", "features", "ignore", "header"):
-        if kind not in TABLES and getattr(wanted, name) not in (None, ()):
-            raise InputError(f"{path} is no table with columns ({kind}); leave {name} out.")
+        value = getattr(wanted, name)
+        if kind not in TABLES and value not in (None, ()):
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise InputError(f"{path} is no table with columns ({kind}); leave out ", Advice(name, shown), ".")
 
 
 def _decided(rows: Rows, contents: Contents, task: str | None, kind: str, known: tuple[str, ...] | None) -> Task:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lowmem.common.checks import as_number
 from lowmem.common.random import generator
-from lowmem.errors import InputError
+from lowmem.errors import Advice, InputError
 
 Array = NDArray[Any]
 
@@ -93,8 +93,9 @@ def rows_held_out(samples: int, held_out: float) -> int:
     chosen = round(samples * share) if 0 < share < 1 else 0
     if not 0 < chosen < samples:
         raise InputError(
-            f"held_out={held_out!r} of {samples} samples leaves none on one side. Give a fraction between 0 and 1 "
-            "of at least two samples, such as 0.2."
+            Advice("held_out", held_out),
+            f" of {samples} samples leaves none on one side. Give a fraction between 0 and 1 of at least two samples, "
+            "such as 0.2.",
         )
     return chosen
 

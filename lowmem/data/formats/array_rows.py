@@ -163,7 +163,8 @@ def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
         )
     if isinstance(wanted.weights, int):
         raise InputError(
-            f"weights={wanted.weights}: {path} is no table with columns. Give the file of the weights, an .npy."
+            Advice("weights", wanted.weights),
+            f": {path} is no table with columns. Give the file of the weights, an .npy.",
         )
     return ArrayRef(path, kind), _alone(targets), None if wanted.weights is None else _alone(existing(wanted.weights))
 

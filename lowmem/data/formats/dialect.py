@@ -169,8 +169,8 @@ def _check(dialect: Dialect, path: Path) -> None:
     for column, name in enumerate(dialect.names):
         if any("\ud800" <= character <= "\udfff" or character == "\ufffd" for character in name):
             raise InputError(
-                f"{path}, line {dialect.skipped + 1}, column {column + 1}: the name {name[:40]!a} is no UTF-8 text. Save "
-                "the file as UTF-8."
+                f"{path}, line {dialect.skipped + 1}, column {column + 1}: the name {name[:40]!a} is no UTF-8 text. "
+                "Save the file as UTF-8."
             )
         if name and name in known:
             raise InputError(f"{path} has two columns named {name[:60]!r}. Rename one.")

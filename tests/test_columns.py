@@ -140,6 +140,12 @@ def test_a_table_without_names_is_taken_in_the_order_of_training_and_that_is_sai
     assert stream.remarks == ("columns without names are taken in the order of training",)
     alone = written(frame()[list(NAMES)], tmp_path / "c.csv", header=False)
     np.testing.assert_array_equal(inputs(lm.open_data(alone, columns=columns, inputs_only=True)), X)
+    indexed = lm.open_data(written(frame(), tmp_path / "e.csv", index=True))
+    for path in (bare, alone):
+        stream = lm.open_data(path, columns=indexed.columns, inputs_only=True)
+        np.testing.assert_array_equal(inputs(stream), X)
+    again = lm.open_data(bare, columns=indexed.columns, class_names=indexed.class_names)
+    np.testing.assert_array_equal(inputs(again), X)
     fewer = written(frame()[["length", "kind"]], tmp_path / "d.csv", header=False)
     assert "has 2 columns; the data of training had 4, 3 of them features" in refusal(fewer, columns=columns)
 

@@ -217,7 +217,8 @@ def test_truth_values_are_numbers_as_in_other_formats(tmp_path: Path) -> None:
     stream = lm.open_data(saved(tmp_path, "a,b,y\n1.5,True,0\n2.5,False,1\n3.5,TRUE,1\n"))
     assert collected(stream.batches(3, lm.Architecture((2, 2)), None))[0][:, 1].tolist() == [1, 0, 1]
     stream = lm.open_data(saved(tmp_path, "a,b,y\n1.5,1,True\n2.5,2,False\n3.5,3,True\n"))
-    assert stream.class_names == ("False", "True")
+    assert (stream.class_names, stream.labels, stream.classes) == (None, True, 2)
+    assert lm.open_data(saved(tmp_path, "1,true\n2,false\n3,maybe\n")).class_names == ("false", "maybe", "true")
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "nan", "NaN", "?", "null", "N/A", "-", "None"])

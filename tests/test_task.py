@@ -71,6 +71,7 @@ every_route = pytest.mark.parametrize("route", ROUTES)
         (np.where(np.arange(N) % 2, 1, -1), "classification", 2, ("-1", "1")),
         (np.where(np.arange(N) % 2, 1.0, -1.0), "classification", 2, ("-1", "1")),
         (np.arange(N) % 3 - 1, "classification", 3, ("-1", "0", "1")),
+        (np.arange(N) % 3 > 1, "classification", 2, None),
         (np.array(["no", "yes"])[np.arange(N) % 2], "classification", 2, ("no", "yes")),
         (np.arange(N) % 3 + 0.5, "regression", 1, None),
         (X[:, 0], "regression", 1, None),

@@ -188,17 +188,17 @@ def _matched(table: "_Table", wanted: Selection, y: int | None, w: int | None, i
             f"{table.path} lacks the column{'s' * (len(missing) > 1)} {_texts(missing)}, which the network was "
             f"trained on.{there} Give all {len(features)} features under their names."
         )
+    if y is None and known.y is not None and not wanted.inputs_only:
+        raise InputError(
+            f"{table.path} has no column {known.names[known.y]!r}, the target of training. Name the target with ",
+            Advice("target", "..."),
+            ".",
+        )
     if new and not known.only:
         raise InputError(
             f"{table.path} has the column{'s' * (len(new) > 1)} {_texts(new)}, which the network was not trained on. "
             "Leave out what is no feature with ",
             Advice("ignore", ",".join(new)),
-            ".",
-        )
-    if y is None and known.y is not None and not wanted.inputs_only:
-        raise InputError(
-            f"{table.path} has no column {known.names[known.y]!r}, the target of training. Name the target with ",
-            Advice("target", "..."),
             ".",
         )
     x = tuple(places[name] for name in features)
@@ -212,10 +212,12 @@ def _by_place(table: "_Table", wanted: Selection, known: Schema, y: int | None, 
     """Find the columns of earlier data by place: all of them, or all but those that a prediction does without."""
     told, y, w = (y, w), known.y if y is None else y, known.w if w is None else w
     held = list(range(known.count))
-    lacking: list[set[int | None]] = [set()]
+    used = {*known.x, known.y, known.w}
+    left_out: set[int | None] = {place for place in held if place not in used}
+    lacking: list[set[int | None]] = [set(), left_out]
     if wanted.inputs_only:
-        others: set[int | None] = {*held}
-        lacking += [{w} - {None}, {y} - {None}, {y, w} - {None}, others - {*known.x}]
+        without = [{w} - {None}, {y} - {None}, {y, w} - {None}]
+        lacking += without + [lacks | left_out for lacks in without]
     for lacks in lacking:
         left = [place for place in held if place not in lacks]
         if len(left) == table.count:

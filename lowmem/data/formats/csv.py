@@ -80,13 +80,14 @@ class CsvRows(Rows):
         self._x, y = np.array(self.columns.x, np.intp), self.columns.y
         self.w_dtype = None if self.columns.w is None else np.dtype(np.float32)
         held = [] if y is None else [row[y] for row in dialect.rows if len(row) > y and not is_missing(row[y])]
-        self.y_decimal = any(not is_whole(cell) for cell in held)
+        self.y_decimal = any(not is_whole(cell) and cell.lower() not in TRUTH for cell in held)
         self._converters: dict[int, Callable[[str], float]] = dict.fromkeys(self.columns.aside, lambda text: 0.0)
-        text = bool(held) and not (is_number(held[0]) or is_comma_number(held[0]))
+        truth = bool(held) and all(cell.lower() in TRUTH for cell in held)
+        text = bool(held) and not (truth or is_number(held[0]) or is_comma_number(held[0]))
         if y is not None and (text or (wanted.class_names is not None and not are_numbers(wanted.class_names))):
             self.class_names, self.y_dtype = ClassNames(wanted.class_names), CODES
             self._converters[y] = self.class_names.number
-        self._cellwise, self._marks = False, Marks()
+        self._cellwise, self._marks = truth and self.class_names is None, Marks()
         self._last_is_target = wanted.target is None and not wanted.inputs_only
 
     def _index_columns(self, wanted: Selection) -> list[int]:

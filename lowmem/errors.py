@@ -5,14 +5,36 @@ There are two families. An `InputError` refuses input: nothing has been lost, an
 is written from the fields, so that whoever passes it on adds to the fields and never cuts the text.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
+class Advice(NamedTuple):
+    """An argument that would have worked: its keyword in Python, and the value to give."""
+
+    keyword: str
+    value: float | str | bool
+
+    def __str__(self) -> str:
+        """Write the advice as a keyword of Python: `budget="24MiB"`."""
+        return f'{self.keyword}="{self.value}"' if isinstance(self.value, str) else f"{self.keyword}={self.value}"
+
+
 class LowmemError(Exception):
-    """Root of every error that lowmem raises on purpose."""
+    """Root of every error that lowmem raises on purpose.
+
+    Its arguments are pieces of text, and advice between them, which a command writes as flags.
+    """
 
     exit_code: int = 1
+
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the text with every piece of advice as `write` writes it."""
+        return "".join(write(part) if isinstance(part, Advice) else str(part) for part in self.args)
+
+    def __str__(self) -> str:
+        """Write the text, with advice as keywords of Python."""
+        return self.text(str)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let errors travel between processes with all their fields, whatever their constructors ask for."""
@@ -47,17 +69,6 @@ class UnknownNameError(InputError):
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}.")
 
 
-class Advice(NamedTuple):
-    """An argument that would have worked: its keyword in Python, and the value to give."""
-
-    keyword: str
-    value: int | str
-
-    def __str__(self) -> str:
-        """Write the advice as a keyword of Python: `budget="24MiB"`."""
-        return f'{self.keyword}="{self.value}"' if isinstance(self.value, str) else f"{self.keyword}={self.value}"
-
-
 class BudgetError(InputError):
     """No plan fits the budget.
 
@@ -82,9 +93,10 @@ class BudgetError(InputError):
         self.minimum = minimum
         self.advice = tuple(advice)
 
-    def __str__(self) -> str:
-        """Write the reason, then what to try."""
-        return f"{self.reason} Try {' or '.join(map(str, self.advice))}." if self.advice else self.reason
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the reason, then what to try."""
+        advice = [write(part) if isinstance(part, Advice) else part for part in self.advice]
+        return f"{self.reason} Try {' or '.join(advice)}." if advice else self.reason
 
 
 class ScheduleError(InputError):
@@ -163,8 +175,8 @@ class NonFiniteError(RunError):
         """The layer where the first number that is not finite stands, None if that is unknown or no layer."""
         return None if self.origin is None else self.origin.layer
 
-    def __str__(self) -> str:
-        """Write the reason, and in training also step, origin and last save."""
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the reason, and in training also step, origin and last save."""
         if self.step is None or self.origin is None:
             return self.reason
         saved = f"The last good save is {self.last_save}." if self.last_save else "Nothing was saved."

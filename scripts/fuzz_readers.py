@@ -31,6 +31,8 @@ from lowmem.training.saved_run import open_run
 ROOM = 512 << 20
 """Bytes that the process may use beyond what its libraries have reserved."""
 
+IDX = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
 Reader = Callable[[Path], object]
 EXTREMES = (
     b"\0" * 8,
@@ -61,6 +63,8 @@ def samples() -> dict[str, tuple[bytes, Reader]]:
     np.save(npy, x)
     np.savetxt(text, np.column_stack([x, y]), fmt="%.7g", delimiter=",", header="a,b,c,d,e", comments="")
     idx = bytes([0, 0, 8, 3]) + struct.pack(">3I", 40, 2, 2) + rng.bytes(160)
+    images = Path(tempfile.gettempdir(), "lowmem_fuzz_images-idx3-ubyte")
+    images.write_bytes(idx)
     targets = Path(tempfile.gettempdir(), "lowmem_fuzz_targets.npy")
     np.save(targets, y)
     names = np.array(["setosa", "versicolor", "virginica"])[y]
@@ -75,9 +79,24 @@ def samples() -> dict[str, tuple[bytes, Reader]]:
         "npz streamed": (plain.getvalue(), streamed),
         "packed npz streamed": (packed.getvalue(), streamed),
         "npy streamed": (npy.getvalue(), with_targets),
+        **{f"idx of type {kind:02x} streamed": (idx_bytes(kind, dtype), with_targets) for kind, dtype in IDX.items()},
         "gzipped idx streamed": (gzip.compress(idx), with_targets),
+        "gzipped npy streamed": (gzip.compress(npy.getvalue()), with_targets),
+        "labels of QMNIST streamed": (
+            idx_bytes(0x0C, ">i4", (40, 8)),
+            lambda path: drained(lm.open_data(images, path)),
+        ),
         "csv streamed": (text.getvalue().encode(), streamed),
+        "csv split": (
+            text.getvalue().encode(),
+            lambda path: drained(lm.open_data(path, task="regression").split(0.3)[0]),
+        ),
         "csv of names streamed": ("\n".join(lines).encode(), streamed),
+        "gzipped csv streamed": (gzip.compress(text.getvalue().encode()), streamed),
+        "csv in UTF-16 streamed": ("\n".join(lines).encode("utf-16"), streamed),
+        "csv in UTF-16 without a mark streamed": (text.getvalue().encode("utf-16-le"), streamed),
+        "csv with decimal commas streamed": ("\n".join(lines).replace(",", ";").replace(".", ",").encode(), streamed),
+        "text between blanks streamed": (text.getvalue().replace(",", "  ").encode(), streamed),
         "npz of names and weights streamed": (
             npy_names.getvalue(),
             lambda path: drained(lm.open_data(path, weights="w")),
@@ -92,6 +111,12 @@ def samples() -> dict[str, tuple[bytes, Reader]]:
         "npz loaded": (packed.getvalue(), load),
         "npy loaded": (npy.getvalue(), lambda path: load(path, targets)),
     }
+
+
+def idx_bytes(kind: int, dtype: str, shape: tuple[int, ...] = (40, 2, 2)) -> bytes:
+    """Return an idx file's bytes."""
+    values = np.arange(np.prod(shape)).reshape(shape) % 100
+    return bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values.astype(dtype).tobytes()
 
 
 def parquet_bytes(columns: list[Any], **options: Any) -> bytes:  # noqa: ANN401 - keywords of write_table

@@ -107,7 +107,7 @@ def test_arrays_of_text_are_loaded_too(tmp_path: Path, write: Any) -> None:
 @settings(deadline=None, max_examples=50)
 @given(labels=st.lists(st.text("abcß日 ", min_size=1, max_size=3).filter(str.strip), min_size=1, max_size=30))
 def test_any_names_are_numbered_as_numpy_would(labels: list[str]) -> None:
-    dataset = from_arrays(np.zeros((len(labels), 1)), labels)
+    dataset = from_arrays(np.zeros((len(labels), 1)), labels, task="classification")
     names, numbers = np.unique([label.strip() for label in labels], return_inverse=True)
     assert dataset.class_names == tuple(names.tolist())
     np.testing.assert_array_equal(dataset.y, numbers)
@@ -147,7 +147,7 @@ def test_classes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_numbers_stay_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("1,2,7\n3,4,0\n")
-    stream = lm.open_data(path)
+    stream = lm.open_data(path, task="classification")
     assert (stream.class_names, stream.classes) == (None, 8)
     path.write_text("1,2,7\n3,4,b\n")
     assert "line 2, column 3: 'b' is no number" in refusal(path)
@@ -172,7 +172,7 @@ def test_features_that_are_text_are_refused(tmp_path: Path) -> None:
     path, _ = csv(tmp_path)
     assert f"column 6: {str(LABELS[1])!r} is no number" in refusal(path, target=0)
     path, _ = parquet(tmp_path)
-    assert "has columns of string; numbers are needed" in refusal(path, target="a")
+    assert "column 'class' holds string, and numbers are needed" in refusal(path, target="a")
     assert "which can only be labels" in refusal(path, labels=False)
     np.save(tmp_path / "x.npy", LABELS[:, None])
     np.save(tmp_path / "y.npy", Y)

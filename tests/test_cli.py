@@ -199,7 +199,9 @@ TRAIN = [
     (["--init", "hee"], "unknown initialisation scheme 'hee'"),
     (["--widths", "63,8,10"], "64 features and the network 63 inputs"),
     (["--widths", "64,8,9"], "labels up to 9 and the network 9 outputs"),
-    (["--loss", "mse"], "these are labels: use the loss cross_entropy"),
+    (["--task", "regression", "--loss", "cross_entropy"], "--loss cross_entropy is for classification"),
+    (["--task", "classification", "--loss", "mse"], "--loss mse is for regression"),
+    (["--task", "sorting"], "unknown task 'sorting'"),
 ]
 OTHER = [
     (["plan", "--inputs", "0"], "widths[0] is 0"),

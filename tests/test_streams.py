@@ -250,17 +250,24 @@ def test_targets_are_numbers_where_they_are_not_whole_or_it_is_said(tmp_path: Pa
     np.testing.assert_array_equal(seen, y.astype(np.float32))
     stream = lm.open_data(*npy(tmp_path), labels=False)
     assert collected(stream.batches(10, lm.Architecture((5, 1), loss="mse"), None))[1].shape == (103, 1)
-    with pytest.raises(lm.InputError, match="labels are whole numbers from 0"):
-        lm.open_data(*npy(tmp_path, X, Y - 1), labels=True)
+    with pytest.raises(lm.InputError, match=r"y\[0\] is no whole number; labels are whole numbers from 0 or text"):
+        lm.open_data(*npy(tmp_path, X, Y + 0.5), labels=True)
     with pytest.raises(lm.InputError, match="one_hot needs labels"):
         lm.open_data(*npy(tmp_path, X, y), one_hot=True)
 
 
-def test_a_stream_is_split_by_rows(tmp_path: Path) -> None:
-    train, held_out = lm.open_data(*npy(tmp_path), shuffle_rows=10).split(0.2)
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_stream_is_split_into_rows_in_their_order(tmp_path: Path, write: Any) -> None:
+    train, held_out = lm.open_data(*write(tmp_path), shuffle_rows=10).split(0.2)
     assert (len(train), len(held_out)) == (82, 21)
-    np.testing.assert_array_equal(collected(held_out.batches(10, ARCH, None))[0], X[82:])
-    assert set(collected(train.batches(10, ARCH, 1))[0][:, 0]) == set(X[:82, 0])
+    kept, rest = (collected(part.batches(10, ARCH, None))[0] for part in (train, held_out))
+    places = {row: place for place, row in enumerate(X[:, 0].tolist())}
+    for part in (kept, rest):
+        order = [places[value] for value in part[:, 0].tolist()]
+        assert order == sorted(order)
+        np.testing.assert_array_equal(part, X[order])
+    assert {*kept[:, 0].tolist()} | {*rest[:, 0].tolist()} == set(places)
+    assert set(collected(train.batches(10, ARCH, 1))[0][:, 0]) == set(kept[:, 0])
     for share in (0.0, 1.0, 0.001):
         with pytest.raises(lm.InputError, match="leaves none on one side"):
             lm.open_data(*npy(tmp_path)).split(share)
@@ -436,12 +443,12 @@ def test_labels_that_the_network_has_no_output_for_are_refused_with_the_row(tmp_
         ("1,2,0\n3,4\n", "line 2 has 2 columns; the first line has 3"),
         ("a,b,c\n1,2,0\n3,4,5,6\n", "line 3 has 4 columns; the first line has 3"),
         ("1,2,0\n1,2,0\n3,four,1\n", "line 3, column 2: 'four' is no number"),
-        ("a,b,c\n1,2,0\n3,,1\n", "line 3, column 2: '' is no number"),
+        ("a,b,c\n1,2,0\n3,,1\n", "line 3, column 2 ('b'): the value is missing ('')"),
         ("1,2,0\n\n3,4,1\n", "an empty line 2 with more rows behind it"),
         ("a,b,c\n", "has no rows of numbers"),
-        ("", "has one column"),
+        ("", "is empty"),
         ("1\n2\n", "has one column"),
-        ("1,2,0\n1,nan,0\n", "x[1] holds NaN"),
+        ("1,2,0\n1,nan,0\n", "line 2, column 2: the value is missing ('nan')"),
         ("1,2,0\n1,\xff\x00,0\n", "line 2, column 2"),
     ],
 )
@@ -461,7 +468,7 @@ def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
     assert "at least one sample" in refusal(*npy(tmp_path, X[:0], Y[:0]))
     assert "numbers are needed" in refusal(*npy(tmp_path, X.astype("U4")))
     assert "shuffle_rows must be a positive whole number" in refusal(*npy(tmp_path), shuffle_rows=0)
-    assert "leave targets=" in refusal(npz(tmp_path)[0], x)
+    assert "leave out targets=" in refusal(npz(tmp_path)[0], x)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
     assert "cannot be read as Parquet" in refusal(tmp_path / "bad.parquet")
     assert "no file or directory" in refusal(tmp_path / "none.npy")

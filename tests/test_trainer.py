@@ -196,8 +196,7 @@ X, Y = clusters(50)
     [
         ((X[:, :1], Y), r"the data has 1 features and the network 2 inputs; make the network with widths\[0\]=1"),
         ((X, Y + 1), r"labels up to 3 and the network 3 outputs; make the network with widths\[-1\]=4"),
-        ((X, Y - 1), "labels are whole numbers from 0"),
-        ((X, Y.astype(float)), "integer labels"),
+        ((X, Y + 0.5), "integer labels"),
         ((X, np.eye(3)[Y]), "integer labels"),
         ((X, Y[:-1]), "check that they belong together"),
         ((X[:0], Y[:0]), "at least one sample"),

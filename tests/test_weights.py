@@ -160,7 +160,7 @@ def test_a_stream_counts_the_classes_of_its_own_part(tmp_path: Path) -> None:
     stream = lm.open_data(tmp_path / "data.npz")
     assert np.array_equal(trained(stream, class_weights="balanced"), trained((X, y), class_weights="balanced"))
     train, held_out = stream.split(0.2)
-    assert (train.class_counts(3).tolist(), held_out.class_counts(3).tolist()) == ([30, 10, 0], [0, 5, 5])
+    assert (train.class_counts(3).tolist(), held_out.class_counts(3).tolist()) == ([24, 12, 4], [6, 3, 1])
 
 
 def test_counting_classes_makes_no_copy() -> None:
@@ -178,7 +178,7 @@ def test_balancing_what_has_no_classes_is_refused() -> None:
         lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights="balance")  # type: ignore[arg-type]
     with pytest.raises(lm.InputError, match="needs a loss of labels"):
         lm.Trainer(lm.MLP(lm.Architecture((4, 3), loss="mse")), batch_size=16, class_weights="balanced")
-    for y in (Y.astype(float), np.eye(3)[Y]):
+    for y in (Y + 0.5, np.eye(3)[Y]):
         with pytest.raises(lm.InputError, match="integer labels"):
             lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights="balanced").epochs((X, y), 1)
 
@@ -266,8 +266,8 @@ def test_weights_of_a_stream_are_counted(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (np.nan, r"weights\[33\] holds NaN"),
-        (np.inf, r"weights\[33\] holds NaN or inf"),
+        (np.nan, r"weights\[33\] holds NaN|line 3[45], column 1.*: the value is missing \('nan'\)"),
+        (np.inf, r"weights\[33\] holds NaN or inf|line 3[45], column 1.*: 'inf' is no finite number"),
         (-1.0, r"weights\[33\] is -1"),
     ],
 )
@@ -324,7 +324,8 @@ def test_the_commands_take_weights(capsys: pytest.CaptureFixture[str], tmp_path:
     assert Ran(capsys, "resume", str(second), "--epochs", "3").code == 0
     one, two = open_run(first), open_run(second)
     assert np.array_equal(one.network().parameters, two.network().parameters)
-    counts = np.bincount(Y[:40], minlength=3)
+    train, _ = lm.open_data(source, targets, weights=weights).split(0.2)
+    counts = train.class_counts(3)
     assert one.options["class_weights"] == [40 / (3 * count) for count in counts.tolist()]
     ran = Ran(capsys, "evaluate", str(first), *data, "--json")
     expected = one.network().predict(X).argmax(axis=1)

@@ -24,7 +24,7 @@ from lowmem.cli import (
     train,
 )
 from lowmem.cli.config import flags_of
-from lowmem.cli.options import Parser
+from lowmem.cli.options import Parser, as_flag
 from lowmem.errors import LowmemError
 
 _MODULES = (
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(make_parser(), argv)
     except LowmemError as error:
-        print(f"lowmem: {error}", file=sys.stderr)
+        print(f"lowmem: {error.text(as_flag)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("lowmem: interrupted", file=sys.stderr)

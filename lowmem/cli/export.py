@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, check_folder
 from lowmem.common.checks import one_of
@@ -72,10 +72,24 @@ def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:
     from lowmem.interchange.torch_modules import torch_code
     from lowmem.interchange.torch_weights import export_torch
 
-    standardisation = saved.standardisation()
-    export_torch(saved.network(), arguments.file, standardisation=standardisation)
-    hint = "# inputs: (x - mean) / deviation, which are in the file's metadata as JSON\n"
-    return ("" if standardisation is None else hint) + torch_code(saved.architecture, arguments.file)
+    standardisation, scale = saved.standardisation(), _scale(saved)
+    facts: dict[str, Any] = {"class_names": saved.class_names, "columns": saved.columns}
+    export_torch(saved.network(), arguments.file, standardisation=standardisation, scale=scale, **facts)
+    standardised = standardisation is not None
+    return torch_code(saved.architecture, arguments.file, standardised=standardised, scale=scale)
+
+
+def _scale(saved: "SavedRun") -> float:
+    """Return what a run multiplies its inputs by; a run of an earlier version knows it by where its data came from."""
+    if saved.scale is not None:
+        return saved.scale
+    flags = saved.notes.get("flags")
+    source = flags.get("data") if isinstance(flags, dict) else None
+    if source == "digits":
+        return 1 / 16
+    if isinstance(source, str) and (Path(source).is_dir() or "idx" in Path(source).name):
+        return 1 / 255
+    return 1.0
 
 
 def _onnx(saved: "SavedRun", arguments: argparse.Namespace) -> str:
@@ -87,6 +101,9 @@ def _onnx(saved: "SavedRun", arguments: argparse.Namespace) -> str:
         arguments.file,
         probabilities=arguments.probabilities,
         standardisation=saved.standardisation(),
+        scale=_scale(saved),
+        class_names=saved.class_names,
+        columns=saved.columns,
         external=True if arguments.external else None,
     )
     return (

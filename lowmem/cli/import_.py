@@ -3,10 +3,14 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, check_folder
 from lowmem.errors import InputError
 from lowmem.network.specs import ACTIVATIONS, LOSSES
+
+if TYPE_CHECKING:
+    from lowmem.interchange.data_facts import DataFacts
 
 HELP = "Turn a network from PyTorch into a saved run, for evaluate, predict and export."
 
@@ -41,12 +45,24 @@ def run(arguments: argparse.Namespace) -> int:
         (),
         options={"batch_size": BATCH, "schedule": None},
         position=Position(),
-        data={"standardised": opened.standardisation is not None},
+        data=_marks(opened.facts),
         notes={},
-        standardisation=opened.standardisation,
+        standardisation=opened.facts.standardisation,
     )
     if arguments.json:
         print(json.dumps({"run": str(arguments.run), "architecture": str(opened.architecture)}))
     else:
         print(f"{arguments.run}: {opened.architecture}")
     return 0
+
+
+def _marks(facts: "DataFacts") -> dict[str, Any]:
+    """Return what a saved run remembers of its data, as far as a file tells it."""
+    marks: dict[str, Any] = {"standardised": facts.standardisation is not None}
+    if facts.scale is not None:
+        marks["scale"] = facts.scale
+    if facts.class_names is not None:
+        marks["class_names"] = list(facts.class_names)
+    if facts.columns is not None:
+        marks["columns"] = facts.columns.to_dict()
+    return marks

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
-from lowmem.errors import InputError
+from lowmem.errors import Advice, InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import NORMS
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
@@ -26,6 +26,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message that argparse would print below its usage."""
         raise InputError(f"{message}. See {self.prog} --help.")
+
+
+def as_flag(advice: Advice) -> str:
+    """Write advice as a flag of a command: `--budget 24MiB`."""
+    value = {True: "yes", False: "no"}[advice.value] if isinstance(advice.value, bool) else str(advice.value)
+    quoted = f'"{value}"' if " " in value else value
+    return f"--{advice.keyword.replace('_', '-')} {quoted}"
 
 
 def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.options import check_folder
-from lowmem.cli.samples import columns_of
+from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ HELP = "Write the classes, or the outputs, that a saved run predicts for samples
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
-    files = "a .npy, .npz, .csv, .tsv, .parquet or idx file, or a folder of idx files"
-    parser.add_argument("--data", metavar="WHAT", help=f"the samples: {files}; targets in it are not used")
+    parser.add_argument("--data", metavar="WHAT", help=f"the samples: {FILES}; targets in it are not used")
     parser.add_argument(
         "--target", metavar="NAME", help="column of a table that holds targets, not inputs (default: as in training)"
     )
     parser.add_argument(
         "--weights", metavar="NAME", help="column of a table that holds weights, not inputs (default: as in training)"
     )
+    add_columns(parser)
     parser.add_argument("--outputs", action="store_true", help="write the outputs of the network instead of classes")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write to FILE, a .npy or text (default: print text)"
@@ -69,17 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     """Open samples; a table may hold columns of targets and weights beside the inputs."""
-    from lowmem.data.open import open_data, table_columns
+    from lowmem.data.open import open_data
 
-    source: str = arguments.data
-    options: dict[str, Any] = {"inputs_only": True, "standardise": saved.standardisation() or False}
-    count = table_columns(source)
-    if count is not None:
-        columns = columns_of(arguments, saved)
-        columns["target"] = -1 if columns["target"] is None else columns["target"]
-        extra = count - saved.architecture.widths[0]
-        options |= {0: {}, 1: {"target": columns["target"]}, 2: columns}.get(extra, {})
-    return open_data(source, part="test" if Path(source).is_dir() else "train", **options)
+    options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
+    stream = open_data(arguments.data, part="test" if Path(arguments.data).is_dir() else "train", **options)
+    say_remarks(stream)
+    return stream
 
 
 def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> None:

@@ -10,11 +10,14 @@ from lowmem.errors import InputError
 
 TEXT, NUMBER = (str, type(None)), (int, type(None))
 NEEDED: dict[str, tuple[type, ...]] = {
-    **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float,), "stream": (bool,)},
+    **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float, type(None)), "stream": (bool,)},
     **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
     **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT},
 }
 """The flags of `lowmem train` that a saved run must hold to be continued, and their types."""
+
+LATER = ("features", "ignore", "header", "task", "validation", "splitting", "one_hot")
+"""Flags that runs of earlier versions do not know."""
 
 HELP = "Continue a saved run where it stopped."
 
@@ -42,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = open_run(arguments.run)
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
     flags = _flags(arguments, saved.notes)
-    data = open_samples(flags, saved.class_names)
+    data = open_samples(flags, saved)
     trainer = Trainer.of_run(saved, **{name: value for name, value in changes.items() if value is not None})
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:
@@ -61,13 +64,7 @@ def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Nam
             "lowmem.Trainer.resume(path) in Python."
         )
     given = {name: value for name, value in vars(arguments).items() if value is not None}
-    defaults = {
-        "save": arguments.run,
-        "save_every": None,
-        "journal": None,
-        "patience": None,
-        "ram": None,
-        "weights": None,
-    }
+    names = ("save_every", "journal", "patience", "ram", "weights", *LATER)
+    defaults = {"save": arguments.run, **dict.fromkeys(names)}
     flags = defaults | {name: value for name, value in earlier.items() if value is not None or name not in defaults}
     return argparse.Namespace(**(flags | given))

@@ -38,7 +38,7 @@ def add_run(group: argparse._ArgumentGroup) -> None:
 
 def run_epochs(
     trainer: "Trainer",
-    data: tuple["Samples", "Samples"],
+    data: tuple["Samples", "Samples | None"],
     count: int | None,
     arguments: argparse.Namespace,
     traced: "TracedPeak | None",
@@ -62,7 +62,9 @@ def run_epochs(
     until = trainer.epochs_planned
     say(str(trainer.plan))
     classes = "" if train.class_names is None else f"; classes {listed(train.class_names)}"
-    say(f"\n{train.name}: {len(train):,} samples to train on, {len(held_out):,} held out{classes}\n")
+    rest = 0 if held_out is None else len(held_out)
+    say(f"\n{train.name}: {len(train):,} samples to train on, {rest:,} held out{classes}")
+    say("".join(f"  {note}\n" for note in (*train.notes, *(f"note: {remark}" for remark in train.remarks))))
     peak, start = None, perf_counter()
     with _ended_by_signals(trainer, arguments.save):
         for epoch in epochs:

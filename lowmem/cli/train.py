@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Literal
 
 from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
-from lowmem.cli.samples import add_data, open_samples, streamed
+from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan
@@ -24,18 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="read flags from a TOML file; those on the command line win")
     group = parser.add_argument_group("data and training")
     add_data(group, default="digits")
+    add_training_data(group)
     group.add_argument("--stream", action="store_true", help="read the data in blocks instead of into memory")
     group.add_argument(
         "--shuffle-rows", type=int, metavar="N", help="read in blocks, and shuffle N rows at a time (default: 8 MiB)"
     )
     group.add_argument("--standardise", action="store_true", help="scale each feature to mean 0 and deviation 1")
-    group.add_argument(
-        "--held-out",
-        type=float,
-        default=0.2,
-        metavar="F",
-        help="share of samples held out for validation (default 0.2)",
-    )
     group.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default 10)")
     group.add_argument("--class-weights", metavar="A,B,...", help="a factor for the loss of each class, or balanced")
     group.add_argument("--init", metavar="NAME", help="initialiser of the weights (default: by the activation)")
@@ -103,9 +97,17 @@ def run(arguments: argparse.Namespace) -> int:
     import lowmem.training.trainer  # noqa: F401 - imported before memory is traced, as imports are not training
     from lowmem.measure.memory import TracedPeak
 
-    arguments.stream = streamed(arguments)
+    arguments.stream, arguments.splitting = streamed(arguments), MASKED
     train, held_out = open_samples(arguments)
-    network = architecture(arguments, train.features, train.classes, "cross_entropy" if train.labels else "mse")
+    outputs = train.classes
+    if arguments.loss == "bce" and train.labels:
+        # Two classes are one output from 0 to 1; more are rows with a one.
+        arguments.one_hot = outputs > 2 or (arguments.widths or "").endswith(f",{outputs}")
+        outputs = outputs if arguments.one_hot else 1
+        if arguments.one_hot:
+            arguments.stream = True
+            train, held_out = open_samples(arguments)
+    network = architecture(arguments, train.features, outputs, "cross_entropy" if train.labels else "mse")
     options: dict[str, Any] = {
         "strategy": arguments.strategy,
         "micro_batch": arguments.micro_batch,

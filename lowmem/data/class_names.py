@@ -84,6 +84,11 @@ class ClassNames:
         return ""
 
 
+def are_numbers(names: Sequence[str]) -> bool:
+    """Say whether all names are whole numbers, as those of labels that are numbers are: "-1", "1"."""
+    return bool(names) and all(name.removeprefix("-").isdecimal() and name.isascii() for name in names)
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first names in a line, and how many there are if that is not all."""
     text = ", ".join(names[:LISTED])

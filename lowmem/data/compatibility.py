@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.data.class_names import listed
-from lowmem.data.dataset import from_arrays
+from lowmem.common.checks import NUMBER_KINDS
+from lowmem.data.class_names import as_text, listed
+from lowmem.data.dataset import first_part, from_arrays
+from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -14,16 +17,24 @@ Data = Samples | tuple[NDArray[Any], NDArray[Any]]
 """What training and evaluation take: samples, or arrays (x, y)."""
 
 
-def checked(data: Data, architecture: Architecture, what: str, class_names: tuple[str, ...] | None = None) -> Samples:
-    """Return `data` as samples that fit the network.
+def checked(
+    data: Data,
+    architecture: Architecture,
+    what: str,
+    class_names: tuple[str, ...] | None = None,
+    columns: Schema | None = None,
+) -> Samples:
+    """Return `data` as samples that fit the network. The loss says whether y are labels.
 
     what: what to call them in messages.
-    class_names: for labels that are text in arrays, where their names are known already.
+    class_names: for labels in arrays that have names, where these are known already.
+    columns: for data frames, those of the training where they are known already.
 
     Raises `InputError` for anything that does not fit.
     """
     if isinstance(data, tuple | list) and len(data) == 2:
-        samples: Samples = from_arrays(*data, name=what, class_names=class_names)
+        task, (x, y) = _task(architecture, data[1]), data
+        samples: Samples = from_arrays(x, y, name=what, task=task, class_names=class_names, columns=columns)
     elif isinstance(data, Samples):
         samples = data
     else:
@@ -39,6 +50,52 @@ def checked(data: Data, architecture: Architecture, what: str, class_names: tupl
     else:
         _check_targets(samples, architecture.loss, outputs, what)
     return samples
+
+
+def both(
+    data: Data,
+    validation: Data | None,
+    architecture: Architecture,
+    class_names: tuple[str, ...] | None,
+    columns: Schema | None,
+    *,
+    begun: bool,
+) -> tuple[Samples, Samples | None]:
+    """Return training and validation data that fit the network, and have the same classes and columns.
+
+    begun: a run has seen data before, whose classes and columns these must have.
+    """
+    train = (matching if begun else checked)(data, architecture, "the data", class_names, columns)
+    if validation is None:
+        return train, None
+    return train, matching(validation, architecture, "the validation data", train.class_names, train.columns)
+
+
+def matching(
+    data: Data,
+    architecture: Architecture,
+    what: str,
+    class_names: tuple[str, ...] | None,
+    columns: Schema | None,
+) -> Samples:
+    """Return `data` as samples that fit the network, and whose classes and columns are those of its training."""
+    samples = checked(data, architecture, what, class_names, columns)
+    check_names(samples, class_names, what)
+    check_columns(samples, columns, what)
+    return samples
+
+
+def _task(architecture: Architecture, y: object) -> str:
+    """Return what the loss of a network makes of targets; what cannot be labels is refused later."""
+    if not architecture.loss_facts.labels:
+        return "regression" if as_text(y) is None else "classification"
+    try:
+        array = np.asarray(y)
+    except ValueError:
+        return "regression"
+    flat = array.ndim == 1 or (array.ndim > 1 and len(array) and array[0].size == 1)
+    whole = array.dtype.kind in NUMBER_KINDS and flat and first_part(array.reshape(-1)) < 0
+    return "classification" if whole or as_text(y) is not None else "regression"
 
 
 def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> None:
@@ -60,6 +117,21 @@ def check_names(samples: Samples, known: tuple[str, ...] | None, what: str) -> N
     )
 
 
+def check_columns(samples: Samples, known: Schema | None, what: str) -> None:
+    """Raise `InputError` where the samples' features have other names, or another order, than the network knows.
+
+    known: of the training, None where its columns had no names. what: what to call the samples.
+    """
+    held = None if samples.columns is None else samples.columns.features
+    of_training = None if known is None else known.features
+    if held is None or of_training is None or held == of_training:
+        return
+    raise InputError(
+        f"{what} has the features {listed(held)} and the network was trained on {listed(of_training)}. Open the data "
+        "with columns=trainer.columns, which puts them in order."
+    )
+
+
 def _check_labels(samples: Samples, loss: str, outputs: int, what: str) -> None:
     """Check samples for a loss of labels."""
     targets = samples.targets
@@ -70,7 +142,9 @@ def _check_labels(samples: Samples, loss: str, outputs: int, what: str) -> None:
         )
     if targets.classes <= outputs:
         return
-    if samples.class_names is None:
+    if samples.class_names is None and targets.high < targets.classes - 1:
+        held = f"{targets.classes} classes"
+    elif samples.class_names is None:
         held = f"in row {targets.row_of_high} labels up to {targets.classes - 1}"
     else:
         held = f"the {targets.classes} classes {listed(samples.class_names)}"
@@ -84,8 +158,8 @@ def _check_targets(samples: Samples, loss: str, outputs: int, what: str) -> None
     targets, columns = samples.targets, samples.targets.columns
     if columns != outputs:
         advice = f"make the network with widths[-1]={columns}"
-        if targets.labels:
-            advice = "these are labels: use the loss cross_entropy, or one-hot rows as targets"
+        if targets.labels or (columns == 1 and targets.low >= 0 and targets.high in range(1, outputs)):
+            advice = "if these are labels: use the loss cross_entropy, or one-hot rows as targets"
         raise InputError(
             f"{what} has {columns} target column{'s' * (columns > 1)} and the network {outputs} outputs; {advice}."
         )

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,29 @@ import numpy as np
 
 from lowmem.common.checks import as_whole, lookup, positive
 from lowmem.common.damage import damage_is_input_error
+from lowmem.data.class_names import are_numbers
 from lowmem.data.dataset import Dataset
 from lowmem.data.formats.array_rows import open_arrays
-from lowmem.data.formats.columns import Selection
-from lowmem.data.formats.csv import CsvRows, csv_columns
+from lowmem.data.formats.chosen_rows import CodedRows
+from lowmem.data.formats.columns import Name, Schema, Selection
+from lowmem.data.formats.csv import CsvRows
 from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images
-from lowmem.data.formats.parquet import ParquetRows, parquet_columns
+from lowmem.data.formats.parquet import ParquetRows
 from lowmem.data.formats.rows import Rows
-from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Targets
+from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS
 from lowmem.data.scan import Contents, scan
 from lowmem.data.standardisation import Standardisation
 from lowmem.data.stream import Stream
-from lowmem.errors import InputError, RunError
+from lowmem.data.task import Answers, Task, check_task, decide
+from lowmem.errors import Advice, InputError, RunError
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
 
 BLOCK_BYTES = 8 << 20
 """Bytes of the block within which the rows of a stream are shuffled, unless their number is given."""
 
-MOST_CLASSES = 1 << 20
-
 PathLike = str | os.PathLike[str]
+Names = Sequence[Name] | Name
 
 
 def open_data(
@@ -40,36 +42,53 @@ def open_data(
     targets: PathLike | None = None,
     *,
     part: str = "train",
-    target: str | int | None = None,
+    target: Name | None = None,
     weights: PathLike | int | None = None,
+    features: Names | None = None,
+    ignore: Names = (),
+    columns: Schema | None = None,
+    header: bool | None = None,
+    task: str | None = None,
     class_names: Sequence[str] | None = None,
     shuffle_rows: int | None = None,
+    scale: float | None = None,
     standardise: bool | Standardisation = False,
     one_hot: bool = False,
     labels: bool | None = None,
     inputs_only: bool = False,
+    inputs: int | None = None,
 ) -> Stream:
     """Open data that are read in blocks while training: they may be larger than memory.
 
-    source: "digits", or a path. These are known: `.npz` with arrays x and y, or X and y, or just images and labels,
-        or just data and target, or x_train, y_train, x_test and y_test; `.npy` with x; MNIST's idx files, gzipped or
-        not, or a folder of them; tables, `.csv`, `.tsv` or `.parquet`.
+    source: "digits", or a path. These are known, by their content: `.npz` with arrays x and y, or X and y, or just
+        images and labels, or just data and target, or x_train, y_train, x_test and y_test; `.npy` with x; idx files as
+        those of MNIST, or a folder of them; tables, Parquet or any text with cells between commas, semicolons, tabs,
+        bars or blanks. Text, `.npy` and idx may be gzipped.
     targets: the file with y, where the source holds x alone; for an idx file it is found by name.
     part: "train" or "test", where the source holds both.
     target: name or number of a table's target column; by default the last.
     weights: by which the loss of each sample is multiplied in training: a column of a table, an array of an `.npz`, or
         another `.npy`; numbers from 0.
+    features: names or numbers of the only columns of a table that are features. ignore: those of columns to leave out.
+        An index that pandas wrote is left out in any case.
+    columns: of the data that a network was trained on (`Stream.columns`): they are found by name, put in the same
+        order, and others are refused.
+    header: whether a table in text begins with names of columns; by default its lines decide.
+    task: "classification" or "regression"; by default what y holds decides. Text, and whole numbers of which there
+        are few, are classes.
     class_names: of labels that are text, in the order of their numbers, and no others are allowed; by default those
-        found in the first pass, sorted.
+        found in the first pass, sorted. Labels that are negative numbers have names too, such as "-1" and "1".
     shuffle_rows: rows that are shuffled among each other; by default as many as fit 8 MiB as they are stored.
+    scale: x is multiplied by it; by default by 1/16 for the digits, by 1/255 for bytes of idx files, else by 1.
     standardise: bring each feature to mean 0 and deviation 1, fitted in the first pass; or what was fitted before.
     one_hot: turn labels into rows with a one, for losses other than cross_entropy.
-    labels: whether y are class numbers; by default if all of them are whole numbers from 0.
+    labels: whether y are class numbers; another way to say the task.
     inputs_only: there are no targets, for predictions, or they are left aside (of a table the columns that `target`
         and `weights` name); y is then zero.
+    inputs: the number of features that are needed, where the columns of the training are not known.
 
-    One pass over the file sees that every number is finite, and finds out what labels or targets there are. Values
-    are multiplied by 1/16 for the digits and by 1/255 for idx files.
+    One pass over the file sees that every number is finite, and finds out what labels or targets there are. What was
+    found and chosen is told by `Stream.notes`.
 
     Returns a `Stream`. Raises `InputError` in one line for what cannot be read or is no data set, with the row where
     there is one, and `UnknownNameError` for unknown names.
@@ -84,16 +103,28 @@ def open_data(
     (80, 20)
     """
     shuffle_rows = None if shuffle_rows is None else positive("shuffle_rows", shuffle_rows)
-    wanted = _selection(part, targets, target, weights, class_names, inputs_only=inputs_only)
-    with _opened(source, wanted, standardise, in_memory=False) as (rows, contents, about):
-        found = _targets(rows, contents, labels, in_memory=False)
+    wanted = Selection(
+        part=part,
+        targets=None if targets is None else existing(targets),
+        target=target,
+        weights=_weights(weights),
+        class_names=None if class_names is None else tuple(class_names),
+        inputs_only=inputs_only,
+        features=None if features is None else _names(features),
+        ignore=_names(ignore),
+        columns=columns,
+        inputs=inputs,
+        header=header,
+    )
+    with _opened(source, wanted, _task(task, labels), scale, standardise, in_memory=False) as opened:
+        found, rows = opened.task.targets, opened.rows
         if one_hot and not found.labels:
             raise InputError(f"{rows.name}: one_hot needs labels, whole numbers from 0; y are targets already.")
         if one_hot:
             found = replace(found, labels=False, low=0.0, high=1.0)
         if shuffle_rows is None:
             shuffle_rows = max(1, BLOCK_BYTES // (rows.x_bytes + rows.y_bytes(weighted=False)))
-        return Stream(str(source), rows, contents, found, one_hot, shuffle_rows=shuffle_rows, **about)
+        return Stream(str(source), rows, opened.contents, found, one_hot, shuffle_rows=shuffle_rows, **opened.about())
 
 
 def load(
@@ -101,22 +132,36 @@ def load(
     targets: PathLike | None = None,
     *,
     part: str = "train",
-    target: str | int | None = None,
+    target: Name | None = None,
     weights: PathLike | int | None = None,
+    features: Names | None = None,
+    ignore: Names = (),
+    columns: Schema | None = None,
+    header: bool | None = None,
+    task: str | None = None,
     class_names: Sequence[str] | None = None,
+    scale: float | None = None,
     standardise: bool | Standardisation = False,
     labels: bool | None = None,
 ) -> Dataset:
     """Read data into memory. The arguments are those of `open_data`.
 
-    labels: whether y are class numbers; by default, of arrays, if they are stored as whole numbers; of a table, as in
-        `open_data`.
-
-    Returns a `Dataset` with x and y as stored. Raises `InputError` as `open_data` does.
+    Returns a `Dataset` with x and y as stored, but that labels are whole numbers from 0. Raises `InputError` as
+    `open_data` does.
     """
-    wanted = _selection(part, targets, target, weights, class_names)
-    with _opened(source, wanted, standardise, in_memory=True) as (rows, contents, about):
-        are_labels = _targets(rows, contents, labels, in_memory=True).labels
+    wanted = Selection(
+        part=part,
+        targets=None if targets is None else existing(targets),
+        target=target,
+        weights=_weights(weights),
+        class_names=None if class_names is None else tuple(class_names),
+        features=None if features is None else _names(features),
+        ignore=_names(ignore),
+        columns=columns,
+        header=header,
+    )
+    with _opened(source, wanted, _task(task, labels), scale, standardise, in_memory=True) as opened:
+        rows, are_labels = opened.rows, opened.task.targets.labels
         whole = rows.buffer(rows.samples)
         try:
             rows.read(0, whole)
@@ -125,58 +170,100 @@ def load(
         y = whole.y
         if are_labels != (y.ndim == 1 and y.dtype.kind in LABEL_KINDS):
             y = y.astype(LABEL_DTYPE if are_labels else np.float64)
-        return Dataset(str(source), whole.x, y, whole.weights, **about)
+        return Dataset(str(source), whole.x, y, whole.weights, **opened.about())
 
 
-def table_columns(source: PathLike) -> int | None:
-    """Return the number of columns of a table, None for what is none."""
-    kind = TABLES.get(Path(source).suffix.lower().lstrip("."))
-    if kind is None or Path(source).is_dir():
-        return None
-    return (parquet_columns if kind == "parquet" else csv_columns)(existing(source))
+def _names(names: Names) -> tuple[Name, ...]:
+    """Return names or numbers of columns, of which one may come without a list, and some as text with commas."""
+    if isinstance(names, str):
+        return tuple(name.strip() for name in names.split(",") if name.strip())
+    return (names,) if isinstance(names, int) else tuple(names)
 
 
-def _selection(
-    part: str,
-    targets: PathLike | None,
-    target: str | int | None,
-    weights: PathLike | int | None,
-    class_names: Sequence[str] | None,
-    *,
-    inputs_only: bool = False,
-) -> Selection:
-    """Check and gather what is wanted of a source."""
-    lookup("part", part, PARTS)
-    if weights is not None:
-        number = as_whole(weights)
-        weights = os.fspath(weights) if number is None else number  # type: ignore[arg-type]
-    return Selection(
-        part,
-        None if targets is None else existing(targets),
-        target,
-        weights,
-        None if class_names is None else tuple(class_names),
-        inputs_only,
-    )
+def _weights(weights: PathLike | int | None) -> str | int | None:
+    """Return the number of a column as an int, and anything else as text."""
+    number = as_whole(weights)
+    return number if weights is None or number is not None else os.fspath(weights)  # type: ignore[arg-type]
+
+
+def _task(task: str | None, labels: bool | None) -> str | None:
+    """Return the task that was told in either way."""
+    check_task(task)
+    other = {None: None, True: "classification", False: "regression"}[labels]
+    if task is not None and other is not None and task != other:
+        raise InputError(f"task={task!r} and labels={labels} contradict each other. Leave labels out.")
+    return task or other
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source whose rows were gone through once. new: no network was trained on such data before."""
+
+    rows: Rows
+    contents: Contents
+    task: Task
+    scale: float
+    standardisation: Standardisation | None
+    new: bool
+
+    def about(self) -> dict[str, Any]:
+        """Return what `Samples` tell besides rows and targets."""
+        rows, names = self.rows, self.task.names
+        if names is None and isinstance(rows, CodedRows):
+            names = rows.coded
+        if names is None and rows.class_names is not None:
+            names = rows.class_names.names
+        return {
+            "scale": self.scale,
+            "standardisation": self.standardisation,
+            "class_names": names,
+            "columns": rows.schema,
+            "notes": (*rows.notes, *self._notes()),
+            "remarks": (*rows.remarks, *self._remarks()),
+        }
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what the first pass found, for people."""
+        if self.task.note:
+            yield self.task.note
+        if self.scale != 1 and self.standardisation is None:
+            yield f"x is multiplied by {_factor(self.scale)}"
+
+    def _remarks(self) -> Iterator[str]:
+        """Yield what the first pass found that people should know."""
+        counting = self.contents.counting
+        if counting is not None and self.new:
+            schema = self.rows.schema
+            place = counting if schema is None else schema.x[counting]
+            held = "" if schema is None or schema.names is None else schema.names[place]
+            name = repr(held) if held else f"column {place}"
+            yield f"{name} counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
+        if 0 < self.scale < 1 and self.standardisation is None and self.contents.largest <= 1:
+            yield f"x has no value above 1, and is multiplied by {_factor(self.scale)}"
+
+
+def _factor(scale: float) -> str:
+    """Write a factor of x, as a fraction of 1 where it is one."""
+    return f"1/{1 / scale:g}" if 0 < scale < 1 else f"{scale:g}"
 
 
 @contextmanager
 def _opened(
-    source: PathLike, wanted: Selection, standardise: bool | Standardisation, *, in_memory: bool
-) -> Iterator[tuple[Rows, Contents, dict[str, Any]]]:
-    """Open a source and go through its rows once, which settles the class names.
-
-    Yields the rows, which are closed behind, their contents, and what `Samples` tell besides: scale, standardisation
-    and class names.
-    """
-    path, scale = (DIGITS, 1 / 16) if source == "digits" else (existing(source, names=("digits",)), 1.0)
+    source: PathLike,
+    wanted: Selection,
+    task: str | None,
+    scale: float | None,
+    standardise: bool | Standardisation,
+    *,
+    in_memory: bool,
+) -> Iterator[_Opened]:
+    """Open a source and go through its rows once, which settles task and class names. The rows are closed behind."""
+    lookup("part", wanted.part, PARTS)
+    path = DIGITS if source == "digits" else existing(source, names=("digits",))
     if path.is_dir():
         path, wanted = idx_images(path, wanted.part), replace(wanted, part="train")
     kind = format_of(path)
-    if kind != "npz" and wanted.part != "train":
-        raise InputError(f"{path} has no parts; part={wanted.part!r} needs a directory of idx files, or an .npz.")
-    if kind not in ("npy", "idx") and wanted.targets is not None:
-        raise InputError(f"{source} holds x and y itself; leave targets={str(wanted.targets)!r} out.")
+    _check_kind(path, kind, source, wanted)
     rows: Rows
     if kind == "csv":
         rows = CsvRows(path, wanted)
@@ -184,39 +271,63 @@ def _opened(
         rows = ParquetRows(path, wanted)
     else:
         rows = open_arrays(path, kind, wanted, whole=in_memory)
+    known = wanted.class_names
+    if known is not None and rows.class_names is None and are_numbers(known) and not wanted.inputs_only:
+        rows = CodedRows(rows, known)
     with damage_is_input_error(path), closing(rows):
         contents = scan(rows, fit=standardise is True)
         if rows.class_names is not None:
-            rows.class_names.settle()
+            contents = contents.settled(rows.class_names.settle())
         standardisation = standardise if isinstance(standardise, Standardisation) else contents.standardisation
         if standardisation is not None and standardisation.mean.shape != (rows.features,):
             raise InputError(
                 f"{rows.name} has {rows.features} features; the standardisation is for {len(standardisation.mean)}."
             )
-        names = None if rows.class_names is None else rows.class_names.names
-        scale = 1 / 255 if kind == "idx" else scale
-        yield rows, contents, {"scale": scale, "standardisation": standardisation, "class_names": names}
-
-
-def _targets(rows: Rows, contents: Contents, told: bool | None, *, in_memory: bool) -> Targets:
-    """Decide what y is: labels or targets.
-
-    told: whether y are labels, if the user says so.
-
-    Raises `InputError` where y cannot be what was told.
-    """
-    low, high = contents.low, contents.high
-    possible = contents.whole and low >= 0 and high < MOST_CLASSES and rows.y_shape == ()
-    if rows.class_names is not None and told is False:
-        raise InputError(f"{rows.name}: y is text, which can only be labels. Leave labels=False out.")
-    if told is None:
-        # Whole numbers stored as such are labels in memory, even those that cannot be: they are refused.
-        told = rows.y_dtype.kind in LABEL_KINDS and rows.y_shape == () if in_memory and rows.typed else possible
-    if told and not possible:
-        raise InputError(
-            f"{rows.name}: y goes from {low:g} to {high:g}; labels are whole numbers from 0, below {MOST_CLASSES:,}."
+        decided = _decided(rows, contents, "regression" if wanted.inputs_only else task, kind, known)
+        if wanted.inputs_only:
+            decided = replace(decided, note="")
+        if decided.names is not None:
+            rows, contents = CodedRows(rows, decided.names), contents.coded()
+        if scale is None:
+            scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
+        yield _Opened(
+            rows, contents, decided, float(scale), standardisation, wanted.columns is None and wanted.inputs is None
         )
-    if not told:
-        return Targets(False, math.prod(rows.y_shape), low, high, contents.row_of_high)
-    classes = int(high) + 1 if rows.class_names is None else len(rows.class_names.names)
-    return Targets(True, classes, low, high, contents.row_of_high)
+
+
+def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:
+    """Refuse what does not go with the format of a file."""
+    if kind != "npz" and wanted.part != "train":
+        part = Advice("part", wanted.part)
+        raise InputError(f"{path} has no parts; ", part, " needs a directory of idx files, or an .npz.")
+    if kind not in ("npy", "idx") and wanted.targets is not None:
+        raise InputError(f"{source} holds x and y itself; leave out ", Advice("targets", str(wanted.targets)), ".")
+    for name in ("target", "features", "ignore", "header"):
+        value = getattr(wanted, name)
+        if kind not in TABLES and value not in (None, ()):
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise InputError(f"{path} is no table with columns ({kind}); leave out ", Advice(name, shown), ".")
+
+
+def _decided(rows: Rows, contents: Contents, task: str | None, kind: str, known: tuple[str, ...] | None) -> Task:
+    """Decide what y is."""
+    names = rows.class_names.names if rows.class_names is not None else None
+    if isinstance(rows, CodedRows):
+        names = rows.coded
+    return decide(
+        Answers(
+            name=rows.name,
+            samples=rows.samples,
+            columns=math.prod(rows.y_shape),
+            low=contents.low,
+            high=contents.high,
+            row_of_high=contents.row_of_high,
+            whole=contents.whole,
+            row_of_part=contents.row_of_part,
+            decimal=rows.y_decimal,
+            counts=contents.counts,
+            class_names=names,
+            labelled=kind == "idx" or known is not None,
+        ),
+        task,
+    )

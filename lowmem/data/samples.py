@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.network.architecture import Architecture
 
@@ -98,7 +99,10 @@ class Samples(ABC):
     name: where the samples come from, for messages.
     scale: x is multiplied by it when a batch is cast, unless there is a standardisation.
     standardisation: mean and deviation of x, with which batches are standardised.
-    class_names: the names of the classes by class number, where labels were text.
+    class_names: the names of the classes by class number, where labels were text or negative numbers.
+    columns: of the table that the samples come from; None where they come from arrays.
+    notes: what was found in the data and chosen, in lines for people.
+    remarks: what people should know before they trust a result, such as columns in another order.
     shuffle_rows: the rows of a block that are shuffled among each other; None where all rows are.
     """
 
@@ -106,6 +110,9 @@ class Samples(ABC):
     scale: float = field(default=1.0, kw_only=True)
     standardisation: Standardisation | None = field(default=None, kw_only=True, repr=False)
     class_names: tuple[str, ...] | None = field(default=None, kw_only=True, repr=False)
+    columns: Schema | None = field(default=None, kw_only=True, repr=False)
+    notes: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    remarks: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     shuffle_rows: int | None = field(default=None, kw_only=True, repr=False)
 
     @abstractmethod
@@ -131,6 +138,19 @@ class Samples(ABC):
     def classes(self) -> int:
         """The width that a network's output needs: the number of classes, or of target columns."""
         return self.targets.classes
+
+    @property
+    def task(self) -> str:
+        """What y is for: "classification" or "regression"."""
+        return "classification" if self.labels else "regression"
+
+    @abstractmethod
+    def split(self, held_out: float, seed: int = 0) -> tuple["Samples", "Samples"]:
+        """Return the samples to train on, and those held out: round(held_out * samples) of them.
+
+        The seed decides which; of every class its share is held out, as nearly as whole numbers allow. Samples in a
+        file and in memory are split in the same way. Raises `InputError` where either part would be empty.
+        """
 
     @abstractmethod
     def class_counts(self, classes: int) -> NDArray[np.int64]:

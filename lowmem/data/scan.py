@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lowmem.common.checks import check_finite, check_sample_weights
+from lowmem.common.checks import check_finite, check_sample_weights, finite
 from lowmem.data.formats.rows import Rows, blocks
 from lowmem.data.samples import LABEL_KINDS, Batch
 from lowmem.data.standardisation import Moments, Standardisation
@@ -15,13 +17,25 @@ from lowmem.errors import InputError, RunError
 AT_ONCE = 1 << 18
 """Bytes of rows that are looked at together."""
 
+MOST_COUNTED = 1 << 16
+"""Whole numbers that are counted at most: from the least to the largest one in y."""
+
+COUNTED_AT_ONCE = 4096
+"""Numbers of y that are counted together."""
+
+LEAST_COUNTED = 10
+"""Rows from which on a feature that counts them can hardly be one by chance."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What the first pass finds in a file of samples.
 
     low, high: the least and the largest number in y. row_of_high: the row of the latter.
-    whole: True where all of y are whole numbers.
+    whole: True where all of y are whole numbers. row_of_part: the first row where they are not.
+    counts: how often each whole number from `low` on occurs in y, one for each sample; None where there are others.
+    counting: the first feature that numbers the rows, one more from row to row; None if there is none.
+    counted_from: the number of the first row there.
     largest: the largest |x|. largest_weight: the largest weight of a sample, 0 where there are no weights.
     standardisation: mean and deviation of x, where they were asked for.
     """
@@ -30,9 +44,36 @@ class Contents:
     high: float
     row_of_high: int
     whole: bool
+    row_of_part: int
+    counts: NDArray[np.int64] | None
+    counting: int | None
+    counted_from: float
     largest: float
     largest_weight: float
     standardisation: Standardisation | None
+
+    def settled(self, moved: NDArray[np.integer[Any]]) -> "Contents":
+        """Return the contents once class numbers were changed: number n has become `moved[n]`."""
+        if self.counts is None or np.array_equal(moved, np.arange(len(moved))):
+            return self
+        counts = np.zeros_like(self.counts)
+        counts[moved] = self.counts
+        return replace(self, counts=counts, low=0.0, high=float(len(moved) - 1))
+
+    def class_counts(self, classes: int) -> NDArray[np.int64] | None:
+        """Return the number of samples of each class, None if they were not counted."""
+        if self.counts is None:
+            return None
+        counts = np.zeros(classes, np.int64)
+        counts[int(self.low) :][: len(self.counts)] = self.counts
+        return counts
+
+    def coded(self) -> "Contents":
+        """Return the contents once whole numbers were turned into class numbers, without gaps."""
+        if self.counts is None:
+            return self
+        counts = self.counts[self.counts > 0]
+        return replace(self, counts=counts, low=0.0, high=float(len(counts) - 1))
 
 
 def scan(rows: Rows, *, fit: bool) -> Contents:
@@ -43,17 +84,21 @@ def scan(rows: Rows, *, fit: bool) -> Contents:
     Raises `InputError`, with the row, for numbers that are not finite and weights below 0, and for what cannot be
     read.
     """
-    low, high, row_of_high, whole, largest, largest_weight = math.inf, -math.inf, 0, True, 0.0, 0.0
+    low, high, row_of_high, row_of_part, largest, largest_weight = math.inf, -math.inf, 0, -1, 0.0, 0.0
     moments = Moments(rows.features) if fit else None
+    counts, counting = Counts() if rows.y_shape == () else None, Counting()
     for start, batch in runs(rows):
-        check_finite(batch.x, "x", rows.name, start)
-        check_finite(batch.y, "y", rows.name, start)
+        _check_finite(rows, batch, start)
         y_high = float(batch.y.max())
         if y_high > high:
             high, row_of_high = y_high, start + int(batch.y.argmax()) // math.prod(rows.y_shape)
         low = min(low, float(batch.y.min()))
         largest = max(largest, abs(float(batch.x.min())), abs(float(batch.x.max())))
-        whole = whole and (batch.y.dtype.kind in LABEL_KINDS or bool((np.floor(batch.y) == batch.y).all()))
+        if row_of_part < 0 and batch.y.dtype.kind not in LABEL_KINDS:
+            part = np.floor(batch.y) != batch.y
+            row_of_part = start + int(part.argmax()) // math.prod(rows.y_shape) if part.any() else -1
+        counts = None if counts is None or row_of_part >= 0 or not counts.add(batch.y) else counts
+        counting.look(batch.x, start)
         if moments is not None:
             moments.add(batch.x)
         if batch.weights is not None:
@@ -62,7 +107,86 @@ def scan(rows: Rows, *, fit: bool) -> Contents:
     if rows.w_dtype is not None and not largest_weight:
         raise InputError(f"{rows.name}: all weights are zero; some must be larger, or nothing would be learnt.")
     standardisation = None if moments is None else moments.result()
-    return Contents(low, high, row_of_high, whole, largest, largest_weight, standardisation)
+    return Contents(
+        low,
+        high,
+        row_of_high,
+        row_of_part < 0,
+        row_of_part,
+        None if counts is None or row_of_part >= 0 else counts.counts,
+        counting.column if rows.samples >= LEAST_COUNTED else None,
+        counting.first,
+        largest,
+        largest_weight,
+        standardisation,
+    )
+
+
+def _check_finite(rows: Rows, batch: Batch, start: int) -> None:
+    """Refuse NaN and infinity in some rows, the first of which is `start`, with row and column."""
+    for what, array in (("x", batch.x), ("y", batch.y)):
+        if array.dtype.kind != "f" or finite(array):
+            continue
+        if rows.schema is None:
+            check_finite(array, what, rows.name, start)
+        row, column = np.argwhere(~np.isfinite(array.reshape(len(array), -1)))[0].tolist()
+        value = array.reshape(len(array), -1)[row, column]
+        place = rows.place(start + row, column if what == "x" else None)
+        raise InputError(
+            f"{rows.name}, {place}: {value} is no finite number. Fill missing values in, or remove that row."
+        )
+
+
+class Counts:
+    """Counts whole numbers that are not far from each other. counts: of the numbers from the least one on."""
+
+    def __init__(self) -> None:
+        self._low, self.counts = 0, np.zeros(0, np.int64)
+
+    def add(self, y: NDArray[Any]) -> bool:
+        """Count some whole numbers. Return False if they are too far from each other to be counted."""
+        low, high = int(y.min()), int(y.max())
+        if len(self.counts):
+            low, high = min(low, self._low), max(high, self._low + len(self.counts) - 1)
+        if high - low >= MOST_COUNTED or max(abs(low), abs(high)) > 1 << 30:
+            return False
+        if low < self._low or not len(self.counts) or high >= self._low + len(self.counts):
+            grown = np.zeros(high - low + 1, np.int64)
+            grown[self._low - low :][: len(self.counts)] = self.counts
+            self._low, self.counts = low, grown
+        for start in range(0, len(y), COUNTED_AT_ONCE):
+            part = y[start : start + COUNTED_AT_ONCE].astype(np.int64)
+            self.counts += np.bincount(part - low, minlength=len(self.counts))
+        return True
+
+
+class Counting:
+    """Looks for a feature that numbers the rows: `column` is the first one, None where there is none."""
+
+    def __init__(self) -> None:
+        self._columns: NDArray[np.intp] | None = None
+        self._first = np.zeros(0)
+
+    @property
+    def column(self) -> int | None:
+        """The first feature that numbers the rows that were looked at."""
+        return None if self._columns is None or not len(self._columns) else int(self._columns[0])
+
+    @property
+    def first(self) -> float:
+        """The number of the first row in that column."""
+        return float(self._first[0]) if len(self._first) else 0.0
+
+    def look(self, x: NDArray[Any], start: int) -> None:
+        """Look at some rows, the first of which is `start`."""
+        if self._columns is None:
+            some = x[: min(len(x), 4)].astype(np.float64)
+            self._columns = np.flatnonzero((np.diff(some, axis=0) == 1).all(axis=0)) if len(some) > 1 else np.arange(0)
+            self._first = some[0, self._columns]
+        if len(self._columns):
+            wanted = np.arange(start, start + len(x), dtype=np.float64)[:, None] + self._first
+            right = (x[:, self._columns] == wanted).all(axis=0)
+            self._columns, self._first = self._columns[right], self._first[right]
 
 
 def runs(rows: Rows) -> Iterator[tuple[int, Batch]]:

@@ -4,6 +4,7 @@ In an epoch the rows are shuffled block by block: the blocks in a new order, and
 Data of no more rows than a block are shuffled exactly, and give the same bits as the same data in arrays.
 """
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from zlib import crc32
@@ -11,10 +12,11 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.data.formats.chosen_rows import ChosenRows
 from lowmem.data.formats.rows import RowRange, Rows
-from lowmem.data.samples import Samples, Targets
+from lowmem.data.row_mask import mark_rows, rows_held_out
+from lowmem.data.samples import Batch, Samples, Targets
 from lowmem.data.scan import Contents, runs
-from lowmem.data.split import rows_held_out
 from lowmem.data.stream_batches import StreamBatches
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -43,21 +45,38 @@ class Stream(Samples):
         """The number of columns of x."""
         return self.rows.features
 
-    def split(self, held_out: float) -> tuple["Stream", "Stream"]:
-        """Return two streams: the first rows of the file, and its last ones, `held_out` of all, held out.
+    def split(self, held_out: float, seed: int = 0) -> tuple["Stream", "Stream"]:
+        """See `Samples.split`: a pass over the file, if there are classes, marks the rows with a bit each."""
+        counts = self._counts()
+        labels = (batch.y for _, batch in self._runs()) if counts is not None else ()
+        mask = mark_rows(len(self), held_out, seed, counts, labels)
+        train, rest = (ChosenRows(self.rows, mask, marked=marked) for marked in (False, True))
+        return replace(self, rows=train), replace(self, rows=rest)
 
-        Raises `InputError` where either would be empty.
-        """
+    def split_in_order(self, held_out: float) -> tuple["Stream", "Stream"]:
+        """Return the first rows of the file, and its last ones, held out: as an earlier version split streams."""
         kept = len(self) - rows_held_out(len(self), held_out)
         first, last = RowRange(self.rows, 0, kept), RowRange(self.rows, kept, len(self) - kept)
         return replace(self, rows=first), replace(self, rows=last)
 
+    def _counts(self) -> NDArray[np.int64] | None:
+        """Return the number of samples of each class, None where there are no classes."""
+        if not (self.targets.labels or self.one_hot):
+            return None
+        counted = self.contents.class_counts(self.targets.classes)
+        whole = counted is not None and int(counted.sum()) == len(self)
+        return counted if whole else self.class_counts(self.targets.classes)
+
+    def _runs(self) -> Iterator[tuple[int, Batch]]:
+        """Yield all rows, some at a time."""
+        with closing(self.rows.again()) as rows:
+            yield from runs(rows)
+
     def class_counts(self, classes: int) -> NDArray[np.int64]:
         """Count in a pass over the file; see `Samples.class_counts`."""
         counts = np.zeros(classes, np.int64)
-        with closing(self.rows.again()) as rows:
-            for _, batch in runs(rows):
-                counts += np.bincount(batch.y.astype(np.intp), minlength=classes)
+        for _, batch in self._runs():
+            counts += np.bincount(batch.y.astype(np.intp), minlength=classes)
         return counts
 
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ The nodes of a layer are its norm, its activation, its product and its skip, in 
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from lowmem import __version__
 from lowmem.common.checks import finite
+from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
+from lowmem.interchange.data_facts import DataFacts
 from lowmem.interchange.safetensors import replacing, write_all, write_array
 from lowmem.network.layers.norms import EPSILON
 from lowmem.nn.activations.exponential import SELU_ALPHA, SELU_LAMBDA
@@ -236,6 +238,9 @@ def export_onnx(
     *,
     probabilities: bool = False,
     standardisation: Standardisation | None = None,
+    scale: float = 1.0,
+    class_names: Sequence[str] | None = None,
+    columns: Schema | None = None,
     external: bool | None = None,
 ) -> None:
     """Write a network as an ONNX model: input "x", (batch, n_0), output "outputs", (batch, n_L), any batch.
@@ -243,6 +248,9 @@ def export_onnx(
     probabilities: the output is "probabilities" instead: the softmax of the outputs if the loss is cross_entropy, the
         sigmoid if it is bce. Without it, the model returns what `mlp.predict` returns: the outputs of the last layer.
     standardisation: becomes a part of the model, which then takes inputs that are not standardised.
+    scale: what inputs are multiplied by instead; becomes a part of the model too.
+    class_names, columns: of the data that the network was trained on. The model's metadata hold them as JSON:
+        class_names, feature_names and columns.
     external: parameters go to a file of their own, `path` with ".data" appended, which must stay beside the model.
         They are streamed then; otherwise the export needs memory for two copies of them. None does so above 64 MiB.
 
@@ -264,7 +272,8 @@ def export_onnx(
         external = mlp.parameters.nbytes > EXTERNAL_ABOVE
     _check(mlp, path, probabilities, external)
     graph = Graph(mlp.architecture.dtype)
-    model = _model(graph, mlp, probabilities, standardisation)
+    names = None if class_names is None else tuple(class_names)
+    model = _model(graph, mlp, probabilities, DataFacts(standardisation, scale, names, columns))
     data = path.with_name(path.name + ".data")
     try:
         with ExitStack() as files:
@@ -292,16 +301,18 @@ def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
             raise SaveError(f"{path} is not written: layer {layer} holds NaN or infinity.")
 
 
-def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standardisation | None) -> "ModelProto":
+def _model(graph: Graph, mlp: MLP, probabilities: bool, facts: DataFacts) -> "ModelProto":
     """Return the model of a network, without its tensors."""
     from onnx import helper
 
-    architecture = mlp.architecture
+    architecture, standardisation = mlp.architecture, facts.standardisation
     value = "x"
     if standardisation is not None:  # x ← (x - mean)·(1 / deviation), as batches are standardised
         mean = graph.parameter("mean", standardisation.mean.astype(graph.dtype))
         factor = graph.parameter("factor", (1 / standardisation.deviation).astype(graph.dtype))
         value = graph.node("Mul", graph.node("Sub", value, mean), factor)
+    elif facts.scale is not None and facts.scale != 1:
+        value = graph.scaled(value, facts.scale)
     for layer in range(1, architecture.layers + 1):
         value = add_layer(graph, mlp, layer, value)
     output = "probabilities" if probabilities else "outputs"
@@ -315,7 +326,7 @@ def _model(graph: Graph, mlp: MLP, probabilities: bool, standardisation: Standar
         producer_name="lowmem",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {"architecture": json.dumps(architecture.to_dict())})
+    helper.set_model_props(model, {"architecture": json.dumps(architecture.to_dict()), **facts.to_metadata()})
     return model
 
 

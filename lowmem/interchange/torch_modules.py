@@ -47,6 +47,13 @@ NORM_TENSORS: Mapping[str, str] = {
 }
 """Names of a norm's arrays: PyTorch's, and lowmem's."""
 
+STANDARDISING = """\
+with safe_open({path!r}, "pt") as file:
+    moments = json.loads(file.metadata()["standardisation"])
+mean, deviation = (torch.tensor(moments[name], dtype=torch.{dtype}) for name in ("mean", "deviation"))
+net.register_forward_pre_hook(lambda net, inputs: ((inputs[0] - mean) / deviation,))"""
+"""The code that makes a network standardise its inputs."""
+
 RESIDUAL_CODE = """
 class Residual(nn.Module):
     def __init__(self, *modules, scale=1.0):
@@ -135,8 +142,11 @@ def tensors(mlp: MLP) -> dict[str, NDArray[Any]]:
     }
 
 
-def torch_code(architecture: Architecture, path: str | Path) -> str:
+def torch_code(architecture: Architecture, path: str | Path, *, standardised: bool = False, scale: float = 1.0) -> str:
     """Return the Python code that makes a network in PyTorch and loads its tensors from the file `path`.
+
+    standardised: whether the network standardises its inputs, by mean and deviation in the file's metadata.
+    scale: what it multiplies them by otherwise.
 
     >>> import lowmem as lm
     >>> print(torch_code(lm.Architecture((4, 8, 8, 8, 3)), "net.safetensors"))
@@ -157,7 +167,8 @@ def torch_code(architecture: Architecture, path: str | Path) -> str:
             lines.append([])
         lines[-1].append(code)
     skips = any(code.startswith("Residual") for code in codes)
-    text = ["import torch"] * skips + ["import torch.nn as nn", "from safetensors.torch import load_file", ""]
+    text = ["import json"] * standardised + ["import torch"] * (skips or standardised) + ["import torch.nn as nn"]
+    text += ["from safetensors import safe_open"] * standardised + ["from safetensors.torch import load_file", ""]
     text += [RESIDUAL_CODE] * skips + ["net = nn.Sequential("]
     for line, run in groupby(map(", ".join, lines)):
         count = len(list(run))
@@ -166,4 +177,8 @@ def torch_code(architecture: Architecture, path: str | Path) -> str:
     double = ".double()" if architecture.dtype == "float64" else ""
     in_training = any(word in code for code in codes for word in ("Dropout", "BatchNorm"))
     text += [f"){double}", f"net.load_state_dict(load_file({str(path)!r}))"]
+    if standardised:
+        text += [STANDARDISING.format(path=str(path), dtype=architecture.dtype)]
+    elif scale != 1:
+        text += [f"net.register_forward_pre_hook(lambda net, inputs: (inputs[0] * {float(scale)!r},))"]
     return "\n".join([*text, *["net.eval()  # nothing is dropped, and running statistics are used"] * in_training])

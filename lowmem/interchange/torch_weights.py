@@ -5,18 +5,18 @@ they go to the file, and come from it, without a copy.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from lowmem import __version__
 from lowmem.common.checks import finite
 from lowmem.common.damage import damage_is_input_error
+from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
+from lowmem.interchange.data_facts import DataFacts
 from lowmem.interchange.safetensors import Entry
 from lowmem.interchange.torch_modules import shapes, tensors
 from lowmem.network.architecture import Architecture
@@ -32,11 +32,22 @@ NO_NETWORK = (
 """Verdict and advice for a file that holds no network."""
 
 
-def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation | None = None) -> None:
+def export_torch(
+    mlp: MLP,
+    path: str | Path,
+    *,
+    standardisation: Standardisation | None = None,
+    scale: float = 1.0,
+    class_names: Sequence[str] | None = None,
+    columns: Schema | None = None,
+) -> None:
     """Write a network to a safetensors file that PyTorch loads; `torch_code` returns the code that loads it.
 
-    standardisation: how inputs are standardised before the network, x ← (x - mean) / deviation. It is written into the
-        file's metadata; the code that loads the file must apply it.
+    standardisation: how inputs are standardised before the network, x ← (x - mean) / deviation.
+    scale: what inputs are multiplied by instead, such as 1/255 for pixels.
+    class_names, columns: of the data that the network was trained on (`Trainer.class_names`, `Trainer.columns`).
+
+    All of these are written into the file's metadata; the code of `torch_code` scales inputs if it is told to.
 
     The metadata also hold the architecture, so that `import_torch` needs nothing but the file.
 
@@ -53,9 +64,8 @@ def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
     metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(mlp.architecture.to_dict())}
-    if standardisation is not None:
-        moments = {"mean": standardisation.mean.tolist(), "deviation": standardisation.deviation.tolist()}
-        metadata["standardisation"] = json.dumps(moments, allow_nan=False)
+    names = None if class_names is None else tuple(class_names)
+    metadata |= DataFacts(standardisation, scale, names, columns).to_metadata()
     try:
         tensor_file.write(Path(path), named.items, metadata)
     except OSError as problem:
@@ -90,13 +100,13 @@ def import_torch(
 class TorchFile:
     """A file that has been opened and checked: its tensors have the names and shapes of `architecture`.
 
-    standardisation: how inputs are standardised before the network, None if they are not.
+    facts: what is done to inputs before the network, and the names of columns and classes.
     entries: the tensors' places in the file, counted from `begin`. No tensor has been read yet.
     """
 
     path: Path
     architecture: Architecture
-    standardisation: Standardisation | None
+    facts: DataFacts
     entries: Mapping[str, Entry] = field(repr=False)
     begin: int = field(repr=False)
 
@@ -128,7 +138,6 @@ def open_torch(
     with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
         metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
         described = _architecture_in(metadata)
-        standardisation = _standardisation_in(metadata)
     if architecture is None:
         architecture = described or _architecture_of(path, entries, activation, loss)
     for name, given in (("activation", activation), ("loss", loss)):
@@ -137,9 +146,12 @@ def open_torch(
                 f"{path} is for {name} {getattr(architecture, name)!r}; {given!r} was given. Leave {name} out."
             )
     _compare(path, architecture, entries)
-    if standardisation is not None and len(standardisation.mean) != architecture.widths[0]:
-        raise InputError(f"{path} standardises {len(standardisation.mean)} inputs; its network has others.")
-    return TorchFile(path, architecture, standardisation, entries, begin)
+    with damage_is_input_error(path, *NO_NETWORK):
+        written_here = "lowmem" in metadata
+        facts = DataFacts.from_metadata(metadata, architecture.widths[0]) if written_here else DataFacts()
+    if facts.standardisation is not None and len(facts.standardisation.mean) != architecture.widths[0]:
+        raise InputError(f"{path} standardises {len(facts.standardisation.mean)} inputs; its network has others.")
+    return TorchFile(path, architecture, facts, entries, begin)
 
 
 def _architecture_in(metadata: Mapping[str, str]) -> Architecture | None:
@@ -151,18 +163,6 @@ def _architecture_in(metadata: Mapping[str, str]) -> Architecture | None:
         return Architecture.from_dict(description)
     except (InputError, TypeError, AttributeError) as problem:
         raise ValueError(f"its metadata tell no architecture: {problem}") from None
-
-
-def _standardisation_in(metadata: Mapping[str, str]) -> Standardisation | None:
-    """Return the standardisation in the metadata of a file that lowmem wrote, None if there is none."""
-    if "lowmem" not in metadata or "standardisation" not in metadata:
-        return None
-    moments = json.loads(metadata["standardisation"])
-    mean, deviation = (np.array(moments[name], np.float64) for name in ("mean", "deviation"))
-    sound = mean.ndim == 1 and mean.shape == deviation.shape and finite(mean) and finite(deviation)
-    if not sound or deviation.min() <= 0:
-        raise ValueError("its metadata tell no standardisation")
-    return Standardisation(mean, deviation)
 
 
 def _architecture_of(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lowmem.common.checks import finite, lookup
 from lowmem.common.damage import damage_is_input_error
+from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
@@ -32,7 +33,9 @@ from lowmem.training.saved_run_checks import (
     ARCHITECTURE,
     LATER_FIELDS,
     POSITION,
+    check_columns,
     check_names,
+    check_scale,
     compare,
     exact,
     expected_tensors,
@@ -126,6 +129,17 @@ class SavedRun:
         """The names of the classes where labels were text, by class number."""
         names = self.data.get("class_names")
         return None if names is None else tuple(names)
+
+    @property
+    def columns(self) -> Schema | None:
+        """The columns of the table that the network was trained on, None if it was none or they are not known."""
+        held = self.data.get("columns")
+        return None if held is None else Schema.from_dict(held)
+
+    @property
+    def scale(self) -> float | None:
+        """What inputs are multiplied by, None if that is not known, as of a run of an earlier version."""
+        return self.data.get("scale")
 
     def standardisation(self) -> Standardisation | None:
         """Return how inputs were standardised, None if they were not."""
@@ -252,6 +266,8 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     if min(value for value in asdict(position).values() if type(value) is int) < 0:
         raise ValueError("its position has a negative number")
     check_names(settings["data"].get("class_names"), architecture)
+    check_columns(settings["data"].get("columns"), architecture)
+    check_scale(settings["data"].get("scale"))
     compare(entries, expected_tensors(architecture, states, settings["data"].get("standardised") is True))
     starts = [begin + entry.start for _, entry in _in_order(architecture, states, entries)]
     of_layers = sum(1 for _ in _names(architecture))

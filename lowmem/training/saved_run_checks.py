@@ -1,8 +1,10 @@
 """Checks of a saved run: what its settings and tensors must be before anything is done with them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from lowmem.data.formats.columns import Schema
 from lowmem.interchange.safetensors import Entry
 from lowmem.network.architecture import Architecture
 
@@ -51,8 +53,26 @@ def check_names(names: object, architecture: Architecture) -> None:
         return
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
         raise ValueError("its names of classes are no list of text")
-    if len(set(names)) < len(names) or len(names) > architecture.widths[-1]:
+    most = max(architecture.widths[-1], 2 * (architecture.loss == "bce"))  # one output tells two classes apart
+    if len(set(names)) < len(names) or len(names) > most:
         raise ValueError(f"it has {len(names)} names of classes for {architecture.widths[-1]} outputs, or one twice")
+
+
+def check_columns(columns: object, architecture: Architecture) -> None:
+    """Refuse columns of the data that are none, or more or fewer features than the inputs, with a `ValueError`."""
+    if columns is None:
+        return
+    if not isinstance(columns, dict):
+        raise ValueError("its columns are not understood")
+    features = len(Schema.from_dict(columns).x)
+    if features != architecture.widths[0]:
+        raise ValueError(f"it has {features} features for {architecture.widths[0]} inputs")
+
+
+def check_scale(scale: object) -> None:
+    """Refuse what is no factor of inputs, with a `ValueError`; None stands for 1."""
+    if scale is not None and (type(scale) not in (int, float) or not math.isfinite(scale)):  # type: ignore[arg-type]
+        raise ValueError(f"its inputs are multiplied by {str(scale)[:60]!r}")
 
 
 def expected_tensors(

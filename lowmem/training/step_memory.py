@@ -16,6 +16,7 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.schedule import Schedule
+from lowmem.training.data_marks import saving_bytes
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Stepper
 from lowmem.training.sample_weights import BatchWeights
@@ -86,7 +87,7 @@ class StepMemory:
         buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
         buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
         buffers += self._weights.bytes_for(self._batch_size)
-        buffers += RUN_OBJECTS + OP_OBJECTS * len(self.plan.schedule)
+        buffers += RUN_OBJECTS + saving_bytes(train) + OP_OBJECTS * len(self.plan.schedule)
         odd = len(train) % self._batch_size != 0
         if self._allocated and buffers <= self._buffers and odd <= self._odd:
             return

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowmem.common.checks import one_of, positive, positive_number
-from lowmem.data.compatibility import Data, check_names, checked
+from lowmem.data.compatibility import Data, both, matching
+from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -175,7 +176,8 @@ class Trainer:
             )
         patience = None if patience is None else positive("patience", patience)
         until = self._position.until if count is None else self._position.epoch + positive("epochs", count)
-        train, held_out = self._checked(data, validation)
+        known = self.mlp.architecture, self.class_names, self.columns
+        train, held_out = both(data, validation, *known, begun=bool(self._data_marks))
         self._remember(train)
         read_interval(save_every)
         callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
@@ -199,17 +201,6 @@ class Trainer:
         self._loop = Loop(stepper, self._position, batches, evaluation, tuple(callbacks), signals, self._last_save)
         self._loop.begin()
         return self._loop.epochs()
-
-    def _checked(self, data: Data, validation: Data | None) -> tuple[Samples, Samples | None]:
-        """Return training and validation data that fit the network, and whose classes have the same names."""
-        train = checked(data, self.mlp.architecture, "the data", self.class_names)
-        if self._data_marks:
-            check_names(train, self.class_names, "the data")
-        if validation is None:
-            return train, None
-        held_out = checked(validation, self.mlp.architecture, "the validation data", train.class_names)
-        check_names(held_out, train.class_names, "the validation data")
-        return train, held_out
 
     def _remember(self, train: Samples) -> None:
         """Note what the data are; in the middle of an epoch they must be those that it began with."""
@@ -240,8 +231,7 @@ class Trainer:
                 "evaluate works in the memory of a step, which trainer.epochs(...) allocates: call that first. For "
                 "the outputs alone, mlp.predict(x) needs no trainer."
             )
-        samples = checked(data, self.mlp.architecture, "the data", self.class_names)
-        check_names(samples, self.class_names, "the data")
+        samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
         return self._stepper.evaluate(samples.batches(self._memory.evaluation_rows, self.mlp.architecture, None))
 
     def report(self) -> Report:
@@ -324,6 +314,12 @@ class Trainer:
     def epochs_planned(self) -> int:
         """The number of epochs after which the run ends."""
         return self._position.until
+
+    @property
+    def columns(self) -> Schema | None:
+        """The columns of the training data, if they have names; for `open_data(path, columns=trainer.columns)`."""
+        held = self._data_marks.get("columns")
+        return None if held is None else Schema.from_dict(held)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

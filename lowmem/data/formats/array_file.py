@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from lowmem.common.checks import NUMBER_KINDS, TEXT_KINDS
 from lowmem.common.damage import damage_errors, damage_is_input_error
 from lowmem.data.formats.array_headers import Header, idx_header, npy_header, open_member
-from lowmem.data.formats.finding import GZIP
 from lowmem.data.formats.rows import Watched, blocks
+from lowmem.data.formats.text_lines import GZIP
 from lowmem.errors import InputError, RunError
 
 Array = NDArray[Any]
@@ -75,7 +75,7 @@ class ArrayFile:
         try:
             if self.ref.member is not None:
                 before, size = self._enter(self.ref.member)
-            elif self.ref.format == "idx" and self._raw.peek(2)[:2] == GZIP:
+            elif self._raw.peek(2)[:2] == GZIP:
                 self._stream, self.seekable, size = cast("BufferedIOBase", gzip.GzipFile(fileobj=self._raw)), False, -1
             read: Callable[[BufferedIOBase], Header] = idx_header if self.ref.format == "idx" else npy_header
             self.shape, by_columns, self.dtype = read(self._stream)

@@ -34,13 +34,22 @@ def npy_header(stream: io.BufferedIOBase) -> Header:
     return shape, fortran, dtype
 
 
+IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+"""The dtypes of idx files by their third byte (Y. LeCun, "The MNIST database")."""
+
+MOST_DIMENSIONS = 8
+
+
 def idx_header(stream: io.BufferedIOBase) -> Header:
-    """Read the header of an idx file: two zeros, the type (8 is uint8), the number of dimensions, their sizes."""
+    """Read the header of an idx file: two zeros, the type, the number of dimensions, their sizes (big-endian)."""
     start = stream.read(4)
-    if len(start) < 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:
-        raise ValueError(f"an idx file of bytes starts with 00 00 08 and 01 to 04, this one with {start.hex(' ')!r}")
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in IDX_TYPES or not 1 <= start[3] <= MOST_DIMENSIONS:
+        raise ValueError(
+            f"an idx file starts with 00 00, a type such as 08, and a number of dimensions, this one with "
+            f"{start.hex(' ')!r}"
+        )
     sizes = stream.read(4 * start[3])
-    return struct.unpack(f">{start[3]}I", sizes), False, np.dtype(np.uint8)
+    return struct.unpack(f">{start[3]}I", sizes), False, np.dtype(IDX_TYPES[start[2]])
 
 
 def open_member(archive: "ZipFile", name: str) -> io.BufferedIOBase:

@@ -17,10 +17,11 @@ from lowmem.data.formats.columns import Selection
 from lowmem.data.formats.finding import existing, format_of, idx_labels
 from lowmem.data.formats.rows import Rows, blocks
 from lowmem.data.samples import Batch
-from lowmem.errors import InputError
+from lowmem.errors import Advice, InputError
 
 Array = NDArray[Any]
 
+QMNIST_COLUMNS = 8
 
 ONLY_ALONE = (("images", "labels"), ("data", "target"))
 PAIRS = (("x", "y"), ("X", "Y"), ("X", "y"), *ONLY_ALONE)
@@ -28,9 +29,10 @@ PAIRS = (("x", "y"), ("X", "Y"), ("X", "y"), *ONLY_ALONE)
 
 
 class ArrayRows(Rows):
-    """Rows of x, y and weights in an array each. Without y, all of it is zero."""
+    """Rows of x, y and weights in an array each. Without y, all of it is zero.
 
-    typed = True
+    Labels with eight columns of whole numbers in an idx file are those of QMNIST: the first is the class.
+    """
 
     def __init__(self, x: ArrayFile, y: ArrayFile | None, w: ArrayFile | None, names: ClassNames | None) -> None:
         self._x, self._y, self._w = x, y, w
@@ -48,11 +50,16 @@ class ArrayRows(Rows):
         self.w_dtype = None if w is None else w.dtype
         self.samples, self.features = x.shape[0], math.prod(x.shape[1:])
         self.x_dtype, self.y_dtype = x.dtype, np.dtype(np.int8) if y is None else y.dtype
-        self.y_shape = () if y is None or len(y.shape) == 1 else (math.prod(y.shape[1:]),)
+        self._first_of = QMNIST_COLUMNS if y is not None and _is_qmnist(y) else 1
+        columns = 1 if y is None or self._first_of > 1 else math.prod(y.shape[1:])
+        self.y_shape = () if columns == 1 else (columns,)
+        self.y_decimal = self.y_dtype.kind == "f"
+        if self._first_of > 1:
+            self.notes = (f"labels: the first of {QMNIST_COLUMNS} columns, as in QMNIST",)
         self.seekable = all(file is None or file.seekable for file in (x, y, w))
         if y is not None and y.dtype.kind in TEXT_KINDS:
             self.class_names, self.y_dtype = names or ClassNames(), CODES
-            if self.y_shape:
+            if len(y.shape) > 1:
                 raise InputError(f"{y.ref} is text of the shape {y.shape}; one label for each sample is needed.")
 
     def read(self, start: int, batch: Batch) -> None:
@@ -60,12 +67,21 @@ class ArrayRows(Rows):
         self._x.read(start, batch.x)
         if self._y is None:
             batch.y[:] = 0
+        elif self._first_of > 1:
+            self._read_first(self._y, start, batch.y)
         elif self.class_names is None:
             self._y.read(start, batch.y)
         else:
             self._read_labels(self._y, self.class_names, start, batch.y)
         if self._w is not None and batch.weights is not None:
             self._w.read(start, batch.weights)
+
+    def _read_first(self, file: ArrayFile, start: int, y: Array) -> None:
+        """Fill y with the first column of an array, with few of its rows in memory at a time."""
+        for first, last in blocks(len(y), max(1, UNPACKED_AT_ONCE // file.row_bytes)):
+            held = np.empty((last - first, *file.shape[1:]), file.dtype)
+            file.read(start + first, held)
+            y[first:last] = held[:, 0]
 
     def _read_labels(self, file: ArrayFile, names: ClassNames, start: int, y: Array) -> None:
         """Fill y with class numbers, with little of the text in memory at a time."""
@@ -90,6 +106,11 @@ class ArrayRows(Rows):
         for file in (self._x, self._y, self._w):
             if file is not None:
                 file.close()
+
+
+def _is_qmnist(y: ArrayFile) -> bool:
+    """Say whether labels are those of QMNIST."""
+    return y.ref.format == "idx" and y.dtype.kind == "i" and y.shape[1:] == (QMNIST_COLUMNS,)
 
 
 def open_arrays(path: Path, kind: str, wanted: Selection, *, whole: bool) -> ArrayRows:
@@ -117,7 +138,11 @@ def _in_archive(path: Path, wanted: Selection) -> Refs:
     from zipfile import ZipFile  # 1 MiB, for those who read archives
 
     with damage_is_input_error(path), ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        members = archive.namelist()
+    names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+    if members and not names:
+        what = "an Excel workbook: save the sheet as CSV" if "xl/workbook.xml" in members else "a zip: unpack it"
+        raise InputError(f"{path} is {what}. It holds {', '.join(members)[:200]}, and no arrays (.npy).")
     weights = None if wanted.weights is None or wanted.inputs_only else str(wanted.weights)
     if weights is not None and weights not in names:
         raise InputError(f"{path} has no array {weights!r} to be the weights; it holds {', '.join(names)[:200]}.")
@@ -133,10 +158,13 @@ def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
         return ArrayRef(path, kind), None, None
     targets = idx_labels(path) if kind == "idx" and wanted.targets is None else wanted.targets
     if targets is None:
-        raise InputError(f"{path} holds one array, which is x; y is needed too. Give its file as targets=.")
+        raise InputError(
+            f"{path} holds one array, which is x; y is needed too. Give its file as ", Advice("targets", "..."), "."
+        )
     if isinstance(wanted.weights, int):
         raise InputError(
-            f"weights={wanted.weights}: {path} is no table with columns. Give the file of the weights, an .npy."
+            Advice("weights", wanted.weights),
+            f": {path} is no table with columns. Give the file of the weights, an .npy.",
         )
     return ArrayRef(path, kind), _alone(targets), None if wanted.weights is None else _alone(existing(wanted.weights))
 

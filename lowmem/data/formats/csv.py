@@ -1,38 +1,53 @@
 """Tables as text, a row for each line, read by runs of rows."""
 
-import csv
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lowmem.common.damage import damage_is_input_error
-from lowmem.data.class_names import CODES, ClassNames
-from lowmem.data.formats.columns import Selection, choose_columns, number_of
+from lowmem.data.class_names import CODES, ClassNames, are_numbers
+from lowmem.data.formats.cells import (
+    BLANKS,
+    TRUTH,
+    is_comma_number,
+    is_missing,
+    is_number,
+    is_value,
+    is_whole,
+)
+from lowmem.data.formats.columns import Selection, choose_columns
+from lowmem.data.formats.dialect import read_dialect
 from lowmem.data.formats.rows import Rows, Watched, blocks
+from lowmem.data.formats.text_lines import TextLines
 from lowmem.data.samples import Batch
-from lowmem.errors import InputError, RunError
+from lowmem.errors import Advice, InputError, RunError
 
 EVERY = 4096
-"""Lines from one whose offset in the file is noted to the next."""
+"""Lines from one whose place in the file is noted to the next."""
 
 AT_ONCE = 512
 """Lines that are parsed together."""
 
-LONGEST_LINE = 1 << 24
-"""Bytes of a line that are read at most."""
+END = " \t\n\r\x1a"
+"""Characters of a line that holds nothing; the last one ended files of DOS."""
 
-MARK = b"\xef\xbb\xbf"
-"""The mark of the byte order, which some programs put before the first line."""
+
+@dataclass(slots=True)
+class Marks:
+    """What the readers of a file share: where a decimal comma, and where a decimal point, was seen first."""
+
+    comma: str = ""
+    point: str = ""
 
 
 class CsvRows(Rows):
-    """Numbers as text, a row for each line; the target may be text. A first line with names of columns is left out.
+    """Numbers as text, a row for each line; the target may be text. Names of columns are told from samples.
 
-    The offset of every `EVERY`-th line is noted when the file is opened, so that later reads can jump to it.
+    The place of every `EVERY`-th line is noted when the file is opened, so that later reads can go to it.
     """
 
     def __init__(self, path: Path, wanted: Selection) -> None:
@@ -40,174 +55,215 @@ class CsvRows(Rows):
         self.x_dtype = self.y_dtype = np.dtype(np.float32)
         self._watched = Watched(path)
         with damage_is_input_error(path):
-            self._stream = path.open("rb")
+            self._text = TextLines(path)
         try:
             with damage_is_input_error(path):
                 self._begin(wanted)
                 self._index()
+        except RunError as problem:  # nothing has begun
+            self.close()
+            raise InputError(str(problem)) from None
         except BaseException:
             self.close()
             raise
 
     def _begin(self, wanted: Selection) -> None:
         """Read the first lines: which columns there are, whether they have names, and whether labels are text."""
-        lines = [self._stream.readline(LONGEST_LINE).removeprefix(MARK), self._stream.readline(LONGEST_LINE)]
-        self._delimiter = _delimiter(lines[0])
-        first, second = ([cell.strip() for cell in _cells(line, self._delimiter)] for line in lines)
-        self._count = len(first)
-        if self._count < 2 and not wanted.inputs_only:
-            raise InputError(
-                f"{self.path} has one column; numbers separated by commas, the target among them, are needed."
-            )
-        self._headed = isinstance(wanted.target, str) or isinstance(wanted.weights, str)
-        if not self._headed:
-            bare = wanted.inputs_only and wanted.target is None
-            at = None if bare else number_of(wanted.target, [], self._count, "target", self.path)
-            self._headed = _is_header(first, second, at)
-        self.columns = choose_columns(first if self._headed else [], self._count, wanted, self.path)
+        self.seekable = not self._text.packed
+        self.dialect = dialect = read_dialect(self._text, wanted, self.path)
+        self.columns = choose_columns(dialect.names, dialect.columns, wanted, self.path, self._index_columns(wanted))
+        self.schema = self.columns.schema
+        encoding = "" if self._text.encoding.startswith("utf-8") else f", {self._text.encoding.upper()}"
+        self.notes = (f"{dialect}{encoding}{', gzipped' * self._text.packed}", *self.columns.notes)
+        self.remarks = self.columns.remarks
         self.features = len(self.columns.x)
         self._x, y = np.array(self.columns.x, np.intp), self.columns.y
         self.w_dtype = None if self.columns.w is None else np.dtype(np.float32)
-        sample = second if self._headed else first
-        self._converters: dict[int, Callable[[str], float]] = {}
-        if y is not None and (wanted.class_names or (len(sample) > y and not _is_number(sample[y]))):
+        held = [] if y is None else [row[y] for row in dialect.rows if len(row) > y and not is_missing(row[y])]
+        self.y_decimal = any(not is_whole(cell) and cell.lower() not in TRUTH for cell in held)
+        self._converters: dict[int, Callable[[str], float]] = dict.fromkeys(self.columns.aside, lambda text: 0.0)
+        truth = bool(held) and all(cell.lower() in TRUTH for cell in held)
+        text = bool(held) and not (truth or is_number(held[0]) or is_comma_number(held[0]))
+        if y is not None and (text or (wanted.class_names is not None and not are_numbers(wanted.class_names))):
             self.class_names, self.y_dtype = ClassNames(wanted.class_names), CODES
             self._converters[y] = self.class_names.number
-        self._converters |= dict.fromkeys(self.columns.aside, lambda text: 0.0)
+        self._cellwise, self._marks = truth and self.class_names is None, Marks()
+        self._last_is_target = wanted.target is None and not wanted.inputs_only
+
+    def _index_columns(self, wanted: Selection) -> list[int]:
+        """Return the first column if it has no name, or the one that pandas gave it, and numbers or names the rows."""
+        dialect = self.dialect
+        if not dialect.headed or dialect.names[0] not in ("", "Unnamed: 0"):
+            return []
+        held = [row[0] for row in dialect.rows if row]
+        if all(is_whole(cell) or not is_value(cell, dialect.delimiter) for cell in held):
+            return [0]
+        if dialect.names[0] or 0 in (*wanted.ignore, *(wanted.features or ())):
+            return []
+        raise InputError(
+            f"{self.path}, line {dialect.skipped + 1}: column 0 has no name, and holds {held[0][:20]!r}, which is no "
+            "number of a row. Name the column, or leave it out with ",
+            Advice("ignore", "0"),
+            ".",
+        )
 
     def _index(self) -> None:
-        """Count the rows, and note the offset of every `EVERY`-th."""
-        self._stream.seek(0)
-        if self._headed:
-            self._stream.readline(LONGEST_LINE)
-        else:
-            self._stream.seek(len(MARK) if self._stream.read(len(MARK)) == MARK else 0)
-        self._offsets, self.samples = [self._stream.tell()], 0
-        for line in iter(partial(self._stream.readline, LONGEST_LINE), b""):
-            if not line.strip():
-                break  # the end, if nothing comes behind it
+        """Count the rows, note the place of every `EVERY`-th, and see whether there may be decimal commas."""
+        text, commas = self._text, self.dialect.delimiter != ","
+        text.go(0)
+        for _ in range(self.dialect.skipped + self.dialect.headed):
+            text.next()
+        self._places, self.samples = [text.place()], 0
+        while (line := text.next()).strip(END):
             self.samples += 1
             if self.samples % EVERY == 0:
-                self._offsets.append(self._stream.tell())
-        if self._stream.read(LONGEST_LINE).strip():
-            raise InputError(
-                f"{self.path} has an empty line {self.line(self.samples)} with more rows behind it. Remove it."
-            )
+                self._places.append(text.place())
+            if commas and "," in line:
+                self._cellwise, commas = True, False
+        while line:
+            if line.strip(END):
+                raise InputError(
+                    f"{self.path} has an empty line {self.line(self.samples)} with more rows behind it. Remove it."
+                )
+            line = text.next()
         if not self.samples:
             raise InputError(f"{self.path} has no rows of numbers.")
         self._row = -1
 
     def line(self, row: int) -> int:
         """Return the line of the file, from 1, on which a row is."""
-        return row + 1 + self._headed
+        return row + 1 + self.dialect.skipped + self.dialect.headed
 
     def read(self, start: int, batch: Batch) -> None:
         """See `Rows.read`."""
         self._watched.check()
         if start != self._row:
-            self._stream.seek(self._offsets[start // EVERY])
+            self._text.go(self._places[start // EVERY])
             for _ in range(start % EVERY):
-                self._stream.readline(LONGEST_LINE)
+                self._text.next()
         self._row = -1  # until all went well
         for done, stop in blocks(len(batch), AT_ONCE):
-            lines = [self._stream.readline(LONGEST_LINE) for _ in range(stop - done)]
+            lines = [self._text.next() for _ in range(stop - done)]
             if not lines[-1]:
                 raise RunError(
-                    f"{self.path} ends in row {start + done + lines.index(b''):,} of its {self.samples:,}. It was cut "
+                    f"{self.path} ends in row {start + done + lines.index(''):,} of its {self.samples:,}. It was cut "
                     "while it was in use."
                 )
             self._parse(start + done, lines, batch.part(done, stop))
         self._row = start + len(batch)
 
-    def _parse(self, start: int, lines: list[bytes], batch: Batch) -> None:
+    def _parse(self, start: int, lines: list[str], batch: Batch) -> None:
         """Fill a batch with the numbers of some lines, the first of which is row `start`."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # NumPy warns of lines without numbers; they are refused below
-                options: dict[str, Any] = {"delimiter": self._delimiter, "comments": None, "quotechar": '"'}
-                options |= {"converters": self._converters or None, "encoding": "utf-8"}
-                values = np.loadtxt(lines, np.float32, ndmin=2, **options)
-            if values.shape != (len(lines), self._count):
-                raise ValueError
-        except (ValueError, UnicodeDecodeError):
-            raise self._complaint(start, lines) from None
+        values = None if self._cellwise else self._at_once(lines)
+        if values is None:
+            values = self._cell_by_cell(start, lines)
         np.take(values, self._x, axis=1, out=batch.x, mode="clip")
         batch.y[:] = 0 if self.columns.y is None else values[:, self.columns.y]
-        if self.class_names is not None and batch.y.min() < 0:
-            raise self._complaint(start, lines)
         if batch.weights is not None and self.columns.w is not None:
             batch.weights[:] = values[:, self.columns.w]
 
-    def _complaint(self, start: int, lines: list[bytes]) -> InputError:
-        """Return the error that says which of some lines cannot be read, and why."""
-        for row, line in enumerate(lines, start=start):
-            cells = _cells(line, self._delimiter)
-            place = f"{self.path}, line {self.line(row):,}"
-            if len(cells) != self._count:
-                held = f"{len(cells)} column{'s' * (len(cells) != 1)}"
-                return InputError(f"{place} has {held}; the first line has {self._count}. Mend that row.")
-            for column, cell in enumerate(cells):
-                if self.class_names is not None and column == self.columns.y:
-                    if self.class_names.number(cell) < 0:
-                        return InputError(f"{place}, column {column + 1}: {self.class_names.complaint(cell)}")
-                elif column not in self.columns.aside and not _is_number(cell):
-                    return InputError(
-                        f"{place}, column {column + 1}: {cell[:40]!r} is no number. Mend or code it as one."
-                    )
-        return InputError(f"{self.path}, line {self.line(start):,} and after cannot be read as numbers.")
+    def _at_once(self, lines: list[str]) -> np.ndarray[Any, Any] | None:
+        """Return the numbers of some lines, None unless all of their cells are finite numbers or known names."""
+        dialect = self.dialect
+        if dialect.trailing:
+            lines = [line.rstrip(END.replace("\t", "")).removesuffix(dialect.delimiter) for line in lines]
+        options: dict[str, Any] = {"comments": None, "quotechar": '"', "converters": self._converters or None}
+        options["delimiter"] = None if dialect.delimiter == BLANKS else dialect.delimiter
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # NumPy warns of lines without numbers, which are refused
+                values = np.loadtxt(lines, np.float32, ndmin=2, **options)
+        except (ValueError, UnicodeError):
+            return None
+        labels_known = self.class_names is None or values[:, self.columns.y].min() >= 0
+        right = values.shape == (len(lines), dialect.columns) and labels_known and bool(np.isfinite(values).all())
+        return values if right else None
+
+    def _cell_by_cell(self, start: int, lines: list[str]) -> np.ndarray[Any, Any]:
+        """Return the numbers of some lines, also where they have decimal commas or are truth values.
+
+        Raises `InputError`, with line and column, for what is no number.
+        """
+        values = np.zeros((len(lines), self.dialect.columns), np.float32)
+        for number, line in enumerate(lines):
+            place = f"{self.path}, line {self.line(start + number):,}"
+            held = self.dialect.cells(line)
+            if len(held) != self.dialect.columns:
+                raise InputError(f"{place} {self._wrong_count(line, held)}")
+            for column, cell in enumerate(held):
+                if column == self.columns.y and self.class_names is not None:
+                    values[number, column] = self.class_names.number(cell)
+                    if values[number, column] < 0:
+                        raise InputError(f"{place}, column {column + 1}: {self.class_names.complaint(cell)}")
+                elif column not in self.columns.aside:
+                    values[number, column] = self._value(cell, place, column)
+        return values
+
+    def _wrong_count(self, line: str, held: Sequence[str]) -> str:
+        """Say why a line has not as many cells as the table has columns."""
+        if line.count('"') % 2:
+            return "has a quote that is not closed in that line. Mend that row."
+        count = f"{len(held)} column{'s' * (len(held) != 1)}"
+        where = "the first line has" if not self.dialect.skipped else "the lines before have"
+        return f"has {count}; {where} {self.dialect.columns}. Mend that row."
+
+    def _value(self, cell: str, place: str, column: int) -> float:
+        """Return the number that a cell holds. Raises `InputError` if it is none, or not finite as float32."""
+        cell = TRUTH.get(cell.lower(), cell)
+        point = is_number(cell)
+        if point or (self.dialect.delimiter != "," and is_comma_number(cell)):
+            if "." in cell or "," in cell:
+                self._note_mark(cell, f"{place}, column {column + 1}")
+            with np.errstate(over="ignore"):
+                value = float(np.float32(cell.replace(",", ".")))
+            if np.isfinite(value):
+                return value
+        where = f"{place}, column {column + 1}{self._named(column)}"
+        advice = self._leave_out(column, text=not (point or is_missing(cell) or is_comma_number(cell)))
+        if is_missing(cell):
+            raise InputError(f"{where}: the value is missing ({cell[:20]!r}). Fill it in, or remove that row", *advice)
+        if point:
+            raise InputError(f"{where}: {cell[:40]!r} is no finite number of float32. Mend it, or scale the column.")
+        commas = " Numbers have a decimal point." if is_comma_number(cell) else ""
+        raise InputError(f"{where}: {cell[:40]!r} is no number.{commas} Code it as one", *advice)
+
+    def _named(self, column: int) -> str:
+        """Write the name of a column behind its number."""
+        return f" ({self.dialect.names[column][:60]!r})" if self.dialect.headed else ""
+
+    def _leave_out(self, column: int, *, text: bool) -> Sequence[object]:
+        """Return the end of a sentence that advises to leave a column out, where that is possible."""
+        if column not in self.columns.x or len(self.columns.x) == 1:
+            return (".",)
+        name = (self.dialect.names[column] if self.dialect.headed else "") or str(column)
+        target = (", or make it the target with ", Advice("target", name)) if text and self._last_is_target else ()
+        return ", or leave the column out with ", Advice("ignore", name), *target, "."
+
+    def _note_mark(self, cell: str, place: str) -> None:
+        """Note whether numbers have decimal points or commas, and refuse a file with both."""
+        marks = self._marks
+        if "," in cell:
+            marks.comma = marks.comma or f"{cell[:20]!r} in {place.removeprefix(f'{self.path}, ')}"
+        else:
+            marks.point = marks.point or f"{cell[:20]!r} in {place.removeprefix(f'{self.path}, ')}"
+        if marks.comma and marks.point:
+            raise InputError(
+                f"{self.path} has decimal commas, {marks.comma}, and decimal points, {marks.point}. Write all numbers "
+                "alike."
+            )
+
+    def place(self, row: int, column: int | None) -> str:
+        """See `Rows.place`."""
+        return f"line {self.line(row):,}" + ("" if column is None else f", column {column + 1}{self._named(column)}")
 
     def again(self) -> "CsvRows":
-        """See `Rows.again`; the offsets of lines are shared."""
+        """See `Rows.again`; the places of lines are shared."""
         other = CsvRows.__new__(CsvRows)
         other.__dict__.update(self.__dict__)
         with damage_is_input_error(self.path):
-            other._stream, other._row = self.path.open("rb"), -1
+            other._text, other._row = TextLines(self.path), -1
         return other
 
     def close(self) -> None:
         """See `Rows.close`."""
-        self._stream.close()
-
-
-def csv_columns(path: Path) -> int:
-    """Return the number of columns of a table."""
-    with damage_is_input_error(path), path.open("rb") as stream:
-        line = stream.readline(LONGEST_LINE)
-    return len(_cells(line, _delimiter(line)))
-
-
-def _delimiter(line: bytes) -> str:
-    """Return what separates the cells of a line: comma, semicolon or tab, whichever it holds most of."""
-    return max(",;\t", key=line.decode("utf-8", "replace").count)
-
-
-def _cells(line: bytes, delimiter: str) -> list[str]:
-    """Return the cells of a line."""
-    text = line.decode("utf-8", "replace").rstrip("\r\n")
-    try:
-        return next(csv.reader([text], delimiter=delimiter), [""])
-    except csv.Error:
-        return text.split(delimiter)
-
-
-def _is_header(first: Sequence[str], second: Sequence[str], target: int | None) -> bool:
-    """Say whether the first line holds names of columns. It does if a cell other than the target's is no number.
-
-    Where only the target's cell is no number, the line below decides: a number there means that the cell above is a
-    name, text means that both are labels. Cells numbered from 0 are names in any case.
-    """
-    others = [cell for column, cell in enumerate(first) if column != target]
-    if not all(map(_is_number, others)):
-        return True
-    if target is None or _is_number(first[target]) or len(second) <= target:
-        return False
-    return _is_number(second[target]) or others == [str(n) for n in range(len(first)) if n != target]
-
-
-def _is_number(cell: str) -> bool:
-    """Say whether the text of a cell is a number."""
-    try:
-        float(cell.strip())
-    except ValueError:
-        return False
-    return True
+        self._text.close()

@@ -1,7 +1,8 @@
 """Parquet tables, read by runs of rows with pyarrow (`pip install lowmem[parquet]`)."""
 
+import contextlib
+import re
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from lowmem.data.class_names import CODES, ClassNames
 from lowmem.data.formats.columns import Selection, choose_columns
 from lowmem.data.formats.rows import Rows, Watched
 from lowmem.data.samples import Batch
-from lowmem.errors import InputError, RunError
+from lowmem.errors import Advice, InputError, RunError
 
 Array = NDArray[Any]
 
@@ -21,6 +22,10 @@ AT_ONCE = 4096
 
 READ_BYTES = 1 << 16
 """Bytes of a column that are read together."""
+
+WHOLE = ("int", "uint")
+INDEX_NAME = re.compile(r"__index_level_\d+__")
+"""The name that pandas gives an index without one."""
 
 NUMBERS = ("int", "uint", "float", "double", "half", "bool")
 TEXTS = ("string", "large_string", "dictionary<values=string", "dictionary<values=large_string")
@@ -45,9 +50,13 @@ class ParquetRows(Rows):
     def _begin(self, wanted: Selection, names: ClassNames | None) -> None:
         """See which columns and row groups there are."""
         held, metadata, path = self._file.schema_arrow, self._file.metadata, self.path
-        columns = choose_columns(held.names, len(held.names), wanted, path)
         if len(set(held.names)) < len(held.names):
             raise InputError(f"{path} has two columns of one name. Rename one.")
+        if not held.names:
+            raise InputError(f"{path} has no columns.")
+        columns = choose_columns(held.names, len(held.names), wanted, path, _index_columns(held))
+        self.schema, self.notes = columns.schema, ("Parquet", *columns.notes)
+        self.remarks = columns.remarks
         self._x = [held.names[column] for column in columns.x]
         self._y, self._w = (None if column is None else held.names[column] for column in (columns.y, columns.w))
         kinds = {name: str(held.field(name).type) for name in held.names}
@@ -55,9 +64,9 @@ class ParquetRows(Rows):
             self.class_names = names or ClassNames(wanted.class_names)
         labels = None if self.class_names is None else self._y
         numbers = [*self._x, *(name for name in (self._y, self._w) if name is not None and name != labels)]
-        wrong = sorted({kinds[name] for name in numbers if not kinds[name].startswith(NUMBERS)})
-        if wrong:
-            raise InputError(f"{path} has columns of {', '.join(wrong)[:200]}; numbers are needed.")
+        for name in numbers:
+            if not kinds[name].startswith(NUMBERS):
+                raise self._no_numbers(name, kinds[name])
         self.samples, self.features = metadata.num_rows, len(self._x)
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         if sum(sizes) != self.samples or min(sizes, default=0) < 0:
@@ -66,9 +75,24 @@ class ParquetRows(Rows):
             raise InputError(f"{path} has no rows.")
         self.x_dtype = np.dtype(np.float32)
         self.y_dtype = self.x_dtype if self.class_names is None else CODES
+        self.y_decimal = self._y is not None and kinds[self._y].startswith(("float", "double", "half"))
         self.w_dtype = None if self._w is None else self.x_dtype
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
         self._row, self._tables, self._left = -1, iter(()), None
+
+    def _no_numbers(self, name: str, kind: str) -> InputError:
+        """Return the error of a column that should hold numbers."""
+        says = f"{self.path}: column {name!r} holds {kind[:60]}, and numbers are needed. "
+        advice = "Cast it to double" if kind.startswith(("decimal", "dictionary<values=int")) else "Code it as numbers"
+        if name not in self._x or len(self._x) == 1:
+            return InputError(f"{says}{advice}.")
+        target = (", or make it the target with ", Advice("target", name)) if self._wanted.target is None else ()
+        return InputError(f"{says}{advice}, or leave it out with ", Advice("ignore", name), *target, ".")
+
+    def place(self, row: int, column: int | None) -> str:
+        """See `Rows.place`."""
+        name = self._y if column is None else self._x[column]
+        return f"row {row:,}, column {name!r}"
 
     def read(self, start: int, batch: Batch) -> None:
         """See `Rows.read`."""
@@ -121,7 +145,9 @@ class ParquetRows(Rows):
         column = table.column(name)
         if column.null_count:
             at = row + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-            raise InputError(f"{self.path}: column {name!r} has an empty value in row {at:,}. Fill it in.")
+            raise InputError(
+                f"{self.path}: column {name!r} has an empty value in row {at:,}. Fill it in, or remove that row."
+            )
         return column
 
     def _numbers(self, table: Any, name: str, row: int) -> Array:  # noqa: ANN401 - a record batch
@@ -153,10 +179,18 @@ class ParquetRows(Rows):
         self._file.close()
 
 
-def parquet_columns(path: Path) -> int:
-    """Return the number of columns of a table."""
-    with closing(_opened(path)) as file:
-        return len(file.schema_arrow.names)
+def _index_columns(held: Any) -> list[int]:  # noqa: ANN401 - a schema of pyarrow
+    """Return the columns that pandas wrote for an index: those that its metadata name, or that have its names."""
+    import json
+
+    found = {name for name in held.names if INDEX_NAME.fullmatch(name)}
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads((held.metadata or {})[b"pandas"])["index_columns"]
+        found |= {name for name in told if isinstance(name, str)}
+    places = [place for place, name in enumerate(held.names) if name in found]
+    if held.names[0] in ("", "Unnamed: 0") and str(held.types[0]).startswith((*WHOLE, *TEXTS)):
+        places.append(0)
+    return places
 
 
 def _opened(path: Path) -> Any:  # noqa: ANN401 - a parquet file

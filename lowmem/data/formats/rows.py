@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lowmem.data.class_names import ClassNames
+from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Batch
 from lowmem.errors import RunError
 
@@ -22,7 +23,9 @@ class Rows(ABC):
         last is None where there are no weights.
     class_names: the names of the classes, where y is text in the file; y is then their numbers.
     seekable: True where rows can be read in any order at about the same cost.
-    typed: True where the file tells whole numbers from others, as arrays do and text does not.
+    y_decimal: True where the numbers of y are stored as numbers that need not be whole: floats, "1.0".
+    schema: the columns of a table; None for arrays. notes: what was found in the file and chosen, for people.
+    remarks: what people should know before they trust the result, such as columns in another order.
     """
 
     name: str
@@ -34,7 +37,10 @@ class Rows(ABC):
     w_dtype: np.dtype[Any] | None = None
     class_names: ClassNames | None = None
     seekable: bool = True
-    typed: bool = False
+    y_decimal: bool = False
+    schema: Schema | None = None
+    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, start: int, batch: Batch) -> None:
@@ -50,6 +56,15 @@ class Rows(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
+
+    def place(self, row: int, column: int | None) -> str:
+        """Write where a value is, for messages; column: of the features, None for the target."""
+        return f"{'y' if column is None else 'x'}[{row}]"
+
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that a reader takes besides what it fills."""
+        return 0
 
     def buffer(self, rows: int, *, weighted: bool = True, x_rows: int | None = None) -> Batch:
         """Return memory for so many rows as stored, and for `x_rows` of x; without `weighted`, for no weights."""
@@ -68,12 +83,33 @@ class Rows(ABC):
         return self.features * self.x_dtype.itemsize
 
 
-class RowRange(Rows):
+class Wrapped(Rows):
+    """Another reader's rows, changed or chosen by a class below this one."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.__dict__.update({name: getattr(rows, name) for name in Rows.__annotations__})
+        self._rows = rows
+
+    @property
+    def reading_bytes(self) -> int:
+        """See `Rows.reading_bytes`."""
+        return self._rows.reading_bytes
+
+    def place(self, row: int, column: int | None) -> str:
+        """See `Rows.place`."""
+        return self._rows.place(row, column)
+
+    def close(self) -> None:
+        """See `Rows.close`."""
+        self._rows.close()
+
+
+class RowRange(Wrapped):
     """A run of another reader's rows, as a data set of its own; first: the row of the other that is row 0 here."""
 
     def __init__(self, rows: Rows, first: int, samples: int) -> None:
-        self.__dict__.update({name: getattr(rows, name) for name in Rows.__annotations__})
-        self._rows, self._first, self.samples = rows, first, samples
+        super().__init__(rows)
+        self._first, self.samples = first, samples
 
     def read(self, start: int, batch: Batch) -> None:
         """See `Rows.read`."""
@@ -83,9 +119,9 @@ class RowRange(Rows):
         """See `Rows.again`."""
         return RowRange(self._rows.again(), self._first, self.samples)
 
-    def close(self) -> None:
-        """See `Rows.close`."""
-        self._rows.close()
+    def place(self, row: int, column: int | None) -> str:
+        """See `Rows.place`."""
+        return self._rows.place(self._first + row, column)
 
 
 class Watched:

@@ -7,7 +7,7 @@ evaluates knows these three, and nothing of arrays and files behind them.
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,9 @@ class Samples(ABC):
     remarks: what people should know before they trust a result, such as columns in another order.
     shuffle_rows: the rows of a block that are shuffled among each other; None where all rows are.
     """
+
+    reader_bytes: ClassVar[int] = 0
+    """Bytes that reading takes for a moment beside the buffers of batches."""
 
     name: str
     scale: float = field(default=1.0, kw_only=True)

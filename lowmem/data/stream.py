@@ -7,6 +7,7 @@ Data of no more rows than a block are shuffled exactly, and give the same bits a
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -30,6 +31,8 @@ class Stream(Samples):
     contents: what the first pass found in the file. targets: what y holds. Both are of the whole file after a split.
     one_hot: True where labels become rows with a one.
     """
+
+    reader_bytes: ClassVar[int] = 96 << 10  # the directory of an archive, and unpacking
 
     rows: Rows = field(repr=False)
     contents: Contents = field(repr=False)

@@ -28,7 +28,7 @@ Array = NDArray[Any]
 MOST_PACKED = 1040
 """Times by which unpacking (RFC 1951) can enlarge a file: a header that announces more lies."""
 
-AT_ONCE, UNPACKED_AT_ONCE = 1 << 20, 1 << 16
+AT_ONCE, UNPACKED_AT_ONCE = 1 << 20, 1 << 14
 """Bytes that are read at a time; those that are unpacked pass through several buffers of Python's."""
 
 DAMAGED = "It is truncated, damaged or something else; save or fetch it again."

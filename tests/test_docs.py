@@ -15,7 +15,7 @@ import pytest
 from lowmem.cli import main
 from lowmem.measure.ram import RESERVE
 from lowmem.network.tiles import TILE_ROWS
-from lowmem.planning.engines.lane_count import SMALL
+from lowmem.planning.engines.lane_count import LEAST_ROWS, LEAST_WORK, SMALL
 from lowmem.schedule.optimal.early_drops import LONGEST
 from lowmem.schedule.optimal.planner import MANY_LAYERS
 from tests.test_readme import README, ROOT, blocks, run_page
@@ -241,6 +241,7 @@ def test_constants_on_the_pages_are_those_of_the_code() -> None:
         f"Up to {LONGEST} layers",
         f"(more than {MANY_LAYERS})",
         f"less than {SMALL:.0e}".replace("e+0", "e") + " FLOPs",
+        f"at least {LEAST_ROWS} rows and {LEAST_WORK:.0e}".replace("e+0", "e") + " FLOPs",
     ):
         assert said in text
     assert f"tiles of at most {TILE_ROWS} rows" in " ".join(ADDING.read_text(encoding="utf-8").split())

@@ -15,6 +15,7 @@ import pytest
 from lowmem.cli import main
 from lowmem.measure.ram import RESERVE
 from lowmem.network.tiles import TILE_ROWS
+from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.engines.lane_count import LEAST_ROWS, LEAST_WORK, SMALL
 from lowmem.schedule.optimal.early_drops import LONGEST
 from lowmem.schedule.optimal.planner import MANY_LAYERS
@@ -136,6 +137,8 @@ def told_before(text: str) -> list[list[str]]:
     told = []
     heads = [""]
     for line in text.strip().splitlines():
+        if line.startswith("*: disturbed"):  # whether other processes were at work
+            continue
         cells = re.split(r" {2,}", line.strip())
         if cells[0] in ("memory", "step", "promised", "outcome"):
             heads = cells
@@ -151,6 +154,10 @@ def told_before(text: str) -> list[list[str]]:
     return told
 
 
+@pytest.mark.skipif(
+    why_not_native() is not None or os.environ.get("LOWMEM_ENGINE") == "numpy",
+    reason="the page shows reports of the compiled engine",
+)
 def test_reports_are_as_the_page_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     page = REPORTS.read_text(encoding="utf-8")
     shown = 0

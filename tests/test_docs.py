@@ -19,12 +19,14 @@ from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.engines.lane_count import LEAST_ROWS, LEAST_WORK, SMALL
 from lowmem.schedule.optimal.early_drops import LONGEST
 from lowmem.schedule.optimal.planner import MANY_LAYERS
+from tests.test_layers import FLOORS
 from tests.test_readme import README, ROOT, blocks, run_page
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 ADDING = DOCS / "adding_a_layer.md"
 REPORTS = DOCS / "reading_a_report.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 CHAINS = DOCS / "pytorch_chains.md"  # needs PyTorch, and runs in tests/peers
 
 PLACE = re.compile(r"# (lowmem/\S+\.py), (a new file|above (\w+)|in place of (\w+)|below (.+))\n")
@@ -226,7 +228,7 @@ def test_every_test_that_is_named_exists() -> None:
     text = (DOCS / "promises.md").read_text(encoding="utf-8")
     for section in text.split("\n## ")[1:]:
         assert len(re.findall(r"`(?:peers/)?test_\w+\.py::test_\w+`", section)) >= 5, section[:40]
-    for page in PAGES:
+    for page in (*PAGES, README, CONTRIBUTING):
         text = page.read_text(encoding="utf-8")
         for file in re.findall(r"`(?:tests/)?((?:peers/)?test_\w+\.py)", text):
             assert (ROOT / "tests" / file).exists(), f"{page.name}: {file}"
@@ -239,6 +241,23 @@ def functions_of(file: str) -> set[str]:
     """Return the names of all functions of a test file."""
     tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+PATHS = re.compile(r"`((?:lowmem|scripts|analysis|tests|docs)/[\w./]*)`")
+
+
+def test_every_file_and_folder_that_is_named_exists() -> None:
+    named = {path for page in (*PAGES, README, CONTRIBUTING) for path in PATHS.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 30
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_contributors_are_shown_the_floors_that_the_test_of_imports_holds() -> None:
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]*) \|", text, re.MULTILINE)
+    shown = {int(number): set(re.findall(r"`(\w+)`", rooms)) for number, rooms in rows}
+    there = {path.stem for path in (ROOT / "lowmem").iterdir()}  # a floor may name rooms that are yet to come
+    assert shown == {number: rooms & there for number, rooms in enumerate(FLOORS, start=1)}
 
 
 def test_constants_on_the_pages_are_those_of_the_code() -> None:
@@ -254,7 +273,7 @@ def test_constants_on_the_pages_are_those_of_the_code() -> None:
     assert f"tiles of at most {TILE_ROWS} rows" in " ".join(ADDING.read_text(encoding="utf-8").split())
 
 
-@pytest.mark.parametrize("page", [*PAGES, README], ids=names)
+@pytest.mark.parametrize("page", [*PAGES, README, CONTRIBUTING], ids=names)
 def test_every_link_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S))
     assert links

@@ -247,7 +247,9 @@ PATHS = re.compile(r"`((?:lowmem|scripts|analysis|tests|docs)/[\w./]*)`")
 
 
 def test_every_file_and_folder_that_is_named_exists() -> None:
-    named = {path for page in (*PAGES, README, CONTRIBUTING) for path in PATHS.findall(page.read_text(encoding="utf-8"))}
+    named = {
+        path for page in (*PAGES, README, CONTRIBUTING) for path in PATHS.findall(page.read_text(encoding="utf-8"))
+    }
     assert len(named) > 30
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 

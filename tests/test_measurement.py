@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 import lowmem as lm
+from lowmem.measure import experiment
 from lowmem.measure.experiment import Measurement, measure, measure_apart
 from lowmem.planning.timeline import planned_flops
 from lowmem.runtime.arena import BLOCK
+from lowmem.runtime.blas import numpy_blas
 from tests.helpers import FIXED, batch
 
 DEEP = lm.Architecture((16, *[32] * 20, 10))
@@ -55,6 +57,22 @@ def test_a_measurement_agrees_with_its_plan(options: dict[str, Any]) -> None:
     done = [flops for flops, _ in found.memory_over_work]
     assert done == sorted(done)
     assert done[-1] <= plan.flops
+
+
+def test_products_alone_are_timed_with_the_threads_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = numpy_blas()
+    if blas is None or blas.threads() < 2:
+        pytest.skip("needs a BLAS of several threads whose functions are known")
+    seen, before = [], blas.threads()
+
+    def rate(architecture: lm.Architecture, rows: int) -> float:
+        seen.append(blas.threads())
+        return 1.0
+
+    monkeypatch.setattr(experiment, "product_rate", rate)
+    for threads in (1, None):
+        measure(REQUEST | {"strategy": "sqrt", "threads": threads})
+    assert seen == [1, before]
 
 
 def test_a_fresh_process_measures_the_same_and_a_report_says_it() -> None:

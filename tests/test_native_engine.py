@@ -22,6 +22,7 @@ from lowmem.network.layers.dropout import padded
 from lowmem.nn.forward import Forward
 from lowmem.nn.layers.dropout import Philox
 from lowmem.planning.engines import choice as engine_choice
+from lowmem.planning.timeline import chain_of, moments
 from lowmem.runtime.engines.native import library as native
 from lowmem.runtime.engines.native.forward import NativeForward
 
@@ -78,6 +79,12 @@ def test_a_plan_names_its_engine() -> None:
     assert lm.plan(arch, 8, engine="native").engine == "native"
     assert lm.plan(arch, 8, engine="numpy").engine == "numpy"
     assert lm.plan(arch, 8, engine="numpy").lanes == 1
+
+
+@pytest.mark.parametrize("kind", [{}, {"activation": "gelu"}, {"residual": True, "norm": "layer", "dropout": 0.1}])
+def test_what_reports_show_as_alive_is_the_memory_of_the_plans_engine(kind: dict[str, Any]) -> None:
+    plan = lm.plan(lm.Architecture((64, *[128] * 20, 10), **kind), 512, strategy="sqrt", engine="native", threads=2)
+    assert max(moment.bytes for moment in moments(chain_of(plan), plan.schedule)) == plan.arena_bytes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

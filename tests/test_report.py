@@ -201,7 +201,7 @@ def test_a_trainer_reports_what_it_knows_and_no_more() -> None:
 
 GOLDEN = """\
 10 layers (4, 8 x 9, 3), tanh, cross_entropy, float32, 643 parameters
-batch 64, 2 passes, strategy sqrt
+batch 64, 2 passes, strategy sqrt, numpy engine
 
  memory                    promised   measured
  ───────────────────────────────────────────────────────
@@ -246,7 +246,7 @@ Backward over forward (rule of thumb: 2): 2.01 in FLOPs, 2.50 in time.
 
 GOLDEN_UNTIMED = """\
 10 layers (4, 8 x 9, 3), tanh, cross_entropy, float32, 643 parameters
-batch 64, 2 passes, strategy sqrt
+batch 64, 2 passes, strategy sqrt, numpy engine
 
  memory                    promised   measured
  ────────────────────────────────────────────────

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from statistics import median
 from time import perf_counter, process_time
@@ -31,6 +32,7 @@ from lowmem.nn.optimizers import make_optimizer
 from lowmem.planning.choose import plan
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.backprop import Backprop
+from lowmem.runtime.blas_threads import at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Measurement:
     loss: of the last timed step.
     profile: by phase, the FLOPs counted and the median time.
     memory_over_work: pairs of FLOPs done and bytes resident above the floor, along a pass.
-    product_rate: FLOPs a second of matrix products alone.
+    product_rate: FLOPs a second of matrix products alone, by as many threads as the plan was asked to use.
     """
 
     strategy: str
@@ -125,6 +127,8 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     sampled, progress = SampledPeak(), Progress()
     with sampled:
         profile_step(backprop, x, y, progress)
+    with nullcontext() if planned.threads is None else at_most(planned.threads):
+        products = product_rate(architecture, planned.micro_batch)
     return Measurement(
         strategy=planned.strategy,
         budget=planned.budget,
@@ -142,7 +146,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
         floor=floor,
         resident_above_floor=peak - floor,
         memory_over_work=[(flops, size - floor) for flops, size in memory_over_work(sampled, progress)],
-        product_rate=product_rate(architecture, planned.micro_batch),
+        product_rate=products,
         **timed,
     )
 

@@ -164,7 +164,8 @@ class Report:
         if self.traced_peak is None:
             note += "\nPython's and NumPy's allocations were not traced."
         passes = f", {plan.micro_batches} passes" if plan.micro_batches > 1 else ""
-        title = f"{plan.architecture}\nbatch {plan.batch_size}{passes}, strategy {plan.strategy}"
+        engine = f"{plan.engine} engine" + (f", {plan.lanes} threads" if plan.lanes > 1 else "")
+        title = f"{plan.architecture}\nbatch {plan.batch_size}{passes}, strategy {plan.strategy}, {engine}"
         return Table(title, ["memory", "promised", "measured", ""], rows, note)
 
     def _step_table(self) -> Table:

@@ -33,7 +33,8 @@ class Moment:
 
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
-    return network_chain(plan.architecture, plan.micro_batch, updates=plan.update.fuses, lanes=plan.lanes)
+    updates = plan.update.fuses
+    return network_chain(plan.architecture, plan.micro_batch, updates=updates, lanes=plan.lanes, engine=plan.engine)
 
 
 def moments(chain: Chain, schedule: Schedule) -> list[Moment]:

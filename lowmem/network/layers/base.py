@@ -156,15 +156,18 @@ class Layer(ABC):
         """
         if engine != "native":
             return self._numpy_workspace()
-        workspace = self._native_workspace()
+        workspace = self._native_workspace() if self.is_native else None
         if workspace is None:
             raise ValueError(f"the compiled engine has no kernels for {type(self).__name__}")
         return workspace
 
     @property
     def is_native(self) -> bool:
-        """Whether the compiled engine has kernels for this kind of layer."""
-        return self._native_workspace() is not None
+        """Whether the compiled engine has kernels for this kind of layer.
+
+        Its own class must say so: a kind that is derived from another computes something else.
+        """
+        return "_native_workspace" in vars(type(self)) and self._native_workspace() is not None
 
     @abstractmethod
     def _numpy_workspace(self) -> Workspace:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from lowmem.network.tiles import aligned
 from lowmem.planning.engines.native_memory import STATISTICS
 from lowmem.planning.plan import Plan
 from lowmem.runtime.engines.native import structs
-from lowmem.schedule import Backward, Forward, Loss, Update
+from lowmem.schedule import Backward, Forward, Free, Loss, Record, Update
 
 FORWARD, LOSS, BACKWARD, UPDATE = range(4)
 NO_SKIP, SKIP, LEARNED_SKIP = range(3)
@@ -86,3 +86,7 @@ def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
                 yield BACKWARD, layer, layer, source, target, scratch
             case Update(layer):
                 yield UPDATE, layer, layer, 0, 0, 0
+            case Free() | Record():  # nothing is run; networks have no tapes, and the simulator refuses Record
+                pass
+            case unknown:
+                assert_never(unknown)

@@ -256,7 +256,7 @@ def test_interrupting_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
     monkeypatch.setattr("lowmem.cli.plan.run", interrupt)
     ran = Ran(capsys, "plan")
-    assert (ran.code, ran.err) == (1, "lowmem: interrupted\n")
+    assert (ran.code, ran.err) == (130, "lowmem: interrupted\n")
 
 
 # Help ------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 A command's file has `HELP`, `add_arguments`, which adds its flags to a parser, and `run`, which returns the exit code.
 """
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from lowmem.cli import (
@@ -24,6 +26,7 @@ from lowmem.cli import (
     train,
 )
 from lowmem.cli.config import flags_of
+from lowmem.cli.console import prepared
 from lowmem.cli.options import Parser
 from lowmem.errors import LowmemError
 
@@ -65,19 +68,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the arguments without the program's name; those of the process if None.
     """
     try:
-        return _run(make_parser(), argv)
+        with prepared():
+            try:
+                return _run(make_parser(), argv)
+            except SystemExit as end:  # --help
+                return int(end.code or 0)
     except LowmemError as error:
-        print(f"lowmem: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("lowmem: interrupted", file=sys.stderr)
-        return 1
+        _tell("interrupted")
+        return 128 + signal.SIGINT
     except MemoryError as error:
-        print(f"lowmem: this machine cannot give the memory asked for ({error}). Lower the budget.", file=sys.stderr)
+        _tell(f"this machine cannot give the memory asked for ({error}). Lower the budget.")
         return 1
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; Python would complain of it on exit
         return 1
+
+
+def _tell(text: str) -> None:
+    """Write an error as a line of its own."""
+    with suppress(OSError):  # nobody can be told
+        print(f"lowmem: {text}", file=sys.stderr)
 
 
 def _run(parser: Parser, argv: Sequence[str] | None) -> int:

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from lowmem.cli.options import add_json, check_folder
+from lowmem.cli.options import add_json
+from lowmem.cli.outputs import check_output
 from lowmem.errors import InputError
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.nn.optimizers import SGD
     from lowmem.training.saved_run import Position, save_run
 
-    check_folder(arguments.run)
+    check_output(arguments.run, "the run")
     opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)
     if arguments.run.exists() and arguments.run.samefile(arguments.file):
         raise InputError(f"{arguments.run} is the file to be read; name another one for the run.")

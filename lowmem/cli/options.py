@@ -1,8 +1,8 @@
-"""Flags that several commands share, and what becomes of them: an architecture, a cost model, a figure's file."""
+"""Flags that several commands share, and what becomes of them: an architecture and a cost model."""
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+import sys
+from typing import Any, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
 from lowmem.errors import InputError
@@ -14,14 +14,16 @@ from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import ENGINES
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help; other than argparse's own method, it hides no error of a full disk."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """Raise the message that argparse would print below its usage."""
@@ -115,20 +117,6 @@ def cost_model(arguments: argparse.Namespace, dtype: str) -> CostModel | None:
     from lowmem.measure.calibration import calibrated  # imports NumPy, which planning by FLOPs does not need
 
     return calibrated(dtype)
-
-
-def check_folder(path: Path | None) -> None:
-    """Refuse a file to write whose folder does not exist, before anything is run for it."""
-    if path is not None and not path.resolve().parent.is_dir():
-        raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to; make it first.")
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure to a file, in the format that the ending of the file names."""
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write the figure {str(path)!r}: {error}. Name it .svg, .png or .pdf.") from None
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ The nodes of a layer are its norm, its activation, its product and its skip, in 
 import json
 import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from lowmem import __version__
 from lowmem.common.checks import finite
+from lowmem.common.files import reason, replacing, unchanged, write_all
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
-from lowmem.interchange.safetensors import replacing, write_all, write_array
+from lowmem.interchange.safetensors import write_array
 from lowmem.network.layers.norms import EPSILON
 from lowmem.nn.activations.exponential import SELU_ALPHA, SELU_LAMBDA
 from lowmem.nn.activations.piecewise import LEAKY_SLOPE
@@ -267,16 +267,16 @@ def export_onnx(
     model = _model(graph, mlp, probabilities, standardisation)
     data = path.with_name(path.name + ".data")
     try:
-        with ExitStack() as files:
-            if external:
-                _write_data(files.enter_context(replacing(data)), graph, data.name)
+        with replacing(path, *[data] * external) as (stream, *others):
+            for other in others:
+                _write_data(other, graph, data.name)
             for tensor, array in graph.tensors:
                 if not tensor.external_data:
                     tensor.raw_data = array.tobytes()
             model.graph.initializer.extend(tensor for tensor, _ in graph.tensors)
-            write_all(files.enter_context(replacing(path)), memoryview(model.SerializeToString()))
+            write_all(stream, model.SerializeToString())
     except OSError as problem:
-        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}.") from None
+        raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
 
 
 def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:

@@ -7,9 +7,7 @@ read here. A header is checked against the size of the file and the tensors that
 allocated; nothing in a file is unpickled or run.
 """
 
-import contextlib
 import json
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.files import replacing, write_all
 from lowmem.errors import InputError
 
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
@@ -74,33 +73,13 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
         raise InputError(
             f"a file of so many tensors needs a header of {length:,} bytes; {LONGEST_HEADER:,} can be read."
         )
-    with replacing(path) as stream:
+    with replacing(path) as (stream,):
         write_all(stream, memoryview(struct.pack("<Q", length + blanks)))
         for part in _header(tensors, text):
             write_all(stream, memoryview(part))
         write_all(stream, memoryview(b" " * blanks))
         for _, array in tensors():
             write_array(stream, array)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that replaces the file at `path` in one step, after the block, when it is on the disk.
-
-    If anything fails, the new file is removed and an earlier file at `path` is unchanged.
-    """
-    path = Path(os.path.realpath(path))
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("wb", buffering=0) as stream:
-            yield stream
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
@@ -129,22 +108,6 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
     flat = array.reshape(-1).view(np.uint8).data
     for start in range(0, len(flat), BLOCK):
         yield flat[start : start + BLOCK]
-
-
-def write_all(stream: BinaryIO, block: memoryview) -> None:
-    """Write a block to an unbuffered file, however many calls the system takes for it."""
-    while block:
-        block = block[stream.write(block) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write a folder's new entry to the disk, where the system lets folders be opened (Windows does not)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, Entry], int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lowmem import __version__
 from lowmem.common.checks import finite
+from lowmem.common.files import reason, unchanged
 from lowmem.common.damage import damage_is_input_error
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -51,7 +52,7 @@ def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation
     named = tensors(mlp)
     for name, array in named.items():
         if not finite(array):
-            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
+            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(mlp.architecture.to_dict())}
     if standardisation is not None:
         moments = {"mean": standardisation.mean.tolist(), "deviation": standardisation.deviation.tolist()}
@@ -59,7 +60,7 @@ def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation
     try:
         tensor_file.write(Path(path), named.items, metadata)
     except OSError as problem:
-        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
+        raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
 
 
 def import_torch(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lowmem.common.checks import finite, lookup
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.files import reason, unchanged
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
@@ -183,7 +184,7 @@ def save_run(
 
     for name, array in tensors():
         if not finite(array):
-            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
+            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     architecture = mlp.architecture
     settings = {
         "architecture": architecture.to_dict(),
@@ -198,7 +199,7 @@ def save_run(
     try:
         tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
     except OSError as problem:
-        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
+        raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
 
 
 def _plain(value: object) -> object:

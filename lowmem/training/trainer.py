@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowmem.common.checks import one_of, positive, positive_number
+from lowmem.common.files import check_place
 from lowmem.data.compatibility import Data, check_names, checked
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
@@ -18,7 +19,8 @@ from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Patience
 from lowmem.training.callbacks.progress import Progress
-from lowmem.training.callbacks.saves import Saves, check_place, read_interval
+from lowmem.training.callbacks.saves import Saves, read_interval
+from lowmem.training.class_weights import ClassWeights
 from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
@@ -51,8 +53,9 @@ class Trainer:
     clip_norm: the norm of all gradients together is cut to this. All gradients are kept for it, and counted.
     clip_twice: with clip_norm, each step runs twice, first for the norm alone. That takes twice the compute, and
         memory for one layer's gradient at a time.
-    class_weights: a number for each class; the loss of a sample is multiplied by the number of its class in training.
-        "balanced" is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted in one
+    class_weights: the loss of a sample is multiplied by the weight of its class in training. A number for each class in
+        their order; a dictionary of numbers for all classes, by class number or, where labels are text, by name; or
+        "balanced", which is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted in one
         pass over the first training data and kept from then on.
     non_finite: what a loss that is NaN or infinite does: "stop" ends the run with an error, "skip" leaves out the
         update of the step.
@@ -91,7 +94,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_twice: bool = False,
         table_bytes: int | None = None,
-        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        class_weights: ClassWeights | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
         if budget is not None and ram is not None:
@@ -177,11 +180,12 @@ class Trainer:
         until = self._position.until if count is None else self._position.epoch + positive("epochs", count)
         train, held_out = self._checked(data, validation)
         self._remember(train)
+        self._weights.name(train.class_names)
         read_interval(save_every)
         callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
         callbacks.append(Patience(patience))
         if save_to is not None:
-            check_place(Path(save_to))
+            check_place(Path(save_to), "the run")
         if journal is not None:
             callbacks.append(Journal(journal))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)

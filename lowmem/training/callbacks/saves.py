@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -87,11 +86,3 @@ def read_interval(every: int | str | None) -> tuple[int | None, float | None]:
         raise InputError(
             f'save_every={every!r} is neither a number of steps, such as 100, nor a time, such as "30s".'
         ) from None
-
-
-def check_place(path: Path) -> None:
-    """Refuse a place where no run could be saved, before any work is done. Raises `InputError`."""
-    if path.is_dir():
-        raise InputError(f"a run cannot be saved to {str(path)!r}: that is a folder. Name a file in it.")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"a run cannot be saved to {str(path)!r}: there is no such folder. Make the folder first.")

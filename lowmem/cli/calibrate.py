@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         _show(model, "not stored" if problem else f"stored in {cache_path(model.dtype)}")
     if problem is not None:
         raise RunError(
-            f"the measurement cannot be stored in {str(cache_path(model.dtype))!r}: {problem}. Set LOWMEM_CACHE_DIR to "
-            "a folder that can be written."
+            f"the measurement cannot be stored in {str(cache_path(model.dtype))!r}: {problem}. Set LOWMEM_CACHE_DIR "
+            "to a folder that can be written."
         )
     return 0
 

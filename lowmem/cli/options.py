@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import Any, NoReturn, TypeVar
+from typing import IO, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
 from lowmem.errors import InputError
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
 
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
         """Print help; other than argparse's own method, it hides no error of a full disk."""
         if message:
             (file or sys.stderr).write(message)

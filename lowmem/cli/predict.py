@@ -114,7 +114,7 @@ def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dty
 
 
 def _is_file(path: Path) -> bool:
-    """Say whether a path is that of a file, there or not, and not of a device or pipe, to which text may be written."""
+    """Say whether a path is that of a file, there or not. Devices and pipes are none; text may be written to them."""
     return path.is_file() or not path.exists()
 
 

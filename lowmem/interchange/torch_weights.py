@@ -13,8 +13,8 @@ import numpy as np
 
 from lowmem import __version__
 from lowmem.common.checks import finite
-from lowmem.common.files import reason, unchanged
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.files import reason, unchanged
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file

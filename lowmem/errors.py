@@ -32,6 +32,19 @@ class InputError(LowmemError, ValueError):
     exit_code = 2
 
 
+LONGEST_SHOWN = 80
+"""The most characters of a value that an error shows."""
+
+
+def shown(value: object) -> str:
+    """Return what was given as text for an error: one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever an object of the caller raises
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
+
+
 class UnknownNameError(InputError):
     """A name that lowmem does not know. `known` holds the names that it knows, sorted; the text suggests the nearest.
 
@@ -42,9 +55,9 @@ class UnknownNameError(InputError):
         import difflib  # only on the way to an error
 
         self.known = sorted(known)
-        near = difflib.get_close_matches(str(name), self.known, n=1)
+        near = difflib.get_close_matches(name, self.known, n=1) if isinstance(name, str) else []
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}.")
+        super().__init__(f"unknown {kind} {shown(name)}.{hint} Known: {', '.join(self.known)}.")
 
 
 class Advice(NamedTuple):

@@ -188,9 +188,7 @@ def test_one_trainer_refuses_a_second_thread(tmp_path: Path, monkeypatch: pytest
         lambda: trainer.evaluate((X, Y)),
         lambda: trainer.epochs((X, Y), 1),
     ):
-        with pytest.raises(
-            lm.InputError, match=r"this trainer trains in another thread|was broken off|another thread"
-        ):
+        with pytest.raises(lm.InputError, match="in another thread|was broken off"):
             call()
     held.let_go.set()
     thread.join()

@@ -12,7 +12,7 @@ TEXT, NUMBER = (str, type(None)), (int, type(None))
 NEEDED: dict[str, tuple[type, ...]] = {
     **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float,), "stream": (bool,)},
     **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
-    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT},
+    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT, "save": TEXT},
 }
 """The flags of `lowmem train` that a saved run must hold to be continued, and their types."""
 
@@ -70,4 +70,4 @@ def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Nam
         "weights": None,
     }
     flags = defaults | {name: value for name, value in earlier.items() if value is not None or name not in defaults}
-    return argparse.Namespace(**(flags | given))
+    return argparse.Namespace(**(dict.fromkeys(NEEDED) | flags | given))

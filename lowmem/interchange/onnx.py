@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import __version__
-from lowmem.common.checks import finite
+from lowmem.common.checks import as_path, finite, instance, truth
 from lowmem.common.files import reason, replacing, unchanged, write_all
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -259,7 +259,12 @@ def export_onnx(
         import onnx  # noqa: F401 - 13 MiB, for those who export
     except ImportError:
         raise InputError('export_onnx needs the onnx library: pip install "lowmem[onnx]".') from None
-    path = Path(path)
+    path = as_path("path", path)
+    instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
+    probabilities = truth("probabilities", probabilities)
+    external = None if external is None else truth("external", external)
+    if standardisation is not None:
+        instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
     if external is None:
         external = mlp.parameters.nbytes > EXTERNAL_ABOVE
     _check(mlp, path, probabilities, external)

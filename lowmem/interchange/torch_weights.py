@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lowmem import __version__
-from lowmem.common.checks import finite
+from lowmem.common.checks import as_path, finite, instance, one_of
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
 from lowmem.data.standardisation import Standardisation
@@ -20,7 +20,8 @@ from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.safetensors import Entry
 from lowmem.interchange.torch_modules import shapes, tensors
-from lowmem.network.architecture import Architecture
+from lowmem.network.architecture import Architecture, architecture_of
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.nn.mlp import MLP
 
 SHOWN = 5
@@ -49,7 +50,10 @@ def export_torch(mlp: MLP, path: str | Path, *, standardisation: Standardisation
     >>> lm.import_torch("net.safetensors").architecture.widths
     (4, 8, 3)
     """
-    named = tensors(mlp)
+    path = as_path("path", path)
+    named = tensors(instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)"))
+    if standardisation is not None:
+        instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
     for name, array in named.items():
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
@@ -123,7 +127,9 @@ def open_torch(
 
     Arguments and errors are those of `import_torch`.
     """
-    path = Path(path)
+    path = as_path("path", path)
+    if architecture is not None:
+        architecture = architecture_of(architecture)
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}. Check the path.")
     with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
@@ -132,8 +138,8 @@ def open_torch(
         standardisation = _standardisation_in(metadata)
     if architecture is None:
         architecture = described or _architecture_of(path, entries, activation, loss)
-    for name, given in (("activation", activation), ("loss", loss)):
-        if given is not None and given != getattr(architecture, name):
+    for name, given, known in (("activation", activation, ACTIVATIONS), ("loss", loss, LOSSES)):
+        if given is not None and one_of(name, given, known) != getattr(architecture, name):
             raise InputError(
                 f"{path} is for {name} {getattr(architecture, name)!r}; {given!r} was given. Leave {name} out."
             )

@@ -49,7 +49,7 @@ def plan(
 ) -> Plan:
     """Plan one training step.
 
-    architecture: the network.
+    architecture: the network: an `Architecture`, an `MLP`, or widths such as (64, 256, 10).
     batch_size: rows of a batch.
     budget: bytes for everything that lowmem allocates: a number, text such as "24MiB", "50%" of what storing
         everything needs, or "25% of activations": all else and that share of the activations of storing everything.
@@ -151,6 +151,6 @@ def optimizer_name(optimizer: str | Named | None) -> str | None:
     """Return the name of an optimizer given as None, a name, or an object with a `name`."""
     if optimizer is None:
         return None
-    name = optimizer if isinstance(optimizer, str) else str(getattr(optimizer, "name", optimizer))
+    name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "name", optimizer)
     lookup("optimizer", name, OPTIMIZERS)
-    return name
+    return str(name)

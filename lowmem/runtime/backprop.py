@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.checks import instance
 from lowmem.common.random import generator
 from lowmem.common.turns import Turn
-from lowmem.errors import InputError, NonFiniteError
+from lowmem.errors import InputError, NonFiniteError, RunError, shown
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -19,6 +20,7 @@ from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.engine import make_engine
+from lowmem.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,11 @@ class Backprop:
         _check_fit(mlp, plan, optimizer)
         generator(seed)  # refuses what is no seed
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
-        self.buffers = Buffers(plan)
-        self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed)
+        try:
+            self.buffers = Buffers(plan)
+            self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed)
+        except MemoryError:
+            raise no_memory(plan) from None
         self.gradients = Gradients()
         if optimizer is None:
             views = self.buffers.gradients
@@ -209,13 +214,23 @@ class Backprop:
         check_targets(architecture.loss, y, len(x), architecture.widths[-1], architecture.dtype)
 
 
+def no_memory(plan: Plan) -> RunError:
+    """Return the error of a machine that does not give what a plan needs."""
+    return RunError(
+        f"this machine does not give the {format_bytes(plan.peak_bytes)} that the plan needs. Make one with a smaller "
+        "batch_size, or with a budget."
+    )
+
+
 def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
     """Refuse a network, plan and optimizer that do not belong together."""
+    instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
+    instance("plan", plan, Plan, "a plan, such as lowmem.plan(architecture, batch_size) returns")
     if mlp.architecture != plan.architecture:
         raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise InputError(
-            f"{optimizer!r} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
+            f"{shown(optimizer)} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
         )
     given = None if optimizer is None else optimizer.name
     if given != plan.optimizer:

@@ -19,7 +19,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import finite, lookup
+from lowmem.common.checks import as_path, finite, lookup
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
 from lowmem.data.standardisation import Standardisation
@@ -217,7 +217,7 @@ def open_run(path: str | Path) -> SavedRun:
     Raises `InputError` for a file that is missing, truncated, damaged, of another kind or of another version, and for
     one whose tensors do not fit its network or are not finite.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
     with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:

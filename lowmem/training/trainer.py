@@ -4,18 +4,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lowmem.common.checks import one_of, positive, positive_number
+from lowmem.common.checks import as_path, instance, one_of, positive, positive_number, truth, whole
 from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, check_names, checked
 from lowmem.data.samples import Samples
-from lowmem.errors import InputError
+from lowmem.errors import InputError, shown
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
-from lowmem.nn.optimizers import Adam, Optimizer
+from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
+from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Patience
@@ -45,7 +46,7 @@ class Trainer(RunState):
     """Trains a network inside a memory budget.
 
     mlp: the network, updated in place.
-    optimizer: `Adam(1e-3)` if None.
+    optimizer: an optimizer or the name of one; `Adam(1e-3)` if None.
     batch_size: samples of a step; the last batch of an epoch may have fewer.
     budget: for everything that training allocates, as in `lowmem.plan`: parameters, gradients, optimizer, arena,
         batch buffers. The data set itself is the caller's.
@@ -54,7 +55,8 @@ class Trainer(RunState):
     strategy, micro_batch, segments, slots, threads, engine, costs: as in `lowmem.plan`.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
-    schedule: a `LearningRate` that sets the optimizer's rate before each step.
+    schedule: a `LearningRate` that sets the optimizer's rate before each step. A number is a constant rate; "cosine"
+        falls from the optimizer's rate to 0 at the end of the epochs that the first call of `epochs` asks for.
     clip_value: every gradient is cut to [-clip_value, clip_value] before its update.
     clip_norm: the norm of all gradients together is cut to this. All gradients are kept for it, and counted.
     clip_twice: with clip_norm, each step runs twice, first for the norm alone. That takes twice the compute, and
@@ -82,7 +84,7 @@ class Trainer(RunState):
     def __init__(
         self,
         mlp: MLP,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         *,
         batch_size: int,
         budget: int | str | None = None,
@@ -95,7 +97,7 @@ class Trainer(RunState):
         engine: str | None = None,
         costs: CostModel | None = None,
         seed: int = 0,
-        schedule: LearningRate | None = None,
+        schedule: LearningRate | float | str | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
         clip_twice: bool = False,
@@ -107,14 +109,15 @@ class Trainer(RunState):
         if budget is not None and ram is not None:
             raise InputError("give either budget (what training takes) or ram (the whole process), not both.")
         one_of("value of non_finite", non_finite, NON_FINITE)
-        self.mlp = mlp
-        self.optimizer = Adam() if optimizer is None else optimizer
+        self.mlp = instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
+        self.optimizer = as_optimizer(optimizer)
         self.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
         if not is_taken(self.optimizer):
             self.optimizer.clip_value = self.clip_value
-        self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, seed
-        self.schedule, self.non_finite = schedule, non_finite
+        self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, whole("seed", seed)
+        self.schedule, self.non_finite = as_schedule(schedule, self.optimizer), non_finite
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
+        clip_twice = truth("clip_twice", clip_twice)
         if clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
         self.clip_twice = clip_twice
@@ -184,15 +187,19 @@ class Trainer(RunState):
         self._remember(train)
         self._weights.name(train.class_names)
         read_interval(save_every)
+        if on_step is not None and not callable(on_step):
+            raise InputError(f"on_step must be a function of two numbers; got {shown(on_step)}.")
         callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
         if save_to is not None:
-            check_place(Path(save_to), "the run")
+            check_place(as_path("save_to", save_to), "the run")
         if journal is not None:
-            callbacks.append(Journal(journal))
+            callbacks.append(Journal(as_path("journal", journal)))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)
         self._memory.count(train, held_out)
+        if isinstance(self.schedule, Unfinished):
+            self.schedule = self.schedule.over(until * -(-len(train) // min(self.batch_size, len(train))))
         stepper = self._allocated()
         self._position.until, architecture = until, self.mlp.architecture
         batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
@@ -229,6 +236,7 @@ class Trainer(RunState):
     def _allocated(self) -> Stepper:
         """Return what makes a step; its memory is allocated at the first call, with what a saved run holds of it."""
         if self._stepper is None:
+            assert not isinstance(self.schedule, Unfinished)
             stepper = self._memory.allocate(self.seed, self.schedule, skips=self.non_finite == "skip")
             stepper.backprop.claim()
             self.optimizer.clip_value, self._stepper = self.clip_value, stepper
@@ -277,6 +285,7 @@ class Trainer(RunState):
         `InputError` before `epochs` has been called, as until then there is nothing but the network, after a step that
         was broken off, as its bits are lost, and while another thread trains.
         """
+        path = as_path("path", path)
         if self._stepper is None:
             raise InputError("there is nothing to save before trainer.epochs(...) has been called; call that first.")
         self._check_whole("saved")
@@ -285,7 +294,7 @@ class Trainer(RunState):
         options |= {
             "clip_value": self.clip_value,
             "class_weights": self._weights.of_classes,
-            "schedule": None if self.schedule is None else self.schedule.to_dict(),
+            "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
             **what_bits_depend_on(self.plan),
         }
         with self._turn:

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from lowmem.common.checks import positive
-from lowmem.errors import InputError, SaveError
+from lowmem.errors import InputError, SaveError, shown
 from lowmem.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -84,5 +84,5 @@ def read_interval(every: int | str | None) -> tuple[int | None, float | None]:
         return positive("save_every", steps), None
     except InputError:
         raise InputError(
-            f'save_every={every!r} is neither a number of steps, such as 100, nor a time, such as "30s".'
+            f'save_every={shown(every)} is neither a number of steps, such as 100, nor a time, such as "30s".'
         ) from None

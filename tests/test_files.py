@@ -31,13 +31,14 @@ for _ in range(int(count)):
 def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
     """Run a command of lowmem as a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(options.pop("env", {}))  # type: ignore[call-overload]
-    return subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-m", "lowmem", *arguments],
         env=environment,
         text=True,
         check=False,
         **options,  # type: ignore[call-overload]
     )
+    return done
 
 
 # Several writers -------------------------------------------------------------------------------------------------

@@ -339,8 +339,10 @@ def test_the_commands_take_weights(capsys: pytest.CaptureFixture[str], tmp_path:
 
 @pytest.mark.parametrize(
     "by_class",
-    [{0: 0.5, 1: 2, 2: 1}, {2: 1.0, 0: 0.5, 1: 2.0}, {"0": 0.5, "1": 2, "2": 1}]
-    + [
+    [
+        {0: 0.5, 1: 2, 2: 1},
+        {2: 1.0, 0: 0.5, 1: 2.0},
+        {"0": 0.5, "1": 2, "2": 1},
         {np.int64(0): np.float32(0.5), np.int64(1): np.float32(2), np.int64(2): np.float32(1)},
         {0.0: 0.5, 1.0: 2, 2: 1},
     ],

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import IO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
 from lowmem.errors import InputError
@@ -14,13 +14,16 @@ from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import ENGINES
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
         """Print help; other than argparse's own method, it hides no error of a full disk."""
         if message:
             (file or sys.stderr).write(message)

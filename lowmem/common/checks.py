@@ -100,7 +100,7 @@ def instance(what: str, value: object, kind: type[T] | tuple[type[Any], ...], ne
     """
     if not isinstance(value, kind):
         raise InputError(f"{what} must be {need}; got {shown(value)}.")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def items(what: str, values: object, kind: type[T] | tuple[type[Any], ...], need: str) -> list[T]:

@@ -91,7 +91,8 @@ class MLP:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
 
         x: (rows, n_0), an array or lists of any real dtype; it is cast a chunk at a time. Beside the result, memory
-        for the states of `PREDICT_ROWS` samples is used. Raises `InputError` for a wrong shape or dtype, or NaN or infinity in x.
+        for the states of `PREDICT_ROWS` samples is used. Raises `InputError` for a wrong shape or dtype, or NaN or
+        infinity in x.
         """
         architecture, x = self.architecture, numeric(x, "x", "predict")
         if x.ndim != 2 or x.shape[1] != architecture.widths[0] or x.dtype.kind not in "fiub":

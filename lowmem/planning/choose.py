@@ -4,7 +4,7 @@
 """
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from lowmem.common.checks import lookup
 from lowmem.network.architecture import Architecture
@@ -151,6 +151,6 @@ def optimizer_name(optimizer: str | Named | None) -> str | None:
     """Return the name of an optimizer given as None, a name, or an object with a `name`."""
     if optimizer is None:
         return None
-    name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "name", optimizer)
+    name: Any = optimizer if isinstance(optimizer, str) else getattr(optimizer, "name", optimizer)
     lookup("optimizer", name, OPTIMIZERS)
     return str(name)

@@ -5,6 +5,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from lowmem.chain import Chain
+from lowmem.common.checks import truth
 from lowmem.errors import InputError, shown
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
@@ -58,6 +59,7 @@ def memory_timeline(
     >>> lm.plots.memory_timeline(plan).savefig("memory.svg")
     """
     subject, measured = subject_of(source, chain), _pairs(measured)
+    everything = truth("everything", everything)
     if everything and subject.plan is None:
         raise InputError("everything=True needs a plan or a report: a schedule knows of activations only.")
     series = subject.moments()

@@ -36,8 +36,8 @@ class Unfinished:
 def as_schedule(given: object, optimizer: Optimizer) -> LearningRate | Unfinished | None:
     """Return the schedule that an argument stands for; None leaves the optimizer's rate alone.
 
-    given: a `LearningRate`; a number, which is a constant rate; "constant"; or "cosine", from the optimizer's rate to 0
-        at the end of the first call of `epochs`. Raises `InputError` for anything else.
+    given: a `LearningRate`; a number, which is a constant rate; "constant"; or "cosine", which falls from the
+        optimizer's rate to 0 at the end of the first call of `epochs`. Raises `InputError` for anything else.
     """
     if given is None or isinstance(given, LearningRate):
         return given

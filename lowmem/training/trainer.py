@@ -26,8 +26,8 @@ from lowmem.training.class_weights import ClassWeights
 from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
-from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
 from lowmem.training.run_state import RunState
+from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import SavedRun, open_run, save_run
 from lowmem.training.signals import INTERRUPT, SIGNALS, HeldSignals

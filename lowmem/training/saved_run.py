@@ -48,6 +48,9 @@ NO_RUN = (
 )
 """Verdict and advice for a file that holds no run."""
 
+MOST = 1 << 62
+"""Counts of epochs, steps and samples are below this."""
+
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
 
 
@@ -244,14 +247,14 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     rest = dict(settings["optimizer"])
     name, steps = rest.pop("name", None), rest.pop("step_count", None)
     states = lookup("optimizer", name, OPTIMIZERS).states
-    if type(steps) is not int or steps < 0:
+    if type(steps) is not int or not 0 <= steps < MOST:
         raise ValueError(f"its optimizer has made {steps!r} steps")
     optimizer = restored(name, rest)
     optimizer.step_count = steps
     exact("position", settings["position"], POSITION)
     position = Position(**settings["position"])
-    if min(value for value in asdict(position).values() if type(value) is int) < 0:
-        raise ValueError("its position has a negative number")
+    if not all(0 <= value < MOST for value in asdict(position).values() if type(value) is int):
+        raise ValueError("its position has a number that is negative or too large")
     check_names(settings["data"].get("class_names"), architecture)
     compare(entries, expected_tensors(architecture, states, settings["data"].get("standardised") is True))
     starts = [begin + entry.start for _, entry in _in_order(architecture, states, entries)]

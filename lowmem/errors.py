@@ -5,14 +5,36 @@ There are two families. An `InputError` refuses input: nothing has been lost, an
 is written from the fields, so that whoever passes it on adds to the fields and never cuts the text.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
+class Advice(NamedTuple):
+    """An argument that would have worked: its keyword in Python, and the value to give."""
+
+    keyword: str
+    value: int | str | bool
+
+    def __str__(self) -> str:
+        """Write the advice as a keyword of Python: `budget="24MiB"`."""
+        return f'{self.keyword}="{self.value}"' if isinstance(self.value, str) else f"{self.keyword}={self.value}"
+
+
 class LowmemError(Exception):
-    """Root of every error that lowmem raises on purpose."""
+    """Root of every error that lowmem raises on purpose.
+
+    Its arguments are pieces of text, and advice between them, which a command writes as flags.
+    """
 
     exit_code: int = 1
+
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the text with every piece of advice as `write` writes it."""
+        return "".join(write(part) if isinstance(part, Advice) else str(part) for part in self.args)
+
+    def __str__(self) -> str:
+        """Write the text, with advice as keywords of Python."""
+        return self.text(str)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let errors travel between processes with all their fields, whatever their constructors ask for."""
@@ -32,6 +54,9 @@ class InputError(LowmemError, ValueError):
     exit_code = 2
 
 
+NEAR = 0.6
+"""Likeness, from 0 to 1, from which on a known name may be what a wrong one stands for."""
+
 LONGEST_SHOWN = 80
 """The most characters of a value that an error shows."""
 
@@ -45,6 +70,21 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
 
 
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """Return the known name that a wrong one most likely stands for, None if none is near."""
+    import difflib  # only on the way to an error
+
+    def likeness(other: str) -> float:
+        one, two = (text.lower().replace("_", "-").lstrip("-") for text in (str(name), other))
+        begins = min(len(one), len(two)) > 1 and (one.startswith(two) or two.startswith(one))
+        return difflib.SequenceMatcher(None, one, two).ratio() + 0.3 * begins
+
+    if not isinstance(name, str):
+        return None
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= NEAR else None
+
+
 class UnknownNameError(InputError):
     """A name that lowmem does not know. `known` holds the names that it knows, sorted; the text suggests the nearest.
 
@@ -52,23 +92,10 @@ class UnknownNameError(InputError):
     """
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
-        import difflib  # only on the way to an error
-
         self.known = sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=1) if isinstance(name, str) else []
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = nearest(name, self.known)
+        hint = f" Did you mean {near!r}?" if near else ""
         super().__init__(f"unknown {kind} {shown(name)}.{hint} Known: {', '.join(self.known)}.")
-
-
-class Advice(NamedTuple):
-    """An argument that would have worked: its keyword in Python, and the value to give."""
-
-    keyword: str
-    value: int | str
-
-    def __str__(self) -> str:
-        """Write the advice as a keyword of Python: `budget="24MiB"`."""
-        return f'{self.keyword}="{self.value}"' if isinstance(self.value, str) else f"{self.keyword}={self.value}"
 
 
 class BudgetError(InputError):
@@ -95,9 +122,10 @@ class BudgetError(InputError):
         self.minimum = minimum
         self.advice = tuple(advice)
 
-    def __str__(self) -> str:
-        """Write the reason, then what to try."""
-        return f"{self.reason} Try {' or '.join(map(str, self.advice))}." if self.advice else self.reason
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the reason, then what to try."""
+        advice = [write(part) if isinstance(part, Advice) else part for part in self.advice]
+        return f"{self.reason} Try {' or '.join(advice)}." if advice else self.reason
 
 
 class ScheduleError(InputError):
@@ -176,8 +204,8 @@ class NonFiniteError(RunError):
         """The layer where the first number that is not finite stands, None if that is unknown or no layer."""
         return None if self.origin is None else self.origin.layer
 
-    def __str__(self) -> str:
-        """Write the reason, and in training also step, origin and last save."""
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the reason, and in training also step, origin and last save."""
         if self.step is None or self.origin is None:
             return self.reason
         saved = f"The last good save is {self.last_save}." if self.last_save else "Nothing was saved."

@@ -57,6 +57,14 @@ def format_bytes(size: float) -> str:
     return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
 
 
+def apart(first: int, second: int) -> tuple[str, str]:
+    """Write two sizes for people, with as many decimals as tell them apart; equal ones are written alike."""
+    texts = format_bytes(first), format_bytes(second)
+    if texts[0] != texts[1] or first == second:
+        return texts
+    return f"{first:,} B", f"{second:,} B"
+
+
 def ceil_bytes(size: int) -> str:
     """Write a size so that reading it back gives at least `size`: for budgets people will type."""
     for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):

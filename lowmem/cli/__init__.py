@@ -3,6 +3,7 @@
 A command's file has `HELP`, `add_arguments`, which adds its flags to a parser, and `run`, which returns the exit code.
 """
 
+import argparse
 import signal
 import sys
 import warnings
@@ -27,7 +28,8 @@ from lowmem.cli import (
 )
 from lowmem.cli.config import flags_of
 from lowmem.cli.console import prepared
-from lowmem.cli.options import Parser
+from lowmem.cli.options import Parser, unknown_arguments
+from lowmem.cli.wording import in_flags
 from lowmem.errors import LowmemError
 
 _MODULES = (
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except SystemExit as end:  # --help
                 return int(end.code or 0)
     except LowmemError as error:
-        _tell(str(error))
+        _tell(in_flags(error))
         return error.exit_code
     except KeyboardInterrupt:
         _tell("interrupted")
@@ -96,10 +98,10 @@ def _tell(text: str) -> None:
 def _run(parser: Parser, argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command that they name."""
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser.parse_args(given)
+    arguments = _parsed(parser, given)
     if getattr(arguments, "config", None):
         known = vars(arguments).keys() - {"config", "command", "version"}
-        arguments = parser.parse_args([given[0], *flags_of(arguments.config, known), *given[1:]])
+        arguments = _parsed(parser, [given[0], *flags_of(arguments.config, known, arguments.command), *given[1:]])
     if arguments.version:
         from lowmem import __version__
 
@@ -112,6 +114,14 @@ def _run(parser: Parser, argv: Sequence[str] | None) -> int:
         warnings.showwarning = _say
         warnings.simplefilter("always", RuntimeWarning)
         return int(COMMANDS[arguments.command].run(arguments))
+
+
+def _parsed(parser: Parser, given: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments. Raises `InputError` for flags that the command does not have, with the nearest one."""
+    arguments, rest = parser.parse_known_args(given)
+    if rest:
+        raise unknown_arguments(parser, arguments.command, rest)
+    return arguments
 
 
 def _say(

@@ -11,6 +11,7 @@ from lowmem.cli.options import (
     add_json,
     add_network,
     add_planning,
+    check_budget,
     cost_model,
     network_of,
 )
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, and print the table."""
+    check_budget(arguments.budget)
     network = network_of(arguments)
     check_output(arguments.plot, "the figure", FIGURES)
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER

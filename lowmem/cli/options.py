@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
-from lowmem.errors import InputError
+from lowmem.errors import InputError, UnknownNameError, nearest, shown
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import NORMS
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
@@ -30,7 +31,41 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message that argparse would print below its usage."""
-        raise InputError(f"{message}. See {self.prog} --help.")
+        raise InputError(f"{self.prog.removeprefix('lowmem ')}: {message}. See {self.prog} --help.")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuse an unknown command with the nearest one; other than argparse's own method, in the words of names."""
+        if isinstance(action, argparse._SubParsersAction):
+            if value not in action.choices:
+                raise UnknownNameError("command", value, action.choices)
+        else:
+            super()._check_value(action, value)
+
+    def flags(self) -> list[str]:
+        """Return the flags of this parser, with their dashes."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def commands(self) -> "dict[str, Parser]":
+        """Return the parsers of the commands by name."""
+        groups = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {name: parser for group in groups for name, parser in group.choices.items()}
+
+
+def unknown_arguments(parser: Parser, command: str | None, rest: Sequence[str]) -> InputError:
+    """Return the error of arguments that a command does not take. It names the nearest flag, and who has such a flag.
+
+    command: its name, None if there is none.
+    """
+    commands = parser.commands()
+    own = commands.get(command or "", parser)
+    name, flag = command or own.prog, rest[0].partition("=")[0]
+    if not flag.startswith("-"):
+        return InputError(f"{name} takes no argument {shown(rest[0])}. See {own.prog} --help.")
+    near, others = nearest(flag, own.flags()), [other for other, of in commands.items() if flag in of.flags()]
+    hint = f" Did you mean {near}?" if near else ""
+    if others and not (near or "").startswith(flag):
+        hint += f" {flag} is a flag of lowmem {' and of lowmem '.join(others[:3])}."
+    return InputError(f"{name} has no flag {flag}.{hint} See {own.prog} --help.")
 
 
 def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy") -> None:
@@ -170,6 +205,22 @@ def read_widths(text: str) -> tuple[int, ...]:
             raise InputError(f'cannot read {part.strip()!r} in --widths {text!r}. Write "64,256x100,10".')
         widths += [int(width)] * int(repeat or "1")
     return tuple(widths)
+
+
+def check_budget(budget: str | None) -> None:
+    """Refuse shares above all, which would be no budget. Raises `InputError`."""
+    for part in (budget or "").split(","):
+        share, percent, _ = part.partition("%")
+        if percent and as_number_text(share) > 100:
+            raise InputError(f"--budget {part.strip()} is more than storing everything takes; give at most 100%.")
+
+
+def as_number_text(text: str) -> float:
+    """Return the number that a text stands for, 0 if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def given(value: T | None, default: T) -> T:

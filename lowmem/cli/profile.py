@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, network_of
+from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_budget, network_of
 from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
 from lowmem.common.checks import positive
 from lowmem.common.tables import Table
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every request, and print the table."""
+    check_budget(arguments.budget)
     network = network_of(arguments)
     check_output(arguments.plot, "the figure", FIGURES)
     check_output(arguments.html, "the report", PAGES)

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from lowmem.cli.options import add_json
+from lowmem.cli.options import add_json, check_budget
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.training.saved_run import open_run
     from lowmem.training.trainer import Trainer
 
+    check_budget(arguments.budget)
     saved = open_run(arguments.run)
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
     flags = _flags(arguments, saved.notes)
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:
         raise InputError(
-            f"{arguments.run} has all of its {trainer.epochs_done} epochs; --epochs {until + 1} or more goes on."
+            f"{arguments.run} has all of its {trainer.epochs_done} epochs; --epochs {trainer.epochs_done + 1} or more "
+            "goes on."
         )
     return run_epochs(trainer, data, until - trainer.epochs_done, flags, None)
 

@@ -3,7 +3,15 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
+from lowmem.cli.options import (
+    add_calibration,
+    add_json,
+    add_network,
+    add_planning,
+    architecture,
+    check_budget,
+    cost_model,
+)
 from lowmem.cli.samples import add_data, open_samples, streamed
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
@@ -108,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     import lowmem.training.trainer  # noqa: F401 - imported before memory is traced, as imports are not training
     from lowmem.measure.memory import TracedPeak
 
+    check_budget(arguments.budget)
     arguments.stream = streamed(arguments)
     train, held_out = open_samples(arguments)
     network = architecture(arguments, train.features, train.classes, "cross_entropy" if train.labels else "mse")

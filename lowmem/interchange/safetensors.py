@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from lowmem.common.files import replacing, write_all
 from lowmem.errors import InputError
 
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
+BFLOAT = np.dtype("V2")
+"""The upper half of a float32, which NumPy has no dtype for."""
+
+HALVES = (np.dtype("<f2"), BFLOAT)
+"""Dtypes of 16 bits: they are read and never written."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    **{"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")},
+    **dict(zip(("F16", "BF16"), HALVES, strict=True)),
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 LONGEST_HEADER = 16 << 20
@@ -195,3 +204,23 @@ def read_into(stream: BinaryIO, place: int, array: NDArray[Any]) -> None:
             if not got:
                 raise EOFError("it ended while it was read")
             filled += got
+
+
+def read_widened(stream: BinaryIO, begin: int, entry: Entry, array: NDArray[Any]) -> None:
+    """Fill an array with a tensor of its own dtype or of 16 bits, which every wider dtype holds exactly.
+
+    begin: offset in the file of the first tensor.
+    """
+    if entry.dtype not in HALVES:
+        read_into(stream, begin + entry.start, array)
+        return
+    flat = array.reshape(-1)
+    halves = np.empty(min(len(flat), BLOCK // 2), np.uint16)
+    for start in range(0, len(flat), len(halves)):
+        target = flat[start : start + len(halves)]
+        block = halves[: len(target)]
+        read_into(stream, begin + entry.start + 2 * start, block)
+        if entry.dtype == BFLOAT:
+            target[:] = (block.astype(np.uint32) << 16).view(np.float32)
+        else:
+            target[:] = block.view(np.float16)

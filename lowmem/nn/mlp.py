@@ -61,7 +61,7 @@ class MLP:
             learned = np.empty(numbers, architecture.dtype)
         except (MemoryError, ValueError):  # ValueError: more than any machine could address
             size = format_bytes(numbers * architecture.item_bytes)
-            raise RunError(f"this machine does not give the {size} of this network's parameters.") from None
+            raise RunError(f"this machine cannot give the memory of this network's parameters, {size}.") from None
         self._bind(architecture, learned)
 
     def _bind(self, architecture: Architecture, learned: Array) -> None:

@@ -35,7 +35,7 @@ LEAST = {
 """The least that each number of a request may be."""
 
 MOST_BYTES = 1 << 50
-"""Bytes of states and parameters that no machine has: plans are not made for more."""
+"""Bytes of states and parameters that no machine has: no plan within a budget is looked for."""
 
 LEAST_ROWS = 16
 """Passes of fewer rows are done only when asked for: products that small run at a fraction of the speed."""
@@ -158,7 +158,7 @@ class PlanRequest:
     def _check_size(self) -> None:
         size = self.batch_size * sum(self.architecture.widths) * self.architecture.item_bytes
         size += self.architecture.parameters * self.architecture.item_bytes + self.batch_buffers
-        if size > MOST_BYTES:
+        if self.budget is not None and size > MOST_BYTES:
             raise InputError(
                 f"batch_size={self.batch_size} of this network ({self.architecture}) would take more than "
                 f"{format_bytes(MOST_BYTES)}. Lower batch_size or the widths."

@@ -217,8 +217,8 @@ class Backprop:
 def no_memory(plan: Plan) -> RunError:
     """Return the error of a machine that does not give what a plan needs."""
     return RunError(
-        f"this machine does not give the {format_bytes(plan.peak_bytes)} that the plan needs. Make one with a smaller "
-        "batch_size, or with a budget."
+        f"this machine cannot give the memory that the plan needs, {format_bytes(plan.peak_bytes)}. Make one with a "
+        "smaller batch_size, or with a budget."
     )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from lowmem.common.checks import as_path, finite, lookup
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
+from lowmem.common.kinds import RUN, kind_of, what_to_do
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
@@ -223,6 +224,9 @@ def open_run(path: str | Path) -> SavedRun:
     path = as_path("path", path)
     if not path.is_file():
         raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
+    kind = kind_of(path)
+    if kind not in (None, RUN):
+        raise InputError(f"{path} {NO_RUN[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
         metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:

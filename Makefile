@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FLOOR := .venv-floor
 # The compiled engine's sources: a change builds it anew. An install without a C compiler works too.
 NATIVE := $(wildcard lowmem/runtime/engines/native/src/*)
 # Prints the packages of one extra. They are installed by name: `pip install .[extra]` would install lowmem again.
@@ -9,7 +10,7 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
-.PHONY: demo test check lint test-peers sanitize figures clean
+.PHONY: demo test check lint test-peers test-floor sanitize figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
@@ -36,6 +37,12 @@ lint: $(VENV)/.test
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
 
+# With the oldest NumPy that pyproject.toml allows, in an environment of its own: what depends on NumPy's innards.
+test-floor: $(FLOOR)/.floor
+	$(FLOOR)/bin/pytest -n auto $(addprefix tests/test_,$(addsuffix .py,$(OF_NUMPY)))
+
+OF_NUMPY := losses data memory working_memory native_engine backprop blas_threads activations initialisers
+
 # The compiled engine's tests under the address and undefined-behaviour sanitizers; the next target builds it anew.
 sanitize: $(VENV)/.test
 	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
@@ -57,7 +64,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.planning
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.base: pyproject.toml hatch_build.py $(NATIVE)
@@ -70,6 +77,11 @@ $(VENV)/.base: pyproject.toml hatch_build.py $(NATIVE)
 
 $(VENV)/.test: $(VENV)/.base
 	$(BIN)/pip install --quiet $$($(EXTRA) test)
+	touch $@
+
+$(FLOOR)/.floor: pyproject.toml hatch_build.py $(NATIVE)
+	$(MAKE) VENV=$(FLOOR) $(FLOOR)/.test
+	$(FLOOR)/bin/pip install --quiet "numpy==$$(sed -n 's/.*"numpy>=\([0-9.]*\)".*/\1/p' pyproject.toml).*"
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.test

@@ -8,13 +8,13 @@ Stages of PyTorch are different. Their backward reads a *tape*: tensors that the
 such stages has two forwards, one that keeps nothing but its output, and one that *records*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from lowmem.errors import InputError
+from lowmem.errors import InputError, shown
 
 Kind = Literal["x", "s", "δ", "g", "t", "y"]
 
@@ -240,20 +240,19 @@ class Chain:
 
         Raises `InputError` if the lengths do not match or a number is negative.
         """
+        forward, backward = _amounts("forward", forward), _amounts("backward", backward)
+        state_bytes = _amounts("state_bytes", state_bytes)
         if len(forward) == 0 or len(backward) != len(forward) or len(state_bytes) != len(forward) + 1:
             raise InputError(
                 "an abstract chain of L >= 1 steps needs L forward costs, L backward costs and L+1 state sizes; "
                 f"got {len(forward)}, {len(backward)} and {len(state_bytes)}."
             )
-        if tape_bytes is not None and len(tape_bytes) != len(forward):
-            raise InputError(
-                f"an abstract chain of {len(forward)} steps needs as many tape sizes; got {len(tape_bytes)}."
-            )
-        given = {"forward": forward, "backward": backward, "state_bytes": state_bytes, "tape_bytes": tape_bytes or ()}
-        for name, numbers in given.items():
-            bad = [n for n in numbers if not _is_amount(n)]
-            if bad:
-                raise InputError(f"{name} needs finite numbers that are not negative; got {bad[0]!r}.")
+        if tape_bytes is not None:
+            tape_bytes = _amounts("tape_bytes", tape_bytes)
+            if len(tape_bytes) != len(forward):
+                raise InputError(
+                    f"an abstract chain of {len(forward)} steps needs as many tape sizes; got {len(tape_bytes)}."
+                )
         stages = tuple(map(Stage, forward, backward, state_bytes[1:]))
         if tape_bytes is not None:
             # Recording ends the state that enters, and the tape holds it; state l counts beside the tape, not in it.
@@ -261,6 +260,17 @@ class Chain:
             kept = (tape + before - after for tape, before, after in zip(tape_bytes, sizes, sizes[1:], strict=False))
             stages = tuple(replace(stage, tape=Tape(size)) for stage, size in zip(stages, kept, strict=True))
         return cls(stages=stages, in_hand_free=True)
+
+
+def _amounts(name: str, numbers: object) -> tuple[Any, ...]:
+    """Return numbers given as a sequence. Raises `InputError` for what is none, or holds no finite numbers from 0."""
+    if isinstance(numbers, str | bytes | Mapping) or not isinstance(numbers, Iterable):
+        raise InputError(f"{name} needs a list of numbers; got {shown(numbers)}.")
+    amounts = tuple(numbers)
+    for amount in amounts:
+        if not _is_amount(amount):
+            raise InputError(f"{name} needs finite numbers that are not negative; got {shown(amount)}.")
+    return amounts
 
 
 def _is_amount(number: object) -> bool:

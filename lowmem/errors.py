@@ -54,6 +54,37 @@ class InputError(LowmemError, ValueError):
     exit_code = 2
 
 
+NEAR = 0.6
+"""Likeness, from 0 to 1, from which on a known name may be what a wrong one stands for."""
+
+LONGEST_SHOWN = 80
+"""The most characters of a value that an error shows."""
+
+
+def shown(value: object) -> str:
+    """Return what was given as text for an error: one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever an object of the caller raises
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """Return the known name that a wrong one most likely stands for, None if none is near."""
+    import difflib  # only on the way to an error
+
+    def likeness(other: str) -> float:
+        one, two = (text.lower().replace("_", "-").lstrip("-") for text in (str(name), other))
+        begins = min(len(one), len(two)) > 1 and (one.startswith(two) or two.startswith(one))
+        return difflib.SequenceMatcher(None, one, two).ratio() + 0.3 * begins
+
+    if not isinstance(name, str):
+        return None
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= NEAR else None
+
+
 class UnknownNameError(InputError):
     """A name that lowmem does not know. `known` holds the names that it knows, sorted; the text suggests the nearest.
 
@@ -61,12 +92,10 @@ class UnknownNameError(InputError):
     """
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
-        import difflib  # only on the way to an error
-
         self.known = sorted(known)
-        near = difflib.get_close_matches(str(name), self.known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(self.known)}.")
+        near = nearest(name, self.known)
+        hint = f" Did you mean {near!r}?" if near else ""
+        super().__init__(f"unknown {kind} {shown(name)}.{hint} Known: {', '.join(self.known)}.")
 
 
 class BudgetError(InputError):

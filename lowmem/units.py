@@ -4,12 +4,15 @@ import re
 from operator import index
 from typing import SupportsIndex
 
-from lowmem.errors import InputError
+from lowmem.errors import InputError, shown
 
 _FACTORS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _FACTORS[f"{_letter}b"] = _FACTORS[_letter] = 1000**_power
     _FACTORS[f"{_letter}ib"] = 1024**_power
+
+MOST = 1e18
+"""The largest number before a unit that is told from larger ones; all of them are more than any machine has."""
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 _EXAMPLES = 'such as 25165824, "24MiB" (1024-based) or "24MB" (1000-based)'
@@ -22,9 +25,9 @@ def parse_bytes(size: SupportsIndex | str) -> int:
     """
     number = _bytes_of(size) if isinstance(size, str) else _index(size)
     if number is None:
-        raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {size!r}.")
+        raise InputError(f"a size in bytes was expected, {_EXAMPLES}; got {shown(size)}.")
     if number <= 0:
-        raise InputError(f"a size in bytes must be positive, {_EXAMPLES}; got {size!r}.")
+        raise InputError(f"a size in bytes must be positive, {_EXAMPLES}; got {shown(size)}.")
     return number
 
 
@@ -32,8 +35,8 @@ def _bytes_of(text: str) -> int:
     """Read a size with its unit."""
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in _FACTORS:
-        raise InputError(f"cannot read {text!r} as a size in bytes. Write one {_EXAMPLES}.")
-    return int(float(match[1]) * _FACTORS[match[2].lower()])
+        raise InputError(f"cannot read {shown(text)} as a size in bytes. Write one {_EXAMPLES}.")
+    return int(min(float(match[1]), MOST) * _FACTORS[match[2].lower()])
 
 
 def _index(number: SupportsIndex) -> int | None:
@@ -52,6 +55,14 @@ def format_bytes(size: float) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def apart(first: int, second: int) -> tuple[str, str]:
+    """Write two sizes for people, with as many decimals as tell them apart; equal ones are written alike."""
+    texts = format_bytes(first), format_bytes(second)
+    if texts[0] != texts[1] or first == second:
+        return texts
+    return f"{first:,} B", f"{second:,} B"
 
 
 def ceil_bytes(size: int) -> str:

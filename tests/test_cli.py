@@ -170,7 +170,7 @@ BOTH = [
     (["--activation", "reluu"], "Did you mean 'relu'?"),
     (["--loss", "mae"], "unknown loss 'mae'"),
     (["--dtype", "float16"], "unknown dtype 'float16'"),
-    (["--batch", "0"], "batch_size must be a positive whole number"),
+    (["--batch", "0"], "--batch must be a positive whole number"),
     (["--batch", "1.5"], "invalid int value"),
     (["--budget", "plenty"], "cannot read 'plenty'"),
     (["--budget", "1KiB"], "is less than"),
@@ -179,10 +179,10 @@ BOTH = [
     (["--strategy", "segments", "--segments", "0"], "segments must be a positive whole number"),
     (["--strategy", "revolve", "--slots", "-1"], "slots must be a whole number"),
     (["--strategy", "revolve"], "needs slots="),
-    (["--segments", "3"], 'goes with strategy="segments"'),
-    (["--micro-batch", "1000"], "is more than batch_size"),
+    (["--segments", "3"], "goes with --strategy segments"),
+    (["--micro-batch", "1000"], "is more than --batch 128"),
     (["--optimizer", "adamm"], "Did you mean 'adam'?"),
-    (["--unknown"], "unrecognized arguments: --unknown"),
+    (["--unknown"], "has no flag --unknown"),
 ]
 TRAIN = [
     (["--data", "nothing.npz"], "no file or directory 'nothing.npz'"),
@@ -194,7 +194,7 @@ TRAIN = [
     (["--held-out", "0.0001"], "leaves none on one side"),
     (["--lr", "-1"], "lr must be a number of at least 0"),
     (["--lr", "nan"], "lr must be a number of at least 0"),
-    (["--weight-decay", "-1"], "weight_decay must be"),
+    (["--weight-decay", "-1"], "--weight-decay must be"),
     (["--seed", "-1"], "seed must be a whole number from 0; got -1"),
     (["--init", "hee"], "unknown initialisation scheme 'hee'"),
     (["--widths", "63,8,10"], "64 features and the network 63 inputs"),
@@ -207,7 +207,7 @@ OTHER = [
     (["plan", "--inputs", "0"], "widths[0] is 0"),
     (["plan", "--widths", "4,5", "--inputs", "3"], "--inputs and --outputs do not go with --widths"),
     (["plan", "--widths", "4,5", "--inputs", "0"], "--inputs and --outputs do not go with --widths"),
-    (["plam"], "invalid choice: 'plam'"),
+    (["plam"], "unknown command 'plam'. Did you mean 'plan'?"),
     (["--nonsense"], "--nonsense"),
 ]
 BAD = [([command, *flags], words) for flags, words in BOTH for command in ("plan", "train")]
@@ -258,7 +258,7 @@ def test_interrupting_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
     monkeypatch.setattr("lowmem.cli.plan.run", interrupt)
     ran = Ran(capsys, "plan")
-    assert (ran.code, ran.err) == (1, "lowmem: interrupted\n")
+    assert (ran.code, ran.err) == (130, "lowmem: interrupted\n")
 
 
 # Help ------------------------------------------------------------------------------------------------------------

@@ -116,11 +116,11 @@ def test_a_last_save_that_fails_is_exit_code_one_and_the_earlier_file_stands(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lowmem.interchange.safetensors.os.fsync", full)
+    monkeypatch.setattr("lowmem.common.files.os.fsync", full)
     ran = Ran(capsys, "train", *SMALL, "--save", str(path))
     assert ran.code == 1
     assert ran.err.count("lowmem: warning: ") == 3
-    assert ran.err.splitlines()[-1].endswith("No space left on device. An earlier file stands.")
+    assert ran.err.splitlines()[-1].endswith("No space left on device. The file that was there is unchanged.")
     assert path.read_bytes() == earlier
 
 

@@ -68,8 +68,8 @@ def test_the_age_of_a_cost_model_is_said_where_it_is_this_machines(
 ) -> None:
     monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path))
     path = calibration.cache_path("float32")
-    calibration._write(path, replace(model(), machine=calibration.machine()))
-    calibration._write(calibration.cache_path("float64"), model(dtype="float64"))  # another machine's
+    calibration.store(replace(model(), machine=calibration.machine()))
+    calibration.store(model(dtype="float64"))  # another machine's
     assert calibration.age("float32") == pytest.approx(0, abs=60)
     then = path.stat().st_mtime - 3 * 86_400
     os.utime(path, (then, then))

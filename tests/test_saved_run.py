@@ -293,18 +293,23 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[None]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"lowmem.interchange.safetensors.{call}", fail)
+        patch.setattr(f"lowmem.{call}", fail)
         yield
 
 
-@pytest.mark.parametrize("call", ["write_all", "os.fsync", "os.replace"])
+@pytest.mark.parametrize(
+    "call", ["interchange.safetensors.write_all", "common.files.os.fsync", "common.files.os.replace"]
+)
 def test_on_a_full_disk_the_earlier_file_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     trainer, path = trainer_of(), tmp_path / "run"
     list(trainer.epochs((X, Y), 1))
     trainer.save(path)
     earlier = path.read_bytes()
     list(trainer.epochs((X, Y), 1))
-    with full_disk(monkeypatch, call), pytest.raises(lm.SaveError, match="No space left on device. An earlier"):
+    with (
+        full_disk(monkeypatch, call),
+        pytest.raises(lm.SaveError, match="No space left on device. The file that was there is unchanged"),
+    ):
         trainer.save(path)
     assert path.read_bytes() == earlier
     assert os.listdir(tmp_path) == ["run"]
@@ -327,7 +332,10 @@ def test_a_real_limit_of_file_size_is_a_clear_error(tmp_path: Path) -> None:
 def test_training_goes_on_after_a_save_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, path = trainer_of(), tmp_path / "run"
     epochs = trainer.epochs((X, Y), 2, save_to=path)
-    with full_disk(monkeypatch, "os.fsync"), pytest.warns(RuntimeWarning, match="No space left.*Training goes on"):
+    with (
+        full_disk(monkeypatch, "common.files.os.fsync"),
+        pytest.warns(RuntimeWarning, match="No space left.*Training goes on"),
+    ):
         next(epochs)
     assert [epoch.number for epoch in epochs] == [2]  # and no error, as the last save went well
     assert np.array_equal(open_run(path).network().parameters, trainer.mlp.parameters)
@@ -337,7 +345,7 @@ def test_a_last_save_that_failed_is_an_error_after_the_last_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs = trainer_of().epochs((X, Y), 2, save_to=tmp_path / "run")
-    with full_disk(monkeypatch, "os.fsync"), warnings.catch_warnings():
+    with full_disk(monkeypatch, "common.files.os.fsync"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert [next(epochs).number, next(epochs).number] == [1, 2]
         with pytest.raises(lm.SaveError) as error:

@@ -12,6 +12,7 @@ import lowmem as lm
 from lowmem.data.dataset import from_arrays
 from lowmem.data.open import load
 from lowmem.network.specs import LOSSES
+from lowmem.training.class_weights import by_class
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import open_run
 from tests.helpers import batch, randomised
@@ -332,3 +333,88 @@ def test_the_commands_take_weights(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (ran.code, json.loads(ran.out)["accuracy"]) == (0, np.mean(expected == Y))
     ran = Ran(capsys, "predict", str(first), "--data", str(source))  # which columns are aside is known from training
     assert (ran.err, [int(line) for line in ran.out.split()]) == ("", expected.tolist())
+
+
+# Weights of classes by class or name ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "by_class",
+    [
+        {0: 0.5, 1: 2, 2: 1},
+        {2: 1.0, 0: 0.5, 1: 2.0},
+        {"0": 0.5, "1": 2, "2": 1},
+        {np.int64(0): np.float32(0.5), np.int64(1): np.float32(2), np.int64(2): np.float32(1)},
+        {0.0: 0.5, 1.0: 2, 2: 1},
+    ],
+)
+def test_class_weights_may_be_a_dictionary_by_class(by_class: dict[Any, float]) -> None:
+    assert np.array_equal(trained((X, Y), class_weights=by_class), trained((X, Y), class_weights=[0.5, 2, 1]))
+    assert not np.array_equal(trained((X, Y), class_weights=by_class), trained((X, Y)))
+
+
+def test_class_weights_go_by_the_names_of_classes() -> None:
+    named = from_arrays(X, np.array(["c", "a", "b"])[Y])
+    assert named.class_names == ("a", "b", "c")
+    by_name = trained(named, class_weights={"c": 3, "a": 0.5, "b": 2})
+    assert np.array_equal(by_name, trained(named, class_weights=[0.5, 2, 3]))
+    assert np.array_equal(by_name, trained(named, class_weights={0: 0.5, 1: 2, 2: 3}))
+
+
+def test_class_weights_of_two_classes_as_keras_users_write_them() -> None:
+    two = lm.Architecture((4, 5, 2))
+    x, y = X, Y % 2
+
+    def after(weights: Any) -> Any:
+        trainer = lm.Trainer(lm.MLP(two), lm.SGD(0.1), batch_size=16, class_weights=weights)
+        list(trainer.epochs((x, y), 2))
+        return trainer.mlp.parameters.copy()
+
+    assert np.array_equal(after({0: 1.0, 1: 5.0}), after([1.0, 5.0]))
+    assert np.array_equal(after({False: 1.0, True: 5.0}), after([1.0, 5.0]))
+
+
+def test_labels_that_are_whole_numbers_in_text_are_no_class_numbers() -> None:
+    assert by_class({-1: 2.0, 1: 3.0}, ("-1", "1"), 2) == [2.0, 3.0]
+    assert by_class({"7": 2.0, 3: 3.0}, ("3", "7"), 3) == [3.0, 2.0, 1.0]
+    with pytest.raises(lm.InputError, match=r"names 0, which is no class of these data\. Classes: '-1', '1'"):
+        by_class({0: 2.0, 1: 3.0}, ("-1", "1"), 2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({0: 1, 1: 2, 3: 1}, "names 3, which is no class of these data"),
+        ({0: 1, 1: 2}, "has no weight for 2. Name every class"),
+        ({}, "has no weight for 0, 1, 2"),
+        ({0: 1, 1: 2, "b": 1}, "names 'b'"),
+        ({0: 1, 1: 2, 2: -1}, r"class_weights\[2\] must be a finite number from 0; got -1"),
+        ({0: 1, 1: 2, 2: "much"}, r"class_weights\[2\] must be a finite number from 0; got 'much'"),
+        ({0: 1, 1: 2, 2: 1, 3: 1}, "for each of the 3 outputs; got 4 classes"),
+        ({0: 1, 1: 2, None: 1}, "names None"),
+        (5, "for each of the 3 outputs"),
+        ([1, 2, float("nan")], r"class_weights\[2\] must be a finite number"),
+    ],
+)
+def test_unknown_and_missing_classes_are_refused(weights: Any, words: str) -> None:
+    with pytest.raises(lm.InputError, match=words):
+        lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights=weights).epochs((X, Y), 1)
+
+
+def test_unknown_and_missing_names_are_refused() -> None:
+    named = from_arrays(X, np.array(["ant", "bee", "cow"])[Y])
+    trainer = lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights={"ant": 1, "bee": 1, "cat": 2})
+    with pytest.raises(lm.InputError, match=r"names 'cat', which is no class .* Classes: 'ant', 'bee', 'cow'"):
+        trainer.epochs(named, 1)
+
+
+def test_a_run_with_a_dictionary_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    weights = {0: 0.5, 1: 2.0, 2: 1.0}
+    whole = lm.Trainer(lm.MLP(ARCH), lm.SGD(0.1), batch_size=16, class_weights=weights)
+    list(whole.epochs((X, Y), 2))
+    first = lm.Trainer(lm.MLP(ARCH), lm.SGD(0.1), batch_size=16, class_weights=weights)
+    list(first.epochs((X, Y), 1, save_to=tmp_path / "run"))
+    assert open_run(tmp_path / "run").options["class_weights"] == [0.5, 2.0, 1.0]
+    second = lm.Trainer.resume(tmp_path / "run")
+    list(second.epochs((X, Y), 1))
+    assert np.array_equal(second.mlp.parameters, whole.mlp.parameters)

@@ -3,9 +3,12 @@
 A command's file has `HELP`, `add_arguments`, which adds its flags to a parser, and `run`, which returns the exit code.
 """
 
+import argparse
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from lowmem.cli import (
@@ -24,7 +27,9 @@ from lowmem.cli import (
     train,
 )
 from lowmem.cli.config import flags_of
-from lowmem.cli.options import Parser, as_flag
+from lowmem.cli.console import prepared
+from lowmem.cli.options import Parser, unknown_arguments
+from lowmem.cli.wording import in_flags
 from lowmem.errors import LowmemError
 
 _MODULES = (
@@ -65,28 +70,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the arguments without the program's name; those of the process if None.
     """
     try:
-        return _run(make_parser(), argv)
+        with prepared():
+            try:
+                return _run(make_parser(), argv)
+            except SystemExit as end:  # --help
+                return int(end.code or 0)
     except LowmemError as error:
-        print(f"lowmem: {error.text(as_flag)}", file=sys.stderr)
+        _tell(in_flags(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("lowmem: interrupted", file=sys.stderr)
-        return 1
+        _tell("interrupted")
+        return 128 + signal.SIGINT
     except MemoryError as error:
-        print(f"lowmem: this machine cannot give the memory asked for ({error}). Lower the budget.", file=sys.stderr)
+        _tell(f"this machine cannot give the memory asked for ({error}). Lower the budget.")
         return 1
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; Python would complain of it on exit
         return 1
 
 
+def _tell(text: str) -> None:
+    """Write an error as a line of its own."""
+    with suppress(OSError):  # nobody can be told
+        print(f"lowmem: {text}", file=sys.stderr)
+
+
 def _run(parser: Parser, argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command that they name."""
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser.parse_args(given)
+    arguments = _parsed(parser, given)
     if getattr(arguments, "config", None):
         known = vars(arguments).keys() - {"config", "command", "version"}
-        arguments = parser.parse_args([given[0], *flags_of(arguments.config, known), *given[1:]])
+        arguments = _parsed(parser, [given[0], *flags_of(arguments.config, known, arguments.command), *given[1:]])
     if arguments.version:
         from lowmem import __version__
 
@@ -99,6 +114,14 @@ def _run(parser: Parser, argv: Sequence[str] | None) -> int:
         warnings.showwarning = _say
         warnings.simplefilter("always", RuntimeWarning)
         return int(COMMANDS[arguments.command].run(arguments))
+
+
+def _parsed(parser: Parser, given: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments. Raises `InputError` for flags that the command does not have, with the nearest one."""
+    arguments, rest = parser.parse_known_args(given)
+    if rest:
+        raise unknown_arguments(parser, arguments.command, rest)
+    return arguments
 
 
 def _say(

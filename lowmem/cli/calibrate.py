@@ -3,11 +3,17 @@
 import argparse
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from lowmem.cli.options import add_json
+from lowmem.common.checks import one_of
 from lowmem.common.tables import Table
+from lowmem.errors import RunError
 from lowmem.network.specs import ITEM_BYTES
 from lowmem.planning.cost_model import ROWS, WIDTHS
+
+if TYPE_CHECKING:
+    from lowmem.planning.cost_model import CostModel
 
 HELP = "Measure how fast this machine runs the parts of a step, for plans that minimise time."
 
@@ -21,18 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, store the cost model, and print it."""
-    from lowmem.measure.calibration import cache_path, calibrated
+    """Measure, store the cost model, and print it. Raises `RunError` if it was measured and cannot be stored."""
+    from lowmem.measure.calibration import cache_path, measure, store
 
-    model = calibrated(arguments.dtype, again=True)
+    one_of("dtype", arguments.dtype, ITEM_BYTES)
+    model = measure(arguments.dtype)
+    problem = store(model)
     if arguments.json:
         print(json.dumps(asdict(model)))
-        return 0
+    else:
+        _show(model, "not stored" if problem else f"stored in {cache_path(model.dtype)}")
+    if problem is not None:
+        raise RunError(
+            f"the measurement cannot be stored in {str(cache_path(model.dtype))!r}: {problem}. Set LOWMEM_CACHE_DIR "
+            "to a folder that can be written."
+        )
+    return 0
+
+
+def _show(model: "CostModel", stored: str) -> None:
+    """Print a cost model as tables. stored: where it is now."""
     grid = zip(ROWS, model.products, strict=True)
     rates = [[f"{rows} rows", *(f"{1e-9 / rate:.0f}" for rate in row)] for rows, row in grid]
     columns = ["", *(f"width {width}" for width in WIDTHS)]
     print(Table(f"{model.machine}\nmatrix products, {model.dtype}, GFLOP/s", columns, rates))
     numbers = [[name, f"{model.value[name] * 1e9:.2f}", f"{model.slope[name] * 1e9:.2f}"] for name in model.value]
-    note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; stored in {cache_path(model.dtype)}"
+    note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; {stored}"
     print(Table("activations, ns per number", ["", "value", "slope"], numbers, note))
-    return 0

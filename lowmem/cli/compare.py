@@ -11,11 +11,11 @@ from lowmem.cli.options import (
     add_json,
     add_network,
     add_planning,
-    check_folder,
+    check_budget,
     cost_model,
     network_of,
-    save,
 )
+from lowmem.cli.outputs import FIGURES, check_output, save_figure
 from lowmem.planning.queries import compare
 
 HELP = "Compare the strategies, and the cheapest plans for a range of budgets."
@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, and print the table."""
+    check_budget(arguments.budget)
     network = network_of(arguments)
-    check_folder(arguments.plot)
+    check_output(arguments.plot, "the figure", FIGURES)
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER
     costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {"micro_batch": arguments.micro_batch, "costs": costs, "threads": arguments.threads}
@@ -48,6 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         from lowmem.plots import frontier
 
-        save(frontier(comparison), arguments.plot)
+        save_figure(frontier(comparison), arguments.plot)
     print(json.dumps(comparison.to_dict()) if arguments.json else comparison)
     return 0

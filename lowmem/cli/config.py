@@ -7,13 +7,13 @@ from typing import Any
 from lowmem.errors import InputError, UnknownNameError
 
 
-def flags_of(path: str, known: Collection[str]) -> list[str]:
+def flags_of(path: str, known: Collection[str], command: str) -> list[str]:
     """Return the flags that a TOML file stands for.
 
     The keys of the file are flags without their two dashes (`batch`, `held-out` or `held_out`), in tables or not. A
     list becomes text with commas; `true` becomes a flag without a value, and `false` no flag.
 
-    known: the keys that the command understands.
+    known: the keys that the command understands. command: its name.
 
     Raises `InputError` for a file that cannot be read, `UnknownNameError` for an unknown key.
     """
@@ -29,7 +29,9 @@ def flags_of(path: str, known: Collection[str]) -> list[str]:
     for key, value in _flat(read):
         name = key.replace("-", "_")
         if name not in known:
-            raise UnknownNameError(f"key in {path}", key, known)
+            raise UnknownNameError(
+                f"key in {path} for lowmem {command}", key, {one.replace("_", "-") for one in known}
+            )
         flag = "--" + name.replace("_", "-")
         if value is True:
             flags.append(flag)

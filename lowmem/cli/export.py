@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_json, check_folder
+from lowmem.cli.options import add_json
+from lowmem.cli.outputs import check_output
 from lowmem.common.checks import one_of
 from lowmem.errors import InputError
 from lowmem.units import format_bytes
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.training.saved_run import open_run
 
     kind = _format(arguments)
-    check_folder(arguments.file)
+    check_output(arguments.file, "the network")
     if arguments.file.exists() and arguments.file.samefile(arguments.run):
         raise InputError(f"{arguments.file} is the saved run itself; name another file.")
     if kind != "onnx" and (arguments.probabilities or arguments.external):

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_json, check_folder
+from lowmem.cli.options import add_json
+from lowmem.cli.outputs import check_output
 from lowmem.errors import InputError
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.nn.optimizers import SGD
     from lowmem.training.saved_run import Position, save_run
 
-    check_folder(arguments.run)
+    check_output(arguments.run, "the run")
     opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)
     if arguments.run.exists() and arguments.run.samefile(arguments.file):
         raise InputError(f"{arguments.run} is the file to be read; name another one for the run.")

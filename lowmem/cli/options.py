@@ -1,11 +1,12 @@
-"""Flags that several commands share, and what becomes of them: an architecture, a cost model, a figure's file."""
+"""Flags that several commands share, and what becomes of them: an architecture and a cost model."""
 
 import argparse
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
-from lowmem.errors import Advice, InputError
+from lowmem.errors import InputError, UnknownNameError, nearest, shown
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import NORMS
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES
@@ -15,7 +16,7 @@ from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import ENGINES
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from _typeshed import SupportsWrite
 
 T = TypeVar("T")
 
@@ -23,16 +24,48 @@ T = TypeVar("T")
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
 
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        """Print help; other than argparse's own method, it hides no error of a full disk."""
+        if message:
+            (file or sys.stderr).write(message)
+
     def error(self, message: str) -> NoReturn:
         """Raise the message that argparse would print below its usage."""
-        raise InputError(f"{message}. See {self.prog} --help.")
+        raise InputError(f"{self.prog.removeprefix('lowmem ')}: {message}. See {self.prog} --help.")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuse an unknown command with the nearest one; other than argparse's own method, in the words of names."""
+        if isinstance(action, argparse._SubParsersAction):
+            if value not in action.choices:
+                raise UnknownNameError("command", value, action.choices)
+        else:
+            super()._check_value(action, value)
+
+    def flags(self) -> list[str]:
+        """Return the flags of this parser, with their dashes."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def commands(self) -> "dict[str, Parser]":
+        """Return the parsers of the commands by name."""
+        groups = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {name: parser for group in groups for name, parser in group.choices.items()}
 
 
-def as_flag(advice: Advice) -> str:
-    """Write advice as a flag of a command: `--budget 24MiB`."""
-    value = {True: "yes", False: "no"}[advice.value] if isinstance(advice.value, bool) else str(advice.value)
-    quoted = f'"{value}"' if " " in value else value
-    return f"--{advice.keyword.replace('_', '-')} {quoted}"
+def unknown_arguments(parser: Parser, command: str | None, rest: Sequence[str]) -> InputError:
+    """Return the error of arguments that a command does not take. It names the nearest flag, and who has such a flag.
+
+    command: its name, None if there is none.
+    """
+    commands = parser.commands()
+    own = commands.get(command or "", parser)
+    name, flag = command or own.prog, rest[0].partition("=")[0]
+    if not flag.startswith("-"):
+        return InputError(f"{name} takes no argument {shown(rest[0])}. See {own.prog} --help.")
+    near, others = nearest(flag, own.flags()), [other for other, of in commands.items() if flag in of.flags()]
+    hint = f" Did you mean {near}?" if near else ""
+    if others and not (near or "").startswith(flag):
+        hint += f" {flag} is a flag of lowmem {' and of lowmem '.join(others[:3])}."
+    return InputError(f"{name} has no flag {flag}.{hint} See {own.prog} --help.")
 
 
 def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy") -> None:
@@ -124,20 +157,6 @@ def cost_model(arguments: argparse.Namespace, dtype: str) -> CostModel | None:
     return calibrated(dtype)
 
 
-def check_folder(path: Path | None) -> None:
-    """Refuse a file to write whose folder does not exist, before anything is run for it."""
-    if path is not None and not path.resolve().parent.is_dir():
-        raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to; make it first.")
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure to a file, in the format that the ending of the file names."""
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write the figure {str(path)!r}: {error}. Name it .svg, .png or .pdf.") from None
-
-
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the flag --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object to standard output, and no text")
@@ -186,6 +205,22 @@ def read_widths(text: str) -> tuple[int, ...]:
             raise InputError(f'cannot read {part.strip()!r} in --widths {text!r}. Write "64,256x100,10".')
         widths += [int(width)] * int(repeat or "1")
     return tuple(widths)
+
+
+def check_budget(budget: str | None) -> None:
+    """Refuse shares above all, which would be no budget. Raises `InputError`."""
+    for part in (budget or "").split(","):
+        share, percent, _ = part.partition("%")
+        if percent and as_number_text(share) > 100:
+            raise InputError(f"--budget {part.strip()} is more than storing everything takes; give at most 100%.")
+
+
+def as_number_text(text: str) -> float:
+    """Return the number that a text stands for, 0 if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def given(value: T | None, default: T) -> T:

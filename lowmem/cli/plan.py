@@ -10,6 +10,7 @@ from lowmem.cli.options import (
     add_json,
     add_network,
     add_planning,
+    check_budget,
     cost_model,
     network_of,
 )
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print the plan, or answer --largest-batch or --deepest."""
+    check_budget(arguments.budget)
     network = network_of(arguments)
     if arguments.largest_batch or arguments.deepest:
         return _answer(arguments, network)

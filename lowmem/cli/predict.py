@@ -4,16 +4,22 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lowmem.cli.options import check_folder
+from lowmem.cli.console import strictly_encoded
+from lowmem.cli.outputs import check_output, not_written
 from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
+from lowmem.common.files import reason, replacing, write_all
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from lowmem.data.stream import Stream
     from lowmem.training.saved_run import SavedRun
+
+ENDINGS = (".npy", ".csv", ".tsv", ".txt", "")
+"""The endings of files of predictions: an array, or text with commas or tabs between outputs."""
 
 HELP = "Write the classes, or the outputs, that a saved run predicts for samples."
 
@@ -44,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.data is None:
         raise InputError("--data is needed: a file of samples.")
-    check_folder(arguments.output)
+    if arguments.output is None or _is_file(arguments.output):
+        check_output(arguments.output, "the predictions", ENDINGS)
     saved = open_run(arguments.run)
     stream = _stream(arguments, saved)
     if stream.features != saved.architecture.widths[0]:
@@ -84,35 +91,53 @@ def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dty
     shape, dtype: of all blocks together.
     """
     try:
-        if path is not None and path.suffix == ".npy":
-            _write_npy(path, blocks, shape, dtype)
+        if path is None or not _is_file(path):
+            with _text(path) as out:
+                out.writelines(_lines(blocks, shape, path))
             return
-        with _text(path) as out:
-            for block in blocks:
-                rows = block.tolist()
-                out.writelines(f"{row if len(shape) == 1 else ','.join(map(repr, row))}\n" for row in rows)
+        with replacing(path) as (stream,):
+            array = path.suffix.lower() == ".npy"
+            text = map(str.encode, _lines(blocks, shape, path))
+            for piece in _npy(blocks, shape, dtype) if array else text:
+                write_all(stream, piece)
     except (OSError, UnicodeEncodeError) as problem:
         if isinstance(problem, BrokenPipeError):
             raise
-        reason = getattr(problem, "strerror", None) or problem
-        raise RunError(f"{'the output' if path is None else path} cannot be written: {reason}.") from None
+        if path is not None and isinstance(problem, OSError):
+            raise not_written(path, problem) from None
+        raise RunError(f"the output cannot be written: {reason(problem)}.") from None
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether a path is that of a file, there or not. Devices and pipes are none; text may be written to them."""
+    return path.is_file() or not path.exists()
 
 
 @contextmanager
 def _text(path: Path | None) -> Iterator[TextIO]:
-    """Open a file for text; None is the standard output."""
-    if path is None:
-        yield sys.stdout
-        return
-    with path.open("w", encoding="utf-8") as out:
-        yield out
+    """Open a device or a pipe for text; None is the standard output, as it encodes text strictly."""
+    if path is not None:
+        with path.open("w", encoding="utf-8") as out:
+            yield out
+    else:
+        with strictly_encoded(sys.stdout) as out:
+            yield out
 
 
-def _write_npy(path: Path, blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> None:
-    """Write an .npy file whose rows come in blocks."""
+def _lines(blocks: Iterator[Any], shape: tuple[int, ...], path: Path | None) -> Iterator[str]:
+    """Yield rows as lines of text, block by block."""
+    between = "\t" if path is not None and path.suffix.lower() == ".tsv" else ","
+    for block in blocks:
+        rows = block.tolist()
+        yield "".join(f"{row if len(shape) == 1 else between.join(map(repr, row))}\n" for row in rows)
+
+
+def _npy(blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> Iterator[bytes]:
+    """Yield the bytes of an .npy file whose rows come in blocks."""
     from numpy.lib.format import write_array_header_1_0
 
-    with path.open("wb") as out:
-        write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
-        for block in blocks:
-            out.write(block.astype(dtype, copy=False).tobytes())
+    header = BytesIO()
+    write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    yield header.getvalue()
+    for block in blocks:
+        yield block.astype(dtype, copy=False).tobytes()

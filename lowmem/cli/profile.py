@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_folder, network_of, save
+from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_budget, network_of
+from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
 from lowmem.common.checks import positive
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
@@ -53,18 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure every request, and print the table."""
+    check_budget(arguments.budget)
     network = network_of(arguments)
-    for path in (arguments.plot, arguments.html):
-        check_folder(path)
+    check_output(arguments.plot, "the figure", FIGURES)
+    check_output(arguments.html, "the report", PAGES)
     positive("--steps", arguments.steps)
     rows = list(_measure(arguments, network))
     if not rows:
         raise InputError("nothing is left to measure: every budget is too small. Give larger ones, or --strategies.")
     table = _table(network, arguments.batch, rows)
     if arguments.plot is not None:
-        save(_frontier(rows), arguments.plot)
+        save_figure(_frontier(rows), arguments.plot)
     if arguments.html is not None:
-        _write(arguments.html, _html(rows, table))
+        write_output(arguments.html, _html(rows, table).encode())
     print(json.dumps([_record(*row) for row in rows]) if arguments.json else table)
     return 0
 
@@ -72,14 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _record(name: str, measured: "Measurement", report: "Report") -> dict[str, Any]:
     """Return a row as JSON holds it."""
     return {"asked": name, **asdict(measured), "report": report.to_dict()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the HTML of a report to a file."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the report {str(path)!r}: {error}. Name a file that can be written.") from None
 
 
 def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[Row]:

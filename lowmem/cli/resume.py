@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from lowmem.cli.options import add_json
+from lowmem.cli.options import add_json, check_budget
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
@@ -12,7 +12,7 @@ TEXT, NUMBER = (str, type(None)), (int, type(None))
 NEEDED: dict[str, tuple[type, ...]] = {
     **{"data": (str,), "targets": TEXT, "target": TEXT, "held_out": (float, type(None)), "stream": (bool,)},
     **{"shuffle_rows": NUMBER, "standardise": (bool,), "seed": (int,), "epochs": (int,), "save_every": TEXT},
-    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT},
+    **{"journal": TEXT, "patience": NUMBER, "ram": TEXT, "weights": TEXT, "save": TEXT},
 }
 """The flags of `lowmem train` that a saved run must hold to be continued, and their types."""
 
@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.training.saved_run import open_run
     from lowmem.training.trainer import Trainer
 
+    check_budget(arguments.budget)
     saved = open_run(arguments.run)
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
     flags = _flags(arguments, saved.notes)
@@ -50,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:
         raise InputError(
-            f"{arguments.run} has all of its {trainer.epochs_done} epochs; --epochs {until + 1} or more goes on."
+            f"{arguments.run} has all of its {trainer.epochs_done} epochs; --epochs {trainer.epochs_done + 1} or more "
+            "goes on."
         )
     return run_epochs(trainer, data, until - trainer.epochs_done, flags, None)
 
@@ -67,4 +69,4 @@ def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Nam
     names = ("save_every", "journal", "patience", "ram", "weights", *LATER)
     defaults = {"save": arguments.run, **dict.fromkeys(names)}
     flags = defaults | {name: value for name, value in earlier.items() if value is not None or name not in defaults}
-    return argparse.Namespace(**(flags | given))
+    return argparse.Namespace(**(dict.fromkeys(NEEDED) | flags | given))

@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lowmem.cli.options import add_json, check_folder
+from lowmem.cli.options import add_json
+from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.errors import InputError, LowmemError
 
 HELP = "Plan the training steps of a PyTorch chain (an nn.Sequential) inside a budget of bytes."
@@ -37,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, plan, and print both."""
-    check_folder(arguments.output)
-    check_folder(arguments.html)
+    check_output(arguments.output, "the plan", (".json",))
+    check_output(arguments.html, "the report", PAGES)
     shape = read_shape(arguments.sample)
     try:
         import torch
@@ -65,9 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         accumulating=arguments.accumulating,
     )
     if arguments.output is not None:
-        arguments.output.write_text(plan.to_json() + "\n", encoding="utf-8")
+        write_output(arguments.output, f"{plan.to_json()}\n".encode())
     if arguments.html is not None:
-        arguments.html.write_text(lt.Report(plan).to_html(), encoding="utf-8")
+        write_output(arguments.html, lt.Report(plan).to_html().encode())
     print(json.dumps(plan.to_dict()) if arguments.json else f"{measured}\n\n{plan}")
     return 0
 

@@ -1,9 +1,17 @@
 """`lowmem train`: trains a network inside a budget, and reports what was promised and what was measured."""
 
 import argparse
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_calibration, add_json, add_network, add_planning, architecture, cost_model
+from lowmem.cli.options import (
+    add_calibration,
+    add_json,
+    add_network,
+    add_planning,
+    architecture,
+    check_budget,
+    cost_model,
+)
 from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
@@ -13,6 +21,7 @@ if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
+    from lowmem.training.class_weights import ClassWeights
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
 
@@ -31,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--standardise", action="store_true", help="scale each feature to mean 0 and deviation 1")
     group.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default 10)")
-    group.add_argument("--class-weights", metavar="A,B,...", help="a factor for the loss of each class, or balanced")
+    group.add_argument(
+        "--class-weights",
+        metavar="A,B,...",
+        help="a factor for the loss of each class: 1,2.5,1 or name=1,other=2.5 or balanced",
+    )
     group.add_argument("--init", metavar="NAME", help="initialiser of the weights (default: by the activation)")
     group.add_argument(
         "--gain",
@@ -97,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     import lowmem.training.trainer  # noqa: F401 - imported before memory is traced, as imports are not training
     from lowmem.measure.memory import TracedPeak
 
+    check_budget(arguments.budget)
     arguments.stream, arguments.splitting = streamed(arguments), MASKED
     train, held_out = open_samples(arguments)
     outputs = train.classes
@@ -162,15 +176,18 @@ def _trainer(
     return trainer
 
 
-def _class_weights(text: str | None) -> "list[float] | Literal['balanced'] | None":
-    """Return the weights of the classes in a text of numbers and commas, or "balanced"."""
-    if text == "balanced":
-        return "balanced"
+def _class_weights(text: str | None) -> "ClassWeights | None":
+    """Return the weights of the classes in a text: "1,2.5,1", "a=1,b=2.5" or "balanced"."""
+    if text is None or text == "balanced":
+        return text  # type: ignore[return-value]
     try:
-        return None if text is None else [float(part) for part in text.split(",")]
+        if "=" not in text:
+            return [float(part) for part in text.split(",")]
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        return {name.strip(): float(weight) for name, _, weight in pairs}
     except ValueError:
         raise InputError(
-            f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1, or balanced."
+            f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1, or name=1,other=2.5, or balanced."
         ) from None
 
 

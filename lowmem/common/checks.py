@@ -5,10 +5,11 @@ NumPy's numbers are numbers here, as Python's are; True and False are not.
 
 import math
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lowmem.errors import InputError, UnknownNameError
+from lowmem.errors import InputError, UnknownNameError, shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -33,7 +34,7 @@ def positive(name: str, value: object) -> int:
     """Return a positive whole number as an int. Raises `InputError` for anything else."""
     number = as_whole(value)
     if number is None or number < 1:
-        raise InputError(f"{name} must be a positive whole number; got {value!r}.")
+        raise InputError(f"{name} must be a positive whole number; got {shown(value)}.")
     return number
 
 
@@ -41,7 +42,7 @@ def whole(name: str, value: object, least: int = 0) -> int:
     """Return a whole number of at least `least` as an int. Raises `InputError` for anything else."""
     number = as_whole(value)
     if number is None or number < least:
-        raise InputError(f"{name} must be a whole number from {least}; got {value!r}.")
+        raise InputError(f"{name} must be a whole number from {least}; got {shown(value)}.")
     return number
 
 
@@ -59,7 +60,7 @@ def number(name: str, value: object, least: float = 0.0) -> float:
     """Return a finite number of at least `least` as a float. Raises `InputError` for anything else."""
     read = as_number(value)
     if not least <= read < math.inf:
-        raise InputError(f"{name} must be a number of at least {least:g}; got {value!r}.")
+        raise InputError(f"{name} must be a number of at least {least:g}; got {shown(value)}.")
     return read
 
 
@@ -67,7 +68,7 @@ def positive_number(name: str, value: object) -> float:
     """Return a finite number above 0 as a float. Raises `InputError` for anything else."""
     read = as_number(value)
     if not 0 < read < math.inf:
-        raise InputError(f"{name} must be a positive number; got {value!r}.")
+        raise InputError(f"{name} must be a positive number; got {shown(value)}.")
     return read
 
 
@@ -75,7 +76,7 @@ def fraction(name: str, value: object) -> float:
     """Return a number of [0, 1) as a float. Raises `InputError` for anything else."""
     read = as_number(value)
     if not 0 <= read < 1:
-        raise InputError(f"{name} must be a number of at least 0 and below 1, such as 0.1; got {value!r}.")
+        raise InputError(f"{name} must be a number of at least 0 and below 1, such as 0.1; got {shown(value)}.")
     return read
 
 
@@ -83,13 +84,57 @@ def inner_share(name: str, value: object) -> float:
     """Return a number above 0 and below 1 as a float. Raises `InputError` for anything else."""
     read = as_number(value)
     if not 0 < read < 1:
-        raise InputError(f"{name} must be a share between 0 and 1, such as 0.2; got {value!r}.")
+        raise InputError(f"{name} must be a share between 0 and 1, such as 0.2; got {shown(value)}.")
     return read
 
 
 def _is_bool(value: object) -> bool:
     """Say whether a value is True or False, of Python or NumPy."""
     return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+
+
+def instance(what: str, value: object, kind: type[T] | tuple[type[Any], ...], need: str) -> T:
+    """Return a value of the right kind as it is. Raises `InputError` for any other.
+
+    what: the argument's name. need: what it must be, such as "a lowmem.Plan".
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{what} must be {need}; got {shown(value)}.")
+    return value
+
+
+def items(what: str, values: object, kind: type[T] | tuple[type[Any], ...], need: str) -> list[T]:
+    """Return a sequence of the right kind as a list. Raises `InputError` for any other, and for an empty one.
+
+    what: the argument's name. need: what it must hold, in the plural.
+    """
+    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else []
+    if not listed or not all(isinstance(value, kind) for value in listed):
+        raise InputError(f"{what} must be {need}, at least one; got {shown(values)}.")
+    return listed
+
+
+def truth(what: str, value: object) -> bool:
+    """Return True or False, of Python or NumPy, as a bool. Raises `InputError` for anything else."""
+    if not _is_bool(value) or getattr(value, "shape", ()) != ():
+        raise InputError(f"{what} must be True or False; got {shown(value)}.")
+    return bool(value)
+
+
+def as_path(what: str, value: object) -> Path:
+    """Return a path given as text or as an object that stands for one. Raises `InputError` for anything else."""
+    import os
+
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f'{what} must be a path, such as "run.safetensors"; got {shown(value)}.')
+    path = os.fsdecode(os.fspath(value)) if not isinstance(value, str) else value
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half of a letter
+        path = ""
+    if not path or "\0" in path:
+        raise InputError(f'{what} must be a path, such as "run.safetensors"; got {shown(value)}.')
+    return Path(path)
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -7,7 +7,6 @@ The nodes of a layer are its norm, its activation, its product and its skip, in 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import __version__
-from lowmem.common.checks import finite
+from lowmem.common.checks import as_path, finite, instance, truth
+from lowmem.common.files import reason, replacing, unchanged, write_all
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange.data_facts import DataFacts
-from lowmem.interchange.safetensors import replacing, write_all, write_array
+from lowmem.interchange.safetensors import write_array
 from lowmem.network.layers.norms import EPSILON
 from lowmem.nn.activations.exponential import SELU_ALPHA, SELU_LAMBDA
 from lowmem.nn.activations.piecewise import LEAKY_SLOPE
@@ -267,7 +267,12 @@ def export_onnx(
         import onnx  # noqa: F401 - 13 MiB, for those who export
     except ImportError:
         raise InputError('export_onnx needs the onnx library: pip install "lowmem[onnx]".') from None
-    path = Path(path)
+    path = as_path("path", path)
+    instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
+    probabilities = truth("probabilities", probabilities)
+    external = None if external is None else truth("external", external)
+    if standardisation is not None:
+        instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
     if external is None:
         external = mlp.parameters.nbytes > EXTERNAL_ABOVE
     _check(mlp, path, probabilities, external)
@@ -276,16 +281,16 @@ def export_onnx(
     model = _model(graph, mlp, probabilities, DataFacts(standardisation, scale, names, columns))
     data = path.with_name(path.name + ".data")
     try:
-        with ExitStack() as files:
-            if external:
-                _write_data(files.enter_context(replacing(data)), graph, data.name)
+        with replacing(path, *[data] * external) as (stream, *others):
+            for other in others:
+                _write_data(other, graph, data.name)
             for tensor, array in graph.tensors:
                 if not tensor.external_data:
                     tensor.raw_data = array.tobytes()
             model.graph.initializer.extend(tensor for tensor, _ in graph.tensors)
-            write_all(files.enter_context(replacing(path)), memoryview(model.SerializeToString()))
+            write_all(stream, model.SerializeToString())
     except OSError as problem:
-        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}.") from None
+        raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
 
 
 def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:

@@ -7,9 +7,7 @@ read here. A header is checked against the size of the file and the tensors that
 allocated; nothing in a file is unpickled or run.
 """
 
-import contextlib
 import json
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +19,19 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.files import replacing, write_all
 from lowmem.errors import InputError
 
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
+BFLOAT = np.dtype("V2")
+"""The upper half of a float32, which NumPy has no dtype for."""
+
+HALVES = (np.dtype("<f2"), BFLOAT)
+"""Dtypes of 16 bits: they are read and never written."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    **{"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")},
+    **dict(zip(("F16", "BF16"), HALVES, strict=True)),
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 LONGEST_HEADER = 16 << 20
@@ -74,33 +82,13 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
         raise InputError(
             f"a file of so many tensors needs a header of {length:,} bytes; {LONGEST_HEADER:,} can be read."
         )
-    with replacing(path) as stream:
+    with replacing(path) as (stream,):
         write_all(stream, memoryview(struct.pack("<Q", length + blanks)))
         for part in _header(tensors, text):
             write_all(stream, memoryview(part))
         write_all(stream, memoryview(b" " * blanks))
         for _, array in tensors():
             write_array(stream, array)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that replaces the file at `path` in one step, after the block, when it is on the disk.
-
-    If anything fails, the new file is removed and an earlier file at `path` is unchanged.
-    """
-    path = Path(os.path.realpath(path))
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("wb", buffering=0) as stream:
-            yield stream
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
@@ -129,22 +117,6 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
     flat = array.reshape(-1).view(np.uint8).data
     for start in range(0, len(flat), BLOCK):
         yield flat[start : start + BLOCK]
-
-
-def write_all(stream: BinaryIO, block: memoryview) -> None:
-    """Write a block to an unbuffered file, however many calls the system takes for it."""
-    while block:
-        block = block[stream.write(block) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write a folder's new entry to the disk, where the system lets folders be opened (Windows does not)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, Entry], int]:
@@ -232,3 +204,23 @@ def read_into(stream: BinaryIO, place: int, array: NDArray[Any]) -> None:
             if not got:
                 raise EOFError("it ended while it was read")
             filled += got
+
+
+def read_widened(stream: BinaryIO, begin: int, entry: Entry, array: NDArray[Any]) -> None:
+    """Fill an array with a tensor of its own dtype or of 16 bits, which every wider dtype holds exactly.
+
+    begin: offset in the file of the first tensor.
+    """
+    if entry.dtype not in HALVES:
+        read_into(stream, begin + entry.start, array)
+        return
+    flat = array.reshape(-1)
+    halves = np.empty(min(len(flat), BLOCK // 2), np.uint16)
+    for start in range(0, len(flat), len(halves)):
+        target = flat[start : start + len(halves)]
+        block = halves[: len(target)]
+        read_into(stream, begin + entry.start + 2 * start, block)
+        if entry.dtype == BFLOAT:
+            target[:] = (block.astype(np.uint32) << 16).view(np.float32)
+        else:
+            target[:] = block.view(np.float16)

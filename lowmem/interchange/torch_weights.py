@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lowmem import __version__
-from lowmem.common.checks import finite
+from lowmem.common.checks import as_path, finite, instance, one_of
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.files import reason, unchanged
+from lowmem.common.kinds import TORCH_NETWORK, kind_of, what_to_do
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -19,7 +21,8 @@ from lowmem.interchange import safetensors as tensor_file
 from lowmem.interchange.data_facts import DataFacts
 from lowmem.interchange.safetensors import Entry
 from lowmem.interchange.torch_modules import shapes, tensors
-from lowmem.network.architecture import Architecture
+from lowmem.network.architecture import Architecture, architecture_of
+from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.nn.mlp import MLP
 
 SHOWN = 5
@@ -59,17 +62,20 @@ def export_torch(
     >>> lm.import_torch("net.safetensors").architecture.widths
     (4, 8, 3)
     """
-    named = tensors(mlp)
+    path = as_path("path", path)
+    named = tensors(instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)"))
+    if standardisation is not None:
+        instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
     for name, array in named.items():
         if not finite(array):
-            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
+            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(mlp.architecture.to_dict())}
     names = None if class_names is None else tuple(class_names)
     metadata |= DataFacts(standardisation, scale, names, columns).to_metadata()
     try:
         tensor_file.write(Path(path), named.items, metadata)
     except OSError as problem:
-        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
+        raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
 
 
 def import_torch(
@@ -115,7 +121,7 @@ class TorchFile:
         mlp = MLP.empty(self.architecture)
         with damage_is_input_error(self.path, *NO_NETWORK), self.path.open("rb", buffering=0) as stream:
             for name, array in tensors(mlp).items():
-                tensor_file.read_into(stream, self.begin + self.entries[name].start, array)
+                tensor_file.read_widened(stream, self.begin, self.entries[name], array)
                 if not finite(array):
                     raise InputError(f"{self.path}: {name} holds NaN or infinity. Use a file from before that.")
         return mlp
@@ -132,16 +138,21 @@ def open_torch(
 
     Arguments and errors are those of `import_torch`.
     """
-    path = Path(path)
+    path = as_path("path", path)
+    if architecture is not None:
+        architecture = architecture_of(architecture)
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}. Check the path.")
+    if kind_of(path) not in (None, TORCH_NETWORK):
+        raise InputError(f"{path} {NO_NETWORK[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
-        metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
+        metadata, named, begin = tensor_file.read_header(stream, path.stat().st_size)
+        entries = without_prefix(named)
         described = _architecture_in(metadata)
     if architecture is None:
         architecture = described or _architecture_of(path, entries, activation, loss)
-    for name, given in (("activation", activation), ("loss", loss)):
-        if given is not None and given != getattr(architecture, name):
+    for name, given, known in (("activation", activation, ACTIVATIONS), ("loss", loss, LOSSES)):
+        if given is not None and one_of(name, given, known) != getattr(architecture, name):
             raise InputError(
                 f"{path} is for {name} {getattr(architecture, name)!r}; {given!r} was given. Leave {name} out."
             )
@@ -181,8 +192,20 @@ def _architecture_of(
             f"{path} holds no '0.weight', '2.weight', ... of an nn.Sequential; it holds {_listed(sorted(entries))}."
         )
     shapes_seen = [matrices[f"{place}.weight"].shape for place in places]
-    dtype = matrices[f"{places[0]}.weight"].dtype.name
-    return Architecture((shapes_seen[0][1], *(shape[0] for shape in shapes_seen)), activation, loss, dtype)
+    dtype = matrices[f"{places[0]}.weight"].dtype
+    name = "float32" if dtype in tensor_file.HALVES else dtype.name
+    return Architecture((shapes_seen[0][1], *(shape[0] for shape in shapes_seen)), activation, loss, name)
+
+
+def without_prefix(entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    """Return tensors without the prefixes that all their names have, up to the number of a module.
+
+    A network inside another module, or compiled, has names such as `_orig_mod.module.net.0.weight`.
+    """
+    firsts = {name.partition(".")[0] for name in entries}
+    if len(firsts) != 1 or next(iter(firsts)).isdecimal() or not all("." in name for name in entries):
+        return entries
+    return without_prefix({name.partition(".")[2]: entry for name, entry in entries.items()})
 
 
 def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry]) -> None:
@@ -198,7 +221,7 @@ def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry
         wrong.append(f"unexpected: {_listed(unexpected)}")
     common = {name: entries[name] for name in needed if name in entries}
     shaped = [f"{name} {one.shape}, not {needed[name]}" for name, one in common.items() if one.shape != needed[name]]
-    typed = [f"{name} {one.dtype.name}" for name, one in common.items() if one.dtype.name != architecture.dtype]
+    typed = [f"{name} {one.dtype.name}" for name, one in common.items() if not _fits(one, architecture)]
     if shaped:
         wrong.append(f"of another shape: {_listed(shaped)}")
     if typed:
@@ -208,6 +231,11 @@ def _compare(path: Path, architecture: Architecture, entries: Mapping[str, Entry
             f"{path} does not hold the tensors of this network ({architecture}). {'; '.join(wrong)}. Needed is the "
             "nn.Sequential that lowmem.interchange.torch_modules.torch_code writes for it."
         )
+
+
+def _fits(entry: Entry, architecture: Architecture) -> bool:
+    """Say whether a tensor has the network's dtype, or half of its precision, which is widened without loss."""
+    return entry.dtype.name == architecture.dtype or entry.dtype in tensor_file.HALVES
 
 
 def _listed(names: list[str]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lowmem.common.checks import one_of
 from lowmem.common.cores import VARIABLES, usable_cores
+from lowmem.common.files import reason, replacing, write_all
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES
 from lowmem.network.tiles import TILE_ROWS, tile_bounds
@@ -56,7 +57,7 @@ def calibrated(dtype: str = "float32", *, again: bool = False, engine: str | Non
             from lowmem.measure.native_calibration import native_model
 
             model = native_model(model, _seconds)
-        _write(path, model)
+        store(model)
     return model
 
 
@@ -114,15 +115,16 @@ def _read(path: Path, dtype: str, engine: str) -> CostModel | None:
     return model if positive and complete else None
 
 
-def _write(path: Path, model: CostModel) -> None:
-    """Store the cost model, if the folder can be written to."""
+def store(model: CostModel) -> str | None:
+    """Store a cost model in the file of its dtype. Return why that cannot be done, None if it is done."""
+    path = cache_path(model.dtype)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps({"version": VERSION, **asdict(model)}))
-        beside.replace(path)
-    except OSError:
-        pass
+        with replacing(path) as (stream,):
+            write_all(stream, json.dumps({"version": VERSION, **asdict(model)}).encode())
+    except OSError as problem:
+        return reason(problem)
+    return None
 
 
 def measure(dtype: str = "float32") -> CostModel:

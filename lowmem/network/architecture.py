@@ -6,13 +6,13 @@ it runs, from the shapes it really multiplies; a test holds the two equal.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from lowmem.common.checks import as_whole, fraction, lookup
-from lowmem.errors import InputError
+from lowmem.errors import InputError, shown
 from lowmem.network.layers import NORMS, Layer, layer_of
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, SMOOTHING_FLOPS, ActivationFacts, LossFacts
 
@@ -231,20 +231,47 @@ class Architecture:
         return ", ".join([*parts, f"{self.parameters:,} parameters"])
 
 
+class Described(Protocol):
+    """What has an architecture, such as a network with parameters."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture."""
+
+
+AnyNetwork: TypeAlias = Architecture | Described | Sequence[int]
+"""What stands for a network where only its architecture is needed: widths in a sequence too."""
+
+
+def architecture_of(given: object) -> Architecture:
+    """Return the architecture that an argument stands for: itself, that of a network, or widths in a tuple or list.
+
+    Raises `InputError` for anything else.
+    """
+    held = getattr(given, "architecture", given)
+    if isinstance(held, Architecture):
+        return held
+    if isinstance(given, tuple | list):
+        return Architecture(tuple(given))
+    raise InputError(
+        f"a network must be a lowmem.Architecture, a lowmem.MLP, or widths such as (64, 256, 10); got {shown(given)}."
+    )
+
+
 def _checked_widths(widths: object) -> tuple[int, ...]:
     """Return `widths` as a tuple of positive ints."""
     need = "widths needs at least two positive whole numbers, input first, such as (64, 256, 256, 10)"
     try:
         given: tuple[Any, ...] = tuple(widths)  # type: ignore[arg-type]
     except TypeError:
-        raise InputError(f"{need}; got {widths!r}.") from None
+        raise InputError(f"{need}; got {shown(widths)}.") from None
     if len(given) < 2:
-        raise InputError(f"{need}; got {given!r}.")
+        raise InputError(f"{need}; got {shown(given)}.")
     checked = []
     for position, width in enumerate(given):
         number = as_whole(width)
         if number is None or number < 1:
-            raise InputError(f"{need}; widths[{position}] is {width!r}.")
+            raise InputError(f"{need}; widths[{position}] is {shown(width)}.")
         checked.append(number)
     return tuple(checked)
 
@@ -270,7 +297,7 @@ def _checked_option(name: str, value: object) -> object:
     if isinstance(value, bool):
         return value
     if not isinstance(value, str):
-        raise InputError(f'residual must be True, False, "scaled" or "learned"; got {value!r}.')
+        raise InputError(f'residual must be True, False, "scaled" or "learned"; got {shown(value)}.')
     return (lookup("kind of residual", value, {key: key for key in SKIPS if isinstance(key, str)}), value)[1]
 
 
@@ -286,10 +313,10 @@ def _checked_overrides(given: Any, widths: tuple[int, ...]) -> Overrides:  # noq
     try:
         by_layer = {layer: dict(options) for layer, options in dict(given).items()}
     except (TypeError, ValueError):
-        raise InputError(f"{need}; got {given!r}.") from None
+        raise InputError(f"{need}; got {shown(given)}.") from None
     for layer, options in by_layer.items():
         if not 2 <= (as_whole(layer) or 0) <= layers:
-            raise InputError(f"{need}; got the layer {layer!r}.")
+            raise InputError(f"{need}; got the layer {shown(layer)}.")
         for name in options:
             lookup("option of a layer", name, dict.fromkeys(LAYER_OPTIONS))
         if options.get("residual") and not _may_skip(widths, layer):

@@ -1,18 +1,21 @@
 """The network: its parameters in one flat array, and prediction in bounded memory."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from lowmem.common.checks import numeric
 from lowmem.common.random import generator
-from lowmem.errors import InputError
-from lowmem.network.architecture import Architecture
+from lowmem.errors import InputError, RunError
+from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.nn.forward import PREDICT_ROWS, forward_for
 from lowmem.nn.initialisers import initialise_network
 from lowmem.nn.views import LayerViews, PerLayer, parts
+from lowmem.units import format_bytes
 
 Array = NDArray[np.floating[Any]]
 
@@ -20,7 +23,7 @@ Array = NDArray[np.floating[Any]]
 class MLP:
     """A multilayer perceptron with parameters: weights[l-1] of shape (n_l, n_{l-1}), biases[l-1] of shape (n_l,).
 
-    architecture: what to build.
+    architecture: what to build: an `Architecture`, or widths such as (64, 256, 10).
     seed: of the initial weights; the same seed gives the same bits.
     initialiser: a scheme of `lowmem.nn.initialisers`; by default the one that matches the network.
     gain: of initialiser="orthogonal", instead of what the activation asks for. Deep tanh networks learn best near the
@@ -40,11 +43,16 @@ class MLP:
     """
 
     def __init__(
-        self, architecture: Architecture, seed: int = 0, *, initialiser: str | None = None, gain: float | None = None
+        self,
+        architecture: Architecture | Sequence[int],
+        seed: int = 0,
+        *,
+        initialiser: str | None = None,
+        gain: float | None = None,
     ) -> None:
-        rng = generator(seed)
-        self._allocate(architecture)
-        initialise_network(architecture, self.arrays, rng, initialiser, gain)
+        rng, shape = generator(seed), architecture_of(architecture)
+        self._allocate(shape)
+        initialise_network(shape, self.arrays, rng, initialiser, gain)
 
     @classmethod
     def empty(cls, architecture: Architecture) -> "MLP":
@@ -54,7 +62,13 @@ class MLP:
         return mlp
 
     def _allocate(self, architecture: Architecture) -> None:
-        self._bind(architecture, np.empty(architecture.parameters + architecture.running, architecture.dtype))
+        numbers = architecture.parameters + architecture.running
+        try:
+            learned = np.empty(numbers, architecture.dtype)
+        except (MemoryError, ValueError):  # ValueError: more than any machine could address
+            size = format_bytes(numbers * architecture.item_bytes)
+            raise RunError(f"this machine cannot give the memory of this network's parameters, {size}.") from None
+        self._bind(architecture, learned)
 
     def _bind(self, architecture: Architecture, learned: Array) -> None:
         """Make everything that is a view of `learned`."""
@@ -79,13 +93,14 @@ class MLP:
         """Bind a copy."""
         self._bind(state["architecture"], state["learned"])
 
-    def predict(self, x: NDArray[Any]) -> Array:
+    def predict(self, x: ArrayLike) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
 
-        x: (rows, n_0), any real dtype; it is cast a chunk at a time. Beside the result, memory for the states of
-        `PREDICT_ROWS` samples is used. Raises `InputError` for a wrong shape or dtype, or NaN or infinity in x.
+        x: (rows, n_0), an array or lists of any real dtype; it is cast a chunk at a time. Beside the result, memory
+        for the states of `PREDICT_ROWS` samples is used. Raises `InputError` for a wrong shape or dtype, or NaN or
+        infinity in x.
         """
-        architecture = self.architecture
+        architecture, x = self.architecture, numeric(x, "x", "predict")
         if x.ndim != 2 or x.shape[1] != architecture.widths[0] or x.dtype.kind not in "fiub":
             raise InputError(
                 f"x must be numbers of shape (rows, {architecture.widths[0]}); got {x.dtype} of shape {x.shape}."

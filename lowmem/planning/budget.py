@@ -9,7 +9,7 @@ from lowmem.planning.candidates import Candidates
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
 from lowmem.schedule import PLANNERS
-from lowmem.units import ceil_bytes, format_bytes, parse_bytes
+from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes
 
 
 def read_limit(request: PlanRequest) -> Limit | None:
@@ -56,8 +56,9 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
         plans = candidates.fixed if searched else candidates
         share = min(max(plan.arena_bytes, plan.peak_bytes - everything.fixed_bytes) for plan in plans)
         percent = ceil(1000 * share / everything.store_all_bytes) / 10
+        given, needed = apart(limit.arena_bytes, share)
         return BudgetError(
-            f"{format_bytes(limit.arena_bytes)} of activations are less than the {format_bytes(share)} {needs}.",
+            f"{given} of activations are less than the {needed} {needs}.",
             budget=limit.bytes,
             minimum=least.peak_bytes,
             advice=[Advice("budget", f"{percent:g}% of activations")],
@@ -73,9 +74,9 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
         advice.append("an optimizer fused into the backward pass, which needs one layer's gradient at a time")
     elif request.optimizer != "sgd":
         advice.append(Advice("optimizer", "sgd"))
+    given, needed = apart(limit.bytes, least.peak_bytes)
     return BudgetError(
-        f"{format_bytes(limit.bytes)} is less than the {format_bytes(least.peak_bytes)} ({least.peak_bytes:,} bytes) "
-        f"{needs} ({parts}).",
+        f"{given} is less than the {needed} ({least.peak_bytes:,} bytes) {needs} ({parts}).",
         budget=limit.bytes,
         minimum=least.peak_bytes,
         advice=advice,

@@ -4,10 +4,10 @@
 """
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from lowmem.common.checks import lookup
-from lowmem.network.architecture import Architecture
+from lowmem.network.architecture import AnyNetwork, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.accounting import least_cost
 from lowmem.planning.budget import budget_error, read_limit
@@ -29,7 +29,7 @@ class Named(Protocol):
 
 
 def plan(
-    architecture: Architecture,
+    architecture: AnyNetwork,
     batch_size: int,
     budget: int | str | None = None,
     optimizer: str | Named | None = None,
@@ -49,7 +49,7 @@ def plan(
 ) -> Plan:
     """Plan one training step.
 
-    architecture: the network.
+    architecture: the network: an `Architecture`, an `MLP`, or widths such as (64, 256, 10).
     batch_size: rows of a batch.
     budget: bytes for everything that lowmem allocates: a number, text such as "24MiB", "50%" of what storing
         everything needs, or "25% of activations": all else and that share of the activations of storing everything.
@@ -90,7 +90,7 @@ def plan(
     name = optimizer_name(optimizer)
     return plan_for(
         PlanRequest(
-            architecture=architecture,
+            architecture=architecture_of(architecture),
             batch_size=batch_size,
             micro_batch=micro_batch,
             budget=budget,
@@ -151,6 +151,6 @@ def optimizer_name(optimizer: str | Named | None) -> str | None:
     """Return the name of an optimizer given as None, a name, or an object with a `name`."""
     if optimizer is None:
         return None
-    name = optimizer if isinstance(optimizer, str) else str(getattr(optimizer, "name", optimizer))
+    name: Any = optimizer if isinstance(optimizer, str) else getattr(optimizer, "name", optimizer)
     lookup("optimizer", name, OPTIMIZERS)
-    return name
+    return str(name)

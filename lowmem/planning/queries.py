@@ -1,12 +1,12 @@
 """Queries of the planner: what each strategy would take, how little is enough, how much fits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lowmem.common.tables import Table
-from lowmem.errors import BudgetError, InputError
-from lowmem.network.architecture import Architecture
+from lowmem.errors import BudgetError, InputError, shown
+from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import Named, optimizer_name, plan
 from lowmem.planning.cost_model import CostModel
@@ -79,7 +79,7 @@ def _cells(answer: Answer) -> list[str]:
 
 
 def compare(
-    architecture: Architecture,
+    architecture: AnyNetwork,
     batch_size: int,
     budgets: Sequence[int | str] = (),
     optimizer: str | Named | None = None,
@@ -104,13 +104,13 @@ def compare(
     budget 50% True
     budget 1MiB False
     """
-    answers = []
+    architecture, answers = architecture_of(architecture), []
     options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads, "engine": engine}
     for strategy in ("store_all", "sqrt", "recompute_all"):
         fixed = plan(architecture, batch_size, None, optimizer, strategy, **options)
         answers.append(Answer(strategy, fixed, fixed.peak_bytes))
-    for budget in budgets:
-        asked = budget if isinstance(budget, str) else format_bytes(budget)
+    for budget in _listed(budgets):
+        asked = budget if isinstance(budget, str) else format_bytes(parse_bytes(budget))
         try:
             cheapest = plan(architecture, batch_size, budget, optimizer, **options)
             answers.append(Answer(f"budget {asked}", cheapest, cheapest.peak_bytes))
@@ -119,8 +119,15 @@ def compare(
     return Comparison(architecture, batch_size, tuple(answers))
 
 
+def _listed(budgets: object) -> list[int | str]:
+    """Return budgets given as a sequence. Raises `InputError` for anything else, one budget among it."""
+    if isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
+        raise InputError(f'budgets must be a list, such as ["50%", "24MiB"]; got {shown(budgets)}.')
+    return list(budgets)
+
+
 def minimum_budget(
-    architecture: Architecture,
+    architecture: AnyNetwork,
     batch_size: int,
     optimizer: str | Named | None = None,
     *,
@@ -136,11 +143,11 @@ def minimum_budget(
     """
     name = optimizer_name(optimizer)
     update = update_mode(name, gather=False, rehearse=False)
-    request = PlanRequest(architecture, batch_size, micro_batch, optimizer=name, update=update)
+    request = PlanRequest(architecture_of(architecture), batch_size, micro_batch, optimizer=name, update=update)
     return Candidates(request, None).least.peak_bytes
 
 
-def largest_batch(architecture: Architecture, budget: int | str, optimizer: str | Named | None = None) -> int:
+def largest_batch(architecture: AnyNetwork, budget: int | str, optimizer: str | Named | None = None) -> int:
     """Return the largest batch size, run in one pass, that fits the budget.
 
     Raises `BudgetError` if not even one sample does, `InputError` for a budget in percent, whose meaning would
@@ -164,9 +171,7 @@ def largest_batch(architecture: Architecture, budget: int | str, optimizer: str 
     return _largest(fits)
 
 
-def deepest(
-    architecture: Architecture, batch_size: int, budget: int | str, optimizer: str | Named | None = None
-) -> int:
+def deepest(architecture: AnyNetwork, batch_size: int, budget: int | str, optimizer: str | Named | None = None) -> int:
     """Return how many hidden layers fit the budget, of the width that all hidden layers of `architecture` have.
 
     A batch is run in one pass. Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
@@ -179,6 +184,7 @@ def deepest(
     >>> lm.minimum_budget(deep, batch_size=512, optimizer="adam") <= 12 * 2**20
     True
     """
+    architecture = architecture_of(architecture)
     inputs, *hidden, outputs = architecture.widths
     if len(set(hidden)) != 1:
         raise InputError(f"deepest needs hidden layers of one width, to add more of them; got {hidden}.")

@@ -6,15 +6,16 @@ from enum import Enum
 from functools import cached_property
 
 from lowmem.chain import Chain
-from lowmem.common.checks import lookup, positive, whole
+from lowmem.common.checks import instance, lookup, positive, whole
 from lowmem.errors import InputError
-from lowmem.network.architecture import Architecture
+from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.lane_count import lanes_for
 from lowmem.planning.network_chain import network_chain, timed_chain
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate
+from lowmem.units import format_bytes
 
 STRATEGIES = ("auto", *PLANNERS)
 """The strategies that have a name; a planner of one's own or a schedule is a strategy as well."""
@@ -32,6 +33,9 @@ LEAST = {
     "batch_buffers": 0,
 }
 """The least that each number of a request may be."""
+
+MOST_BYTES = 1 << 50
+"""Bytes of states and parameters that no machine has: no plan within a budget is looked for."""
 
 LEAST_ROWS = 16
 """Passes of fewer rows are done only when asked for: products that small run at a fraction of the speed."""
@@ -116,6 +120,7 @@ class PlanRequest:
 
     def __post_init__(self) -> None:
         """Make all numbers plain ints, and refuse what makes no sense."""
+        object.__setattr__(self, "architecture", architecture_of(self.architecture))
         for name, least in LEAST.items():
             number = getattr(self, name)
             if number is not None or name in ("batch_size", "batch_buffers"):
@@ -125,6 +130,9 @@ class PlanRequest:
         object.__setattr__(self, "engine", choose_engine(self.engine, self.architecture, self.optimizer))
         self._check_options()
         self._check_passes()
+        self._check_size()
+        if self.costs is not None:
+            instance("costs", self.costs, CostModel, "a cost model, such as lowmem.calibrated() returns")
         if self.costs is not None and self.costs.dtype != self.architecture.dtype:
             raise InputError(f"the cost model is for {self.costs.dtype}, the network is {self.architecture.dtype}.")
 
@@ -146,6 +154,15 @@ class PlanRequest:
             )
         if rows < batch and self.update is UpdateMode.TWO_RUNS:
             raise two_runs_error()
+
+    def _check_size(self) -> None:
+        size = self.batch_size * sum(self.architecture.widths) * self.architecture.item_bytes
+        size += self.architecture.parameters * self.architecture.item_bytes + self.batch_buffers
+        if self.budget is not None and size > MOST_BYTES:
+            raise InputError(
+                f"batch_size={self.batch_size} of this network ({self.architecture}) would take more than "
+                f"{format_bytes(MOST_BYTES)}. Lower batch_size or the widths."
+            )
 
     # what follows -------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
+from lowmem.common.checks import items, positive, truth
 from lowmem.planning.plan import Plan
 from lowmem.planning.queries import Comparison
 from lowmem.plots.style import GREY, LEGEND_TEXT, Look, byte_unit, house_style, legend_above, looks, new_figure
@@ -73,6 +74,10 @@ def frontier(
                 replace(point, compute=(plan.seconds or 0) / base) for point, plan in zip(points, plans, strict=True)
             ]
             compute_label = TIME
+    points = items("points", points, Point, "lowmem.plots.Point records, or a comparison of lowmem.compare")
+    memory_label, compute_label, title = map(str, (memory_label, compute_label, title))
+    whole = None if whole is None else positive("whole", whole)
+    relative = truth("relative", relative)
     # Predicted curves run along the memory; measured series keep their order, which may be that of a setting.
     given = sorted(points, key=lambda point: (point.series, point.measured, 0 if point.measured else point.memory))
     with house_style():

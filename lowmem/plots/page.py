@@ -5,6 +5,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from lowmem.common.checks import instance
 from lowmem.common.tables import Table
 from lowmem.measure.report import Report
 from lowmem.plots.diagram import schedule_diagram
@@ -36,6 +37,7 @@ def report_html(report: Report) -> str:
     >>> lm.plots.report_html(report).count("<svg")
     2
     """
+    instance("report", report, Report, "a lowmem.Report, such as trainer.report() returns")
     return page("lowmem: promised and measured", report_sections(report))
 
 

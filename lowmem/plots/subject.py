@@ -5,6 +5,7 @@ from itertools import accumulate
 from typing import Literal
 
 from lowmem.chain import Chain
+from lowmem.common.checks import instance, one_of
 from lowmem.errors import InputError
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
@@ -42,6 +43,7 @@ class Subject:
 
     def edges(self, series: list[Moment], over: Axis) -> tuple[list[float], str]:
         """Return where each op begins on the horizontal axis, with the end of the last one, and the axis's label."""
+        one_of("axis", over, ("flops", "ops"))
         costs = [moment.flops for moment in series]
         if over == "ops" or not sum(costs):
             return [float(number) for number in range(len(costs) + 1)], "op number"
@@ -61,8 +63,12 @@ def subject_of(source: Plan | Report | Schedule, chain: Chain | None) -> Subject
                 f"the schedule of {source.planner!r} knows no sizes; give the chain that it reverses as well: "
                 "schedule_diagram(schedule, chain)."
             )
+        instance("chain", chain, Chain, "a lowmem.chain.Chain, such as Chain.abstract(...) makes")
         return Subject(chain, lower(chain, source))
     if chain is not None:
+        instance("source", source, (Plan, Report), "a lowmem.Plan, a lowmem.Report, or a schedule with its chain")
         raise InputError(f"a {type(source).__name__.lower()} has a chain of its own; leave chain out.")
+    need = "a lowmem.Plan, a lowmem.Report, or a schedule with its chain"
+    instance("source", source, (Plan, Report), need)
     plan, report = (source.plan, source) if isinstance(source, Report) else (source, None)
     return Subject(chain_of(plan), plan.schedule, plan, report)

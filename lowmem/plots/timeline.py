@@ -5,7 +5,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from lowmem.chain import Chain
-from lowmem.errors import InputError
+from lowmem.common.checks import truth
+from lowmem.errors import InputError, shown
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
 from lowmem.planning.timeline import Moment
@@ -57,7 +58,8 @@ def memory_timeline(
     >>> plan = lm.plan(lm.Architecture(widths=(64, *[128] * 20, 10)), batch_size=512, budget="60%")
     >>> lm.plots.memory_timeline(plan).savefig("memory.svg")
     """
-    subject = subject_of(source, chain)
+    subject, measured = subject_of(source, chain), _pairs(measured)
+    everything = truth("everything", everything)
     if everything and subject.plan is None:
         raise InputError("everything=True needs a plan or a report: a schedule knows of activations only.")
     series = subject.moments()
@@ -81,6 +83,15 @@ def memory_timeline(
         legend_above(figure)
         axis.set_title(subject.title, fontsize=LEGEND_TEXT)
     return figure
+
+
+def _pairs(measured: object) -> list[tuple[float, int]]:
+    """Return measured points as given. Raises `InputError` for what is no list of (FLOPs, bytes)."""
+    try:
+        pairs = [(float(flops), int(size)) for flops, size in measured]  # type: ignore[attr-defined]
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"measured must be a list of pairs (FLOPs done, bytes); got {shown(measured)}.") from None
+    return pairs
 
 
 def _lines(subject: Subject, series: list[Moment], *, everything: bool) -> dict[str, int]:

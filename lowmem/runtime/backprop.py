@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.checks import instance
 from lowmem.common.random import generator
-from lowmem.errors import InputError, NonFiniteError
+from lowmem.common.turns import Turn
+from lowmem.errors import InputError, NonFiniteError, RunError, shown
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -17,6 +20,7 @@ from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.engine import make_engine
+from lowmem.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,16 @@ class Gradients:
     weights: Sequence[Array] = ()
     biases: Sequence[Array] = ()
     arrays: Sequence[dict[str, Array]] = ()
+
+
+_OWNERS: "WeakKeyDictionary[Optimizer, ref[Backprop]]" = WeakKeyDictionary()
+"""Which Backprop each optimizer has made steps for: it counts the steps of one."""
+
+
+def is_taken(optimizer: Optimizer) -> bool:
+    """Say whether an optimizer makes the steps of a Backprop that is still there."""
+    owner = _OWNERS.get(optimizer)
+    return owner is not None and owner() is not None
 
 
 class Backprop:
@@ -59,12 +73,16 @@ class Backprop:
         _check_fit(mlp, plan, optimizer)
         generator(seed)  # refuses what is no seed
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
-        self.buffers = Buffers(plan)
-        self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed)
+        try:
+            self.buffers = Buffers(plan)
+            self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed)
+        except MemoryError:
+            raise no_memory(plan) from None
         self.gradients = Gradients()
         if optimizer is None:
             views = self.buffers.gradients
             self.gradients = Gradients(views.weights, views.biases, views.arrays)
+        self._turn = Turn("this object runs a step", "Its memory is there only once: make one for each thread.")
         self.steps = 0
         """Steps begun; with an optimizer in the plan, those that it has made."""
 
@@ -91,10 +109,18 @@ class Backprop:
         carry_out: CarryOut | None = None,
     ) -> tuple[float, Gradients]:
         """Run one step as a call does. For those who measure: `carry_out` gets all its bound calls, pass by pass."""
+        with self._turn:
+            return self._step(x, y, weights, carry_out)
+
+    def _step(
+        self, x: NDArray[Any], y: NDArray[Any], weights: Array | None, carry_out: CarryOut | None
+    ) -> tuple[float, Gradients]:
+        """Run one step; see `step`."""
         self._check_batch(x, y)
         if weights is not None:
             check_weights(weights, len(x), self.mlp.architecture.dtype)
         optimizer = self.optimizer
+        self.claim()
         if optimizer is not None:
             optimizer.begin_step()
         self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
@@ -105,6 +131,28 @@ class Backprop:
                 optimizer.step_count -= 1
             raise
         return loss, self.gradients
+
+    def claim(self) -> None:
+        """Take the optimizer for this object. Raises `InputError` if it belongs to another one that is still there."""
+        if self.optimizer is None:
+            return
+        owner = _OWNERS.get(self.optimizer)
+        holder = None if owner is None else owner()
+        if holder is not None and holder is not self:
+            raise InputError(
+                "this optimizer makes the steps of another Backprop (or Trainer) that is still there, and counts its "
+                "steps. Make one for each, such as lowmem.make_optimizer"
+                f"({self.optimizer.name!r}), or delete the other one."
+            )
+        if holder is None:
+            _OWNERS[self.optimizer] = ref(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - as object's
+        """Refuse copies and pickles, whose memory would be bound to nothing."""
+        raise InputError(
+            "a Backprop cannot be copied or pickled: its memory is bound to its network. Copy the network, and make "
+            "another one: lowmem.Backprop(copy.deepcopy(mlp), plan)."
+        )
 
     def _train(self, x: Array, y: NDArray[Any], weights: Array | None, carry_out: CarryOut | None) -> float:
         """Run the passes of a checked batch, and update as the plan says. Returns the mean loss."""
@@ -137,11 +185,13 @@ class Backprop:
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
-        self.engine.forward(x, out)
+        with self._turn:
+            self.engine.forward(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
         """Return the mean loss of outputs s^(L), which are spent, with the memory of the training step."""
-        return self.engine.loss(outputs, y)
+        with self._turn:
+            return self.engine.loss(outputs, y)
 
     def _check_batch(self, x: NDArray[Any], y: NDArray[Any]) -> None:
         """Refuse a batch that does not fit, before anything is computed."""
@@ -164,13 +214,23 @@ class Backprop:
         check_targets(architecture.loss, y, len(x), architecture.widths[-1], architecture.dtype)
 
 
+def no_memory(plan: Plan) -> RunError:
+    """Return the error of a machine that does not give what a plan needs."""
+    return RunError(
+        f"this machine cannot give the memory that the plan needs, {format_bytes(plan.peak_bytes)}. Make one with a "
+        "smaller batch_size, or with a budget."
+    )
+
+
 def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
     """Refuse a network, plan and optimizer that do not belong together."""
+    instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
+    instance("plan", plan, Plan, "a plan, such as lowmem.plan(architecture, batch_size) returns")
     if mlp.architecture != plan.architecture:
         raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise InputError(
-            f"{optimizer!r} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
+            f"{shown(optimizer)} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
         )
     given = None if optimizer is None else optimizer.name
     if given != plan.optimizer:

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any
 
 from lowmem.chain import Chain
+from lowmem.common.checks import instance
 from lowmem.errors import InputError
 from lowmem.schedule.ops import Backward, Op, Schedule, Update
 
@@ -40,6 +41,7 @@ def lowered(planner: Planner, with_tapes: Planner | None = None) -> Planner:
 
     @wraps(planner)
     def plan(chain: Chain, **options: Any) -> Schedule:  # noqa: ANN401 - whatever the planner takes
+        instance("chain", chain, Chain, "a lowmem.chain.Chain, such as Chain.abstract(...) makes")
         chosen = with_tapes if chain.taped else planner
         if chosen is None:
             raise InputError(f"{planner.__name__} knows no tapes. Take store_all, sqrt, segments or optimal.")

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lowmem.chain import Chain, Kind, Value
+from lowmem.common.checks import instance
 from lowmem.errors import InputError, ScheduleError
 from lowmem.schedule.effects import Effects, effects
 from lowmem.schedule.ops import Schedule
@@ -61,6 +62,8 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
     with what was left undone.
     """
+    instance("chain", chain, Chain, "a lowmem.chain.Chain, such as Chain.abstract(...) makes")
+    instance("schedule", schedule, Schedule, "a lowmem.schedule.Schedule, such as a planner returns")
     live: dict[Value, tuple[int, int]] = {chain.state(0): (-1, chain.source_bytes)}  # value -> op that made it, bytes
     lowest = {"δ": chain.length + 1, "g": chain.length + 1}  # of each kind, the last layer with one; both descend
     lives: list[Life] = []

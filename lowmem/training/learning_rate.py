@@ -52,6 +52,7 @@ class LearningRate:
 
     def at(self, step: int) -> float:
         """Return the rate of a step, counted from 0."""
+        step = whole("step", step)
         if step < self.warm_up:
             return self.lr * (step + 1) / self.warm_up
         step -= self.warm_up

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lowmem.common.checks import finite
+from lowmem.common.turns import Turn
 from lowmem.data.samples import Batch, Batches
 from lowmem.errors import InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
@@ -19,6 +20,7 @@ from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.inference import evaluate
 from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.callbacks.base import Callback
+from lowmem.training.callbacks.patience import Patience
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import Position
@@ -67,6 +69,7 @@ class Stepper:
     schedule: sets the optimizer's learning rate before each step; None leaves the rate alone.
     skips: True if a loss that is not finite costs its step alone, and not the run.
     first_peak: the most memory that the process had held after the first step; None before it.
+    torn: True while a step runs, and after one that was broken off: then parameters may be half updated.
     """
 
     backprop: Backprop
@@ -76,6 +79,7 @@ class Stepper:
     schedule: LearningRate | None
     skips: bool
     first_peak: int | None = None
+    torn: bool = False
 
     def step(self, at: Position, batch: Batch) -> Origin | None:
         """Run one step and move the position on.
@@ -86,19 +90,24 @@ class Stepper:
         """
         if self.schedule is not None:
             self.optimizer.lr = self.schedule.at(at.steps)
-        origin = None
+        origin, self.torn = None, True
         try:
             at.loss += self.backprop(batch.x, batch.y, self.weights.of(batch))[0] * len(batch)
             at.samples += len(batch)
         except NonFiniteError as error:
             mlp = self.backprop.mlp
             origin = where_it_began(mlp, batch.x)
+            self.torn = False  # parameters are those before the step
             if not self.skips or not finite(mlp.parameters):
                 error.step, error.origin = StepNumber(at.steps + 1, at.epoch + 1, at.batch + 1), origin
                 raise
             at.skipped += 1
+        except InputError:  # the batch was refused, nothing was computed
+            self.torn = False
+            raise
         at.batch += 1
         at.steps += 1
+        self.torn = False
         self.first_peak = self.first_peak or resident_peak()
         return origin
 
@@ -114,8 +123,10 @@ class Loop:
 
     at: the position, moved on with every step.
     train, held_out: the batches to train on, and those to evaluate after each epoch.
+    patience: counts epochs whose loss is not the lowest, and may end the run.
     callbacks: hear of every event, see `Callback`.
     signals: wait until the step at hand is finished.
+    turn: held while an epoch runs, so that no other thread uses what it works with.
     last_save: file and step of the last good save of the run; None if there is none.
     between_epochs: False while steps are run, and after an error among them.
     last: the last epoch done. last_steps: the steps of that epoch.
@@ -125,8 +136,10 @@ class Loop:
     at: Position
     train: Batches
     held_out: Batches | None
+    patience: Patience
     callbacks: tuple[Callback, ...]
     signals: HeldSignals
+    turn: Turn
     last_save: str | None = None
     between_epochs: bool = True
     last: Epoch | None = None
@@ -146,7 +159,7 @@ class Loop:
         """Yield each epoch when it is over. Raises `NonFiniteError`, and `SaveError` if the last save failed."""
         while self.at.epoch < self.at.until:
             finished, self.between_epochs = None, False
-            with self.signals.held():
+            with self.turn, self.signals.held():
                 if self._go_through():
                     finished = self._conclude()
                 if self.signals.noted is not None:
@@ -224,7 +237,10 @@ class Loop:
             peak_bytes=resident_peak(),
         )
         self.last, self.last_steps = epoch, at.batch
+        self.stepper.torn = True  # until the epoch is counted everywhere
         at.next_epoch()
+        self.patience.on_epoch(self, epoch)
+        self.stepper.torn = False
         for callback in self.callbacks:
             callback.on_epoch(self, epoch)
         return epoch

@@ -7,44 +7,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.data.samples import Batch
-from lowmem.errors import InputError, UnknownNameError
+from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.nn.losses import check_weights
+from lowmem.training.class_weights import ClassWeights, by_class, check_form
 
 Array = NDArray[Any]
-
-BALANCED = "balanced"
 
 
 class BatchWeights:
     """The weights of the samples of a batch: the weight of a sample's class times the sample's own weight.
 
-    of_classes: a number for each class; None gives every class the weight 1. "balanced" waits until `balance` knows
-        how many samples each class has.
+    given: weights of the classes, as `Trainer` takes them; None gives every class the weight 1. "balanced" and
+        dictionaries wait for `settle`, which knows the training data.
+
+    `of_classes` is a number for each output, None as long as it is not known.
 
     Raises `InputError` if the loss has no classes, or if their number differs.
     """
 
-    def __init__(self, architecture: Architecture, of_classes: Sequence[float] | str | None) -> None:
-        if isinstance(of_classes, str) and of_classes != BALANCED:
-            raise UnknownNameError("class_weights", of_classes, (BALANCED,))
-        self.waiting = isinstance(of_classes, str)
-        self._weighted = of_classes is not None
+    def __init__(self, architecture: Architecture, given: ClassWeights | None) -> None:
+        self._weighted = given is not None
         self._outputs, self._dtype = architecture.widths[-1], np.dtype(architecture.dtype)
         self._table, self._buffer = np.zeros(0, self._dtype), np.zeros(0, self._dtype)
         self.of_classes: list[float] | None = None
-        if self._weighted and not architecture.loss_facts.labels:
-            raise InputError(_need(self._outputs))
-        if of_classes is not None and not isinstance(of_classes, str):
-            self._set([float(weight) for weight in of_classes])
+        self._by_key: dict[Any, float] | None = None
+        if not self._weighted:
+            return
+        form = check_form(given, self._outputs)
+        if not architecture.loss_facts.labels:
+            raise InputError(
+                f"class_weights needs a loss of labels, such as cross_entropy; the loss is {architecture.loss}. Leave "
+                "it out, or give weights of the samples with the data."
+            )
+        if isinstance(form, list):
+            self._set(form)
+        self._by_key = form if isinstance(form, dict) else None
 
     def _set(self, of_classes: list[float]) -> None:
-        """Check the weights of the classes, and put them into the network's dtype."""
-        if len(of_classes) != self._outputs:
-            raise InputError(_need(self._outputs))
+        """Put the weights of the classes into the network's dtype."""
         self._table = np.array(of_classes, self._dtype)
         check_weights(self._table, self._outputs, self._dtype.name)
         self.of_classes = of_classes
+
+    def name(self, class_names: Sequence[str] | None) -> None:
+        """Understand the keys of a dictionary. Raises `InputError` for unknown and missing classes.
+
+        class_names: of the training data, None if their classes are numbers.
+        """
+        if self._by_key is not None and self.of_classes is None:
+            self._set(by_class(self._by_key, class_names, self._outputs))
+
+    @property
+    def waiting(self) -> bool:
+        """True for "balanced" until `balance` knows how many samples each class has."""
+        return self._weighted and self._by_key is None and self.of_classes is None
 
     def balance(self, counts: Array) -> None:
         """Weigh a class with n_c of n samples n / (k n_c), where k classes have samples; the others weigh 1.
@@ -53,7 +70,6 @@ class BatchWeights:
         """
         samples, classes = int(counts.sum()), np.count_nonzero(counts)
         self._set([samples / (classes * count) if count else 1.0 for count in counts.tolist()])
-        self.waiting = False
 
     def bytes_for(self, rows: int) -> int:
         """Return the bytes that batches of at most `rows` samples need here."""
@@ -72,7 +88,3 @@ class BatchWeights:
         if batch.weights is not None:
             np.multiply(weights, batch.weights, out=weights)
         return weights
-
-
-def _need(outputs: int) -> str:
-    return f'class_weights needs a loss of labels and "balanced" or a number for each of the {outputs} outputs.'

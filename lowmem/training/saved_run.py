@@ -19,8 +19,10 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import finite, lookup
+from lowmem.common.checks import as_path, finite, lookup
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.files import reason, unchanged
+from lowmem.common.kinds import RUN, kind_of, what_to_do
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -49,6 +51,9 @@ NO_RUN = (
     "It is truncated, damaged or something else; use an earlier one.",
 )
 """Verdict and advice for a file that holds no run."""
+
+MOST = 1 << 62
+"""Counts of epochs, steps and samples are below this."""
 
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
 
@@ -197,7 +202,7 @@ def save_run(
 
     for name, array in tensors():
         if not finite(array):
-            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. An earlier file stands.")
+            raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     architecture = mlp.architecture
     settings = {
         "architecture": architecture.to_dict(),
@@ -212,7 +217,7 @@ def save_run(
     try:
         tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
     except OSError as problem:
-        raise SaveError(f"{path} cannot be written: {problem.strerror or problem}. An earlier file stands.") from None
+        raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
 
 
 def _plain(value: object) -> object:
@@ -230,9 +235,12 @@ def open_run(path: str | Path) -> SavedRun:
     Raises `InputError` for a file that is missing, truncated, damaged, of another kind or of another version, and for
     one whose tensors do not fit its network or are not finite.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
+    kind = kind_of(path)
+    if kind not in (None, RUN):
+        raise InputError(f"{path} {NO_RUN[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
         metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:
@@ -257,14 +265,14 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
     rest = dict(settings["optimizer"])
     name, steps = rest.pop("name", None), rest.pop("step_count", None)
     states = lookup("optimizer", name, OPTIMIZERS).states
-    if type(steps) is not int or steps < 0:
+    if type(steps) is not int or not 0 <= steps < MOST:
         raise ValueError(f"its optimizer has made {steps!r} steps")
     optimizer = restored(name, rest)
     optimizer.step_count = steps
     exact("position", settings["position"], POSITION)
     position = Position(**settings["position"])
-    if min(value for value in asdict(position).values() if type(value) is int) < 0:
-        raise ValueError("its position has a negative number")
+    if not all(0 <= value < MOST for value in asdict(position).values() if type(value) is int):
+        raise ValueError("its position has a number that is negative or too large")
     check_names(settings["data"].get("class_names"), architecture)
     check_columns(settings["data"].get("columns"), architecture)
     check_scale(settings["data"].get("scale"))

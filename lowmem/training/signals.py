@@ -2,24 +2,27 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+INTERRUPT = (signal.SIGINT,)
+"""What is held where a run is not saved: a step is finished, so that whoever catches Ctrl-C can save the run."""
+
 
 class HeldSignals:
     """Holds signals back while steps are run.
 
-    active: False leaves signals alone, for runs that are not saved. Signals belong to the main thread of a process: in
-    other threads nothing is held either.
+    numbers: the signals to hold. Those that the process ignores are left alone. Signals belong to the main thread of a
+        process: in other threads nothing is held.
     `noted` is the number of the signal that came in the last `held` block, None if none came.
     """
 
-    def __init__(self, *, active: bool) -> None:
-        self._active = active
+    def __init__(self, numbers: Iterable[int] = SIGNALS) -> None:
+        self._numbers = tuple(numbers)
         self.noted: int | None = None
         self._earlier: dict[int, Any] = {}
 
@@ -29,11 +32,12 @@ class HeldSignals:
 
         After the block the handlers of before are back, and the noted signal is raised again to have its usual effect.
         """
-        if not self._active or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.noted = None
-        self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+        heard = [number for number in self._numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        self._earlier = {number: signal.signal(number, self._note) for number in heard}
         try:
             yield
         finally:

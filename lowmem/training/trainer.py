@@ -1,44 +1,52 @@
 """`Trainer`: trains a network inside a budget; what cannot fit is refused before anything is allocated."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lowmem.common.checks import one_of, positive, positive_number
+from lowmem.common.checks import as_path, instance, one_of, positive, positive_number, truth, whole
+from lowmem.common.files import check_place
+from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
-from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
-from lowmem.data.standardisation import Standardisation
-from lowmem.errors import InputError, SaveError
+from lowmem.errors import InputError, shown
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
-from lowmem.nn.optimizers import Adam, Optimizer
+from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
+from lowmem.runtime.backprop import is_taken
+from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Patience
 from lowmem.training.callbacks.progress import Progress
-from lowmem.training.callbacks.saves import Saves, check_place, read_interval
+from lowmem.training.callbacks.saves import Saves, read_interval
+from lowmem.training.class_weights import ClassWeights
 from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
+from lowmem.training.run_state import RunState
 from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
 from lowmem.training.sample_weights import BatchWeights
-from lowmem.training.saved_run import Position, SavedRun, open_run, save_run
-from lowmem.training.signals import HeldSignals
+from lowmem.training.saved_run import SavedRun, open_run, save_run
+from lowmem.training.signals import INTERRUPT, SIGNALS, HeldSignals
 from lowmem.training.step_memory import StepMemory
 
 NON_FINITE = ("stop", "skip")
+AT_A_TIME = (
+    "Use it between the epochs, or in on_step; save_to= and save_every= save the run while it trains. Make a trainer "
+    "for each thread that trains."
+)
 PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine")
 """Keywords of `lowmem.plan` that a saved run keeps."""
 
 
-class Trainer:
+class Trainer(RunState):
     """Trains a network inside a memory budget.
 
     mlp: the network, updated in place.
-    optimizer: `Adam(1e-3)` if None.
+    optimizer: an optimizer or the name of one; `Adam(1e-3)` if None.
     batch_size: samples of a step; the last batch of an epoch may have fewer.
     budget: for everything that training allocates, as in `lowmem.plan`: parameters, gradients, optimizer, arena,
         batch buffers. The data set itself is the caller's.
@@ -47,14 +55,16 @@ class Trainer:
     strategy, micro_batch, segments, slots, threads, engine, costs: as in `lowmem.plan`.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
-    schedule: a `LearningRate` that sets the optimizer's rate before each step.
+    schedule: a `LearningRate` that sets the optimizer's rate before each step. A number is a constant rate; "cosine"
+        falls from the optimizer's rate to 0 at the end of the epochs that the first call of `epochs` asks for.
     clip_value: every gradient is cut to [-clip_value, clip_value] before its update.
     clip_norm: the norm of all gradients together is cut to this. All gradients are kept for it, and counted.
     clip_twice: with clip_norm, each step runs twice, first for the norm alone. That takes twice the compute, and
         memory for one layer's gradient at a time.
-    class_weights: a number for each class; the loss of a sample is multiplied by the number of its class in training.
-        "balanced" is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted in one
-        pass over the first training data and kept from then on.
+    class_weights: the loss of a sample is multiplied by the weight of its class in training. A number for each class
+        in their order; a dictionary of numbers for all classes, by class number or, where labels are text, by name; or
+        "balanced", which is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted
+        in one pass over the first training data and kept from then on.
     non_finite: what a loss that is NaN or infinite does: "stop" ends the run with an error, "skip" leaves out the
         update of the step.
 
@@ -74,7 +84,7 @@ class Trainer:
     def __init__(
         self,
         mlp: MLP,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         *,
         batch_size: int,
         budget: int | str | None = None,
@@ -87,28 +97,30 @@ class Trainer:
         engine: str | None = None,
         costs: CostModel | None = None,
         seed: int = 0,
-        schedule: LearningRate | None = None,
+        schedule: LearningRate | float | str | None = None,
         clip_value: float | None = None,
         clip_norm: float | None = None,
         clip_twice: bool = False,
         table_bytes: int | None = None,
-        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        class_weights: ClassWeights | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
     ) -> None:
+        super().__init__()
         if budget is not None and ram is not None:
             raise InputError("give either budget (what training takes) or ram (the whole process), not both.")
         one_of("value of non_finite", non_finite, NON_FINITE)
-        self.mlp = mlp
-        self.optimizer = Adam() if optimizer is None else optimizer
-        self.optimizer.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
-        self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, seed
-        self.schedule, self.non_finite = schedule, non_finite
+        self.mlp = instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
+        self.optimizer = as_optimizer(optimizer)
+        self.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
+        if not is_taken(self.optimizer):
+            self.optimizer.clip_value = self.clip_value
+        self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, whole("seed", seed)
+        self.schedule, self.non_finite = as_schedule(schedule, self.optimizer), non_finite
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
+        clip_twice = truth("clip_twice", clip_twice)
         if clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
         self.clip_twice = clip_twice
-        self.notes: dict[str, Any] = {}
-        """What the caller wants to find in a saved run again, as JSON holds it."""
         self._options = dict(zip(PLANNING, (strategy, micro_batch, segments, slots, threads, engine), strict=True))
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
@@ -122,14 +134,7 @@ class Trainer:
             clip_twice=clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
         )
-        self._stepper: Stepper | None = None
-        self._position = Position()
-        self._data_marks: dict[str, Any] = {}
-        self._standardisation: Standardisation | None = None
-        self._resumed: SavedRun | None = None
-        self._loop: Loop | None = None
-        self._saves: Saves | None = None
-        self._last_save: str | None = None
+        self._turn = Turn("this trainer trains", AT_A_TIME, again=True)
 
     @property
     def plan(self) -> Plan:
@@ -174,22 +179,28 @@ class Trainer:
             raise InputError(
                 "epochs must be a positive whole number; only a run that was interrupted knows how many are left."
             )
+        with self._turn:  # refuses a trainer that trains in another thread
+            self._check_whole("continued")
         patience = None if patience is None else positive("patience", patience)
         until = self._position.until if count is None else self._position.epoch + positive("epochs", count)
         known = self.mlp.architecture, self.class_names, self.columns
         train, held_out = both(data, validation, *known, begun=bool(self._data_marks))
         self._remember(train)
+        self._weights.name(train.class_names)
         read_interval(save_every)
+        if on_step is not None and not callable(on_step):
+            raise InputError(f"on_step must be a function of two numbers; got {shown(on_step)}.")
         callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
-        callbacks.append(Patience(patience))
         if save_to is not None:
-            check_place(Path(save_to))
+            check_place(as_path("save_to", save_to), "the run")
         if journal is not None:
-            callbacks.append(Journal(journal))
+            callbacks.append(Journal(as_path("journal", journal)))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)
         self._memory.count(train, held_out)
+        if isinstance(self.schedule, Unfinished):
+            self.schedule = self.schedule.over(until * -(-len(train) // min(self.batch_size, len(train))))
         stepper = self._allocated()
         self._position.until, architecture = until, self.mlp.architecture
         batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
@@ -197,8 +208,10 @@ class Trainer:
             self._weights.balance(train.class_counts(architecture.widths[-1]))
         rows = self._memory.evaluation_rows
         evaluation = None if held_out is None else held_out.batches(rows, architecture, None)
-        signals = HeldSignals(active=save_to is not None)
-        self._loop = Loop(stepper, self._position, batches, evaluation, tuple(callbacks), signals, self._last_save)
+        signals = HeldSignals(INTERRUPT if save_to is None else SIGNALS)
+        hear = Patience(patience), tuple(callbacks)
+        self._loop = Loop(stepper, self._position, batches, evaluation, *hear, signals, self._turn)
+        self._loop.last_save = self._last_save
         self._loop.begin()
         return self._loop.epochs()
 
@@ -213,7 +226,10 @@ class Trainer:
     def _allocated(self) -> Stepper:
         """Return what makes a step; its memory is allocated at the first call, with what a saved run holds of it."""
         if self._stepper is None:
-            self._stepper = self._memory.allocate(self.seed, self.schedule, skips=self.non_finite == "skip")
+            assert not isinstance(self.schedule, Unfinished)
+            stepper = self._memory.allocate(self.seed, self.schedule, skips=self.non_finite == "skip")
+            stepper.backprop.claim()
+            self.optimizer.clip_value, self._stepper = self.clip_value, stepper
             if self._resumed is not None:
                 self._resumed.load_states(self._stepper.backprop.optimizer_state)
                 self._resumed = None
@@ -232,7 +248,16 @@ class Trainer:
                 "the outputs alone, mlp.predict(x) needs no trainer."
             )
         samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
-        return self._stepper.evaluate(samples.batches(self._memory.evaluation_rows, self.mlp.architecture, None))
+        batches = samples.batches(self._memory.evaluation_rows, self.mlp.architecture, None)
+        with self._turn:
+            return self._stepper.evaluate(batches)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - as object's
+        """Refuse copies and pickles, whose memory would be bound to nothing."""
+        raise InputError(
+            "a trainer cannot be copied or pickled: its memory is bound to its network. Save it with "
+            "trainer.save(path), and resume the file as often as wanted with lowmem.Trainer.resume(path)."
+        )
 
     def report(self) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over."""
@@ -245,30 +270,34 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Save the run to one safetensors file, replacing an earlier one only when the new one is complete.
 
-        No array is copied for it. Raises `SaveError` if the file cannot be written or a parameter is not finite,
-        `InputError` before `epochs` has been called: until then there is nothing but the network.
+        No array is copied for it. Raises `SaveError` if the file cannot be written or a parameter is not finite;
+        `InputError` before `epochs` has been called, as until then there is nothing but the network, after a step that
+        was broken off, as its bits are lost, and while another thread trains.
         """
+        path = as_path("path", path)
         if self._stepper is None:
             raise InputError("there is nothing to save before trainer.epochs(...) has been called; call that first.")
+        self._check_whole("saved")
         names = ("batch_size", "budget", "ram", "seed", "clip_norm", "clip_twice", "non_finite")
         options = self._options | {name: getattr(self, name) for name in names}
         options |= {
-            "clip_value": self.optimizer.clip_value,
+            "clip_value": self.clip_value,
             "class_weights": self._weights.of_classes,
-            "schedule": None if self.schedule is None else self.schedule.to_dict(),
+            "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
             **what_bits_depend_on(self.plan),
         }
-        save_run(
-            path,
-            self.mlp,
-            self.optimizer,
-            self._stepper.backprop.optimizer_state,
-            options=options,
-            position=self._position,
-            data=self._data_marks,
-            notes=self.notes,
-            standardisation=self._standardisation,
-        )
+        with self._turn:
+            save_run(
+                path,
+                self.mlp,
+                self.optimizer,
+                self._stepper.backprop.optimizer_state,
+                options=options,
+                position=self._position,
+                data=self._data_marks,
+                notes=self.notes,
+                standardisation=self._standardisation,
+            )
         self._last_save = f"{path} (step {self._position.steps})"
         if self._loop is not None:
             self._loop.last_save = self._last_save
@@ -302,42 +331,3 @@ class Trainer:
         trainer._position, trainer._data_marks, trainer.notes = run.position, run.data, run.notes
         trainer._resumed, trainer._last_save = run, f"{run.path} (step {run.position.steps})"
         return trainer
-
-    # Where the run stands --------------------------------------------------------------------------------------
-
-    @property
-    def epochs_done(self) -> int:
-        """Whole epochs trained, with those before a saved run was resumed."""
-        return self._position.epoch
-
-    @property
-    def epochs_planned(self) -> int:
-        """The number of epochs after which the run ends."""
-        return self._position.until
-
-    @property
-    def columns(self) -> Schema | None:
-        """The columns of the training data, if they have names; for `open_data(path, columns=trainer.columns)`."""
-        held = self._data_marks.get("columns")
-        return None if held is None else Schema.from_dict(held)
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes by class number, where the labels are text; known from the first data on."""
-        names = self._data_marks.get("class_names")
-        return None if names is None else tuple(names)
-
-    @property
-    def last_save(self) -> str | None:
-        """The file that the run was last saved to, and the step after which; None if it was not saved."""
-        return self._last_save
-
-    @property
-    def save_problem(self) -> SaveError | None:
-        """The error of the last save, None if it did not fail."""
-        return None if self._saves is None else self._saves.problem
-
-    @property
-    def between_epochs(self) -> bool:
-        """False while steps are run, and after an error among them: then there is nothing to save."""
-        return self._loop is None or self._loop.between_epochs

@@ -25,10 +25,11 @@ table may take is spent, and the gap between the bounds is stated.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import gcd, inf
+from math import gcd, inf, isnan
 
 from lowmem.chain import Chain
-from lowmem.errors import BudgetError
+from lowmem.common.checks import as_number
+from lowmem.errors import BudgetError, InputError, shown
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.ops import Forward, Loss, Schedule
 from lowmem.schedule.optimal.early_drops import LONGEST, EarlyDrops
@@ -80,6 +81,8 @@ def optimal(chain: Chain, *, budget: int) -> Schedule:
 
     Raises `BudgetError` if none fits.
     """
+    if isnan(as_number(budget)):
+        raise InputError(f"budget must be a number of bytes; got {shown(budget)}.")
     return Planner(chain, budget).best(budget).schedule
 
 

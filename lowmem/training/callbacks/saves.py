@@ -3,12 +3,11 @@
 import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from lowmem.common.checks import positive
-from lowmem.errors import InputError, SaveError
+from lowmem.errors import InputError, SaveError, shown
 from lowmem.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -85,13 +84,5 @@ def read_interval(every: int | str | None) -> tuple[int | None, float | None]:
         return positive("save_every", steps), None
     except InputError:
         raise InputError(
-            f'save_every={every!r} is neither a number of steps, such as 100, nor a time, such as "30s".'
+            f'save_every={shown(every)} is neither a number of steps, such as 100, nor a time, such as "30s".'
         ) from None
-
-
-def check_place(path: Path) -> None:
-    """Refuse a place where no run could be saved, before any work is done. Raises `InputError`."""
-    if path.is_dir():
-        raise InputError(f"a run cannot be saved to {str(path)!r}: that is a folder. Name a file in it.")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"a run cannot be saved to {str(path)!r}: there is no such folder. Make the folder first.")

@@ -1,0 +1,54 @@
+"""Errors in the words of the command line: a keyword of Python becomes the flag that stands for it."""
+
+import re
+from collections.abc import Mapping
+
+from lowmem.errors import Advice, LowmemError
+
+RENAMED: Mapping[str, str] = {
+    "batch_size": "batch",
+    "schedule": "lr-schedule",
+    "standardise": "standardise",
+    "save_to": "save",
+    "epochs": "epochs",
+}
+"""Keywords of Python whose flag has another name than theirs."""
+
+KEYWORDS = (
+    *("budget", "batch_size", "micro_batch", "strategy", "segments", "slots", "threads", "engine", "optimizer", "ram"),
+    *("seed", "schedule", "clip_value", "clip_norm", "clip_twice", "class_weights", "non_finite", "patience"),
+    *("save_to", "save_every", "journal", "lr", "weight_decay", "label_smoothing", "activation", "loss", "dtype"),
+    *("norm", "dropout", "residual", "gain", "standardise", "shuffle_rows", "held_out", "target", "weights"),
+)
+"""Keywords of Python that a flag of some command stands for."""
+
+_ANY = "|".join(sorted(KEYWORDS, key=len, reverse=True))
+_GIVEN = re.compile(rf"(?<![\w./\"'(,-])({_ANY})=(\"[^\"]*\"|'[^']*'|[^\s,;)]+?)(?=[.,;:)]?(?:\s|$|,|;|\)))")
+_NAMED = re.compile(rf"(?<![\w./\"'-])({'|'.join(name for name in KEYWORDS if '_' in name)})(?![\w(/.=\"'])")
+_FIRST = re.compile(rf"^({_ANY}) (?=must be|goes with|was|is not|needs)")
+
+
+def flag(keyword: str) -> str:
+    """Return the flag that stands for a keyword of Python."""
+    return f"--{RENAMED.get(keyword, keyword).replace('_', '-')}"
+
+
+def as_flag(advice: Advice) -> str:
+    """Write advice as a flag of a command: `--budget 24MiB`."""
+    value = {True: "yes", False: "no"}[advice.value] if isinstance(advice.value, bool) else str(advice.value)
+    return f'{flag(advice.keyword)} "{value}"' if " " in value else f"{flag(advice.keyword)} {value}"
+
+
+def in_flags(error: LowmemError) -> str:
+    """Return the text of an error with flags in place of keywords."""
+    text = _FIRST.sub(lambda match: f"{flag(match[1])} ", error.text(as_flag))
+    text = _GIVEN.sub(lambda match: _written(match[1], match[2]), text)
+    return _NAMED.sub(lambda match: flag(match[1]), text)
+
+
+def _written(keyword: str, value: str) -> str:
+    """Write a keyword and its value, which may be in quotes, as a flag."""
+    bare = value.strip("\"'")
+    if bare == "True":
+        return flag(keyword)
+    return f"{flag(keyword)} {value if ' ' in bare else bare}"

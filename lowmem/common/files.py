@@ -1,0 +1,171 @@
+"""Files that are written whole: a new file takes the place of the old one in one step, or the old one stays.
+
+Each writer has a temporary file of its own beside the file that it writes, so that several writers to one path never
+mix: the last one to finish wins. A writer that was killed leaves its temporary file; the next writer removes it.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lowmem.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+LONGEST_NAME = 200
+"""The most characters that the name of a temporary file takes from that of the file; names may have 255 bytes."""
+
+
+@contextlib.contextmanager
+def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
+    """Open new files, unbuffered, that replace those at `paths` after the block, when they are on the disk.
+
+    A new file has the permissions of the file that it replaces. If anything fails, the new files are removed and the
+    old ones are unchanged. Several files are replaced together: two writers of the same files do not mix them.
+
+    Raises `OSError` if a file cannot be written.
+    """
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    with contextlib.ExitStack() as open_files:
+        written = []
+        for target in targets:
+            _check_kind(target)
+            written.append(open_files.enter_context(_beside(target)))
+        yield tuple(stream for stream, _ in written)
+        for (stream, _), target in zip(written, targets, strict=True):
+            _keep_mode(stream, target)
+            os.fsync(stream.fileno())
+        with _folder_held(targets[0].parent if len(targets) > 1 else None):
+            for (stream, temporary), target in zip(written, targets, strict=True):
+                if fcntl is None:
+                    stream.close()  # elsewhere it stays locked until it has its place
+                os.replace(temporary, target)
+    for folder in {target.parent for target in targets}:
+        _sync_folder(folder)
+
+
+def write_all(stream: BinaryIO, block: bytes | memoryview) -> None:
+    """Write a block to an unbuffered file, however many calls the system takes for it."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[stream.write(rest) :]
+
+
+def check_place(path: Path, what: str) -> None:
+    """Refuse a place where no file can be written, before any work is done for it. Raises `InputError`.
+
+    what: what will be written there, such as "a run".
+
+    An empty file is made beside it and removed, as nothing else tells whether that can be done.
+    """
+    why = _why_no_place(path)
+    if why is not None:
+        raise InputError(f"{what} cannot be saved to {str(path)!r}: {why}")
+
+
+def unchanged(path: str | Path) -> str:
+    """Return what is true of a file after a failed attempt to replace it, as a sentence."""
+    there = os.path.lexists(path)
+    return "The file that was there is unchanged." if there else "No file was written."
+
+
+def reason(problem: BaseException) -> str:
+    """Return why a file cannot be read or written, in the words of the system where it has any."""
+    return str(getattr(problem, "strerror", None) or problem)
+
+
+def _why_no_place(path: Path) -> str | None:
+    """Return why no file can be written to a place, and what to do; None if one can."""
+    try:
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            return "that is a folder. Name a file in it."
+        if not target.parent.is_dir():
+            return f"there is no folder {str(path.parent)!r}. Make it first."
+        _check_kind(target)
+        with _beside(target):
+            pass
+    except (OSError, ValueError) as problem:  # ValueError: a name with a null character
+        return f"{reason(problem)}. Name another file."
+    return None
+
+
+def _check_kind(target: Path) -> None:
+    """Refuse to replace a device, a pipe or a socket by a file. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(target).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, and no file")
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a new temporary file beside `target`. If it is still there after the block, it is removed."""
+    stem = target.name[:LONGEST_NAME]
+    _remove_left(target.parent, stem)
+    temporary = target.with_name(f"{stem}.{os.urandom(4).hex()}.part")
+    try:
+        with temporary.open("xb", buffering=0) as stream:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some file systems have no locks
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+            yield stream, temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _remove_left(folder: Path, stem: str) -> None:
+    """Remove temporary files that killed writers left: those that no living writer has locked."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(stem) + r"\.[0-9a-f]{8}\.part")
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name):
+                with contextlib.suppress(OSError), open(entry.path, "rb") as left:
+                    fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # A writer that has just made its file, and not locked it yet, has an empty one.
+                    if os.fstat(left.fileno()).st_size:
+                        os.unlink(entry.path)
+
+
+def _keep_mode(stream: BinaryIO, target: Path) -> None:
+    """Give a new file the permissions of the file that it will replace, if there is one."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.fchmod(stream.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+
+
+@contextlib.contextmanager
+def _folder_held(folder: Path | None) -> Iterator[None]:
+    """Hold a folder's lock meanwhile, where the system has such locks. None holds nothing."""
+    if folder is None or fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's new entries to the disk, where the system lets folders be opened (Windows does not)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

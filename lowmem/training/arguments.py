@@ -1,0 +1,57 @@
+"""Arguments of a trainer as users write them: names and numbers stand for optimizers and learning rates."""
+
+from dataclasses import dataclass
+
+from lowmem.common.checks import as_number, one_of
+from lowmem.errors import InputError, shown
+from lowmem.nn.optimizers import Adam, Optimizer, make_optimizer
+from lowmem.training.learning_rate import KINDS, LearningRate
+
+
+def as_optimizer(given: object) -> Optimizer:
+    """Return the optimizer that an argument stands for: itself, one of that name, or `Adam()` for None.
+
+    Raises `InputError` for anything else.
+    """
+    if given is None:
+        return Adam()
+    if isinstance(given, str):
+        return make_optimizer(given)
+    if isinstance(given, Optimizer):
+        return given
+    raise InputError(f'optimizer must be a name, such as "adam", or one like lowmem.Adam(1e-3); got {shown(given)}.')
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A cosine whose end is known only with the data and the epochs: it falls from `lr` to 0 by the run's end."""
+
+    lr: float
+
+    def over(self, steps: int) -> LearningRate:
+        """Return the learning rate of a run of so many steps."""
+        return LearningRate(self.lr, "cosine", steps=steps)
+
+
+def as_schedule(given: object, optimizer: Optimizer) -> LearningRate | Unfinished | None:
+    """Return the schedule that an argument stands for; None leaves the optimizer's rate alone.
+
+    given: a `LearningRate`; a number, which is a constant rate; "constant"; or "cosine", which falls from the
+        optimizer's rate to 0 at the end of the first call of `epochs`. Raises `InputError` for anything else.
+    """
+    if given is None or isinstance(given, LearningRate):
+        return given
+    if isinstance(given, str):
+        one_of("learning rate schedule", given, KINDS)
+        if given == "step":
+            raise InputError(
+                'schedule="step" needs to know how often the rate falls: lowmem.LearningRate(0.1, "step", every=1000).'
+            )
+        return Unfinished(optimizer.lr) if given == "cosine" else LearningRate(optimizer.lr)
+    rate = as_number(given)
+    if rate >= 0 and rate < float("inf"):
+        return LearningRate(rate)
+    raise InputError(
+        'schedule must be a lowmem.LearningRate, a number for a constant rate, "constant" or "cosine"; got '
+        f"{shown(given)}."
+    )

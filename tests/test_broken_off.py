@@ -1,0 +1,273 @@
+"""Steps that are broken off, and objects that two threads or two owners want: bits are never lost without a word."""
+
+import copy
+import pickle
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from lowmem.cli import main
+from lowmem.runtime.backprop import Backprop
+from lowmem.training.saved_run import open_run
+from tests.helpers import batch, randomised
+
+ARCH = lm.Architecture((4, 6, 6, 3))
+X, Y = batch(ARCH, 50)
+
+
+def trainer_of(**options: Any) -> lm.Trainer:
+    return lm.Trainer(lm.MLP(ARCH), lm.Adam(0.01), batch_size=10, **options)
+
+
+def interrupts(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
+    """Raise SIGINT so many times in the middle of a step: after its update, before it is counted."""
+    original, calls = Backprop.__call__, [0]
+
+    def stepped(self: Backprop, *arguments: Any) -> Any:
+        result = original(self, *arguments)
+        calls[0] += 1
+        if calls[0] == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(Backprop, "__call__", stepped)
+
+
+def reference(tmp_path: Path) -> Any:
+    """Return the parameters after three epochs that nothing interrupts."""
+    trainer = trainer_of()
+    list(trainer.epochs((X, Y), 3))
+    return trainer.mlp.parameters
+
+
+# Steps that are broken off ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_ctrl_c_waits_for_the_step_so_that_a_save_after_it_loses_no_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    whole = reference(tmp_path)
+    trainer, path = trainer_of(), tmp_path / "run"
+    interrupts(monkeypatch, step)
+    with pytest.raises(KeyboardInterrupt):
+        list(trainer.epochs((X, Y), 3))
+    trainer.save(path)
+    monkeypatch.undo()
+    assert open_run(path).position.steps == step
+    for again in (lm.Trainer.resume(path), trainer):
+        list(again.epochs((X, Y)))
+        assert np.array_equal(again.mlp.parameters, whole)
+
+
+@pytest.mark.parametrize("saves", [False, True])
+@pytest.mark.parametrize("step", [1, 4, 7, 12])
+def test_a_step_that_a_second_ctrl_c_breaks_off_is_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, saves: bool
+) -> None:
+    whole = reference(tmp_path)
+    trainer, path = trainer_of(), tmp_path / "run"
+    interrupts(monkeypatch, step, 2)
+    with pytest.raises(KeyboardInterrupt):
+        list(trainer.epochs((X, Y), 3, save_to=path if saves else None, save_every=1))
+    monkeypatch.undo()
+    earlier = path.read_bytes() if path.exists() else None
+    words = f"step {step} was broken off, and its parameters are half updated"
+    with pytest.raises(lm.InputError, match=f"this run cannot be saved: {words}"):
+        trainer.save(path)
+    with pytest.raises(lm.InputError, match=f"this run cannot be continued: {words}"):
+        trainer.epochs((X, Y))
+    assert (path.read_bytes() if path.exists() else None) == earlier
+    if earlier is not None:
+        again = lm.Trainer.resume(path)
+        list(again.epochs((X, Y)))
+        assert np.array_equal(again.mlp.parameters, whole)
+
+
+def test_the_command_ends_with_its_last_good_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    interrupts(monkeypatch, 3, 2)
+    flags = ["--layers", "1", "--width", "8", "--batch", "64", "--epochs", "2", "--save-every", "1", "--no-calibrate"]
+    assert main(["train", *flags, "--save", str(path)]) == 130
+    error = capsys.readouterr().err
+    assert error.endswith(f"stopped by SIGINT. The run is in {path} (step 2); go on with: lowmem resume {path}\n")
+    assert open_run(path).position.steps == 2
+
+
+def test_other_errors_in_a_step_break_it_off_and_errors_beside_it_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(done: int, count: int) -> None:
+        raise RuntimeError("of the caller")
+
+    trainer = trainer_of()
+    with pytest.raises(RuntimeError, match="of the caller"):
+        list(trainer.epochs((X, Y), 1, on_step=told))
+    trainer.save(tmp_path / "run")
+    assert open_run(tmp_path / "run").position.steps == 1
+
+    def out_of_memory(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Backprop, "__call__", out_of_memory)
+    with pytest.raises(MemoryError):
+        list(trainer.epochs((X, Y), 1))
+    with pytest.raises(lm.InputError, match="Resume the last good save, .*run \\(step 1\\), or begin a new trainer"):
+        trainer.save(tmp_path / "run")
+
+
+def test_a_signal_that_the_process_ignores_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = trainer_of()
+        epochs = trainer.epochs((X, Y), 2, on_step=lambda done, count: signal.raise_signal(signal.SIGINT))
+        assert [epoch.number for epoch in epochs] == [1, 2]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_are_those_of_before_after_an_epoch() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    for _ in trainer_of().epochs((X, Y), 2):
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+# Two threads ------------------------------------------------------------------------------------------------------
+
+
+class Held:
+    """Holds the first step in another thread until `release` is called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        original, self.entered, self.let_go = Backprop._train, threading.Event(), threading.Event()
+
+        def train(backprop: Backprop, *arguments: Any) -> float:
+            if threading.current_thread() is not threading.main_thread():
+                self.entered.set()
+                assert self.let_go.wait(20)
+            return original(backprop, *arguments)
+
+        monkeypatch.setattr(Backprop, "_train", train)
+
+    def during(self, work: Any) -> threading.Thread:
+        """Return the thread that does `work`, once it stands in a step."""
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert self.entered.wait(20)
+        return thread
+
+
+def test_one_backprop_refuses_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    backprop, held, losses = Backprop(randomised(ARCH), lm.plan(ARCH, 50)), Held(monkeypatch), []
+    alone = Backprop(randomised(ARCH), lm.plan(ARCH, 50))(X, Y)[0]
+    thread = held.during(lambda: losses.append(backprop(X, Y)[0]))
+    words = "runs a step in another thread at the moment. Its memory is there only once: make one for each thread"
+    out = np.empty((50, 3), np.float32)
+    for call in (lambda: backprop(X, Y), lambda: backprop.forward(X, out), lambda: backprop.loss(out, Y)):
+        with pytest.raises(lm.InputError, match=words):
+            call()
+    held.let_go.set()
+    thread.join()
+    assert losses == [alone]
+    assert backprop(X, Y)[0] == alone
+
+
+def test_one_trainer_refuses_a_second_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, trainer, held = reference(tmp_path), trainer_of(), Held(monkeypatch)
+    thread = held.during(lambda: list(trainer.epochs((X, Y), 3)))
+    for call in (
+        lambda: trainer.save(tmp_path / "run"),
+        lambda: trainer.evaluate((X, Y)),
+        lambda: trainer.epochs((X, Y), 1),
+    ):
+        with pytest.raises(lm.InputError, match="in another thread|was broken off"):
+            call()
+    held.let_go.set()
+    thread.join()
+    assert np.array_equal(trainer.mlp.parameters, whole)
+
+
+def test_objects_of_their_own_in_two_threads_give_the_bits_of_one_alone(tmp_path: Path) -> None:
+    whole, found = reference(tmp_path), []
+
+    def train() -> None:
+        trainer = trainer_of()
+        list(trainer.epochs((X, Y), 3))
+        found.append(trainer.mlp.parameters)
+
+    threads = [threading.Thread(target=train) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all(np.array_equal(parameters, whole) for parameters in found)
+
+
+# One optimizer ----------------------------------------------------------------------------------------------------
+
+
+def test_one_optimizer_refuses_a_second_owner() -> None:
+    optimizer = lm.Adam(0.01)
+    plan = lm.plan(ARCH, 50, optimizer="adam")
+    first, second = Backprop(lm.MLP(ARCH), plan, optimizer), Backprop(lm.MLP(ARCH), plan, optimizer)
+    first(X, Y)
+    with pytest.raises(lm.InputError, match=r"this optimizer makes the steps of another Backprop .*make_optimizer"):
+        second(X, Y)
+    assert optimizer.step_count == 1
+    first(X, Y)
+    assert optimizer.step_count == 2
+    del first
+    second(X, Y)
+
+
+def test_two_trainers_do_not_share_an_optimizer_nor_its_clipping() -> None:
+    optimizer = lm.SGD(0.1)
+    first = lm.Trainer(lm.MLP(ARCH), optimizer, batch_size=10, clip_value=0.5)
+    list(first.epochs((X, Y), 1))
+    second = lm.Trainer(lm.MLP(ARCH), optimizer, batch_size=10)
+    with pytest.raises(lm.InputError, match="this optimizer makes the steps of another Backprop"):
+        second.epochs((X, Y), 1)
+    assert optimizer.clip_value == 0.5
+    list(first.epochs((X, Y), 1))
+    del first
+    list(second.epochs((X, Y), 1))
+    assert optimizer.clip_value is None
+
+
+# Copies -----------------------------------------------------------------------------------------------------------
+
+
+COPIES = [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_trainers_and_backprops_say_how_they_are_copied(copied: Any) -> None:
+    trainer = trainer_of()
+    backprop = Backprop(lm.MLP(ARCH), lm.plan(ARCH, 50))
+    with pytest.raises(lm.InputError, match=r"a trainer cannot be copied or pickled.*Trainer\.resume\(path\)"):
+        copied(trainer)
+    with pytest.raises(lm.InputError, match=r"a Backprop cannot be copied or pickled.*copy\.deepcopy\(mlp\)"):
+        copied(backprop)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_plans_architectures_optimizers_and_rates_are_copied(copied: Any) -> None:
+    plan = lm.plan(ARCH, 50, optimizer="adam")
+    again = copied(plan)
+    assert again.to_dict() == plan.to_dict()
+    mlp = randomised(ARCH)
+    optimizer = lm.Adam(0.01)
+    one, two = Backprop(randomised(ARCH), plan, optimizer), Backprop(mlp, again, copied(optimizer))
+    assert [one(X, Y)[0] for _ in range(3)] == [two(X, Y)[0] for _ in range(3)]
+    assert copied(ARCH) == ARCH
+    rate = lm.LearningRate(0.1, "cosine", steps=10)
+    assert copied(rate) == rate

@@ -1,0 +1,250 @@
+"""Files are written whole or not at all, by one writer or several, and only where files can be."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from lowmem.cli import main
+from lowmem.common.files import check_place, replacing, unchanged, write_all
+from lowmem.training.saved_run import open_run
+from tests.test_streams import X, Y
+
+ROOT = Path(__file__).resolve().parent.parent
+SAVER = """
+import sys
+from lowmem.common.files import replacing, write_all
+path, letter, count = sys.argv[1:]
+for _ in range(int(count)):
+    with replacing(path) as (stream,):
+        for _ in range(20):
+            write_all(stream, letter.encode() * 5000)
+"""
+
+
+def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command of lowmem as a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(options.pop("env", {}))  # type: ignore[call-overload]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [sys.executable, "-m", "lowmem", *arguments],
+        env=environment,
+        text=True,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+    return done
+
+
+# Several writers -------------------------------------------------------------------------------------------------
+
+
+def test_two_savers_to_one_path_never_damage_the_file_that_stands(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path) as (stream,):
+        write_all(stream, b"a" * 100_000)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    savers = [
+        subprocess.Popen([sys.executable, "-c", SAVER, str(path), letter, "60"], env=environment) for letter in "ab"
+    ]
+    reads = 0
+    while any(saver.poll() is None for saver in savers):
+        content = path.read_bytes()
+        assert content in (b"a" * 100_000, b"b" * 100_000)
+        reads += 1
+    assert [saver.returncode for saver in savers] == [0, 0]
+    assert reads > 10
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_trainers_in_two_threads_save_to_one_path(tmp_path: Path) -> None:
+    path, problems = tmp_path / "run", []
+
+    def train(seed: int) -> None:
+        trainer = lm.Trainer(lm.MLP(lm.Architecture((5, 8, 3)), seed), batch_size=50)
+        try:
+            for _ in trainer.epochs((X, Y), 8, save_to=path, save_every=1):
+                open_run(path)
+        except lm.LowmemError as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=train, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert open_run(path).position.epoch == 8
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    left = tmp_path / "run.0123abcd.part"
+    left.write_bytes(b"left")
+    others = [tmp_path / "run.notes.part", tmp_path / "other.0123abcd.part"]
+    for other in others:
+        other.write_bytes(b"somebody's")
+    with replacing(path) as (first,):
+        write_all(first, b"first")
+        with replacing(path) as (second,):
+            write_all(second, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+# Where a file can be written --------------------------------------------------------------------------------------
+
+
+def test_a_new_file_keeps_the_mode_of_the_one_it_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((5, 8, 3))), batch_size=50)
+    list(trainer.epochs((X, Y), 1, save_to=path))
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+    path.chmod(0o640)
+    trainer.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link, file = tmp_path / "link", tmp_path / "folder" / "file"
+    link.symlink_to(file)
+    with replacing(link) as (stream,):
+        write_all(stream, b"new")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such pipes here")
+def test_devices_and_pipes_are_no_places_for_a_run(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((5, 8, 3))), batch_size=50)
+    for place in (pipe, Path("/dev/null")):
+        with pytest.raises(lm.InputError, match="it is a device, a pipe or a socket, and no file. Name another"):
+            trainer.epochs((X, Y), 1, save_to=place)
+    list(trainer.epochs((X, Y), 1))
+    with pytest.raises(lm.SaveError, match="a device, a pipe or a socket"):
+        trainer.save(pipe)
+    with pytest.raises(lm.SaveError, match="a device, a pipe or a socket"):
+        lm.export_torch(trainer.mlp, pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_first_epoch(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = [
+        tmp_path,
+        tmp_path / "none" / "run",
+        tmp_path / "file" / "run",
+        tmp_path / ("x" * 300),
+        Path("/proc/run"),
+    ]
+    for place in [*places, tmp_path / "a\0b"]:
+        with pytest.raises(lm.InputError, match="the run cannot be saved to"):
+            check_place(place, "the run")
+    check_place(tmp_path / "run", "the run")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_error_of_a_failed_save_says_what_is_true(tmp_path: Path) -> None:
+    assert unchanged(tmp_path / "none") == "No file was written."
+    mlp = lm.MLP(lm.Architecture((4, 3, 2)))
+    mlp.weights[0][:] = np.nan
+    with pytest.raises(lm.SaveError, match=r"holds NaN or infinity\. No file was written\.$"):
+        lm.export_torch(mlp, tmp_path / "net.safetensors")
+
+
+# Standard output --------------------------------------------------------------------------------------------------
+
+
+PLAN = ("plan", "--layers", "3", "--width", "8", "--no-calibrate")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+@pytest.mark.parametrize("arguments", [PLAN, ("--help",), ("plan", "--help"), ("--version",)], ids=" ".join)
+def test_a_full_standard_output_is_one_line(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(*arguments, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == "lowmem: the standard output cannot be written: No space left on device.\n"
+
+
+def test_a_closed_standard_output_is_one_line() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m lowmem {' '.join(PLAN)} >&-"
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("lowmem: the standard output is closed")
+    done = subprocess.run(
+        f"{command[:-3]}2>&-", shell=True, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "peak, promised" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+def test_letters_that_the_output_lacks_become_ascii(encoding: str) -> None:
+    done = run(*PLAN, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "-------" in done.stdout
+
+
+# What commands write ----------------------------------------------------------------------------------------------
+
+
+def test_a_figure_on_a_full_disk_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lowmem.cli.outputs.write_all", full)
+    path = tmp_path / "figure.svg"
+    flags = ["--layers", "4", "--width", "8", "--no-calibrate", "--budget", "90%"]
+    assert main(["compare", *flags, "--plot", str(path)]) == 1
+    assert (
+        capsys.readouterr().err == f"lowmem: {path} cannot be written: No space left on device. No file was written.\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["compare", "--no-calibrate", "--plot"], "figure.xlsx"),
+        (["compare", "--no-calibrate", "--plot"], "figure"),
+        (["profile", "--plot"], "figure.gif"),
+        (["profile", "--html"], "page.docx"),
+        (["predict", "run", "--data", "digits", "--output"], "classes.xlsx"),
+        (["predict", "run", "--data", "digits", "--output"], "classes.parquet"),
+    ],
+)
+def test_formats_that_are_none_are_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], name: str
+) -> None:
+    assert main([*arguments, str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot be written as '{name}', whose ending is none of: ." in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_calibrate_says_that_its_measurement_cannot_be_stored(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "file" / "folder"))
+    assert main(["calibrate"]) == 1
+    out, err = capsys.readouterr()
+    assert "GFLOP/s" in out
+    assert "cannot be stored in" in err
+    assert "Set LOWMEM_CACHE_DIR to a folder that can be written." in err

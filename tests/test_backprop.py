@@ -509,5 +509,5 @@ def test_predict_gives_the_last_layers_outputs(activation: str) -> None:
 
 @pytest.mark.parametrize("x", [X[0], X[:, :2], X.astype("U4"), spoilt(X, np.nan, (1, 1)), spoilt(X, np.inf, (1, 1))])
 def test_predict_refuses_what_is_no_batch(x: Array) -> None:
-    with pytest.raises(lm.InputError, match="^x "):
+    with pytest.raises(lm.InputError, match="^(predict: )?x "):
         lm.MLP(ARCH).predict(x)

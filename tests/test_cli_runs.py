@@ -180,7 +180,7 @@ def test_a_file_of_flags_is_the_same_as_the_flags(capsys: Capture, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("epochz = 3", r"unknown key in .*run.toml 'epochz'\. Did you mean 'epochs'\?"),
+        ("epochz = 3", r"unknown key in .*run.toml .*'epochz'\. Did you mean 'epochs'\?"),
         ("[a]\nwidht = 3", "Did you mean 'width'"),
         ("epochs = ", "is no TOML"),
         ("epochs = 2020-01-01", "is no number, text, list or truth value"),

@@ -16,6 +16,7 @@ import lowmem as lm
 from lowmem.common import cores
 from lowmem.measure import calibration, machine
 from lowmem.measure.ram import OF_A_LIMIT, machine_limit
+from lowmem.planning.engines.choice import choose_engine
 from tests.helpers import model
 from tests.test_cli import ROOT, Ran
 from tests.test_ram import MEMINFO, NONE, system
@@ -68,7 +69,8 @@ def test_the_age_of_a_cost_model_is_said_where_it_is_this_machines(
 ) -> None:
     monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path))
     path = calibration.cache_path("float32")
-    calibration.store(replace(model(), machine=calibration.machine()))
+    engine = choose_engine(None, lm.Architecture((1, 1)), None)
+    calibration.store(replace(model(), machine=calibration.machine(), engine=engine))
     calibration.store(model(dtype="float64"))  # another machine's
     assert calibration.age("float32") == pytest.approx(0, abs=60)
     then = path.stat().st_mtime - 3 * 86_400

@@ -192,8 +192,8 @@ def test_networks_and_widths_stand_for_architectures() -> None:
         assert lm.plan(given, 8).to_dict() == lm.plan(ARCH, 8).to_dict()
         assert lm.minimum_budget(given, 8) == lm.minimum_budget(ARCH, 8)
         assert lm.compare(given, 8, ["99%"]).to_dict() == lm.compare(ARCH, 8, ["99%"]).to_dict()
-        assert lm.largest_batch(given, "64KiB") == lm.largest_batch(ARCH, "64KiB")
-        assert lm.deepest(given, 8, "64KiB") == lm.deepest(ARCH, 8, "64KiB")
+        assert lm.largest_batch(given, "96KiB") == lm.largest_batch(ARCH, "96KiB")
+        assert lm.deepest(given, 8, "96KiB") == lm.deepest(ARCH, 8, "96KiB")
 
 
 def test_lists_are_predicted() -> None:

@@ -129,7 +129,10 @@ def test_the_frontier_has_planned_and_measured_points_of_every_strategy() -> Non
     ("flags", "words"),
     [
         (["--steps", "0"], "--steps must be a positive whole number; got 0"),
-        (["--html", "nowhere/report.html"], "cannot be saved to 'nowhere/report.html': there is no folder 'nowhere'. Make it first."),
+        (
+            ["--html", "nowhere/report.html"],
+            "cannot be saved to 'nowhere/report.html': there is no folder 'nowhere'. Make it first.",
+        ),
         (["--strategies", "", "--budget", "1KiB"], "nothing is left to measure"),
         (["--strategies", "sqr"], "Did you mean 'sqrt'?"),
         (["--budget", "plenty"], "cannot read 'plenty'"),
@@ -148,7 +151,9 @@ def test_bad_input_is_refused_before_anything_runs(
 @pytest.mark.usefixtures("made_up")
 def test_a_page_that_cannot_be_written_is_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "folder.html").mkdir()
-    code, _, err = run(capsys, *DEEP, "--strategies", "sqrt", "--budget", "50%", "--html", str(tmp_path / "folder.html"))
+    code, _, err = run(
+        capsys, *DEEP, "--strategies", "sqrt", "--budget", "50%", "--html", str(tmp_path / "folder.html")
+    )
     assert code == 2
     assert "that is a folder. Name a file in it." in err
 

@@ -494,7 +494,7 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         refused(path)
     safetensors.numpy.save_file({"a": X}, path)
-    assert "no saved run that this version knows" in refused(path)
+    assert "make a run of it with lowmem import" in refused(path)
     safetensors.numpy.save_file({"a": X}, path, {"format": "lowmem run 2", "settings": "{}", "crc32": ""})
     assert "(lowmem run 2)" in refused(path)
     assert "there is no saved run" in refused(tmp_path / "none")

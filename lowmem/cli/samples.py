@@ -191,7 +191,7 @@ def _header(text: str | None) -> bool | None:
     """Return what --header says. Raises `InputError` for anything but yes and no."""
     if text is None:
         return None
-    if text.lower() not in ("yes", "no"):
+    if not isinstance(text, str) or text.lower() not in ("yes", "no"):
         raise InputError(f"--header is yes or no; got {text!r}.")
     return text.lower() == "yes"
 

@@ -5,12 +5,12 @@ Files for other programs carry these facts, and give them back when they are imp
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lowmem.common.checks import finite
+from lowmem.common.checks import finite, instance, items, positive_number
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 
@@ -29,6 +29,23 @@ class DataFacts:
     scale: float | None = None
     class_names: tuple[str, ...] | None = None
     columns: Schema | None = None
+
+    @classmethod
+    def given(
+        cls,
+        standardisation: Standardisation | None,
+        scale: float | None,
+        class_names: Sequence[str] | None,
+        columns: Schema | None,
+    ) -> "DataFacts":
+        """Return facts that a caller gave. Raises `InputError` for what is none of theirs."""
+        if standardisation is not None:
+            instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
+        if columns is not None:
+            instance("columns", columns, Schema, "the columns of data, as Trainer.columns has them")
+        scale = None if scale is None else positive_number("scale", scale)
+        names = None if class_names is None else items("class_names", class_names, str, "names of classes")
+        return cls(standardisation, scale, None if names is None else tuple(names), columns)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the facts as text by name, in JSON; what is not known is left out."""

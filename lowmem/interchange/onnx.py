@@ -269,16 +269,11 @@ def export_onnx(
         raise InputError('export_onnx needs the onnx library: pip install "lowmem[onnx]".') from None
     path = as_path("path", path)
     instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
-    probabilities = truth("probabilities", probabilities)
-    external = None if external is None else truth("external", external)
-    if standardisation is not None:
-        instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
-    if external is None:
-        external = mlp.parameters.nbytes > EXTERNAL_ABOVE
-    _check(mlp, path, probabilities, external)
+    facts = DataFacts.given(standardisation, scale, class_names, columns)
+    external = mlp.parameters.nbytes > EXTERNAL_ABOVE if external is None else truth("external", external)
+    _check(mlp, path, truth("probabilities", probabilities), external)
     graph = Graph(mlp.architecture.dtype)
-    names = None if class_names is None else tuple(class_names)
-    model = _model(graph, mlp, probabilities, DataFacts(standardisation, scale, names, columns))
+    model = _model(graph, mlp, probabilities, facts)
     data = path.with_name(path.name + ".data")
     try:
         with replacing(path, *[data] * external) as (stream, *others):

@@ -64,14 +64,12 @@ def export_torch(
     """
     path = as_path("path", path)
     named = tensors(instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)"))
-    if standardisation is not None:
-        instance("standardisation", standardisation, Standardisation, "a lowmem Standardisation, as data have it")
+    facts = DataFacts.given(standardisation, scale, class_names, columns)
     for name, array in named.items():
         if not finite(array):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(mlp.architecture.to_dict())}
-    names = None if class_names is None else tuple(class_names)
-    metadata |= DataFacts(standardisation, scale, names, columns).to_metadata()
+    metadata |= facts.to_metadata()
     try:
         tensor_file.write(Path(path), named.items, metadata)
     except OSError as problem:

@@ -116,8 +116,8 @@ def _read(path: Path, dtype: str, engine: str) -> CostModel | None:
 
 
 def store(model: CostModel) -> str | None:
-    """Store a cost model in the file of its dtype. Return why that cannot be done, None if it is done."""
-    path = cache_path(model.dtype)
+    """Store a cost model in the file of its dtype and engine. Return why that cannot be done, None if it is done."""
+    path = cache_path(model.dtype, model.engine)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as (stream,):

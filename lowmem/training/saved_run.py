@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lowmem.common.checks import as_path, finite, lookup
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
-from lowmem.common.kinds import RUN, kind_of, what_to_do
+from lowmem.common.kinds import RUN, TORCH_NETWORK, kind_of, what_to_do
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -239,6 +239,9 @@ def open_run(path: str | Path) -> SavedRun:
     if not path.is_file():
         raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
     kind = kind_of(path)
+    if kind == TORCH_NETWORK:  # a damaged header is said as such
+        with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
+            tensor_file.read_header(stream, path.stat().st_size)
     if kind not in (None, RUN):
         raise InputError(f"{path} {NO_RUN[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:

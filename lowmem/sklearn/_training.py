@@ -119,7 +119,8 @@ def plan_within_limit(architecture: Architecture, optimizer: Penalised, terms: T
     if terms.limit is not None:
         options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:
-        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, **options)
+        # The penalty is added by the solver in Python, which the compiled engine does not call.
+        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, engine="numpy", **options)
     except BudgetError as error:
         raise BudgetError(
             f"memory_limit: {error.reason}",

@@ -400,3 +400,14 @@ def test_prediction_agrees_and_does_not_depend_on_rows_beside(kind: str, lanes: 
     Forward(mlp, 512).into(x, expected)
     assert far(together, expected) < 1e-5
     assert far(mlp.predict(x), expected) < 1e-5
+
+
+def test_an_optimizer_that_only_has_a_known_name_is_refused() -> None:
+    class Lazy(lm.SGD):
+        def update(self, *_: Any) -> None:
+            """Do nothing."""
+
+    architecture = lm.Architecture((4, 8, 3))
+    optimizer = Lazy(lr=0.1)
+    with pytest.raises(lm.InputError, match="does not know the update of Lazy"):
+        lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 8, optimizer=optimizer, engine="native"), optimizer)

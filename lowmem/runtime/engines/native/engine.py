@@ -22,7 +22,7 @@ from lowmem.runtime.engines.native.forward import run_forward
 from lowmem.runtime.engines.native.library import load
 from lowmem.runtime.engines.native.pool import Pool
 from lowmem.runtime.engines.native.profiled import profiled_calls
-from lowmem.runtime.engines.native.rules import fill_rule
+from lowmem.runtime.engines.native.rules import check_rule, fill_rule
 from lowmem.runtime.nonfinite import overflowed
 
 Array = NDArray[Any]
@@ -37,6 +37,8 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+        if optimizer is not None:
+            check_rule(optimizer)
         architecture, lanes = mlp.architecture, plan.lanes
         self.library, self.mlp, self.plan = load(), mlp, plan
         self._buffers, self._optimizer = buffers, optimizer

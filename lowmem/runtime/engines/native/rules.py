@@ -1,8 +1,19 @@
 """An optimizer's rule as numbers for the compiled engine."""
 
+from lowmem.errors import InputError
 from lowmem.network.native_names import RULES
-from lowmem.nn.optimizers import SGD, Adam, Optimizer
+from lowmem.nn.optimizers import SGD, Adam, AdamW, Optimizer
 from lowmem.runtime.engines.native.structs import UpdateRule
+
+
+def check_rule(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that has a known name and does something else. Raises `InputError`."""
+    kind = type(optimizer)
+    if kind.update is not Optimizer.update or kind.rule not in (SGD.rule, Adam.rule, AdamW.rule):
+        raise InputError(
+            f"the compiled engine does not know the update of {kind.__name__}, {optimizer.name!r} by name. Give it a "
+            'name of its own, or plan with engine="numpy".'
+        )
 
 
 def fill_rule(rule: UpdateRule, optimizer: Optimizer, factor: float) -> None:

@@ -23,9 +23,9 @@ WITH_EXAMPLES = [dotted(path) for path in MODULES if ">>> " in path.read_text(en
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = NEEDS.get(".".join(name.split(".")[:2]))
-    if needed is not None and importlib.util.find_spec(needed) is None:
-        pytest.skip(f"needs {needed}")
+    for module, needed in NEEDS.items():
+        if f"{name}.".startswith(f"{module}.") and importlib.util.find_spec(needed) is None:
+            pytest.skip(f"needs {needed}")
     monkeypatch.chdir(tmp_path)
     tried = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert tried.attempted

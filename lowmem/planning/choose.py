@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from lowmem.common.checks import lookup
 from lowmem.network.architecture import AnyNetwork, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.nn.penalty import own_rule
 from lowmem.planning.accounting import least_cost
 from lowmem.planning.budget import budget_error, read_limit
 from lowmem.planning.candidates import Candidates
@@ -69,7 +70,8 @@ def plan(
         NumPy. Left out, as many as cores, cgroup and environment allow, and fewer where products are small. Bits and
         bytes depend on it.
     engine: "native", the compiled engine, or "numpy". Left out, LOWMEM_ENGINE in the environment, or else the
-        compiled engine where it is there. Bits and bytes depend on it.
+        compiled engine where it is there and knows all that the network and the optimizer are made of: an optimizer
+        of your own runs with NumPy. Bits and bytes depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
@@ -95,6 +97,7 @@ def plan(
             micro_batch=micro_batch,
             budget=budget,
             optimizer=name,
+            own_rule=own_rule(optimizer),
             update=update_mode(name, gather=gather, rehearse=rehearse),
             strategy=strategy,
             segments=segments,

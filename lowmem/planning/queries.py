@@ -7,6 +7,7 @@ from typing import Any
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
+from lowmem.nn.penalty import own_rule
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import Named, optimizer_name, plan
 from lowmem.planning.cost_model import CostModel
@@ -143,7 +144,10 @@ def minimum_budget(
     """
     name = optimizer_name(optimizer)
     update = update_mode(name, gather=False, rehearse=False)
-    request = PlanRequest(architecture_of(architecture), batch_size, micro_batch, optimizer=name, update=update)
+    rule = own_rule(optimizer)
+    request = PlanRequest(
+        architecture_of(architecture), batch_size, micro_batch, optimizer=name, own_rule=rule, update=update
+    )
     return Candidates(request, None).least.peak_bytes
 
 

@@ -96,8 +96,9 @@ class Limit:
 class PlanRequest:
     """What a plan is wanted for. The arguments are those of `lowmem.plan`, which explains them.
 
-    optimizer: its name. update: how a step updates. budget: as it was given. micro_batch: as it was given; `rows` is
-    what a pass has. engine: as it was given, None to choose; it is a name once the request is made.
+    optimizer: its name. own_rule: its class, where that has a rule which only the NumPy engine calls. update: how a
+    step updates. budget: as it was given. micro_batch: as it was given; `rows` is what a pass has. engine: as it was
+    given, None to choose; it is a name once the request is made.
 
     Raises `InputError` for numbers and combinations that make no sense.
     """
@@ -107,6 +108,7 @@ class PlanRequest:
     micro_batch: int | None = None
     budget: int | str | None = None
     optimizer: str | None = None
+    own_rule: str | None = None
     update: UpdateMode = UpdateMode.NONE
     strategy: str | Planner | Schedule = "auto"
     segments: int | None = None
@@ -127,7 +129,8 @@ class PlanRequest:
                 object.__setattr__(self, name, positive(name, number) if least else whole(name, number))
         if not callable(self.strategy) and not isinstance(self.strategy, Schedule):
             lookup("strategy", self.strategy, dict.fromkeys(STRATEGIES))
-        object.__setattr__(self, "engine", choose_engine(self.engine, self.architecture, self.optimizer))
+        engine = choose_engine(self.engine, self.architecture, self.optimizer, self.own_rule)
+        object.__setattr__(self, "engine", engine)
         self._check_options()
         self._check_passes()
         self._check_size()

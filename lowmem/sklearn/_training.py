@@ -18,11 +18,12 @@ from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
+from lowmem.nn.penalty import Spans
 from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.choose import plan
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
-from lowmem.sklearn._solvers import Penalised, PenalisedAdamW, Spans
+from lowmem.sklearn._solvers import PenalisedAdamW, Solver
 
 Array = NDArray[Any]
 
@@ -113,14 +114,13 @@ def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architect
     return owned + weights + samples.y.nbytes + OBJECTS
 
 
-def plan_within_limit(architecture: Architecture, optimizer: Penalised, terms: Terms) -> Plan:
+def plan_within_limit(architecture: Architecture, optimizer: Solver, terms: Terms) -> Plan:
     """Return the plan of a step. Raises `BudgetError`, which names the estimator's parameters, if none fits."""
     options: dict[str, Any] = {"batch_buffers": terms.buffers, "odd_batches": terms.odd, "threads": terms.threads}
     if terms.limit is not None:
         options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:
-        # The penalty is added by the solver in Python, which the compiled engine does not call.
-        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, engine="numpy", **options)
+        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, **options)
     except BudgetError as error:
         raise BudgetError(
             f"memory_limit: {error.reason}",
@@ -187,7 +187,7 @@ class Batches(ArrayBatches):
 class Paused:
     """A solver and its arrays, from a session that will be continued."""
 
-    optimizer: Penalised
+    optimizer: Solver
     states: tuple[Array, ...]
 
 
@@ -204,7 +204,7 @@ class Session:
         self,
         mlp: MLP,
         plan: Plan,
-        optimizer: Penalised,
+        optimizer: Solver,
         *,
         alpha: float,
         terms: Terms,

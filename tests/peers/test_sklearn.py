@@ -268,6 +268,11 @@ def test_strided_samples_are_not_copied_either() -> None:
     np.testing.assert_array_equal(model.coefs_[0], other.coefs_[0])
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam", "adamw"])
+def test_estimators_train_on_the_engine_that_is_chosen(solver: str) -> None:
+    assert MLPClassifier(**SMALL, solver=solver).fit(X, Y).plan_.engine == lm.plan((4, 8, 3), 8).engine
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("hidden", [(), (1,), (33, 65), (100,), (256, 256)])
 def test_a_prediction_does_not_depend_on_the_samples_beside_it(hidden: tuple[int, ...], dtype: type) -> None:

@@ -43,7 +43,7 @@ class UpdateRule(Structure):
 
     _fields_: ClassVar[Fields] = [
         *_fields(c_int32, "rule unused"),
-        *_fields(c_double, "lr weight_decay momentum beta1 beta2 epsilon correction1 correction2 clip factor"),
+        *_fields(c_double, "lr weight_decay penalty momentum beta1 beta2 epsilon correction1 correction2 clip factor"),
     ]
 
 

@@ -20,7 +20,7 @@
 #endif
 
 /* Raised whenever a struct or a meaning below changes: a library of another number is not used. */
-#define LM_INTERFACE 1
+#define LM_INTERFACE 2
 
 enum lm_op_kind { LM_FORWARD = 0, LM_LOSS = 1, LM_BACKWARD = 2, LM_UPDATE = 3 };
 
@@ -76,10 +76,11 @@ typedef struct {
 
 typedef struct lm_pool lm_pool;
 
-/* How parameters are changed. factor multiplies every gradient first, clip cuts it to [-clip, clip] (0: not). */
+/* How parameters are changed. factor multiplies every gradient first, clip cuts it to [-clip, clip] (0: not).
+ * penalty: of weight matrices alone, beside weight_decay and in the same way. */
 typedef struct {
     int32_t rule, unused;
-    double lr, weight_decay, momentum, beta1, beta2, epsilon, correction1, correction2, clip, factor;
+    double lr, weight_decay, penalty, momentum, beta1, beta2, epsilon, correction1, correction2, clip, factor;
 } lm_update_rule;
 
 /* A bound network, and the pass that it runs next.

@@ -9,6 +9,7 @@ from lowmem.plots.diagram import schedule_diagram
 from lowmem.plots.frontier import Point, frontier
 from lowmem.plots.page import report_html
 from lowmem.plots.scaling import Depth, scaling
+from lowmem.plots.side_by_side import side_by_side
 from lowmem.plots.style import house_style
 from lowmem.plots.timeline import memory_timeline
 
@@ -23,4 +24,5 @@ __all__ = [
     "report_html",
     "scaling",
     "schedule_diagram",
+    "side_by_side",
 ]

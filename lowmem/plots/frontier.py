@@ -16,13 +16,13 @@ from lowmem.plots.style import (
     FEWER_ROWS,
     GREY,
     Look,
-    byte_unit,
     house_style,
     legend_above,
     looks,
     new_figure,
     set_title,
 )
+from lowmem.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,8 @@ from lowmem.common.checks import items
 from lowmem.planning.plan import Plan
 from lowmem.plots.frontier import COMPUTE
 from lowmem.plots.lettering import TEXT, in_lines, plain, set_marks, with_scale
-from lowmem.plots.style import GREY, byte_unit, house_style, legend_above, looks, new_figure, set_title
+from lowmem.plots.style import GREY, house_style, legend_above, looks, new_figure, set_title
+from lowmem.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,10 +11,11 @@ from lowmem.planning.plan import Plan
 from lowmem.planning.timeline import Moment
 from lowmem.plots.diagram import draw_schedule, price
 from lowmem.plots.lettering import TEXT, in_lines, mark_from_0, set_marks, with_scale
-from lowmem.plots.style import byte_unit, house_style, legend_above, new_figure, set_title
+from lowmem.plots.style import house_style, legend_above, new_figure, set_title
 from lowmem.plots.subject import Axis, Subject, subject_of
 from lowmem.plots.timeline import draw_stack
 from lowmem.schedule import Schedule
+from lowmem.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -163,14 +163,6 @@ def legend_above(figure: "Figure") -> None:
         text.set_parse_math(False)
 
 
-def byte_unit(largest: float) -> tuple[str, int]:
-    """Return the binary unit in which `largest` bytes are best shown, and its bytes."""
-    for name, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if largest >= 2 * factor:
-            return name, factor
-    return "bytes", 1
-
-
 def flop_unit(largest: float) -> tuple[str, float]:
     """Return the unit in which `largest` FLOPs are best shown, and its FLOPs."""
     for name, factor in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("kFLOP", 1e3)):

@@ -21,7 +21,6 @@ from lowmem.plots.style import (
     PALE,
     SKY,
     VERMILION,
-    byte_unit,
     house_style,
     legend_above,
     new_figure,
@@ -29,7 +28,7 @@ from lowmem.plots.style import (
 )
 from lowmem.plots.subject import Axis, Subject, subject_of
 from lowmem.schedule import Schedule
-from lowmem.units import format_bytes
+from lowmem.units import byte_unit, format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -146,7 +146,7 @@ def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path) -> N
 def test_a_cap_for_the_process_is_reported(capsys: Capture) -> None:
     ran = Ran(capsys, "train", *SMALL[:-1], "--ram", "1GB")
     assert ran.code == 0
-    assert re.search(r"whole process +[\d.]+ MiB +[\d.]+ MiB", ran.out)
+    assert re.search(r"whole process +[\d.]+ MB +[\d.]+ MB", ran.out)
     assert "after the first step" in ran.out
     ran = Ran(capsys, "train", *SMALL, "--ram", "1MB")
     assert ran.code == 2

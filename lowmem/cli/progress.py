@@ -4,6 +4,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
+from lowmem.units import format_loss, format_seconds
+
 if TYPE_CHECKING:
     from lowmem.training.loop import Epoch
 
@@ -12,6 +14,11 @@ BAR = 24
 
 REDRAWN = 0.1
 """Seconds after which the bar is drawn again, at the earliest."""
+
+
+def _left(seconds: float) -> str:
+    """Say how much time is left: whole seconds, then minutes and hours."""
+    return f"{seconds:.0f} s left" if seconds < 120 else f"{format_seconds(seconds)} left"
 
 
 class Progress:
@@ -36,7 +43,7 @@ class Progress:
         self._last = now
         filled = BAR * done // count
         left = (now - self._begin) / max(done - self._first, 1) * (count - done)
-        text = f"\r{'█' * filled}{'░' * (BAR - filled)} {done:,}/{count:,} steps, {left:.0f} s left"
+        text = f"\r{'█' * filled}{'░' * (BAR - filled)} {done:,}/{count:,} steps, {_left(left)}"
         self._stream.write(text.ljust(self._width))
         self._stream.flush()
         self._width = len(text)
@@ -51,14 +58,14 @@ class Progress:
 
 def epoch_line(epoch: "Epoch", count: int, left: float) -> str:
     """Return the line of an epoch. count: epochs in all. left: seconds that the epochs to come will take."""
-    parts = [f"epoch {epoch.number:>{len(str(count))}}/{count}", f"loss {epoch.loss:.4f}"]
+    parts = [f"epoch {epoch.number:>{len(str(count))}}/{count}", f"loss {format_loss(epoch.loss)}"]
     if epoch.validation_loss is not None:
-        parts.append(f"held-out loss {epoch.validation_loss:.4f}")
+        parts.append(f"held-out loss {format_loss(epoch.validation_loss)}")
     if epoch.accuracy is not None:
         parts.append(f"accuracy {epoch.accuracy:6.2%}")
     if epoch.skipped:
         parts.append(f"{epoch.skipped} steps skipped")
     parts.append(f"{epoch.samples_per_second:,.0f} samples/s")
     if epoch.number < count:
-        parts.append(f"{left:.0f} s left")
+        parts.append(_left(left))
     return "  ".join(parts)

@@ -8,16 +8,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
 from lowmem.errors import StoppedError
+from lowmem.measure.learning import EpochRecord
 
 if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.measure.memory import TracedPeak
+    from lowmem.training.loop import Epoch
     from lowmem.training.trainer import Trainer
 
 
@@ -33,6 +37,7 @@ def add_run(group: argparse._ArgumentGroup) -> None:
         "--save-every", metavar="N", help="save every N steps, or a time such as 30s or 10min (default: each epoch)"
     )
     group.add_argument("--journal", metavar="FILE", help="append a line of JSON to FILE for each epoch and event")
+    group.add_argument("--html", metavar="FILE", help="write the report with figures to one HTML file")
     group.add_argument("--patience", type=int, metavar="N", help="end the run after N epochs without a lower loss")
 
 
@@ -51,6 +56,8 @@ def run_epochs(
     """
     from lowmem.data.class_names import listed
 
+    page = None if getattr(arguments, "html", None) is None else Path(arguments.html)
+    check_output(page, "the report", PAGES)
     train, held_out = data
     say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
     progress = Progress(sys.stderr)
@@ -65,19 +72,37 @@ def run_epochs(
     rest = 0 if held_out is None else len(held_out)
     say(f"\n{train.name}: {len(train):,} samples to train on, {rest:,} held out{classes}")
     say("".join(f"  {note}\n" for note in (*train.notes, *(f"note: {remark}" for remark in train.remarks))))
-    peak, start = None, perf_counter()
+    peak, start, learned = None, perf_counter(), []
     with _ended_by_signals(trainer, arguments.save):
         for epoch in epochs:
             if traced is not None and peak is None:
                 peak = traced.stop()  # one epoch has every kind of step; the others run faster untraced
             left = (perf_counter() - start) / (epoch.number - before) * (until - epoch.number)
+            learned.append(_record(epoch, trainer.steps_done))
             progress.clear()
             say(epoch_line(epoch, until, left))
-    report = replace(trainer.report(), traced_peak=peak)
+    report = replace(trainer.report(), traced_peak=peak, epochs=learned)
     say(f"\n{report}")
+    if page is not None:
+        from lowmem.plots import report_html
+
+        write_output(page, report_html(report).encode())
     if arguments.json:
         print(json.dumps(report.to_dict()))
     return 0
+
+
+def _record(epoch: "Epoch", steps: int) -> EpochRecord:
+    """Return what a report holds of an epoch. steps: done until its end."""
+    return EpochRecord(
+        number=epoch.number,
+        steps=steps,
+        loss=epoch.loss,
+        validation_loss=epoch.validation_loss,
+        accuracy=epoch.accuracy,
+        learning_rate=epoch.learning_rate,
+        seconds=epoch.seconds,
+    )
 
 
 @contextmanager

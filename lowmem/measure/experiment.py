@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from lowmem.errors import LowmemError, RunError
 from lowmem.measure.calibration import product_rate
 from lowmem.measure.memory import SampledPeak, TracedPeak, resident, resident_peak_of
+from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
 from lowmem.measure.step_profile import Progress, StepProfile, memory_over_work, profile_step
 from lowmem.network.architecture import Architecture
@@ -95,6 +96,8 @@ class Measurement:
             profile=StepProfile(self.profile["flops"], self.profile["seconds"]),
             product_rate=self.product_rate,
             memory_over_work=[(flops, size) for flops, size in self.memory_over_work],
+            spread=self.spread,
+            provenance=here_and_now(),
         )
 
 

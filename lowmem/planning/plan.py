@@ -10,7 +10,7 @@ from lowmem.network.architecture import Architecture
 from lowmem.planning.packing import Program
 from lowmem.planning.request import GradientBuffers, UpdateMode
 from lowmem.schedule import Schedule
-from lowmem.units import format_bytes, format_count
+from lowmem.units import format_bytes, format_count, format_seconds
 
 T = TypeVar("T", covariant=True)
 
@@ -229,7 +229,7 @@ class Plan:
         proof = ""
         if self.gap is not None:
             proof = ", proven optimal" if self.gap < 1e-9 else f", at most {self.gap:.2%} above the optimum"
-        timed = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms predicted"
+        timed = "" if self.seconds is None else f", {format_seconds(self.seconds)} predicted"
         note = (
             f"strategy {self.strategy}: {self.forward_runs:,} layer forwards a step "
             f"({self.architecture.layers * self.micro_batches:,} without recomputation), "

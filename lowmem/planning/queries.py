@@ -13,7 +13,7 @@ from lowmem.planning.choose import Named, optimizer_name, plan
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, update_mode
-from lowmem.units import format_bytes, parse_bytes
+from lowmem.units import format_bytes, format_seconds, parse_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _cells(answer: Answer) -> list[str]:
         f"{plan.arena_bytes / plan.store_all_bytes:.1%}",
         f"{plan.forward_runs:,}",
         f"{plan.flop_factor:.3f}",
-        "" if plan.seconds is None else f"{plan.seconds * 1e3:.3g} ms",
+        "" if plan.seconds is None else format_seconds(plan.seconds),
     ]
 
 

@@ -13,6 +13,7 @@ from lowmem.common.turns import Turn
 from lowmem.data.samples import Batch, Batches
 from lowmem.errors import InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
+from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.plan import Plan
@@ -189,6 +190,7 @@ class Loop:
             first_step_peak=self.stepper.first_peak,
             # The batch's buffers come and go with the data.
             arrays=replace(self.stepper.backprop.account(), batch=None),
+            provenance=here_and_now(),
         )
 
     def _go_through(self) -> bool:

@@ -31,6 +31,11 @@ class RunState:
         return self._position.epoch
 
     @property
+    def steps_done(self) -> int:
+        """Steps trained, with those before a saved run was resumed."""
+        return self._position.steps
+
+    @property
     def epochs_planned(self) -> int:
         """The number of epochs after which the run ends."""
         return self._position.until

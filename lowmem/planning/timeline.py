@@ -34,7 +34,14 @@ class Moment:
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
     updates = plan.update.fuses
-    return network_chain(plan.architecture, plan.micro_batch, updates=updates, lanes=plan.lanes, engine=plan.engine)
+    return network_chain(
+        plan.architecture,
+        plan.micro_batch,
+        updates=updates,
+        lanes=plan.lanes,
+        engine=plan.engine,
+        alignment=plan.alignment,
+    )
 
 
 def moments(chain: Chain, schedule: Schedule) -> list[Moment]:

@@ -45,7 +45,7 @@ class NativeEngine:
         architecture, lanes = mlp.architecture, plan.lanes
         self.library, self.mlp, self.plan = load(), mlp, plan
         self._buffers, self._optimizer = buffers, optimizer
-        self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype), plan.alignment)
+        self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
         self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         each = lane_rows(plan.micro_batch, lanes)
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)

@@ -52,7 +52,7 @@ class NumpyEngine:
     def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
-        self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype), plan.alignment)
+        self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
         self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None

@@ -6,7 +6,7 @@ from lowmem.chain import Chain, Stage, Value
 from lowmem.errors import ScheduleError
 from lowmem.planning.packing import pack
 from lowmem.schedule import Backward, Forward, Free, Load, Loss, Op, Schedule, Store, simulate
-from lowmem.schedule.transfers import DiskRates, Transfers
+from lowmem.schedule.disk.transfers import DiskRates, Transfers
 
 CHAIN = Chain(tuple(Stage(1.0, 2.0, 100, 100) for _ in range(3)))
 """Three layers of 1 s forward, 2 s backward; states of 100 bytes."""

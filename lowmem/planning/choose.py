@@ -4,6 +4,7 @@
 """
 
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Protocol
 
 from lowmem.common.checks import lookup
@@ -13,6 +14,8 @@ from lowmem.planning.accounting import least_cost
 from lowmem.planning.budget import budget_error, read_limit
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.engines.choice import choose_engine
+from lowmem.planning.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
 from lowmem.schedule import Planner, Schedule
@@ -46,6 +49,8 @@ def plan(
     gather: bool = False,
     table_bytes: int | None = None,
     rehearse: bool = False,
+    disk: str | PathLike[str] | DiskTier | None = None,
+    disk_limit: int | str | None = None,
 ) -> Plan:
     """Plan one training step.
 
@@ -74,6 +79,10 @@ def plan(
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
         the compute, and one layer's gradient at a time.
+    disk: a folder on a disk. Where the budget is less than what storing everything needs, states may go to a file
+        there in each pass and come back from it, if that is quicker than making them again. How fast the disk and the
+        machine are is measured at the first use, in a few seconds, and remembered. Left out, nothing is written.
+    disk_limit: the bytes that this file may take. Left out, as many as are free.
 
     Returns a `Plan`, whose `update` says how a step updates. Raises `BudgetError` if nothing fits, with the least
     budget that works; `ScheduleError` for a schedule that does not reverse the network; `InputError` for numbers or
@@ -88,9 +97,13 @@ def plan(
     True
     """
     name = optimizer_name(optimizer)
+    architecture, tier = architecture_of(architecture), disk_tier(disk, disk_limit)
+    if tier is not None and costs is None:
+        costs = measured_costs(architecture.dtype, choose_engine(engine, architecture, name))
+        micro_batch = batch_size if micro_batch is None else micro_batch  # passes are weighed where costs are given
     return plan_for(
         PlanRequest(
-            architecture=architecture_of(architecture),
+            architecture=architecture,
             batch_size=batch_size,
             micro_batch=micro_batch,
             budget=budget,
@@ -105,6 +118,7 @@ def plan(
             table_bytes=table_bytes,
             batch_buffers=batch_buffers,
             odd_batches=odd_batches,
+            disk=tier,
         )
     )
 

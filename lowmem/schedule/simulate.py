@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from lowmem.chain import Chain, Kind, Value
 from lowmem.common.checks import instance
 from lowmem.errors import InputError, ScheduleError
+from lowmem.schedule.disk.transfers import AT_ONCE, DiskRates, Transfers
 from lowmem.schedule.effects import Effects, effects
 from lowmem.schedule.ops import Schedule
-from lowmem.schedule.transfers import AT_ONCE, DiskRates, Transfers
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class DiskBinding:
         try:
             yield
         except DiskError as error:
-            error.torn = torn()
+            error.torn = torn() or self._plan.architecture.couples is not None  # running statistics may have moved
             raise
         finally:
             self.store.finish()

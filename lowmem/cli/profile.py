@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_budget, network_of
+from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_budget, disk_options, network_of
 from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
 from lowmem.common.checks import positive
 from lowmem.common.tables import Table
@@ -89,18 +89,21 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "micro_batch": arguments.micro_batch,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "disk": arguments.disk,
+        "disk_limit": arguments.disk_limit,
         "optimizer": arguments.optimizer,
         "steps": arguments.steps,
     }
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else SHARES
     requests = [(name.strip(), {"strategy": name.strip()}) for name in arguments.strategies.split(",") if name.strip()]
     requests += [(f"budget {budget}", {"budget": budget}) for budget in budgets]
-    fitting = []
+    fitting, disk = [], disk_options(arguments)
     for name, request in requests:
         options: dict[str, Any] = request | {
             "micro_batch": arguments.micro_batch,
             "threads": arguments.threads,
             "engine": arguments.engine,
+            **disk,
         }
         try:
             planned = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)

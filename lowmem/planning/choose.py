@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any, Protocol
 
 from lowmem.common.checks import lookup
-from lowmem.network.architecture import AnyNetwork, architecture_of
+from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.accounting import least_cost
 from lowmem.planning.budget import budget_error, read_limit
@@ -98,29 +98,46 @@ def plan(
     """
     name = optimizer_name(optimizer)
     architecture, tier = architecture_of(architecture), disk_tier(disk, disk_limit)
-    if tier is not None and costs is None:
-        costs = measured_costs(architecture.dtype, choose_engine(engine, architecture, name))
-        micro_batch = batch_size if micro_batch is None else micro_batch  # passes are weighed where costs are given
+    measured = with_costs(
+        {"costs": costs, "engine": engine, "micro_batch": micro_batch}, tier, architecture, name, batch_size
+    )
     return plan_for(
         PlanRequest(
             architecture=architecture,
             batch_size=batch_size,
-            micro_batch=micro_batch,
             budget=budget,
             optimizer=name,
             update=update_mode(name, gather=gather, rehearse=rehearse),
             strategy=strategy,
             segments=segments,
             slots=slots,
-            costs=costs,
             threads=threads,
-            engine=engine,
             table_bytes=table_bytes,
             batch_buffers=batch_buffers,
             odd_batches=odd_batches,
-            disk=tier,
+            **measured,
         )
     )
+
+
+def with_costs(
+    options: dict[str, Any],
+    disk: DiskTier | None,
+    architecture: Architecture,
+    optimizer: str | Named | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Return keywords of `plan` with a disk, and with the costs of this machine if they have none.
+
+    Passes are weighed only where costs were given: with costs that a disk asks for, a batch stays in one pass.
+    """
+    if disk is None or options["costs"] is not None:
+        return options | {"disk": disk}
+    costs = measured_costs(
+        architecture.dtype, choose_engine(options["engine"], architecture, optimizer_name(optimizer))
+    )
+    rows = batch_size if options["micro_batch"] is None else options["micro_batch"]
+    return options | {"disk": disk, "costs": costs, "micro_batch": rows}
 
 
 def plan_for(request: PlanRequest) -> Plan:

@@ -245,6 +245,9 @@ class Plan:
         ]
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
+        if self.disk_bytes:
+            moved = f"{format_bytes(self.disk_written)} written and {format_bytes(self.disk_read)} read a step"
+            rows.append(["on the disk", format_bytes(self.disk_bytes), f"states, in {self.disk}: {moved}"])
         passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""
         passes += f", {self.engine} engine" + (f", {self.lanes} threads" if self.lanes > 1 else "")
         proof = ""

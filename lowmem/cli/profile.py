@@ -16,6 +16,7 @@ from lowmem.cli.options import (
     add_planning,
     check_budget,
     cost_model,
+    disk_options,
     network_of,
 )
 from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
@@ -122,18 +123,21 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "micro_batch": arguments.micro_batch,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "disk": arguments.disk,
+        "disk_limit": arguments.disk_limit,
         "optimizer": arguments.optimizer,
         "steps": arguments.steps,
     }
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else SHARES
     requests = [(name.strip(), {"strategy": name.strip()}) for name in arguments.strategies.split(",") if name.strip()]
     requests += [(f"budget {budget}", {"budget": budget}) for budget in budgets]
-    fitting = []
+    fitting, disk = [], disk_options(arguments)
     for name, request in requests:
         options: dict[str, Any] = request | {
             "micro_batch": arguments.micro_batch,
             "threads": arguments.threads,
             "engine": arguments.engine,
+            **disk,
         }
         try:
             planned = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--targets", metavar="PATH", help="where the file with the targets is now (default: as before)")
     group.add_argument("--budget", metavar="SIZE", help="new budget; the results have the same bits")
     group.add_argument("--strategy", metavar="NAME", help="new strategy; the results have the same bits")
+    group.add_argument("--disk", metavar="DIR", help="folder on a disk, in place of that of the run; none for no disk")
+    group.add_argument("--disk-limit", metavar="SIZE", help="what the file on the disk may take")
     add_run(group)
     add_json(parser)
 
@@ -44,11 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_budget(arguments.budget)
     saved = open_run(arguments.run)
-    changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
+    changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy", "disk", "disk_limit")}
     flags = _flags(arguments, saved.notes)
     data = open_samples(flags, saved)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if arguments.disk == "none":
+        changes |= {"disk": None, "disk_limit": None}
     load_printing()
-    trainer = Trainer.of_run(saved, **{name: value for name, value in changes.items() if value is not None})
+    trainer = Trainer.of_run(saved, **changes)
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:
         raise InputError(

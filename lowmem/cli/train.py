@@ -11,6 +11,7 @@ from lowmem.cli.options import (
     architecture,
     check_budget,
     cost_model,
+    disk_options,
 )
 from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
 from lowmem.cli.session import add_run, load_printing, run_epochs
@@ -130,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         "threads": arguments.threads,
         "engine": arguments.engine,
         "costs": cost_model(arguments, network.dtype),
+        **disk_options(arguments),
     }
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.

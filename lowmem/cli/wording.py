@@ -16,6 +16,7 @@ RENAMED: Mapping[str, str] = {
 
 KEYWORDS = (
     *("budget", "batch_size", "micro_batch", "strategy", "segments", "slots", "threads", "engine", "optimizer", "ram"),
+    *("disk", "disk_limit"),
     *("seed", "schedule", "clip_value", "clip_norm", "clip_twice", "class_weights", "non_finite", "patience"),
     *("save_to", "save_every", "journal", "lr", "weight_decay", "label_smoothing", "activation", "loss", "dtype"),
     *("norm", "dropout", "residual", "gain", "standardise", "shuffle_rows", "held_out", "target", "weights"),

@@ -118,10 +118,10 @@ class Report:
         """Return the work of a step by phase; phases without work or time are left out."""
         planned, counted = planned_flops(self.plan), self.profile
         phases = []
-        for name in PHASES:
-            flops, seconds = (None, None) if counted is None else (counted.flops[name], counted.seconds[name])
-            if planned[name] or seconds:
-                phases.append(Phase(name, planned[name], flops, seconds))
+        for name in (*PHASES, "disk"):
+            flops, seconds = (None, None) if counted is None else (counted.flops.get(name), counted.seconds.get(name))
+            if planned.get(name) or seconds:
+                phases.append(Phase(name, planned.get(name, 0), flops, seconds))
         return phases
 
     def to_dict(self) -> dict[str, Any]:

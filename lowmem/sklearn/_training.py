@@ -77,6 +77,7 @@ class Terms:
     limit, strategy, threads: parameters of the estimator.
     buffers: bytes that the plan counts besides those of a step.
     odd: whether the last batch of an epoch has fewer samples.
+    disk: parameters disk and disk_limit of the estimator.
     """
 
     rows: int
@@ -85,12 +86,13 @@ class Terms:
     threads: int | None
     buffers: int
     odd: bool
+    disk: tuple[str | None, int | str | None] = (None, None)
 
     def cover(self, other: "Terms") -> bool:
         """Return True if a plan made for these terms serves the other terms too."""
-        same = (self.rows, self.limit, self.strategy, self.threads)
+        same = (self.rows, self.limit, self.strategy, self.threads, self.disk)
         enough = self.buffers >= other.buffers and self.odd >= other.odd
-        return enough and same == (other.rows, other.limit, other.strategy, other.threads)
+        return enough and same == (other.rows, other.limit, other.strategy, other.threads, other.disk)
 
 
 def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architecture) -> int:
@@ -117,6 +119,7 @@ def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architect
 def plan_within_limit(architecture: Architecture, optimizer: Solver, terms: Terms) -> Plan:
     """Return the plan of a step. Raises `BudgetError`, which names the estimator's parameters, if none fits."""
     options: dict[str, Any] = {"batch_buffers": terms.buffers, "odd_batches": terms.odd, "threads": terms.threads}
+    options["disk"], options["disk_limit"] = terms.disk
     if terms.limit is not None:
         options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:

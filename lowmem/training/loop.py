@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lowmem.common.checks import finite
 from lowmem.common.turns import Turn
 from lowmem.data.samples import Batch, Batches
-from lowmem.errors import InputError, NonFiniteError, Origin, StepNumber
+from lowmem.errors import DiskError, InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
@@ -105,6 +105,9 @@ class Stepper:
             at.skipped += 1
         except InputError:  # the batch was refused, nothing was computed
             self.torn = False
+            raise
+        except DiskError as error:
+            self.torn = error.torn
             raise
         at.batch += 1
         at.steps += 1
@@ -216,6 +219,9 @@ class Loop:
             error.last_save = self.last_save
             for callback in self.callbacks:
                 callback.on_failure(self, error)
+            raise
+        except DiskError as error:
+            error.last_save = self.last_save
             raise
         if origin is not None:
             for callback in self.callbacks:

@@ -11,7 +11,8 @@ from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.choose import plan
+from lowmem.planning.choose import plan, with_costs
+from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop
@@ -37,6 +38,7 @@ class StepMemory:
     weights: of the samples of a batch; their buffer is counted and allocated here.
     budget, ram: as in `Trainer`; one of the two is None.
     options: keywords of `lowmem.plan`: strategy, micro_batch, segments, slots, threads, costs, table_bytes.
+    disk: what states may go to.
 
     The plan is made at once, so that what cannot fit is refused before anything is allocated. Raises `BudgetError`
     then. `process_promise` is the peak of the whole process that was promised; None without `ram`.
@@ -54,6 +56,7 @@ class StepMemory:
         clip_norm: float | None,
         clip_twice: bool,
         options: dict[str, Any],
+        disk: DiskTier | None = None,
     ) -> None:
         if callable(options["strategy"]) or isinstance(options["strategy"], Schedule):
             raise InputError(
@@ -62,7 +65,8 @@ class StepMemory:
             )
         self._mlp, self._optimizer, self._weights = mlp, optimizer, weights
         self._batch_size, self._budget = batch_size, budget
-        self._clip_norm, self._clip_twice, self._options = clip_norm, clip_twice, options
+        self._clip_norm, self._clip_twice = clip_norm, clip_twice
+        self._options = with_costs(options, disk, mlp.architecture, optimizer, batch_size)
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
             warm_up(mlp.architecture.dtype)

@@ -1,6 +1,7 @@
 """`Trainer`: trains a network inside a budget; what cannot fit is refused before anything is allocated."""
 
 from collections.abc import Callable, Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
 from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule
@@ -52,7 +54,7 @@ class Trainer(RunState):
         batch buffers. The data set itself is the caller's.
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
-    strategy, micro_batch, segments, slots, threads, engine, costs: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, threads, engine, costs, disk, disk_limit: as in `lowmem.plan`.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step. A number is a constant rate; "cosine"
@@ -104,6 +106,8 @@ class Trainer(RunState):
         table_bytes: int | None = None,
         class_weights: ClassWeights | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
+        disk: str | PathLike[str] | DiskTier | None = None,
+        disk_limit: int | str | None = None,
     ) -> None:
         super().__init__()
         if budget is not None and ram is not None:
@@ -121,7 +125,10 @@ class Trainer(RunState):
         if clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
         self.clip_twice = clip_twice
-        self._options = dict(zip(PLANNING, (strategy, micro_batch, segments, slots, threads, engine), strict=True))
+        self._options: dict[str, Any] = dict(
+            zip(PLANNING, (strategy, micro_batch, segments, slots, threads, engine), strict=True)
+        )
+        tier = disk_tier(disk, disk_limit)
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
             mlp,
@@ -133,7 +140,10 @@ class Trainer(RunState):
             clip_norm=self.clip_norm,
             clip_twice=clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
+            disk=tier,
         )
+        if tier is not None:  # runs without a disk are saved as ever
+            self._options |= {"disk": tier.folder, "disk_limit": tier.limit}
         self._turn = Turn("this trainer trains", AT_A_TIME, again=True)
 
     @property

@@ -25,11 +25,8 @@ LATER_FIELDS: dict[str, Any] = {
 }
 """Fields that runs of an earlier version lack, and their values."""
 
-POSITION = {
-    **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
-    **dict.fromkeys(("loss", "seconds"), (float,)),
-    "best": (float, type(None)),
-}
+MOST = 1 << 62
+"""Counts of epochs, steps and samples are below this."""
 
 
 def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:

@@ -17,7 +17,18 @@ RENAMED: Mapping[str, str] = {
 KEYWORDS = (
     *("budget", "batch_size", "micro_batch", "strategy", "segments", "slots", "threads", "engine", "optimizer", "ram"),
     *("seed", "schedule", "clip_value", "clip_norm", "clip_twice", "class_weights", "non_finite", "patience"),
-    *("save_to", "save_every", "journal", "lr", "weight_decay", "label_smoothing", "activation", "loss", "dtype"),
+    *(
+        "save_to",
+        "save_every",
+        "journal",
+        "lr",
+        "weight_decay",
+        "label_smoothing",
+        "quantile",
+        "activation",
+        "loss",
+        "dtype",
+    ),
     *("patience_metric", "min_improvement", "until"),
     *("norm", "dropout", "residual", "gain", "standardise", "shuffle_rows", "held_out", "target", "weights"),
 )

@@ -13,7 +13,7 @@ ARCHITECTURE = {
     **dict.fromkeys(("activation", "loss", "dtype"), (str,)),
     "residual": (bool, str),
     "norm": (str, type(None)),
-    **dict.fromkeys(("dropout", "label_smoothing"), (float,)),
+    **dict.fromkeys(("dropout", "label_smoothing", "quantile"), (float,)),
     "overrides": (dict,),
 }
 LATER_FIELDS: dict[str, Any] = {
@@ -21,6 +21,7 @@ LATER_FIELDS: dict[str, Any] = {
     "norm": None,
     "dropout": 0.0,
     "label_smoothing": 0.0,
+    "quantile": 0.5,
     "overrides": {},
 }
 """Fields that runs of an earlier version lack, and their values."""

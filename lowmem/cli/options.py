@@ -96,6 +96,9 @@ def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy")
         metavar="F",
         help="smoothing of labels in cross_entropy (default 0)",
     )
+    group.add_argument(
+        "--quantile", type=float, default=0.5, metavar="F", help="with --loss quantile: which one (default 0.5)"
+    )
     group.add_argument("--loss", metavar="NAME", help=f"loss: {', '.join(LOSSES)} (default: {loss})")
     dtypes = f"{' or '.join(ITEM_BYTES)} (default float32)"
     group.add_argument("--dtype", default="float32", metavar="NAME", help=f"dtype of the network: {dtypes}")
@@ -196,6 +199,7 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
         norm=arguments.norm,
         dropout=arguments.dropout,
         label_smoothing=arguments.label_smoothing,
+        quantile=arguments.quantile,
     )
 
 

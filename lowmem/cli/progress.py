@@ -22,7 +22,9 @@ def _left(seconds: float) -> str:
 
 
 class Progress:
-    """A bar with the time left of an epoch. It is drawn on terminals only; a file gets the lines of the epochs.
+    """A bar with the time left of an epoch, and then of its evaluation.
+
+    It is drawn on terminals only; a file gets the lines of the epochs.
 
     stream: where the bar is drawn.
     clock: the time in seconds.
@@ -31,22 +33,30 @@ class Progress:
     def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
         self._stream, self._clock = stream, clock
         self._drawn = stream.isatty()
-        self._begin, self._first, self._last, self._width = clock(), 0, 0.0, 0
+        self._begin, self._first, self._last, self._width, self._what = clock(), 0, 0.0, 0, ""
 
     def step(self, done: int, count: int) -> None:
-        """Draw the bar. done: steps of the epoch that are over. count: steps of the epoch."""
+        """Draw the bar of an epoch. done: steps that are over. count: steps of the epoch."""
+        self._show(done, count, "steps")
+
+    def evaluation(self, done: int, count: int) -> None:
+        """Draw the bar of an evaluation. done: batches that are over. count: batches of the evaluation."""
+        self._show(done, count, "held-out batches")
+
+    def _show(self, done: int, count: int, what: str) -> None:
+        """Draw a bar. what: the word for what is counted."""
         now = self._clock()
-        if done <= self._first or self._first == 0:
-            self._begin, self._first = now, done
+        if what != self._what or done <= self._first:
+            self._begin, self._first, self._what = now, done, what
         if not self._drawn or (now - self._last < REDRAWN and done < count):
             return
         self._last = now
         filled = BAR * done // count
         left = (now - self._begin) / max(done - self._first, 1) * (count - done)
-        text = f"\r{'█' * filled}{'░' * (BAR - filled)} {done:,}/{count:,} steps, {_left(left)}"
+        text = f"\r{'█' * filled}{'░' * (BAR - filled)} {done:,}/{count:,} {what}, {_left(left)}"
         self._stream.write(text.ljust(self._width))
         self._stream.flush()
-        self._width = len(text)
+        self._width = max(len(text), self._width)
 
     def clear(self) -> None:
         """Take the bar away."""

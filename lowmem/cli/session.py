@@ -38,20 +38,35 @@ def add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--journal", metavar="FILE", help="append a line of JSON to FILE for each epoch and event")
     group.add_argument("--html", metavar="FILE", help="write the report with figures to one HTML file")
-    group.add_argument("--patience", type=int, metavar="N", help="end the run after N epochs without a lower loss")
+    group.add_argument("--force", action="store_true", help="let --save replace the run of another network")
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="end the run after N epochs without an improvement, and keep the weights of the best epoch",
+    )
+    group.add_argument(
+        "--patience-metric", metavar="NAME", help="what is to improve: the held-out loss or accuracy (default loss)"
+    )
+    group.add_argument(
+        "--min-improvement",
+        type=float,
+        metavar="F",
+        help="what an epoch must gain to count with --patience",
+    )
 
 
 def run_epochs(
     trainer: "Trainer",
     data: tuple["Samples", "Samples | None"],
-    count: int | None,
+    until: int,
     arguments: argparse.Namespace,
     traced: "TracedPeak | None",
 ) -> int:
     """Train, print a line for each epoch and the report, and return the exit code 0.
 
     data: to train on, and to evaluate after each epoch.
-    count: epochs to train; None trains those that a saved run had still to do.
+    until: epochs of the run in all, those done included.
     traced: measures the peak of the first epoch; None measures nothing.
     """
     from lowmem.data.class_names import listed
@@ -61,12 +76,13 @@ def run_epochs(
     train, held_out = data
     say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
     progress = Progress(sys.stderr)
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
     before = trainer.epochs_done
-    epochs = trainer.epochs(train, count, held_out, save_to=arguments.save, on_step=progress.step, **options)
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
+    options |= {"patience_metric": arguments.patience_metric or "loss", "save_to": arguments.save, "until": until}
+    options |= {"min_improvement": arguments.min_improvement or 0.0, "on_step": progress.step}
+    epochs = trainer.epochs(train, None, held_out, on_evaluation=progress.evaluation, **options)
     if traced is not None:
         traced.restart()  # planning is over, and its own peak does not count; everything is allocated
-    until = trainer.epochs_planned
     say(str(trainer.plan))
     classes = "" if train.class_names is None else f"; classes {listed(train.class_names)}"
     rest = 0 if held_out is None else len(held_out)
@@ -82,13 +98,16 @@ def run_epochs(
             progress.clear()
             say(epoch_line(epoch, until, left))
     report = replace(trainer.report(), traced_peak=peak, epochs=learned)
+    best = trainer.best_epoch if arguments.patience is not None else None
+    if best is not None:
+        say(f"the network has the weights of epoch {best}, the best of {trainer.epochs_done}")
     say(f"\n{report}")
     if page is not None:
         from lowmem.plots import report_html
 
         write_output(page, report_html(report).encode())
     if arguments.json:
-        print(json.dumps(report.to_dict()))
+        print(json.dumps(report.to_dict() | {"epochs_done": trainer.epochs_done, "best_epoch": best}))
     return 0
 
 

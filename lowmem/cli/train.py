@@ -13,6 +13,7 @@ from lowmem.cli.options import (
     cost_model,
     disk_options,
 )
+from lowmem.cli.outputs import check_replaced
 from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
 from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.errors import InputError
@@ -123,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.stream = True
             train, held_out = open_samples(arguments)
     network = architecture(arguments, train.features, outputs, "cross_entropy" if train.labels else "mse")
+    check_replaced(arguments.save, network, train, force=arguments.force)
     options: dict[str, Any] = {
         "strategy": arguments.strategy,
         "micro_batch": arguments.micro_batch,

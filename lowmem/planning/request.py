@@ -153,6 +153,7 @@ class PlanRequest:
         rows, batch, couples = self.rows, self.batch_size, self.architecture.couples
         if rows > batch:
             raise InputError(f"micro_batch={rows} is more than batch_size={batch}; give at most that.")
+        self.architecture.check_rows(batch, "Give batch_size=2 or more, or take another norm.")
         if rows < batch and couples:
             raise InputError(
                 f"micro_batch={rows} would split a batch of {batch}, but {couples} looks at all samples of a batch "

@@ -56,7 +56,7 @@ class EngineStruct(Structure):
         *_fields(c_void_p, "arena vectors statistics seen losses squares"),
         *_fields(c_int64, "layer_count op_count lane_arena lane_gradient vectors_each each tile"),
         *_fields(c_int32, "item lanes loss update"),
-        ("smoothing", c_double),
+        ("loss_parameter", c_double),
         ("rule", UpdateRule),
         ("seed", c_uint64),
         *_fields(c_void_p, "x y w"),

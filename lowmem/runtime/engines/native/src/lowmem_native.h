@@ -41,7 +41,7 @@ enum lm_activation {
 
 enum lm_norm { LM_NO_NORM = 0, LM_LAYER_NORM, LM_RMS_NORM, LM_BATCH_NORM };
 enum lm_branch { LM_NO_SKIP = 0, LM_SKIP, LM_LEARNED_SKIP };
-enum lm_loss { LM_MSE = 0, LM_CROSS_ENTROPY, LM_BCE, LM_HUBER };
+enum lm_loss { LM_MSE = 0, LM_CROSS_ENTROPY, LM_BCE, LM_HUBER, LM_MAE, LM_QUANTILE, LM_POISSON };
 enum lm_rule { LM_NO_RULE = 0, LM_SGD, LM_MOMENTUM, LM_NESTEROV, LM_ADAM, LM_ADAMW };
 
 /* What an Update op does: nothing (gradients are gathered), the rule, or only the sum of squares for a norm. */
@@ -106,7 +106,7 @@ typedef struct {
     double *losses, *squares;
     int64_t layer_count, op_count, lane_arena, lane_gradient, vectors_each, each, tile;
     int32_t item, lanes, loss, update;
-    double smoothing;
+    double loss_parameter;
     lm_update_rule rule;
     uint64_t seed;
     /* the pass */

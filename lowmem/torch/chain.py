@@ -29,6 +29,7 @@ class MeasuredStage:
     while the stage is reversed, its tape included.
     taped_sweeps: whether a forward without a tape saves one all the same and drops it at its end, as of stages that
     differentiate something themselves. buffer_bytes: of buffers that it writes to, those of BatchNorm left out.
+    alone: seconds of recording the stage for its tape alone, None where that spares nothing.
     """
 
     name: str
@@ -49,6 +50,7 @@ class MeasuredStage:
     backward_peak: int
     taped_sweeps: bool = False
     buffer_bytes: int = 0
+    alone: float | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -181,7 +183,12 @@ class MeasuredChain:
                 delta_bytes=stage.delta_bytes,
                 forward_scratch=stage.forward_peak - stage.output_bytes,
                 backward_scratch=stage.backward_peak - stage.kept_bytes - stage.delta_bytes,
-                tape=Tape(stage.kept_bytes, stage.record_peak, 0 if accumulating else stage.gradient_bytes),
+                tape=Tape(
+                    stage.kept_bytes,
+                    stage.record_peak,
+                    0 if accumulating else stage.gradient_bytes,
+                    alone_cost=stage.alone,
+                ),
             )
             for stage in self.stages
         )

@@ -44,6 +44,7 @@ class Checkpointed(torch.nn.Sequential):
                 output_bytes=measured.output_bytes,
                 taped_sweeps=measured.taped_sweeps,
                 writes_buffers=measured.buffer_bytes > 0,
+                spares=measured.alone is not None,
                 last_uses=tuple(last_uses.values()),
             )
             for group, measured, last_uses in zip(trained, plan.measured.stages, shared, strict=True)

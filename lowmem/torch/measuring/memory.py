@@ -128,6 +128,7 @@ def _stages(found: Sequence[_Marks], readings: Readings, counted: set[int]) -> l
                 record_peak=peaks[at + 1] - live[at + 1],
                 backward_peak=peaks[at + 4] - base,
                 taped_sweeps=marks.probe.taped_sweeps,
+                alone=marks.probe.alone,
                 buffer_bytes=group.buffer_bytes() if marks.probe.writes_buffers else 0,
             )
         )

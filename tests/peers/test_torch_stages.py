@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import lowmem.torch as lt
@@ -257,6 +258,66 @@ def test_stages_of_every_kind_have_the_bits_of_the_plain_model_in_the_bytes_that
 
 def dense(gradient: Any) -> Any:
     return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+
+# Products that nobody needs --------------------------------------------------------------------------------------
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        products = (torch.ops.aten.addmm.default, torch.ops.aten.convolution.default)
+        self.forwards += func in products and args[0].device.type == "cpu"
+        return func(*args, **(kwargs or {}))
+
+
+def convolutions() -> Any:
+    return nn.Sequential(*(m for _ in range(8) for m in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ELU())))
+
+
+PRODUCTS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "linear": (mlp, rows),
+    "linear, sequences": (mlp, lambda: torch.randn(6, 16, 64)),
+    "convolutions": (convolutions, lambda: torch.randn(4, 4, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_that_nobody_needs_are_not_taken_again(name: str) -> None:
+    make, batch = PRODUCTS[name]
+    model, x = make(), batch()
+    count = sum(isinstance(module, (nn.Linear, nn.Conv2d)) for module in model.modules())
+    plan = lt.plan(
+        model, x, strategy="segments", segments=1, rounds=1
+    )  # each stage is recorded with nothing behind it
+    planned, found = lt.checkpointed(model, plan), []
+    for each in (model, planned):
+        model.zero_grad()
+        with Products() as products:
+            step(each, x)
+        assert products.forwards == count
+        found.append(gradients(model))
+    assert equal(*found)
+    assert plan.forward_runs == len(plan.measured.stages) + others(plan) > len(plan.measured.stages)
+
+
+def others(plan: Any) -> int:
+    """Return how many stages run again that are no products, the last stage of the chain left out."""
+    return sum(stage.alone is None for stage in plan.measured.stages[:-1])
+
+
+def test_a_layer_with_a_hook_gives_it_what_it_gave() -> None:
+    model, x = mlp(), rows()
+    planned, seen = tight(model, x), []
+    model[2][0].register_forward_hook(lambda module, given, output: seen.append(output.detach().clone()))
+    step(planned, x)
+    assert len(seen) > 1
+    assert all(torch.equal(seen[0], each) for each in seen)
 
 
 # What is refused -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from lowmem.chain import Chain, Stage, Tape
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
 from lowmem.torch.again import Autocast
+from lowmem.torch.reading import tuples, typed
 from lowmem.torch.values import Tensors
 from lowmem.units import format_bytes
 
@@ -224,13 +225,9 @@ class MeasuredChain:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "MeasuredChain":
-        """Read what `to_dict` returned, from JSON or not."""
-        stages = tuple(
-            MeasuredStage(**stage | {"differentiable": tuple(stage["differentiable"])}) for stage in data["stages"]
-        )
-        sample: dict[str, Any] = {
-            name: value if isinstance(value, str) else tuple(value) for name, value in data["sample"].items()
-        }
-        sample["shapes"] = tuple(map(tuple, sample["shapes"]))
-        fields: dict[str, Any] = data | {"stages": stages, "groups": tuple(data["groups"]), "sample": Sample(**sample)}
-        return cls(**fields)
+        """Read what `to_dict` returned, from JSON or not. Raises `TypeError` or `KeyError` for anything else."""
+        read = {name: tuples(value) for name, value in data.items()}
+        sample = {name: tuples(value) for name, value in read.pop("sample").items()}
+        stages = [{name: tuples(value) for name, value in stage.items()} for stage in read.pop("stages")]
+        measured: list[Any] = [typed(MeasuredStage(**stage)) for stage in stages]
+        return typed(cls(stages=tuple(measured), sample=typed(Sample(**sample)), **read))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lowmem.common.checks import instance
 from lowmem.errors import InputError
 from lowmem.torch.again import Autocast
 from lowmem.torch.chain import Sample
@@ -69,6 +70,10 @@ class Checkpointed(torch.nn.Sequential):
         inputs = as_tuple(x)
         if not inputs or not all(isinstance(tensor, torch.Tensor) for tensor in inputs):
             raise InputError(f"a batch must be a tensor or a tuple of tensors; got {type(x).__name__}.")
+        if torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None:
+            raise InputError(
+                "torch.func and forward-mode differentiation cannot go through a plan; use the plain model."
+            )
         device = inputs[0].device
         autocast = Autocast.now(device)
         self.plan.measured.sample.check(Sample.of(inputs, autocast, self))
@@ -94,6 +99,7 @@ def checkpointed(model: "torch.nn.Module | Sequence[torch.nn.Module]", plan: Pla
 
     model: the one that was planned for, or one of the same shape. Raises `InputError` if the plan is for another.
     """
+    instance("plan", plan, Plan, "a lowmem.torch.Plan, such as lowmem.torch.plan returns")
     return Checkpointed(as_sequential(model), plan)
 
 

@@ -78,12 +78,14 @@ class Step:
             self._do(action)
         self.versions = self._versions()
 
-    def _versions(self) -> list[int]:
-        """Return how often that has been written to from which stages run again behind the loss."""
+    def _versions(self) -> list[tuple[int, int]]:
+        """Say which tensors stages run from again behind the loss, and how often these have been written to."""
         behind = dropwhile(lambda action: not isinstance(action, Loss), self.todo)
         begin = [action.first for action in behind if isinstance(action, (Forward, RecordSpan))]
-        needed = [*(self.states[0] if 1 in begin else ()), *(self.trained if begin else ())]
-        return [tensor._version for tensor in needed]
+        stages = self.stages if begin else ()
+        owners = (module._parameters.values() for stage in stages for module in stage.group.with_parameters)
+        needed = [*(self.states[0] if 1 in begin else ()), *(p for each in owners for p in each if p is not None)]
+        return [(id(tensor), tensor._version) for tensor in needed]
 
     def backward(self, *, accumulate: bool) -> tuple[torch.Tensor | None, ...]:
         """Do what comes behind the loss, and return the gradients of the inputs that have one, and of parameters.
@@ -94,8 +96,9 @@ class Step:
             raise RunError("this step was reversed already, and its memory is gone. Run the model forward again.")
         if self.versions != self._versions():
             raise RunError(
-                "the batch or a parameter was overwritten between forward and backward, and stages are to run again "
-                "on it. Call backward() before optimizer.step(), and before the batch is used for something else."
+                "the batch or a parameter was overwritten or replaced between forward and backward, and stages are to "
+                "run again on it. Call backward() before optimizer.step() and before the batch is used for something "
+                "else; torch.func.functional_call is not for a planned model."
             )
         self.accumulate = accumulate
         with self.autocast.again():

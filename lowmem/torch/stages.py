@@ -35,6 +35,7 @@ class Group:
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = tuple(children)
         self.norms = [module for module in self.modules() if forward_of(module) in STILL]
+        self.with_parameters = [module for module in self.modules() if module._parameters]
         self.with_buffers = [module for module in self.modules() if module._buffers and module not in self.norms]
 
     def __call__(self, x: Any) -> Any:  # noqa: ANN401 - tensors

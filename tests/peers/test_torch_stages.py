@@ -6,7 +6,7 @@ import random
 import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -407,6 +408,10 @@ def test_a_refused_model_is_as_it_was() -> None:
         (lambda: lt.measure(mlp(2).eval(), rows()), "the model is in evaluation mode"),
         (lambda: lt.measure(mlp(2), rows(), rounds=0), "rounds must be a whole number from 1; got 0"),
         (lambda: lt.measure(mlp(2), rows().to("meta")), "memory cannot be measured on the device 'meta'"),
+        (lambda: lt.measured_peak(lambda: None, "meta"), "memory cannot be measured on the device 'meta'"),
+        (lambda: lt.measured_peak(lambda: None, "gpu"), "PyTorch knows no device 'gpu'"),
+        (lambda: lt.plan(mlp(2), rows(), budget="inf%"), "cannot read 'inf%' as a share"),
+        (lambda: lt.checkpointed(mlp(2), cast("Any", "plan")), "plan must be a lowmem.torch.Plan"),
         (lambda: lt.measure(mlp(2), rows(), loss=lambda y: y), r"a tensor of one number; got one of shape \(96, 64\)"),
         (lambda: lt.measure(mlp(2), rows(), loss=lambda y: 1.0), "a tensor of one number; got float"),
         (
@@ -481,9 +486,12 @@ def test_a_plan_for_another_model_is_refused() -> None:
         InputError, match=r"whose stage 0.0 is a Linear with 16,640 bytes.*here stage 0.0 is a Linear with 4"
     ):
         lt.checkpointed(mlp(3, 32), plan)
-    altered = plan.to_json().replace(f'"peak_bytes": {plan.peak_bytes}', f'"peak_bytes": {plan.peak_bytes - 1}', 1)
+    text = plan.to_json()
+    altered = text.replace(f'"peak_bytes": {plan.peak_bytes}', f'"peak_bytes": {plan.peak_bytes - 1}', 1)
     with pytest.raises(InputError, match="was altered"):
         lt.Plan.from_json(altered)
+    with pytest.raises(InputError, match="not a plan that lowmem.torch wrote: output_bytes cannot be 'many'"):
+        lt.Plan.from_json(re.sub(r'"output_bytes": \d+', '"output_bytes": "many"', text, count=1))
 
 
 def test_what_was_overwritten_before_backward_is_refused() -> None:
@@ -491,7 +499,7 @@ def test_what_was_overwritten_before_backward_is_refused() -> None:
     planned = tight(model, x)
     value = loss_of(planned(x))
     x.add_(1)
-    with pytest.raises(RunError, match="the batch or a parameter was overwritten between forward and backward"):
+    with pytest.raises(RunError, match="the batch or a parameter was overwritten or replaced between"):
         value.backward()
     value = loss_of(planned(x))
     with torch.no_grad():
@@ -518,6 +526,23 @@ def test_gradients_may_be_asked_for_one_by_one() -> None:
             loss_of(each(x)).backward(inputs=wanted[1:4])
             found.append(gradients(shared))
         assert equal(*found)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own forward mode uses it
+def test_other_ways_to_differentiate_are_refused() -> None:
+    planned, x = tight(mlp(4), rows()), rows()
+    words = "torch.func and forward-mode differentiation cannot go through a plan"
+    with pytest.raises(InputError, match=words):
+        torch.vmap(planned)(torch.stack([x, x]))
+    parameters = dict(planned.named_parameters())
+    with pytest.raises(InputError, match=words):
+        torch.func.grad(lambda own: loss_of(torch.func.functional_call(planned, own, (x,))))(parameters)
+    with forward_ad.dual_level(), pytest.raises(InputError, match=words):
+        planned(forward_ad.make_dual(x, x))
+    own = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
+    value = loss_of(torch.func.functional_call(planned, own, (x,)))
+    with pytest.raises(RunError, match="overwritten or replaced"):
+        value.backward()
 
 
 def test_gradients_one_by_one_are_refused_where_parameters_have_hooks() -> None:

@@ -51,8 +51,8 @@ sanitize: $(VENV)/.test
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:faulthandler tests/test_native_engine.py
 
-# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning and compare_sklearn in
-# scripts/ measured.
+# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn and
+# benchmark_torch_chains in scripts/ measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.schedules
 	$(BIN)/python -m analysis.compute_versus_memory
@@ -63,6 +63,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.estimators
 	$(BIN)/python -m analysis.depth
 	$(BIN)/python -m analysis.planning
+	$(BIN)/python -m analysis.torch_chains
 
 clean:
 	rm -rf $(VENV) $(FLOOR) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

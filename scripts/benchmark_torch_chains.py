@@ -22,10 +22,13 @@ from scripts.measuring import Case, in_fresh_process, note, run_script
 SHARES = (0.75, 0.5, 0.3, 0.15, 0.03)
 """Of the way from the least that works to storing everything."""
 
-CANDIDATES = 3
+CANDIDATES = 2
 """Numbers of segments of checkpoint_sequential that are timed: those that recompute least and fit."""
 
-SECONDS, TURNS = 6.0, 5
+MOST = 12
+"""Numbers of segments that are measured, the smallest: more of them recompute more and take more memory again."""
+
+SECONDS, TURNS = 4.0, 5
 """For each side of a timing, at least."""
 
 MODULE = "scripts.benchmark_torch_chains"
@@ -135,6 +138,7 @@ def everything(
         plain = fresh("memory", plan=None)
         stages = {"mlp": 20 if quick else 100, "transformer": 6 if quick else 24, "convolutions": 20}[name]
         counts = sorted({stages // (stages // n) for n in range(2, stages + 1)} | {2, 3})
+        counts = counts[:MOST]
         sequential = {n: fresh("segments", segments=n) for n in counts}
         note(f"{name}: plain {plain['peak_bytes']:,}, {sequential}")
         for share, text in zip(SHARES, planned["plans"], strict=True):
@@ -190,4 +194,5 @@ if __name__ == "__main__":
         everything,
         ("torch",),
         {"choices": ("mlp", "transformer", "convolutions"), "help": "one chain"},
+        script="benchmark_torch_chains",
     )

@@ -74,13 +74,14 @@ def run_script(
     everything: Callable[..., list[Case]],
     packages: tuple[str, ...],
     only: Mapping[str, Any] | None = None,
+    script: str | None = None,
 ) -> None:
     """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.
 
     one: measures a case, in this process; None where another module does. everything(quick, environment): measures all
     cases, or a few small ones, each in a process of its own with the variables given, and returns the records.
     only: what argparse needs for an option `--only` that chooses among the cases; `everything` then also gets
-    `only=` and `threads=`, both None where they were not given.
+    `only=` and `threads=`, both None where they were not given. script: its name, where that is not the file's.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
@@ -98,7 +99,7 @@ def run_script(
     records = everything(arguments.quick, dict.fromkeys(THREADS, str(threads)), **chosen)
     given = "" if arguments.threads is None else f" --threads {threads}"
     found = {
-        "command": f"python -m scripts.{name}{given}",
+        "command": f"python -m scripts.{script or name}{given}",
         "date": date.today().isoformat(),
         "machine": machine() | {"threads": threads},
         "versions": versions(packages),

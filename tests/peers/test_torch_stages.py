@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import lowmem.torch as lt
+from lowmem.torch.measuring.meter import meter
 from tests.peers.test_torch_chains import (
     _one_thread,
     equal,
@@ -424,6 +425,65 @@ def test_a_refused_model_is_as_it_was() -> None:
 def test_what_cannot_be_measured_is_refused(call: Callable[[], Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+# On a GPU --------------------------------------------------------------------------------------------------------
+
+
+class Allocator:
+    """An allocator that counts as PyTorch's does on a GPU: it gives a block larger than was requested."""
+
+    def __init__(self, *, counts_requests: bool) -> None:
+        self.counts_requests = counts_requests
+        self.now: list[int] = []
+        self.most: dict[str, int] = {}
+
+    def _count(self) -> dict[str, int]:
+        requested = sum(self.now) if self.counts_requests else 0
+        return {"requested_bytes": requested, "allocated_bytes": 2**20 * len(self.now), "allocation": len(self.now)}
+
+    def init(self) -> None:
+        self.take(4)
+
+    def memory_stats(self, device: Any) -> dict[str, int]:
+        now = self._count()
+        found = {f"{name}.all.current": value for name, value in now.items()}
+        found |= {f"{name}.all.peak": max(value, self.most.get(name, 0)) for name, value in now.items()}
+        return found | {"requested_bytes.all.allocated": now["requested_bytes"]}
+
+    def reset_peak_memory_stats(self, device: Any) -> None:
+        self.most = self._count()
+
+    def take(self, *sizes: int) -> None:
+        self.now += sizes
+        self.most = {name: max(value, self.most.get(name, 0)) for name, value in self._count().items()}
+
+    def drop(self) -> None:
+        self.now.pop()
+
+
+@pytest.mark.parametrize(("counts", "padded", "each"), [(True, False, 100), (True, True, 612), (False, False, 2**20)])
+def test_a_gpu_is_asked_for_the_bytes_that_were_requested(
+    counts: bool, padded: bool, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator = Allocator(counts_requests=counts)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: allocator)
+    allocator.take(7, 7)
+    with meter(torch.device("cuda"), padded=padded) as of_gpu:
+        of_gpu.mark()
+        allocator.take(100, 100)
+        allocator.drop()
+        of_gpu.mark()
+        allocator.drop()
+        of_gpu.mark()
+    assert of_gpu.readings.live == [0, each, 0]
+    assert of_gpu.readings.peaks == [2 * each, each]
+
+    def step() -> None:
+        allocator.take(100, 100, 100)
+        allocator.drop()
+
+    assert lt.measured_peak(step, "cuda") == (300 if counts else 3 * 2**20)
 
 
 # What changes after the plan -------------------------------------------------------------------------------------

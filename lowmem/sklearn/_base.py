@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from lowmem.errors import InputError
@@ -186,9 +186,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         first: False if there is a network already. Raises `InputError` if the parameters describe another one.
         """
         sizes = self.hidden_layer_sizes
-        hidden = [int(size) for size in sizes] if isinstance(sizes, Iterable) else [sizes]
-        if any(size <= 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        hidden = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+        if not all(isinstance(size, Integral) and int(size) > 0 for size in hidden):
+            raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers > 0, got {hidden}.")
         dtype = str(self.dtype)
         if dtype == "auto":
             dtype = "float32" if samples.x.dtype == np.float32 else "float64"
@@ -197,8 +197,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         outputs, loss, _ = self._head()
         options = {"residual": self.residual, "norm": self.norm, "dropout": self.dropout}
         chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
+        if loss == "quantile":
+            chosen["quantile"] = self.get_params(deep=False)["quantile"]
         activation = str(ALIASES.get(self.activation, self.activation))
-        widths = (samples.x.shape[1], *hidden, outputs)
+        widths = (samples.x.shape[1], *map(int, hidden), outputs)
         architecture = Architecture(widths, activation, loss, dtype, **chosen)
         if not first and architecture != self._network.architecture:
             raise InputError(

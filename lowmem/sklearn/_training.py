@@ -48,7 +48,10 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
         "cross_entropy": Scale(lambda outputs: 1.0, lambda outputs: 1.0),
         "bce": Scale(lambda outputs: float(outputs), lambda outputs: 1.0),
         "mse": Scale(lambda outputs: outputs / 2, lambda outputs: 1 / outputs),
-        "huber": Scale(lambda outputs: float(outputs), lambda outputs: 1 / outputs),
+        **dict.fromkeys(
+            ("huber", "mae", "quantile", "poisson"),
+            Scale(lambda outputs: float(outputs), lambda outputs: 1 / outputs),
+        ),
     }
 )
 

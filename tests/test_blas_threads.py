@@ -141,15 +141,11 @@ def test_a_fork_waits_until_no_other_thread_computes() -> None:
     computing.wait()
     child = os.fork()
     if not child:
-        os._exit(len(blas_threads_held()))
+        os._exit(len(blas_threads_module._held))
     order.append("forked")
     thread.join()
     assert order == ["computed", "forked"]
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def blas_threads_held() -> list[Any]:
-    return blas_threads_module._held
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

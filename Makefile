@@ -43,13 +43,18 @@ test-floor: $(FLOOR)/.floor
 
 OF_NUMPY := losses data memory working_memory native_engine backprop blas_threads activations initialisers
 
-# The compiled engine's tests under the address and undefined-behaviour sanitizers; the next target builds it anew.
+# The compiled engine's tests under the address and undefined-behaviour sanitizers, then, without forks, which it does
+# not support, under the thread sanitizer, which does not look into BLAS; the next target builds the engine anew.
 sanitize: $(VENV)/.test
+	rm -f $(VENV)/.base
 	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
 		$(BIN)/pip install --quiet --no-deps --editable .
-	rm -f $(VENV)/.base
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:faulthandler tests/test_native_engine.py
+	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=thread" $(BIN)/pip install --quiet --no-deps --editable .
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
+		TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/data/thread_sanitizer.txt" \
+		$(BIN)/pytest -p no:faulthandler tests/test_native_engine.py -k "not fork"
 
 # From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn and
 # benchmark_torch_chains in scripts/ measured.

@@ -129,7 +129,8 @@ class NumpyEngine:
         workspace, each = self.arena.flat, workspace_per_row(self.mlp.architecture)
         if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
             workspace = np.empty(each, self.mlp.parameters.dtype)
-        Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
+        with threads_of(self.plan):
+            Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
         """Return the mean loss of outputs; see `Engine.loss`."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from lowmem.cli.options import add_json, check_budget
 from lowmem.cli.samples import open_samples
-from lowmem.cli.session import add_run, run_epochs
+from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.errors import InputError
 
 TEXT, NUMBER = (str, type(None)), (int, type(None))
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
     flags = _flags(arguments, saved.notes)
     data = open_samples(flags, saved)
+    load_printing()
     trainer = Trainer.of_run(saved, **{name: value for name, value in changes.items() if value is not None})
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:

@@ -80,6 +80,13 @@ def run_epochs(
     return 0
 
 
+def load_printing() -> None:
+    """Load what prints tables: with a cap it shall be part of the process that planning measures."""
+    from lowmem.common.tables import Table
+
+    str(Table("", ("", ""), (("", ""),)))
+
+
 @contextmanager
 def _ended_by_signals(trainer: "Trainer", path: str | None) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into a `StoppedError` that says how to go on.

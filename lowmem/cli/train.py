@@ -13,7 +13,7 @@ from lowmem.cli.options import (
     cost_model,
 )
 from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
-from lowmem.cli.session import add_run, run_epochs
+from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan
 
@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.
+        load_printing()
         trainer = _trainer(arguments, network, train, options)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and

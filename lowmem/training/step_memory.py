@@ -87,7 +87,8 @@ class StepMemory:
         buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
         buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
         buffers += self._weights.bytes_for(self._batch_size)
-        buffers += RUN_OBJECTS + train.reader_bytes + saving_bytes(train) + OP_OBJECTS * len(self.plan.schedule)
+        buffers += max(train.reading_bytes, 0 if held_out is None else held_out.reading_bytes)  # one after the other
+        buffers += RUN_OBJECTS + saving_bytes(train) + OP_OBJECTS * len(self.plan.schedule)
         odd = len(train) % self._batch_size != 0
         if self._allocated and buffers <= self._buffers and odd <= self._odd:
             return

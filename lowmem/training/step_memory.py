@@ -66,7 +66,7 @@ class StepMemory:
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
             warm_up(mlp.architecture.dtype)
-        self._buffers, self._odd, self._allocated = 0, False, False
+        self._buffers, self._evaluated, self._odd, self._allocated = 0, 0, False, False
         self.process_promise: int | None = None
         self.plan: Plan = self._plan(0, odd=False)
 
@@ -83,8 +83,15 @@ class StepMemory:
         """
         architecture = self._mlp.architecture
         buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture)
-        # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too.
-        buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
+        # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too,
+        # and of the training data beside it.
+        evaluated = [
+            samples.batch_bytes(self.evaluation_rows, architecture, shuffled=False)
+            for samples in (train, held_out)
+            if samples is not None
+        ]
+        self._evaluated = max(evaluated)
+        buffers += self._evaluated
         buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
         buffers += self._weights.bytes_for(self._batch_size)
         buffers += max(train.reading_bytes, 0 if held_out is None else held_out.reading_bytes)  # one after the other
@@ -99,6 +106,13 @@ class StepMemory:
                 "change. Begin a new trainer with the larger data."
             )
         self.plan, self._buffers, self._odd = planned, buffers, odd
+
+    def rows_to_evaluate(self, samples: Samples) -> int:
+        """Return how many samples a batch of evaluation may have whose buffers take no more than was counted."""
+        rows = self.evaluation_rows
+        while rows > 1 and samples.batch_bytes(rows, self._mlp.architecture, shuffled=False) > self._evaluated:
+            rows //= 2
+        return rows
 
     def allocate(self, seed: int, schedule: LearningRate | None, *, skips: bool) -> Stepper:
         """Allocate what the plan counts, once, and return what makes the steps.

@@ -25,6 +25,7 @@ from lowmem.training.callbacks.saves import Saves, read_interval
 from lowmem.training.class_weights import ClassWeights
 from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.learning_rate import LearningRate
+from lowmem.training.lent_batches import LentBatches
 from lowmem.training.loop import Epoch, Loop, Stepper
 from lowmem.training.run_state import RunState
 from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
@@ -134,6 +135,7 @@ class Trainer(RunState):
             clip_twice=clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
         )
+        self._lent: LentBatches | None = None
         self._turn = Turn("this trainer trains", AT_A_TIME, again=True)
 
     @property
@@ -201,13 +203,14 @@ class Trainer(RunState):
         self._memory.count(train, held_out)
         if isinstance(self.schedule, Unfinished):
             self.schedule = self.schedule.over(until * -(-len(train) // min(self.batch_size, len(train))))
+        self._loop = self._lent = None  # the buffers of earlier data go before others come
         stepper = self._allocated()
         self._position.until, architecture = until, self.mlp.architecture
         batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
         if self._weights.waiting:
             self._weights.balance(train.class_counts(architecture.widths[-1]))
         rows = self._memory.evaluation_rows
-        evaluation = None if held_out is None else held_out.batches(rows, architecture, None)
+        self._lent = evaluation = None if held_out is None else LentBatches(held_out, rows, architecture)
         signals = HeldSignals(INTERRUPT if save_to is None else SIGNALS)
         hear = Patience(patience), tuple(callbacks)
         self._loop = Loop(stepper, self._position, batches, evaluation, *hear, signals, self._turn)
@@ -240,6 +243,9 @@ class Trainer(RunState):
     def evaluate(self, data: Data) -> tuple[float, float | None]:
         """Return the mean loss and, where targets are labels, the accuracy on `data`. Changes nothing.
 
+        The buffers of validation data are lent for it: the plan counts those of the data that need more. Other data
+        are evaluated in batches of as few samples as fit the same memory.
+
         Raises `InputError` for data that do not fit the network, or before `epochs` has been called.
         """
         if self._stepper is None:
@@ -248,9 +254,11 @@ class Trainer(RunState):
                 "the outputs alone, mlp.predict(x) needs no trainer."
             )
         samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
-        batches = samples.batches(self._memory.evaluation_rows, self.mlp.architecture, None)
         with self._turn:
-            return self._stepper.evaluate(batches)
+            if self._lent is not None:
+                self._lent.give_back()
+            rows = self._memory.rows_to_evaluate(samples)
+            return self._stepper.evaluate(samples.batches(rows, self.mlp.architecture, None))
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - as object's
         """Refuse copies and pickles, whose memory would be bound to nothing."""

@@ -215,16 +215,14 @@ class Trainer(RunState):
         self._memory.count(train, held_out, 0 if patience is None else BestWeights.bytes_for(self.mlp))
         schedule = self._schedule_until(until, -(-len(train) // min(self.batch_size, len(train))))
         patient = self._patience(stopping)
-        stepper = self._allocated()
+        self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
         stepper.schedule = self.schedule = schedule
-        self._position.until, architecture = until, self.mlp.architecture
-        batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
+        self._position.until = until
+        batches = train.batches(min(self.batch_size, len(train)), self.mlp.architecture, self.seed)
         if self._weights.waiting:
-            self._weights.balance(train.class_counts(architecture.widths[-1]))
-        rows = self._memory.evaluation_rows
-        evaluation = None if held_out is None else held_out.batches(rows, architecture, None)
-        signals = HeldSignals(INTERRUPT if save_to is None else SIGNALS)
-        self._loop = Loop(stepper, self._position, batches, evaluation, patient, tuple(callbacks), signals, self._turn)
+            self._weights.balance(train.class_counts(self.mlp.architecture.widths[-1]))
+        hear = patient, tuple(callbacks), HeldSignals(INTERRUPT if save_to is None else SIGNALS), self._turn
+        self._loop = Loop(stepper, self._position, batches, self._memory.validation(held_out), *hear)
         self._loop.last_save = self._last_save
         self._loop.begin()
         return self._loop.epochs()
@@ -262,19 +260,16 @@ class Trainer(RunState):
     # Evaluation and report -------------------------------------------------------------------------------------
 
     def evaluate(self, data: Data) -> tuple[float, float | None]:
-        """Return the mean loss and, where targets are labels, the accuracy on `data`. Changes nothing.
+        """Return the mean loss and, where targets are labels, the accuracy on `data`.
 
-        Raises `InputError` for data that do not fit the network, or before `epochs` has been called.
+        Changes nothing. Data that need larger buffers than were counted are evaluated in smaller batches. Raises
+        `InputError` for data that do not fit the network, or before `epochs` has been called.
         """
         if self._stepper is None:
-            raise InputError(
-                "evaluate works in the memory of a step, which trainer.epochs(...) allocates: call that first. For "
-                "the outputs alone, mlp.predict(x) needs no trainer."
-            )
+            raise InputError("evaluate works in memory of trainer.epochs(...): call that first, or mlp.predict(x).")
         samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
-        batches = samples.batches(self._memory.evaluation_rows, self.mlp.architecture, None)
         with self._turn:
-            return self._stepper.evaluate(batches)
+            return self._stepper.evaluate(self._memory.evaluation(samples))
 
     def report(self) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over."""

@@ -36,12 +36,19 @@ more than a promise leaves room for; at 2048 the passes are as fast."""
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The bound calls of one pass, the bounds of its tiles, its first row in the batch, and that behind its last."""
+    """The bound calls of one pass, and the bounds of its tiles."""
 
     calls: Sequence[Bound]
     bounds: Bounds
-    start: int
-    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """The passes of a batch: the first one, all of those between, which are alike, and the last one."""
+
+    first: Pass
+    middle: Pass
+    last: Pass
 
 
 class NumpyEngine:
@@ -68,7 +75,7 @@ class NumpyEngine:
             contexts=self._contexts(),
             disk=self.disk,
         )
-        self._passes: dict[int, list[Pass]] = {}
+        self._passes: dict[int, Passes] = {}
         self._bind(plan.batch_size)
 
     def run(
@@ -91,11 +98,13 @@ class NumpyEngine:
         passes = self._passes.get(rows) or self._bind(rows)
         try:
             with self._settings(), self.disk.step(self._torn) if self.disk is not None else nullcontext():
-                for one in passes:
-                    w = None if weights is None else weights[one.start : one.stop]
-                    feed.fill(x[one.start : one.stop], y[one.start : one.stop], w, one.bounds)
+                for start in range(0, rows, self.plan.micro_batch):
+                    stop = min(start + self.plan.micro_batch, rows)
+                    one = passes.last if stop == rows else passes.middle if start else passes.first
+                    w = None if weights is None else weights[start:stop]
+                    feed.fill(x[start:stop], y[start:stop], w, one.bounds)
                     if self._masks is not None:
-                        self._masks.step, self._masks.start = step, one.start
+                        self._masks.step, self._masks.start = step, start
                     (carry_out or run_calls)(one.calls)
         finally:
             feed.clear()
@@ -129,12 +138,13 @@ class NumpyEngine:
         workspace, each = self.arena.flat, workspace_per_row(self.mlp.architecture)
         if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
             workspace = np.empty(each, self.mlp.parameters.dtype)
-        with threads_of(self.plan):
+        with _small_buffers(), threads_of(self.plan):
             Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
         """Return the mean loss of outputs; see `Engine.loss`."""
-        return self._parts.loss.mean(outputs, y, tile_bounds(len(outputs)))
+        with _small_buffers():
+            return self._parts.loss.mean(outputs, y, tile_bounds(len(outputs)))
 
     @property
     def batch_bytes(self) -> int:
@@ -156,21 +166,21 @@ class NumpyEngine:
             )
         ]
 
-    def _bind(self, batch: int) -> list[Pass]:
+    def _bind(self, batch: int) -> Passes:
         """Bind the passes of a batch of that many rows; of other sizes than the plan's only the last is kept."""
         self._passes = {rows: passes for rows, passes in self._passes.items() if rows == self.plan.batch_size}
         size = self.plan.micro_batch
         binders: dict[int, Binder] = {}
-        passes: list[Pass] = []
-        for start in range(0, batch, size):
-            stop = min(start + size, batch)
-            binder = binders.get(stop - start) or binders.setdefault(stop - start, Binder(self._parts, stop - start))
-            first, last = start == 0, stop == batch
-            if not first and not last and len(passes) > 1:
-                calls = passes[-1].calls  # all passes between the first and the last are alike
-            else:
-                calls = binder.bind(self.plan.program, first=first, last=last)
-            passes.append(Pass(calls, binder.bounds, start, stop))
+
+        def bound(start: int) -> Pass:
+            rows = min(size, batch - start)
+            binder = binders.get(rows) or binders.setdefault(rows, Binder(self._parts, rows))
+            return Pass(binder.bind(self.plan.program, first=start == 0, last=start + rows == batch), binder.bounds)
+
+        starts = range(0, batch, size)
+        first = bound(0)
+        middle = bound(size) if len(starts) > 2 else first
+        passes = Passes(first, middle, bound(starts[-1]) if len(starts) > 1 else first)
         self.arena.forget_views()
         self._passes[batch] = passes
         return passes
@@ -178,13 +188,19 @@ class NumpyEngine:
     @contextmanager
     def _settings(self) -> Iterator[None]:
         """Hold NumPy and BLAS to how they shall work in a step."""
-        buffer = np.setbufsize(BROADCAST_BUFFER)
-        try:
-            # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
-            with threads_of(self.plan), np.errstate(over="ignore", invalid="ignore"):
-                yield
-        finally:
-            np.setbufsize(buffer)
+        # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
+        with _small_buffers(), threads_of(self.plan), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
+
+@contextmanager
+def _small_buffers() -> Iterator[None]:
+    """Hold NumPy to a small buffer where it broadcasts."""
+    buffer = np.setbufsize(BROADCAST_BUFFER)
+    try:
+        yield
+    finally:
+        np.setbufsize(buffer)
 
 
 def _statistics(architecture: Architecture) -> dict[int, Statistics]:

@@ -48,6 +48,9 @@ MANY, FEW_PRICES, FEW_STAGING = 400, PRICES[::3], (0, 2, 6)
 HALVINGS = 24
 """To find the price of a byte at which states take as much of the disk as they may."""
 
+MOST_TRIED = 32
+"""Plans that are written out and simulated, the most promising first."""
+
 ATTEMPTS = 4
 """To place transfers in less memory, where packing takes more than the simulated peak."""
 
@@ -85,17 +88,17 @@ class DiskPlanner:
 
         taken: bytes that a schedule takes, at least the simulated peak.
         """
-        found: tuple[float, Schedule] | None = None
-        for compute, states, staging in self._choices():
-            if found is not None and compute >= found[0]:
+        found, best, tried = None, inf, 0
+        for choice, staging in sorted(self._choices(), key=lambda pair: pair[0].estimate):
+            if tried == MOST_TRIED:
+                break
+            if choice.compute >= best:
                 continue
-            schedule = self._fitted(states, staging, taken)
-            if schedule is None:
-                continue
-            seconds = simulate(self._chain, schedule, self._rates).seconds
-            if found is None or seconds < found[0]:
-                found = seconds, schedule
-        return None if found is None else Spilled(found[1], found[0], min(self.lower_bound, found[0]))
+            tried += 1
+            fitted = self._fitted(choice.states, staging, taken, best)
+            if fitted is not None:
+                found, best = fitted
+        return None if found is None else Spilled(found, best, min(self.lower_bound, best))
 
     @cached_property
     def lower_bound(self) -> float:
@@ -107,8 +110,8 @@ class DiskPlanner:
         bounds = [self._cheapest(price, rows, suffix).value / (1 + price) for price in PRICES]
         return max(least, *((bound if bound < inf else least) for bound in bounds))
 
-    def _choices(self) -> Iterator[tuple[float, tuple[int, ...], int]]:
-        """Yield compute, states d_1..d_n and staging of what is worth a try, each once."""
+    def _choices(self) -> Iterator[tuple["_Choice", int]]:
+        """Yield states and the staging beside them that are worth a try, each once."""
         many = self._chain.length > MANY
         seen = set[tuple[tuple[int, ...], int]]()
         for staging in FEW_STAGING if many else STAGING:
@@ -121,7 +124,7 @@ class DiskPlanner:
                 key = choice.states, 0 if choice.compute <= float(self._sums[-2]) + self._fixed else staging
                 if key not in seen:
                     seen.add(key)
-                    yield choice.compute, choice.states, staging
+                    yield choice, staging
 
     # States for one price ------------------------------------------------------------------------------------------
 
@@ -194,19 +197,27 @@ class DiskPlanner:
         transfers = float(self._transfer[moved].sum())
         size = sum(self._sizes[layer] for layer in moved)
         value = float(whole[last]) + self._fixed - per_byte * size
-        return _Choice(value, value - price * transfers, kept, size)
+        return _Choice(value, value - price * transfers, transfers, kept, size)
 
     # Writing -------------------------------------------------------------------------------------------------------
 
-    def _fitted(self, states: tuple[int, ...], staging: int, taken: Callable[[Schedule], int]) -> Schedule | None:
-        """Write out a plan in the room that there is, None if that does not go."""
+    def _fitted(
+        self, states: tuple[int, ...], staging: int, taken: Callable[[Schedule], int], best: float
+    ) -> tuple[Schedule, float] | None:
+        """Write out a plan in the room that there is, with its seconds.
+
+        Return None if that does not go, or takes as long as the best one so far.
+        """
         kept, limit = self._kept(states, staging), self._room
         for _ in range(ATTEMPTS):
             schedule = spill(self._chain, kept, states[:-1], limit)
-            excess = taken(schedule) - self._room
+            trace = simulate(self._chain, schedule, self._rates)
+            if trace.seconds >= best:
+                return None
+            excess = max(trace.peak_bytes, taken(schedule) if trace.peak_bytes <= self._room else 0) - self._room
             if excess <= 0:
-                return schedule
-            limit -= excess
+                return schedule, trace.seconds
+            limit = min(limit - excess, trace.peak_bytes - 1)
         return None
 
     def _kept(self, states: tuple[int, ...], staging: int) -> Schedule:
@@ -222,11 +233,17 @@ class DiskPlanner:
 class _Choice:
     """States that are cheapest at some price.
 
-    value: seconds of compute, and of transfers at their price. compute: the first of these. states: d_1..d_n.
-    bytes: of those that go to the disk.
+    value: seconds of compute, and of transfers at their price. compute, transfers: the seconds of each.
+    states: d_1..d_n. bytes: of those that go to the disk.
     """
 
     value: float
     compute: float
+    transfers: float
     states: tuple[int, ...]
     bytes: int
+
+    @property
+    def estimate(self) -> tuple[float, float]:
+        """About how long it takes: what takes longer, and where that is the same, the sum."""
+        return max(self.compute, self.transfers), self.compute + self.transfers

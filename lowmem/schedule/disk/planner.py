@@ -21,7 +21,7 @@ ones go to the disk.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 PRICES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Of a second of transfers, in seconds of compute."""
+
+SPREADS, GOLDEN = (0.0, 0.5), 0.6180339887498949
+"""How far the prices of states differ. Where states are alike, one price sends all of them to the disk or hardly any;
+prices that are scattered (by multiples of the golden ratio) send a part of them, evenly."""
 
 STAGING = (0, 1, 2, 3, 4, 6, 8, 12)
 """States of room that segments leave to transfers."""
@@ -82,6 +86,7 @@ class DiskPlanner:
         times = [(rates.write_seconds(size) + rates.read_seconds(size)) / at_once if size else 0.0 for size in sizes]
         self._transfer: NDArray[Any] = np.array(times)
         self._largest = max(sizes)
+        self._scattered: NDArray[Any] = 2 * (np.arange(chain.length) * GOLDEN % 1) - 1
 
     def best(self, taken: Callable[[Schedule], int]) -> Spilled | None:
         """Return the quickest plan for which `taken` says at most the room, None if there is none.
@@ -116,8 +121,8 @@ class DiskPlanner:
         seen = set[tuple[tuple[int, ...], int]]()
         for staging in FEW_STAGING if many else STAGING:
             rows, suffix = self._rows(staging), self._suffix(staging)
-            for price in FEW_PRICES if many else PRICES:
-                choice = self._within_limit(price, rows, suffix)
+            for price, spread in product(FEW_PRICES if many else PRICES, SPREADS):
+                choice = self._within_limit(price * (1 + spread * self._scattered), rows, suffix)
                 if choice.value == inf or len(choice.states) < 2 or choice.bytes > self._disk_bytes:
                     continue
                 # Where nothing is run again the staging makes no difference.
@@ -154,7 +159,9 @@ class DiskPlanner:
         costs = [table.segment(i, self._chain.length, self._level(i, staging)) for i in range(self._chain.length)]
         return np.array(costs)  # type: ignore[no-any-return]
 
-    def _within_limit(self, price: float, rows: list["NDArray[Any]"], suffix: "NDArray[Any]") -> "_Choice":
+    def _within_limit(
+        self, price: "float | NDArray[Any]", rows: list["NDArray[Any]"], suffix: "NDArray[Any]"
+    ) -> "_Choice":
         """Return the states that cost least at a price and take no more of the disk than they may, if there are any.
 
         Where they take more, a price for each byte is raised until they do not.
@@ -174,15 +181,19 @@ class DiskPlanner:
         return best
 
     def _cheapest(
-        self, price: float, rows: list["NDArray[Any]"], suffix: "NDArray[Any]", per_byte: float = 0.0
+        self, price: "float | NDArray[Any]", rows: list["NDArray[Any]"], suffix: "NDArray[Any]", per_byte: float = 0.0
     ) -> "_Choice":
-        """Return the states that cost least where a second of transfers has a price, and a byte of the disk too."""
+        """Return the states that cost least where a second of transfers has a price, and a byte of the disk too.
+
+        price: one for all states, or one for each.
+        """
         np, length = self._table.levels.np, self._chain.length
         cost = np.full(length, np.inf)
         before = np.zeros(length, np.int64)
+        prices = price * self._transfer + per_byte * np.array(self._sizes)
         cost[0] = 0.0
         for i, row in enumerate(rows):
-            offered = cost[i] + row + price * self._transfer[i] + per_byte * self._sizes[i]
+            offered = cost[i] + row + prices[i]
             part = cost[i + 1 : i + 1 + len(row)]
             better = offered < part
             part[better] = offered[better]
@@ -194,10 +205,9 @@ class DiskPlanner:
             states.append(int(before[states[-1]]))
         kept = tuple(reversed(states[:-1]))
         moved = list(kept[:-1])
-        transfers = float(self._transfer[moved].sum())
-        size = sum(self._sizes[layer] for layer in moved)
-        value = float(whole[last]) + self._fixed - per_byte * size
-        return _Choice(value, value - price * transfers, transfers, kept, size)
+        value, size = float(whole[last]) + self._fixed, sum(self._sizes[layer] for layer in moved)
+        compute = value - float(prices[moved].sum())
+        return _Choice(value, compute, float(self._transfer[moved].sum()), kept, size)
 
     # Writing -------------------------------------------------------------------------------------------------------
 
@@ -233,7 +243,7 @@ class DiskPlanner:
 class _Choice:
     """States that are cheapest at some price.
 
-    value: seconds of compute, and of transfers at their price. compute, transfers: the seconds of each.
+    value: seconds of compute, and what transfers and bytes cost. compute, transfers: the seconds of each.
     states: d_1..d_n. bytes: of those that go to the disk.
     """
 

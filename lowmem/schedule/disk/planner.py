@@ -43,10 +43,10 @@ SPREADS, GOLDEN = (0.0, 0.5), 0.6180339887498949
 """How far the prices of states differ. Where states are alike, one price sends all of them to the disk or hardly any;
 prices that are scattered (by multiples of the golden ratio) send a part of them, evenly."""
 
-STAGING = (0, 0.25, 1, 2, 3, 4, 6, 8, 12)
-"""States of room that segments leave to transfers; a part of one is what the objects of transfers may take."""
+STAGING = (0, 1, 2, 3, 4, 6, 8, 12)
+"""States of room that segments leave to transfers."""
 
-MANY, FEW_PRICES, FEW_STAGING = 400, PRICES[::3], (0.25, 2, 6)
+MANY, FEW_PRICES, FEW_STAGING = 400, PRICES[::3], (0, 2, 6)
 """Layers above which fewer plans are tried, and those tried then."""
 
 HALVINGS = 24
@@ -73,10 +73,14 @@ class DiskPlanner:
 
     table: E(i, j, level) of the chain, as `optimal` makes it. room: bytes, as `taken` counts them.
     disk_bytes: the most that the states on the disk may take, None for no limit.
+    reserve: bytes of the room that the objects of transfers may take; the table is one for the rest.
     """
 
-    def __init__(self, chain: Chain, table: Table, room: int, rates: DiskRates, disk_bytes: int | None) -> None:
+    def __init__(
+        self, chain: Chain, table: Table, room: int, rates: DiskRates, disk_bytes: int | None, reserve: int = 0
+    ) -> None:
         self._chain, self._table, self._room = chain.reversal, table, room
+        self._inside = room - reserve
         self._rates, self._disk_bytes = rates, inf if disk_bytes is None else disk_bytes
         self._fixed = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         np, levels = table.levels.np, table.levels
@@ -115,10 +119,10 @@ class DiskPlanner:
         bounds = [self._cheapest(price, rows, suffix).value / (1 + price) for price in PRICES]
         return max(least, *((bound if bound < inf else least) for bound in bounds))
 
-    def _choices(self) -> Iterator[tuple["_Choice", float]]:
+    def _choices(self) -> Iterator[tuple["_Choice", int]]:
         """Yield states and the staging beside them that are worth a try, each once."""
         many = self._chain.length > MANY
-        seen = set[tuple[tuple[int, ...], float]]()
+        seen = set[tuple[tuple[int, ...], int]]()
         for staging in FEW_STAGING if many else STAGING:
             rows, suffix = self._rows(staging), self._suffix(staging)
             for price, spread in product(FEW_PRICES if many else PRICES, SPREADS):
@@ -133,12 +137,12 @@ class DiskPlanner:
 
     # States for one price ------------------------------------------------------------------------------------------
 
-    def _level(self, i: int, staging: float) -> int:
+    def _level(self, i: int, staging: int) -> int:
         """Return the level beside state i that its segment may use; below 0 if there is none."""
-        beside = self._room - int(staging * self._largest) - self._chain.state_bytes(i)
+        beside = self._inside - staging * self._largest - self._chain.state_bytes(i)
         return min(beside // self._table.levels.quantum, self._table.top)
 
-    def _rows(self, staging: float) -> list["NDArray[Any]"]:
+    def _rows(self, staging: int) -> list["NDArray[Any]"]:
         """Return for each i the costs of running layers i+1..j and reversing them later, for j = i+1, ..."""
         table, levels, length = self._table, self._table.levels, self._chain.length
         np, rows = levels.np, []
@@ -153,7 +157,7 @@ class DiskPlanner:
             rows.append(costs + self._sums[i + 1 : stop + 1])
         return rows
 
-    def _suffix(self, staging: float) -> "NDArray[Any]":
+    def _suffix(self, staging: int) -> "NDArray[Any]":
         """Return for each i the cost of layers i+1..L-1 and of what is run again on the way back."""
         table, np = self._table, self._table.levels.np
         costs = [table.segment(i, self._chain.length, self._level(i, staging)) for i in range(self._chain.length)]
@@ -212,7 +216,7 @@ class DiskPlanner:
     # Writing -------------------------------------------------------------------------------------------------------
 
     def _fitted(
-        self, states: tuple[int, ...], staging: float, taken: Callable[[Schedule], int], best: float
+        self, states: tuple[int, ...], staging: int, taken: Callable[[Schedule], int], best: float
     ) -> tuple[Schedule, float] | None:
         """Write out a plan in the room that there is, with its seconds.
 
@@ -230,7 +234,7 @@ class DiskPlanner:
             limit = min(limit - excess, trace.peak_bytes - 1)
         return None
 
-    def _kept(self, states: tuple[int, ...], staging: float) -> Schedule:
+    def _kept(self, states: tuple[int, ...], staging: int) -> Schedule:
         """Write out the schedule that keeps the states in memory."""
         bounds = [0, *states]
         ops: list[Op] = [Forward(i + 1, j) for i, j in pairwise(bounds)]

@@ -11,7 +11,7 @@ from lowmem.planning.engines import native_memory, overhead
 from lowmem.planning.packing import Program, pack
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
-from lowmem.schedule import Schedule, lower, simulate
+from lowmem.schedule import Load, Schedule, Store, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 
 
@@ -131,7 +131,8 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=architecture.parameters * buffers.all_layers + largest * buffers.one_layer,
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
-        overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request))),
+        overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request)))
+        + (native_memory.DISK_BYTES if program.disk_bytes else 0),
         statistics=_statistics(request, of_a_step),
     )
 
@@ -144,7 +145,8 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=architecture.parameters * buffers.all_layers + fused * buffers.one_layer,
         optimizer_scratch=0,
         batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
-        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes),
+        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes)
+        + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps)),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.accounting import least_overhead, plan_of, whole_batch
+from lowmem.planning.engines import native_memory
 from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
@@ -14,7 +15,6 @@ from lowmem.schedule import PLANNERS, Schedule
 from lowmem.schedule.disk.planner import DiskPlanner
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.optimal.planner import Planner, most_slots
-from lowmem.schedule.optimal.table import Table
 
 FEW_LAYERS = 400
 """Layers up to which the fixed strategies are tried beside `optimal` where that is not proven optimal."""
@@ -114,17 +114,20 @@ class Candidates:
             optimum = planner.best(room, taken)
             yield plan_of(request, optimum.schedule)
             if request.disk is not None and request.strategy == "auto":
-                yield from self._with_disk(request.disk, planner.table, room, taken)
+                del planner  # its table makes room for the next one
+                yield from self._with_disk(request.disk, room, taken)
             if optimum.gap == 0 or request.architecture.layers > FEW_LAYERS:
                 return
         # Levels and packing may have made the plan above dearer than one of these.
         yield from self._revolve(None)
         yield from self._segments(None)
 
-    def _with_disk(self, disk: DiskTier, table: Table, room: int, taken: Callable[[Schedule], int]) -> Iterator[Plan]:
+    def _with_disk(self, disk: DiskTier, room: int, taken: Callable[[Schedule], int]) -> Iterator[Plan]:
         """Yield the quickest plan that sends states to the disk, if there is one."""
-        request = self.request
-        found = DiskPlanner(request.timed_chain, table, room, disk.rates, disk.limit).best(taken)
+        request, chain = self.request, self.request.timed_chain
+        reserve = native_memory.disk_objects_bytes(2 * chain.length)
+        table = Planner(chain, room - reserve, request.table_bytes).table
+        found = DiskPlanner(chain, table, room, disk.rates, disk.limit, reserve).best(taken)
         if found is not None:
             bound = whole_batch(request, found.lower_bound)
             self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)

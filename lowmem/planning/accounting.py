@@ -1,5 +1,7 @@
 """From a schedule to a plan: its values are placed, and every byte and FLOP is counted. No NumPy."""
 
+from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 from lowmem.network.layers.base import STATISTICS
@@ -7,23 +9,24 @@ from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines import native_memory, overhead
+from lowmem.planning.engines.native_memory import OP_BYTES
 from lowmem.planning.packing import Program, pack
+from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
-from lowmem.schedule import Schedule, lower, simulate
+from lowmem.schedule import Schedule, Trace, lower, simulate
 
 
-def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = None) -> Plan:
+def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = None, relays: bool = False) -> Plan:
     """Return the plan that carries out a schedule, whatever it takes.
 
     schedule: of the request's chain; updates are put in where they are missing.
     strategy: what the plan calls it, if not by the name of the schedule's planner.
+    relays: sweeps may be done in two parts where that takes fewer bytes.
 
     Raises `ScheduleError` if the schedule does not reverse the chain.
     """
-    schedule = lower(request.chain, schedule)
-    trace = simulate(request.chain, schedule)
-    program = pack(request.chain, schedule, at_best=trace.peak_bytes)
+    schedule, trace, program = _placed(request, lower(request.chain, schedule), relays)
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
     states = OPTIMIZERS[request.optimizer].states * architecture.parameters if request.optimizer else 0
@@ -60,8 +63,37 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     )
 
 
+def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Schedule, Trace, Program]:
+    """Return the schedule, as it is or with relays, with what it takes and where everything lies."""
+    chain = request.chain
+    trace = simulate(chain, schedule)
+    # Where every layer runs once, all engines store the same, to the byte.
+    counted = request.engine == "numpy" and trace.forward_runs > chain.length
+    beside = partial(_overhead, request) if counted else None
+
+    def taken(program: Program) -> int:
+        return program.arena_bytes + (OP_BYTES * len(program.steps) if beside is None else beside(program))
+
+    program = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, quick=relays)
+    if not relays or program.arena_bytes <= trace.peak_bytes:
+        return schedule, trace, program
+    parted = relayed(chain, schedule, trace.peak_bytes)
+    peak = trace.peak_bytes
+    if parted.ops != schedule.ops:
+        peak = (other := simulate(chain, parted)).peak_bytes
+        better = pack(chain, parted, at_best=peak, beside=beside, quick=True)
+        if taken(better) < taken(program):
+            schedule, trace, program = parted, other, better
+    if program.arena_bytes > peak:
+        better = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside)
+        program = better if taken(better) < taken(program) else program
+    return schedule, trace, program
+
+
 def whole_batch(request: PlanRequest, one_pass: float) -> float:
     """Return the cost of a whole batch from that of a pass: linear in rows, and the sums of gradients between."""
+    if one_pass == inf:
+        return inf
     if request.costs is None:
         return _whole_flops(request, one_pass)
     sums = (request.passes - 1) * request.architecture.parameters * request.costs.accumulate
@@ -94,6 +126,11 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
     }
 
 
+def _overhead(request: PlanRequest, program: Program) -> int:
+    """Return the bytes of Python's objects that the NumPy engine binds for a program."""
+    return overhead.overhead_bytes(overhead.counts(request.architecture, program, **object_counts(request)))
+
+
 class EngineMemory(NamedTuple):
     """What an engine takes beside arena, parameters and the optimizer's arrays.
 
@@ -120,7 +157,7 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=architecture.parameters * buffers.all_layers + largest * buffers.one_layer,
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
-        overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request))),
+        overhead_bytes=_overhead(request, program),
         statistics=_statistics(request, of_a_step),
     )
 

@@ -144,6 +144,10 @@ class Table:
         bound = float(self.lower_costs[0, level])
         return bound if self.segments.dtype == self.levels.np.float64 else bound * (1 - ROUNDING)
 
+    def lower_bounds(self) -> list[float]:
+        """Return `lower` for every level."""
+        return [self.lower(level) for level in range(self.top + 1)]
+
     def segment(self, i: int, j: int, level: int) -> float:
         """Return E(i, j) at a level beside state i, or infinity where the table does not have it."""
         levels = self.levels

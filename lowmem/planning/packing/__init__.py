@@ -1,0 +1,5 @@
+"""From a schedule to addresses in one arena."""
+
+from lowmem.planning.packing.program import BATCH, Program, Step, pack
+
+__all__ = ["BATCH", "Program", "Step", "pack"]

@@ -10,11 +10,17 @@ from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines import native_memory, overhead
 from lowmem.planning.engines.native_memory import OP_BYTES
-from lowmem.planning.packing import Program, pack
+from lowmem.planning.packing import Effort, Program, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule, Trace, lower, simulate
+
+NEARLY = 1.01
+"""Ratio of the arena to the simulated peak up to which no other placements are looked for."""
+
+FEW_LAYERS = 24
+"""Layers up to which all placements are tried, also those that take long."""
 
 
 def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = None, relays: bool = False) -> Plan:
@@ -74,20 +80,23 @@ def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Sch
     def taken(program: Program) -> int:
         return program.arena_bytes + (OP_BYTES * len(program.steps) if beside is None else beside(program))
 
-    program = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, quick=relays)
-    if not relays or program.arena_bytes <= trace.peak_bytes:
+    if not relays:
+        return schedule, trace, pack(chain, schedule, at_best=trace.peak_bytes, beside=beside)
+    program = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, effort=Effort.STACKS)
+    if program.arena_bytes <= trace.peak_bytes:
         return schedule, trace, program
+    found = [(schedule, trace, program)]
     parted = relayed(chain, schedule, trace.peak_bytes)
-    peak = trace.peak_bytes
     if parted.ops != schedule.ops:
-        peak = (other := simulate(chain, parted)).peak_bytes
-        better = pack(chain, parted, at_best=peak, beside=beside, quick=True)
-        if taken(better) < taken(program):
-            schedule, trace, program = parted, other, better
-    if program.arena_bytes > peak:
-        better = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside)
-        program = better if taken(better) < taken(program) else program
-    return schedule, trace, program
+        other = simulate(chain, parted)
+        packed = pack(chain, parted, at_best=other.peak_bytes, beside=beside, effort=Effort.STACKS)
+        found.append((parted, other, packed))
+    best = min(found, key=lambda placed: taken(placed[2]))
+    if best[2].arena_bytes > NEARLY * trace.peak_bytes:
+        effort = Effort.ALL if chain.length <= FEW_LAYERS else Effort.QUICK
+        packed = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, effort=effort)
+        best = min(best, (schedule, trace, packed), key=lambda placed: taken(placed[2]))
+    return best
 
 
 def whole_batch(request: PlanRequest, one_pass: float) -> float:

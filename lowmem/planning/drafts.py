@@ -20,7 +20,7 @@ VERY_FEW_LAYERS = 24
 FEW_SLOTS = 4
 """Slots for which the NumPy engine may take the least: with more, it binds fewer calls to more places."""
 
-SPREAD = 1.1
+SPREAD = 1.25
 """Ratio between neighbours of the numbers of slots, and of the strides, that are tried in long networks."""
 
 

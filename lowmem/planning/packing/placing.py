@@ -9,10 +9,19 @@ lost between blocks.
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from operator import add
 
 ROUNDS, PAIRS = 24, 200_000
 """The most rounds in which all lifetimes are placed anew, and the most pairs of blocks that these compare in all."""
+
+
+class Effort(Enum):
+    """Which placements are looked at: stacks alone, all that are quickly done, or all."""
+
+    STACKS = "stacks"
+    QUICK = "quick"
+    ALL = "all"
 
 
 @dataclass(slots=True)
@@ -34,12 +43,11 @@ class Block:
 
 
 def placements(
-    blocks: Sequence[Block], sizes: Sequence[int], *, few_places: bool = False, quick: bool = False
+    blocks: Sequence[Block], sizes: Sequence[int], *, few_places: bool = False, effort: Effort
 ) -> Iterator[list[int]]:
     """Yield offsets of the blocks, placed in several ways; sizes: bytes of each block's largest piece.
 
     few_places: yield placements first that use the same offsets again and again, at the price of bytes.
-    quick: leave out those that take long.
 
     The stacks do best where checkpoints stay, but for gaps above states that have come through wider ones. The lowest
     gap that fits does well in even chains. In ragged chains it sometimes pays to reserve the lower end of the arena
@@ -53,12 +61,14 @@ def placements(
         yield _first_fit(blocks, sides, reserve=reserve, slot=slot)
         yield _first_fit(blocks, sides, reserve=reserve)
     yield _first_fit(blocks, sides)
+    if effort is Effort.STACKS:
+        return
     yield _first_fit(blocks)
     if reserve:
         yield _first_fit(blocks, reserve=reserve)
     yield _first_fit(blocks, closest=True)
     weights = [float(size) for size in sizes]
-    for _ in range(0 if quick else min(ROUNDS, PAIRS // max(len(blocks), 1) ** 2)):
+    for _ in range(0 if effort is Effort.QUICK else min(ROUNDS, PAIRS // max(len(blocks), 1) ** 2)):
         offsets = _heaviest_first(blocks, weights)
         yield offsets
         tops = list(map(add, offsets, sizes))

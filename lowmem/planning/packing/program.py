@@ -11,7 +11,7 @@ from math import inf
 from operator import add
 
 from lowmem.chain import Chain, Value
-from lowmem.planning.packing.placing import Block, placements
+from lowmem.planning.packing.placing import Block, Effort, placements
 from lowmem.schedule.effects import effects
 from lowmem.schedule.ops import Free, Op, Schedule
 
@@ -51,19 +51,19 @@ def pack(
     *,
     at_best: int = 0,
     beside: Callable[[Program], int] | None = None,
-    quick: bool = False,
+    effort: Effort = Effort.ALL,
 ) -> Program:
     """Place every value of a valid schedule; of several placements the one that takes the least is returned.
 
     chain: one in which every live byte counts; an abstract chain has no places to give.
     at_best: the simulated peak, which no arena can beat: with it the search ends early.
     beside: says how many bytes a program takes beside its arena, where that depends on the placement.
-    quick: leave out the placements that take long.
+    effort: how many placements are looked at.
     """
     blocks, steps = _blocks(chain, schedule)
     sizes = [block.largest() for block in blocks]
     best, least, tightest = Program((), 0), inf, inf
-    for offsets in placements(blocks, sizes, few_places=beside is not None, quick=quick):
+    for offsets in placements(blocks, sizes, few_places=beside is not None, effort=effort):
         arena = max(map(add, offsets, sizes), default=0)
         if arena < least:
             program = _program(steps, offsets, arena)

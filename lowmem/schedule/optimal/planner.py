@@ -25,6 +25,7 @@ table may take is spent, and the gap between the bounds is stated.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf, isnan
 
 from lowmem.chain import Chain
@@ -172,16 +173,24 @@ class Planner:
         highest = levels.enough(budget)
         if not levels.exact:
             highest += int(WASTED * states_in(self.chain, budget))
-        for level in self._steps():
-            if level > highest:
-                continue
-            schedule = self._write(level)
-            if self._simulated_peak(schedule) <= budget and taken(schedule) <= budget:
-                return schedule
-        return None
+        latest: Schedule | None = None
 
+        def fits(level: int) -> bool:
+            nonlocal latest
+            schedule = self._write(level)
+            if self._simulated_peak(schedule) > budget or taken(schedule) > budget:
+                return False
+            latest = schedule
+            return True
+
+        steps = self._steps
+        first = next((number for number, level in enumerate(steps) if level <= highest), len(steps))
+        _first_that_fits(first, len(steps), lambda number: fits(steps[number]), short=self.chain.length <= LONGEST)
+        return latest
+
+    @cached_property
     def _steps(self) -> list[int]:
-        """Return the levels at which a schedule gets cheaper, the highest first; of long chains some of them."""
+        """The levels at which a schedule gets cheaper, the highest first; of long chains some of them."""
         table = self._table
         assert table is not None
         short = self.chain.length <= LONGEST
@@ -192,13 +201,11 @@ class Planner:
                 best = cost
                 levels.append(level)
         levels.reverse()
-        if short:
-            return levels
         tried = levels[:1]
         for level in levels:
             if level <= tried[-1] * (1 - APART):
                 tried.append(level)
-        return tried
+        return levels if short else tried
 
     def _early_drops(self) -> EarlyDrops:
         """Return the recurrence with early drops, which is filled in at its first use."""
@@ -224,3 +231,18 @@ class Planner:
         # In a network there is room for up to two states more where no δ lives yet and nothing travels.
         more = 0 if self.chain.in_hand_free else 2
         return uniform_bound(self.chain, max(slots, 0) + more) + self.fixed_cost
+
+
+def _first_that_fits(first: int, stop: int, fits: Callable[[int], bool], *, short: bool) -> None:
+    """Ask numbers first..stop-1 until one fits, so that none before the last one that fitted is known to fit.
+
+    short: ask all of them in turn. Otherwise multiples of 64 are asked in turn, then multiples of 16 between the one
+    that fits and the one before it, and so on. With a smaller `first`, or where more fits, the last one that fits is
+    the same or comes earlier, whatever fits: this is what makes plans never dearer with more budget.
+    """
+    low, high = first, stop
+    for stride in (1,) if short else (64, 16, 4, 1):
+        number = -(-low // stride) * stride
+        while number < high and not fits(number):
+            number += stride
+        low, high = max(low, number - stride + 1), min(number, high)

@@ -28,6 +28,8 @@ class CompiledEngine(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build before files are gathered; an editable install leaves the library in the tree."""
+        if self.target_name == "sdist":  # the sources alone
+            return
         wish = os.environ.get("LOWMEM_BUILD", "")
         if wish not in ("", "require", "forbid"):
             raise ValueError(f'LOWMEM_BUILD={wish!r}: give "require" or "forbid", or leave it unset.')

@@ -12,6 +12,7 @@ from lowmem.cli.options import (
     add_planning,
     check_budget,
     cost_model,
+    disk_options,
     network_of,
 )
 from lowmem.errors import InputError
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         "costs": costs,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        **disk_options(arguments),
     }
     planned = plan(
         network,

@@ -4,6 +4,7 @@ from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
+from lowmem.errors import InputError
 from lowmem.network.layers.base import STATISTICS
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
@@ -15,6 +16,7 @@ from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule, Trace, lower, simulate
+from lowmem.schedule.disk.transfers import AT_ONCE
 
 NEARLY = 1.01
 """Ratio of the arena to the simulated peak up to which no other placements are looked for."""
@@ -30,16 +32,21 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     strategy: what the plan calls it, if not by the name of the schedule's planner.
     relays: sweeps may be done in two parts where that takes fewer bytes.
 
-    Raises `ScheduleError` if the schedule does not reverse the chain.
+    Raises `ScheduleError` if the schedule does not reverse the chain, `InputError` if it needs a disk and has none.
     """
     schedule, trace, program = _placed(request, lower(request.chain, schedule), relays)
+    disk = request.disk
+    if program.disk_bytes and disk is None:
+        raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
     states = OPTIMIZERS[request.optimizer].states * architecture.parameters if request.optimizer else 0
     engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
-        seconds = whole_batch(request, simulate(request.timed_chain, schedule).cost)
+        rates = AT_ONCE if disk is None else disk.rates
+        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates).seconds)
+    moved = request.passes * request.runs
     return Plan(
         architecture=architecture,
         batch_size=request.batch_size,
@@ -66,6 +73,10 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         lanes=request.lanes,
         threads=request.threads,
         seconds=seconds,
+        disk=None if disk is None else disk.folder,
+        disk_bytes=program.disk_bytes,
+        disk_written=trace.written * moved,
+        disk_read=trace.read * moved,
     )
 
 

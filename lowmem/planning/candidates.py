@@ -9,9 +9,12 @@ from lowmem.errors import InputError, ScheduleError
 from lowmem.planning.accounting import least_overhead, plan_of, whole_batch
 from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, thrifty
 from lowmem.planning.ladder import Ladder
+from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
 from lowmem.schedule import Schedule
+from lowmem.schedule.disk.planner import DiskPlanner
+from lowmem.schedule.optimal.planner import Planner
 
 LEAST_TABLES = 20 << 20
 """Bytes below which the tables of planning are not begun, as they pass them; closed forms need none."""
@@ -122,7 +125,7 @@ class Candidates:
             yield self.least
             return
         for plan in self._search():
-            yield replace(plan, strategy="optimal")
+            yield plan if plan.strategy == "disk" else replace(plan, strategy="optimal")
 
     def _search(self) -> Iterator[Plan]:
         """Yield ever cheaper plans within the limit."""
@@ -130,6 +133,9 @@ class Candidates:
         few = request.table_bytes is not None and request.table_bytes < LEAST_TABLES
         if not few:
             for plan in self._from_tables():
+                best = min(best, plan.cost)
+                yield plan
+            for plan in self._with_disk(request.disk):
                 best = min(best, plan.cost)
                 yield plan
             assert self.lower_bound is not None
@@ -144,20 +150,27 @@ class Candidates:
 
     def _from_tables(self) -> Iterator[Plan]:
         """Yield the plans within the limit that the tables of the optimal planner have."""
-        plans: dict[int, tuple[Schedule, Plan]] = {}  # the latest, by the identity of its ops
-
-        def taken(schedule: Schedule) -> int:
-            assert self.limit is not None
-            plans.clear()
-            plan = plan_of(self.request, schedule, relays=True)
-            plans[id(schedule.ops)] = schedule, plan
-            return self.taken(plan) - self.limit.bytes + self._room
-
         ladder = Ladder(self.request)
-        for schedule in ladder.search(self._room, taken):
-            known = plans.get(id(schedule.ops))
-            yield known[1] if known else plan_of(self.request, schedule, relays=True)
+        for schedule in ladder.search(self._room, self._taken_by):
+            yield plan_of(self.request, schedule, relays=True)
         self.lower_bound = whole_batch(self.request, ladder.lower_bound)
+
+    def _with_disk(self, disk: DiskTier | None) -> Iterator[Plan]:
+        """Yield the quickest plan that sends states to the disk, if there is one."""
+        request = self.request
+        if disk is None or request.strategy != "auto":
+            return
+        table = Planner(request.timed_chain, self._room, request.table_bytes).table
+        found = DiskPlanner(request.timed_chain, table, self._room, disk.rates, disk.limit).best(self._taken_by)
+        if found is not None:
+            bound = whole_batch(request, found.lower_bound)
+            self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)
+            yield plan_of(request, found.schedule, relays=True)
+
+    def _taken_by(self, schedule: Schedule) -> int:
+        """Return the bytes that a schedule takes of what the limit leaves to schedules."""
+        assert self.limit is not None
+        return self.taken(plan_of(self.request, schedule, relays=True)) - self.limit.bytes + self._room
 
     def _fitting(self, drafts: Iterable[Draft]) -> Iterator[Plan]:
         """Yield the first plan of these drafts that keeps the limit."""

@@ -34,7 +34,14 @@ class Moment:
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
     updates = plan.update.fuses
-    return network_chain(plan.architecture, plan.micro_batch, updates=updates, lanes=plan.lanes, engine=plan.engine)
+    return network_chain(
+        plan.architecture,
+        plan.micro_batch,
+        updates=updates,
+        lanes=plan.lanes,
+        engine=plan.engine,
+        alignment=plan.alignment,
+    )
 
 
 def moments(chain: Chain, schedule: Schedule) -> list[Moment]:
@@ -66,7 +73,7 @@ def planned_flops(plan: Plan) -> dict[str, int]:
     one_pass: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     for op in plan.schedule.ops:
         effect = effects(chain, op)
-        if effect.phase != "none":
+        if effect.phase not in ("none", "disk"):
             one_pass[effect.phase] += effect.cost
     first_time = chain.forward_cost(1, chain.length)
     one_pass["recomputation"] = one_pass["forward"] - first_time

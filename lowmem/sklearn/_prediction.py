@@ -2,7 +2,9 @@
 
 BLAS chooses kernels by the shape of a product and shares it among threads, so that the last bits of a row's outputs
 depend on how many rows there are. Here every product has `TILE` rows, the last tile filled up with what was there
-before, and one thread; so they do not. Large predictions have several threads, each with tiles of its own.
+before, and one thread; so they do not, as far as BLAS treats all rows of one product alike. OpenBLAS does so in
+float64 and with AVX-512; its float32 kernels for AVX2 round rows differently by their place. Large predictions have
+several threads, each with tiles of its own.
 """
 
 from collections.abc import Callable, Mapping

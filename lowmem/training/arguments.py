@@ -39,7 +39,7 @@ def as_schedule(given: object, optimizer: Optimizer) -> LearningRate | Unfinishe
     given: a `LearningRate`; a number, which is a constant rate; "constant"; or "cosine", which falls from the
         optimizer's rate to 0 at the end of the first call of `epochs`. Raises `InputError` for anything else.
     """
-    if given is None or isinstance(given, LearningRate):
+    if given is None or isinstance(given, LearningRate | Unfinished):
         return given
     if isinstance(given, str):
         one_of("learning rate schedule", given, KINDS)

@@ -11,9 +11,9 @@ from math import inf
 from operator import add
 
 from lowmem.chain import Chain, Value
-from lowmem.planning.packing.placing import Block, Effort, placements
+from lowmem.planning.packing.placing import Block, Effort, Gaps, placements
 from lowmem.schedule.effects import effects
-from lowmem.schedule.ops import Free, Op, Schedule
+from lowmem.schedule.ops import Free, Load, Op, Schedule, Store
 
 BATCH = -1
 """The offset of x^(0), which is the caller's and not in the arena."""
@@ -26,7 +26,7 @@ class Step:
     source: of the first value that the op needs. Forward: state first-1; Loss: state L; Backward: δ^(l).
     target: of the value that it makes, or of the last one that it needs if it makes none in the arena. Forward: state
         last; Loss: δ^(L), which takes the place of state L; Backward: state l-1, which becomes δ^(l-1).
-    scratch: where the op's working memory begins.
+    scratch: where the op's working memory begins; Store and Load, which need none: where the copy begins in the file.
 
     `BATCH` stands for x^(0) and for what does not lie in the arena.
     """
@@ -39,10 +39,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A schedule with addresses: the steps, and the bytes of the arena they need."""
+    """A schedule with addresses: the steps, and the bytes of the arena and of the file on the disk that they need."""
 
     steps: tuple[Step, ...]
     arena_bytes: int
+    disk_bytes: int = 0
 
 
 def pack(
@@ -63,10 +64,11 @@ def pack(
     blocks, steps = _blocks(chain, schedule)
     sizes = [block.largest() for block in blocks]
     best, least, tightest = Program((), 0), inf, inf
+    disk = _copies(chain, schedule)
     for offsets in placements(blocks, sizes, few_places=beside is not None, effort=effort):
         arena = max(map(add, offsets, sizes), default=0)
         if arena < least:
-            program = _program(steps, offsets, arena)
+            program = _program(steps, offsets, arena, disk)
             taken = arena if beside is None else arena + beside(program)
             if taken < least:
                 best, least = program, taken
@@ -76,11 +78,28 @@ def pack(
     return best
 
 
-def _program(steps: Sequence[Step], offsets: Sequence[int], arena: int) -> Program:
-    """Return steps of blocks as steps of offsets."""
+def _program(steps: Sequence[Step], offsets: Sequence[int], arena: int, disk: tuple[dict[int, int], int]) -> Program:
+    """Return steps of blocks as steps of offsets; disk: where copies lie in the file, by op, and its bytes."""
     places = [*offsets, BATCH]  # block -1 is the caller's
-    placed = (Step(step.op, places[step.source], places[step.target], max(places[step.scratch], 0)) for step in steps)
-    return Program(tuple(placed), arena)
+    copies, disk_bytes = disk
+    placed = (
+        Step(step.op, places[step.source], places[step.target], copies.get(at, max(places[step.scratch], 0)))
+        for at, step in enumerate(steps)
+    )
+    return Program(tuple(placed), arena, disk_bytes)
+
+
+def _copies(chain: Chain, schedule: Schedule) -> tuple[dict[int, int], int]:
+    """Return where each Store and Load, by its number, has its copy in the file, and the bytes of the file."""
+    gaps, offsets = Gaps(0), dict[int, int]()
+    lies: dict[int, int] = {}  # layer -> offset of its copy
+    for at, op in enumerate(schedule.ops):
+        if isinstance(op, Store):
+            lies[op.value.layer] = offsets[at] = gaps.take(chain.state_bytes(op.value.layer))
+        elif isinstance(op, Load):
+            offsets[at] = lies.pop(op.value.layer)
+            gaps.give(offsets[at], chain.state_bytes(op.value.layer))
+    return offsets, gaps.top
 
 
 def _blocks(chain: Chain, schedule: Schedule) -> tuple[list[Block], list[Step]]:

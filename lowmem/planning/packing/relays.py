@@ -61,7 +61,8 @@ class Stacks:
             middle -= 1
         scratch = chain.forward_scratch(best + 1, op.last)
         together = self.lower.end + self.upper.end + chain.state_bytes(best) + size + scratch
-        return best if best >= op.first and together <= limit else 0
+        free = best >= op.first and chain.state(best) not in self.places
+        return best if free and together <= limit else 0
 
     def run(self, effect: Effects, *, passing: bool = False) -> None:
         """Place what an op makes, and give back what it ends."""

@@ -16,6 +16,7 @@ from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.numpy.engine import NumpyEngine
+from lowmem.runtime.offload.binding import DiskBinding
 
 Array = NDArray[Any]
 
@@ -28,10 +29,12 @@ class Engine(Protocol):
     checked. After the first step of a size a step allocates no array.
 
     name: as `plan.engine` will say it. arena: where states, deltas and working memory lie.
+    disk: what moves states to a disk and back, None where the plan moves none.
     """
 
     name: str
     arena: Arena
+    disk: DiskBinding | None
 
     def run(
         self,
@@ -50,7 +53,8 @@ class Engine(Protocol):
             shall only add the gradients to the norm and leave the parameters alone.
         carry_out: gets the calls of each pass, if given, in place of the engine's own way to carry them out.
 
-        Raises `NonFiniteError` if the loss is not finite, before any parameter has changed.
+        Raises `NonFiniteError` if the loss is not finite, before any parameter has changed; `DiskError`, which says
+        whether parameters have changed, if a state could not be moved to the disk or back.
         """
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:

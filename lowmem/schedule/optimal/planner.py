@@ -88,12 +88,13 @@ class Planner:
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
         self.uniform = is_uniform(chain)
+        self._budget = max(budget, 0)
         self._table: Table | None = None
         self._lower: list[float] = []  # the bound by level
         self._level_of: Callable[[int], int] = int  # of a budget, for a bound
         self._latest: tuple[Schedule, Trace] | None = None
         if not self.uniform:
-            self._fill(max(budget, 0), shared)
+            self._fill(self._budget, shared)
 
     def _fill(self, budget: int, shared: bool) -> None:
         """Make the table that schedules are read from, and the lower bound."""
@@ -112,6 +113,14 @@ class Planner:
         self._lower, self._level_of = below.lower_bounds(), below.levels.enough
         del below  # the next table needs this memory
         self._table = grown(chain, budget, down=False, limits=limits)
+
+    @property
+    def table(self) -> Table:
+        """The table that schedules are read from; where a formula does without one, it is made now."""
+        if self._table is None:
+            self._fill(self._budget, shared=False)
+        assert self._table is not None
+        return self._table
 
     @property
     def window(self) -> int | None:

@@ -21,6 +21,7 @@ from lowmem.runtime.engines.calls import Bound, Call, Sweep
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater, add_gradient
+from lowmem.runtime.offload.binding import DiskBinding
 
 NO_SUMS: Array = np.empty((0, 0, 0))
 """For layers that sum up nothing."""
@@ -28,7 +29,7 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater: None without an optimizer."""
+    """What calls are bound to. kernels, contexts: by layer. updater: None without an optimizer. disk: None without."""
 
     mlp: MLP
     arena: Arena
@@ -38,6 +39,7 @@ class Parts:
     updater: Updater | None
     kernels: Sequence[LayerKernels]
     contexts: Sequence[Context]
+    disk: DiskBinding | None = None
 
 
 class Binder:
@@ -78,6 +80,9 @@ class Binder:
                 updater = self.parts.updater
                 assert updater is not None
                 return Call(item.phase, item.layer, updater.update, (updater.chunks[item.layer - 1],))
+            case "store" | "load" | "wait":
+                assert self.parts.disk is not None
+                return self.parts.disk.bind(item)
             case _:
                 return self._backward(item, self.parts.buffers.into(first=first).arrays[item.layer - 1])
 
@@ -126,7 +131,7 @@ class Binder:
                 return Call(item.phase, item.layer, kernels.finish, (context, self._reversal_of(item)))
             case "gather":
                 return Call(item.phase, item.layer, kernels.gather, (context, self._reversal_of(item), into))
-            case "forward" | "sweep" | "loss" | "sum" | "update":
+            case "forward" | "sweep" | "loss" | "sum" | "update" | "store" | "load" | "wait":
                 raise ValueError(f"{item.kind} is no call of a layer's backward")
             case unknown:
                 assert_never(unknown)

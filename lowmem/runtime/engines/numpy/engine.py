@@ -1,7 +1,7 @@
 """`NumpyEngine`: carries out a program call by call."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from lowmem.runtime.engines.numpy.binding import Binder, Parts
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater
+from lowmem.runtime.offload.binding import DiskBinding
 
 BROADCAST_BUFFER = 2048
 """Numbers in the buffer through which NumPy broadcasts a bias. The usual 8192 take 66 KiB in float64, which would be
@@ -52,6 +53,7 @@ class NumpyEngine:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
+        self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
@@ -64,6 +66,7 @@ class NumpyEngine:
             updater=None if optimizer is None else Updater(mlp, buffers, optimizer),
             kernels=kernels_of(architecture),
             contexts=self._contexts(),
+            disk=self.disk,
         )
         self._passes: dict[int, list[Pass]] = {}
         self._bind(plan.batch_size)
@@ -87,7 +90,7 @@ class NumpyEngine:
             statistics.ready.clear()
         passes = self._passes.get(rows) or self._bind(rows)
         try:
-            with self._settings():
+            with self._settings(), self.disk.step(self._torn) if self.disk is not None else nullcontext():
                 for one in passes:
                     w = None if weights is None else weights[one.start : one.stop]
                     feed.fill(x[one.start : one.stop], y[one.start : one.stop], w, one.bounds)
@@ -97,6 +100,10 @@ class NumpyEngine:
         finally:
             feed.clear()
         return feed.loss * feed.scale
+
+    def _torn(self) -> bool:
+        """Say whether the step at hand has updated parameters."""
+        return self._parts.updater is not None and self._parts.updater.updated
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""

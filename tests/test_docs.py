@@ -17,8 +17,8 @@ from lowmem.measure.ram import RESERVE
 from lowmem.network.tiles import TILE_ROWS
 from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.engines.lane_count import LEAST_ROWS, LEAST_WORK, SMALL
+from lowmem.schedule.optimal.closed_form import MANY_LAYERS
 from lowmem.schedule.optimal.early_drops import LONGEST
-from lowmem.schedule.optimal.planner import MANY_LAYERS
 from tests.test_layers import FLOORS
 from tests.test_readme import README, ROOT, blocks, run_page
 

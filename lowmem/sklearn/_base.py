@@ -2,7 +2,6 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
@@ -13,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from lowmem.errors import InputError
@@ -33,6 +32,7 @@ from lowmem.sklearn._training import (
     clipped_batch,
     network,
     plan_within_limit,
+    whole_sizes,
 )
 from lowmem.sklearn._validation import HeldOut
 
@@ -185,10 +185,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         first: False if there is a network already. Raises `InputError` if the parameters describe another one.
         """
-        sizes = self.hidden_layer_sizes
-        hidden = list(sizes) if isinstance(sizes, Iterable) else [sizes]
-        if not all(isinstance(size, Integral) and int(size) > 0 for size in hidden):
-            raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers > 0, got {hidden}.")
+        hidden = whole_sizes(self.hidden_layer_sizes)
         dtype = str(self.dtype)
         if dtype == "auto":
             dtype = "float32" if samples.x.dtype == np.float32 else "float64"
@@ -200,7 +197,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if loss == "quantile":
             chosen["quantile"] = self.get_params(deep=False)["quantile"]
         activation = str(ALIASES.get(self.activation, self.activation))
-        widths = (samples.x.shape[1], *map(int, hidden), outputs)
+        widths = (samples.x.shape[1], *hidden, outputs)
         architecture = Architecture(widths, activation, loss, dtype, **chosen)
         if not first and architecture != self._network.architecture:
             raise InputError(

@@ -209,7 +209,7 @@ class ParquetRows(Rows):
         """See `Rows.texts`; an empty value is an empty text."""
         names = self._file.schema_arrow.names
         name = names[number_of(column, names, len(names), "copied", self.path)]
-        with contextlib.closing(_opened(self.path)) as held:
+        with contextlib.closing(_opened(self.path)[0]) as held:
             for table in held.iter_batches(AT_ONCE, columns=[name]):
                 yield from ("" if value is None else str(value) for value in table.column(0).to_pylist())
 

@@ -28,6 +28,9 @@ EVALUATION_ROWS = 256
 RUN_OBJECTS = 4096
 """Bytes of the Python objects around the steps: callbacks, counters, the journal's lines."""
 
+EXPECTED_BLOCK = 8 << 20
+"""Bytes of the block of a stream that `lowmem.data.open` makes, for advice before the data are known."""
+
 OP_OBJECTS = 160
 """Bytes of the Python objects for an op of the plan, which a trainer makes and keeps."""
 
@@ -178,5 +181,20 @@ class StepMemory:
         def make(room: int, tables: int) -> Plan:
             return plan(architecture, rows, room, self._optimizer, **options | {"table_bytes": tables})
 
-        planned, self.process_promise = plan_within(self._cap, held, make)
+        known, counted = buffers > 0, len(self.plan.schedule) if buffers else 0
+
+        def more(planned: Plan) -> int:
+            """Return the bytes of what the data will need, and of the objects of a plan with more ops."""
+            unknown = 0 if known else self._expected_buffers()
+            return unknown + OP_OBJECTS * max(len(planned.schedule) - counted, 0)
+
+        planned, self.process_promise = plan_within(self._cap, held, make, more)
         return planned
+
+    def _expected_buffers(self) -> int:
+        """Return the bytes that the buffers of data may take which are not known yet: those of a stream of float64."""
+        architecture = self._mlp.architecture
+        inputs, outputs = architecture.widths[0], architecture.widths[-1]
+        rows = self._batch_size + EVALUATION_ROWS
+        batches = 2 * rows * (inputs + outputs + 1) * (8 + architecture.item_bytes)
+        return EXPECTED_BLOCK + batches + self._weights.bytes_for(rows)

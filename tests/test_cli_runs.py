@@ -391,8 +391,14 @@ def test_a_terminal_gets_a_bar_with_the_time_left_and_a_file_nothing() -> None:
     for done in range(1, 5):
         progress.step(done, 4)
     assert "2/4 steps, 2 s left" in shown.getvalue()
+    progress.evaluation(1, 2)
+    progress.evaluation(2, 2)
+    assert "2/2 held-out batches, 0 s left" in shown.getvalue()
     progress.clear()
     assert shown.getvalue().endswith(" \r")
+    with progress:
+        progress.step(4, 4)
+    assert shown.getvalue().endswith(" \r")  # what is told of the error has a line of its own
     plain = io.StringIO()
     progress = Progress(plain)
     progress.step(1, 2)

@@ -92,7 +92,7 @@ def run_epochs(
     notes = (chosen, *train.notes, *(f"note: {remark}" for remark in train.remarks))
     say("".join(f"  {note}\n" for note in notes if note))
     peak, start, learned = None, perf_counter(), []
-    with _ended_by_signals(trainer, arguments.save):
+    with _ended_by_signals(trainer, arguments.save), progress:
         for epoch in epochs:
             if traced is not None and peak is None:
                 peak = traced.stop()  # one epoch has every kind of step; the others run faster untraced

@@ -10,6 +10,7 @@ from lowmem.data.samples import Batches, Samples
 from lowmem.errors import InputError
 from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
+from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.choose import plan, with_costs
@@ -92,7 +93,7 @@ class StepMemory:
         already and the plan would change.
         """
         architecture = self._mlp.architecture
-        self._check_last_batch(len(train))
+        check_batches(architecture, len(train), min(self._batch_size, len(train)))
         buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture)
         # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too,
         # and of the training data beside it.
@@ -133,16 +134,6 @@ class StepMemory:
         while rows > 1 and samples.batch_bytes(rows, architecture, shuffled=False) > self._evaluated:
             rows //= 2
         return samples.batches(rows, architecture, None)
-
-    def _check_last_batch(self, samples: int) -> None:
-        """Refuse samples whose last batch has a single one, where layers compare the samples of a batch."""
-        rows, architecture = min(self._batch_size, samples), self._mlp.architecture
-        better = [f"batch_size={other}" for other in range(rows - 1, 1, -1) if samples % other != 1]
-        advice = " or ".join([*better[:1], "one sample more" if samples > 1 else "more samples"])
-        where = (
-            f"The last batch of {samples} samples in batches of {rows} has one. Give {advice}, or take another norm."
-        )
-        architecture.check_rows(samples % rows or rows, where)
 
     def allocate(self, seed: int, *, skips: bool) -> Stepper:
         """Allocate what the plan counts, once, and return what makes the steps.

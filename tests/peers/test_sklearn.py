@@ -392,6 +392,24 @@ def test_quantiles_and_absolute_errors_are_fitted() -> None:
         MLPRegressor("quantile", quantile=1.5).fit(x, y)
 
 
+def test_a_last_batch_of_one_sample_is_refused_with_a_norm_over_the_batch() -> None:
+    with pytest.raises(ValueError, match=r"The last batch of 41 samples .* has one\. Give batch_size=19"):
+        MLPClassifier(norm="batch", batch_size=20).fit(X[:41], Y[:41])
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_what_scikit_learn_has_besides_is_what_the_comparison_lists(name: str) -> None:
+    model, other = getattr(ours, name)(max_iter=2), getattr(theirs, name)(max_iter=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, Y)
+        other.fit(X, Y)
+    assert other.get_params().keys() - model.get_params().keys() == {"max_fun"}
+    assert {key for key in vars(other) if key.endswith("_")} - set(dir(model)) == set()
+    page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text(encoding="utf-8")
+    assert "`max_fun`" in page
+
+
 @pytest.mark.parametrize("sizes", [(8.7,), 8.7, (8, 2.0), (0,), ("8",), [None]])
 def test_layers_that_are_no_whole_numbers_are_refused(sizes: Any) -> None:
     for estimator in (MLPClassifier, theirs.MLPClassifier):

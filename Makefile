@@ -10,7 +10,11 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
-.PHONY: demo test check lint test-peers test-floor sanitize figures clean
+# The tutorial's code, in order; its figures go to the folder tutorial.
+tutorial: $(VENV)/.base
+	$(BIN)/python -m analysis.tutorial tutorial
+
+.PHONY: demo tutorial test check lint test-peers test-floor sanitize figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
@@ -60,6 +64,7 @@ sanitize: $(VENV)/.test
 # benchmark_torch_chains in scripts/ measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.schedules
+	$(BIN)/python -m analysis.tutorial
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
 	$(BIN)/python -m analysis.promises

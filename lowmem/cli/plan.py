@@ -18,7 +18,8 @@ from lowmem.cli.options import (
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.choose import plan
-from lowmem.planning.queries import compare, deepest, largest_batch
+from lowmem.planning.extremes import deepest, largest_batch
+from lowmem.planning.queries import compare
 
 HELP = "Show where every byte of training would go, and what it costs to fit a budget."
 
@@ -42,25 +43,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print the plan, or answer --largest-batch or --deepest."""
     check_budget(arguments.budget)
     network = network_of(arguments)
-    if arguments.largest_batch or arguments.deepest:
-        return _answer(arguments, network)
-    costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {
         "micro_batch": arguments.micro_batch,
-        "costs": costs,
         "threads": arguments.threads,
         "engine": arguments.engine,
         **disk_options(arguments),
     }
+    own = {"strategy": arguments.strategy, "segments": arguments.segments, "slots": arguments.slots}
+    if arguments.largest_batch or arguments.deepest:
+        return _answer(arguments, network, options | own)
+    options["costs"] = cost_model(arguments, network.dtype)
     planned = plan(
         network,
         arguments.batch,
         arguments.budget,
         arguments.optimizer,
-        arguments.strategy,
-        segments=arguments.segments,
-        slots=arguments.slots,
         **options,
+        **own,
     )
     others = compare(network, arguments.batch, SHARES, arguments.optimizer, **options)
     if arguments.json:
@@ -70,17 +69,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _answer(arguments: argparse.Namespace, network: Architecture) -> int:
+def _answer(arguments: argparse.Namespace, network: Architecture, options: dict[str, Any]) -> int:
     """Print the answer to --largest-batch or --deepest."""
     if arguments.budget is None:
         raise InputError("--largest-batch and --deepest need a --budget to fit, such as --budget 64MiB.")
     if arguments.largest_batch and arguments.deepest:
         raise InputError("--largest-batch and --deepest are two questions; ask one at a time.")
     if arguments.largest_batch:
-        name, number = "largest_batch", largest_batch(network, arguments.budget, arguments.optimizer)
+        name, number = "largest_batch", largest_batch(network, arguments.budget, arguments.optimizer, **options)
         text = f"batches of up to {number:,} samples fit in {arguments.budget}"
     else:
-        number = deepest(network, arguments.batch, arguments.budget, arguments.optimizer)
+        number = deepest(network, arguments.batch, arguments.budget, arguments.optimizer, **options)
         name, text = "deepest", f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}"
     print(json.dumps({name: number}) if arguments.json else text)
     return 0

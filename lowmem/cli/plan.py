@@ -61,18 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print the plan, or answer --largest-batch or --deepest."""
     check_budget(arguments.budget)
     network = network_of(arguments)
-    if arguments.largest_batch or arguments.deepest:
-        return _answer(arguments, network)
-    costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {
         "micro_batch": arguments.micro_batch,
-        "costs": costs,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "costs": cost_model(arguments, network.dtype),
         **disk_options(arguments),
     }
-    limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
     how = {"strategy": arguments.strategy, "segments": arguments.segments, "slots": arguments.slots}
+    if arguments.largest_batch or arguments.deepest:
+        return _answer(arguments, network, options | how)
+    limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
     planned, told = _planned(arguments, network, limit, options | how)
     others = compare(network, arguments.batch, SHARES, arguments.optimizer, **options)
     if arguments.json:
@@ -107,15 +106,13 @@ def _planned(
     return found.plan, f"Within the limit of {limit}: {found}.\n"
 
 
-def _answer(arguments: argparse.Namespace, network: Architecture) -> int:
+def _answer(arguments: argparse.Namespace, network: Architecture, options: dict[str, Any]) -> int:
     """Print the answer to --largest-batch or --deepest, with its price and its plan."""
     if arguments.budget is None:
         raise InputError("--largest-batch and --deepest need a --budget to fit, such as --budget 64MiB.")
     if arguments.largest_batch and arguments.deepest:
         raise InputError("--largest-batch and --deepest are two questions; ask one at a time.")
     limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
-    options: dict[str, Any] = {"costs": cost_model(arguments, network.dtype)}
-    options |= {"threads": arguments.threads, "engine": arguments.engine}
     asked = arguments.budget, limit, arguments.optimizer
     within = "" if limit is None else f" with steps of at most {limit}"
     if arguments.largest_batch:

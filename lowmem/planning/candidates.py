@@ -75,6 +75,10 @@ class Candidates:
         """Say whether a plan that needs no search keeps the limit."""
         return self.fits(self.store_all) or any(self._fitting(self._thrifty))
 
+    def plannable(self) -> bool:
+        """Say whether the limit is enough for a plan of this request's strategy."""
+        return self.any_fits() if self.request.strategy in ("auto", "optimal") else self.fits(self.least)
+
     @cached_property
     def _thrifty(self) -> list[Draft]:
         return list(thrifty(self.request))

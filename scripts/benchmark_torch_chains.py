@@ -29,7 +29,7 @@ CANDIDATES = 2
 MOST = 12
 """Numbers of segments that are measured, the smallest: more of them recompute more and take more memory again."""
 
-TURNS = 4
+TURNS = 3
 """Of each side of a timing; the first does not count."""
 
 MODULE = "scripts.benchmark_torch_chains"

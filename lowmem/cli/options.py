@@ -130,6 +130,13 @@ def add_planning(parser: argparse.ArgumentParser, *, optimizer: str | None, budg
     parser.add_argument(
         "--engine", metavar="NAME", help=f"{' or '.join(ENGINES)} (default: native, the compiled one, if it is there)"
     )
+    group.add_argument(
+        "--shards",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cut each batch in N shards, whose gradients are added up in a fixed order (default 1)",
+    )
     group.add_argument("--micro-batch", type=int, metavar="N", help="run each batch in passes of N samples")
     names = f"{', '.join(OPTIMIZERS)} (default: {optimizer or 'none'})"
     group.add_argument("--optimizer", default=optimizer, metavar="NAME", help=f"optimizer: {names}")

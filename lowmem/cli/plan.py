@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_network(parser)
     add_planning(parser, optimizer=None)
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="processes that share the shards; bytes are those of one"
+    )
     questions = parser.add_argument_group("questions, answered in place of a plan")
     questions.add_argument("--largest-batch", action="store_true", help="print the largest batch that fits --budget")
     questions.add_argument("--deepest", action="store_true", help="print the most hidden layers that fit --budget")
@@ -49,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         "costs": costs,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "shards": arguments.shards,
+        "ranks": arguments.ranks,
     }
     planned = plan(
         network,
@@ -74,11 +79,12 @@ def _answer(arguments: argparse.Namespace, network: Architecture) -> int:
         raise InputError("--largest-batch and --deepest need a --budget to fit, such as --budget 64MiB.")
     if arguments.largest_batch and arguments.deepest:
         raise InputError("--largest-batch and --deepest are two questions; ask one at a time.")
+    ranks = {"shards": arguments.shards, "ranks": arguments.ranks}
     if arguments.largest_batch:
-        name, number = "largest_batch", largest_batch(network, arguments.budget, arguments.optimizer)
+        name, number = "largest_batch", largest_batch(network, arguments.budget, arguments.optimizer, **ranks)
         text = f"batches of up to {number:,} samples fit in {arguments.budget}"
     else:
-        number = deepest(network, arguments.batch, arguments.budget, arguments.optimizer)
+        number = deepest(network, arguments.batch, arguments.budget, arguments.optimizer, **ranks)
         name, text = "deepest", f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}"
     print(json.dumps({name: number}) if arguments.json else text)
     return 0

@@ -89,6 +89,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "micro_batch": arguments.micro_batch,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "shards": arguments.shards,
         "optimizer": arguments.optimizer,
         "steps": arguments.steps,
     }
@@ -101,6 +102,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
             "micro_batch": arguments.micro_batch,
             "threads": arguments.threads,
             "engine": arguments.engine,
+            "shards": arguments.shards,
         }
         try:
             planned = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)

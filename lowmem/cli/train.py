@@ -129,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         "slots": arguments.slots,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "shards": arguments.shards,
         "costs": cost_model(arguments, network.dtype),
     }
     if arguments.ram is not None:

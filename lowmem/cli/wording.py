@@ -15,7 +15,20 @@ RENAMED: Mapping[str, str] = {
 """Keywords of Python whose flag has another name than theirs."""
 
 KEYWORDS = (
-    *("budget", "batch_size", "micro_batch", "strategy", "segments", "slots", "threads", "engine", "optimizer", "ram"),
+    *(
+        "budget",
+        "batch_size",
+        "micro_batch",
+        "strategy",
+        "segments",
+        "slots",
+        "threads",
+        "engine",
+        "optimizer",
+        "ram",
+        "shards",
+        "ranks",
+    ),
     *("seed", "schedule", "clip_value", "clip_norm", "clip_twice", "class_weights", "non_finite", "patience"),
     *("save_to", "save_every", "journal", "lr", "weight_decay", "label_smoothing", "activation", "loss", "dtype"),
     *("norm", "dropout", "residual", "gain", "standardise", "shuffle_rows", "held_out", "target", "weights"),

@@ -102,7 +102,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     """Plan, bind and run in this process.
 
     request: the fields of an `Architecture`; keywords of `lowmem.plan` (batch_size, budget, strategy, optimizer,
-        micro_batch, segments, slots, threads, engine); and steps, the number of steps to time.
+        micro_batch, segments, slots, threads, engine, shards); and steps, the number of steps to time.
     """
     shape = {field.name for field in fields(Architecture) if field.init}
     architecture = Architecture.from_dict({name: value for name, value in request.items() if name in shape})
@@ -115,6 +115,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     options: dict[str, Any] = {
         name: request.get(name) for name in ("micro_batch", "segments", "slots", "threads", "engine")
     }
+    options["shards"] = request.get("shards", 1)
     planned = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
     gc.collect()
     traced.restart()  # the peak of planning is not that of training

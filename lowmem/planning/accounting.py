@@ -57,6 +57,9 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         lanes=request.lanes,
         threads=request.threads,
         seconds=seconds,
+        shards=request.shards,
+        shard_slots=request.shard_slots,
+        ranks=request.ranks,
     )
 
 
@@ -77,7 +80,7 @@ def least_overhead(request: PlanRequest) -> int:
     """Return the bytes of Python's objects that any plan for the request takes, whatever its schedule."""
     architecture = request.architecture
     if request.engine == "native":
-        return native_memory.program_bytes(architecture.layers, 0, request.lanes)
+        return native_memory.program_bytes(architecture.layers, 0, request.lanes, sharded=request.shards > 1)
     return overhead.least_overhead(architecture, **object_counts(request))
 
 
@@ -86,12 +89,28 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
     kinds = min(request.passes, 3)  # the first pass, all passes between, and the last one are bound apart
     sizes = 2 if request.batch_size % request.rows else 1
     odd = 2 if request.odd_batches else 1
+    if request.shards > 1:
+        # All passes are alike. Shards differ by a row, and the last pass of each has what is left.
+        kinds = 1
+        sizes = len({rows for shard in _shard_rows(request) for rows in _pass_rows(shard, request.rows)})
     return {
         "rows": request.rows,
         "sizes": sizes * odd,
         "passes": kinds * odd,
         "states": None if request.optimizer is None else OPTIMIZERS[request.optimizer].states,
+        "shards": request.sharing,
     }
+
+
+def _shard_rows(request: PlanRequest) -> set[int]:
+    """Return the numbers of rows that shards of a batch have."""
+    least, larger = divmod(request.batch_size, request.shards)
+    return {least, least + 1} if larger else {least}
+
+
+def _pass_rows(shard: int, rows: int) -> set[int]:
+    """Return the numbers of rows of the passes of a shard."""
+    return {min(rows, shard), shard % rows or rows}
 
 
 class EngineMemory(NamedTuple):
@@ -117,7 +136,7 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
     labels = tile_rows(request.rows) * INDEX_BYTES if architecture.loss_facts.labels else 0
     of_a_step = sum(STATISTICS * layer.entering for layer in architecture.each_layer if layer.couples)
     return EngineMemory(
-        gradients=architecture.parameters * buffers.all_layers + largest * buffers.one_layer,
+        gradients=_gradients(request, largest * buffers.one_layer),
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
         overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request))),
@@ -129,13 +148,23 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
     """Return what the compiled engine takes."""
     architecture, buffers, lanes = request.architecture, request.gradient_buffers, request.lanes
     fused = lanes * native_memory.lane_gradient_numbers(architecture, lanes)
+    if request.shards > 1:
+        fused = max(layer.size for layer in set(architecture.each_layer))
     return EngineMemory(
-        gradients=architecture.parameters * buffers.all_layers + fused * buffers.one_layer,
+        gradients=_gradients(request, fused * buffers.one_layer),
         optimizer_scratch=0,
         batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
-        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes),
+        overhead_bytes=native_memory.program_bytes(
+            architecture.layers, len(program.steps), lanes, sharded=request.shards > 1
+        ),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
+
+
+def _gradients(request: PlanRequest, of_one_layer: int) -> int:
+    """Return the numbers in the buffers of gradients; of_one_layer: in the one that all layers use in turn."""
+    all_layers = max(int(request.gradient_buffers.all_layers), request.shard_slots)
+    return request.architecture.parameters * all_layers + of_one_layer
 
 
 def _statistics(request: PlanRequest, of_a_step: int) -> int:

@@ -46,6 +46,8 @@ def plan(
     gather: bool = False,
     table_bytes: int | None = None,
     rehearse: bool = False,
+    shards: int = 1,
+    ranks: int = 1,
 ) -> Plan:
     """Plan one training step.
 
@@ -74,6 +76,11 @@ def plan(
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
         the compute, and one layer's gradient at a time.
+    shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
+        Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who
+        computes which shard. A shard runs on one thread unless `threads` says more.
+    ranks: processes that share the shards of a batch (`lowmem.distributed`); it must divide `shards`. The plan is that
+        of one rank: its bytes are those of the rank that needs the most.
 
     Returns a `Plan`, whose `update` says how a step updates. Raises `BudgetError` if nothing fits, with the least
     budget that works; `ScheduleError` for a schedule that does not reverse the network; `InputError` for numbers or
@@ -105,6 +112,8 @@ def plan(
             table_bytes=table_bytes,
             batch_buffers=batch_buffers,
             odd_batches=odd_batches,
+            shards=shards,
+            ranks=ranks,
         )
     )
 

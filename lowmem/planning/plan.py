@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from lowmem.common.shards import Shards
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
 from lowmem.planning.packing import Program
@@ -98,6 +99,9 @@ class Plan:
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
+    shards: a batch is cut in that many shards, whose gradients are added up along a tree.
+    shard_slots: how many gradients of all layers are kept for that.
+    ranks: processes that share the shards; the bytes are those of one, work is that of all.
     """
 
     architecture: Architecture
@@ -127,11 +131,19 @@ class Plan:
     seconds: float | None = None
     lower_bound: float | None = None
     budget: int | None = None
+    shards: int = 1
+    shard_slots: int = 0
+    ranks: int = 1
 
     @property
     def micro_batches(self) -> int:
-        """Passes per batch."""
-        return -(-self.batch_size // self.micro_batch)
+        """Passes per batch, those of all ranks."""
+        return self.sharing.passes(self.batch_size, self.micro_batch)
+
+    @property
+    def sharing(self) -> Shards:
+        """The shards of a batch, as the first rank sees them."""
+        return Shards(self.shards, self.ranks)
 
     @property
     def fixed_bytes(self) -> int:
@@ -190,6 +202,8 @@ class Plan:
             "optimizer": self.optimizer,
             "engine": self.engine,
             "lanes": self.lanes,
+            "shards": self.shards,
+            "ranks": self.ranks,
             "update": self.update.value,
             "gathered": self.gathered,
             "rehearsed": self.rehearsed,
@@ -224,7 +238,11 @@ class Plan:
         ]
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
-        passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""
+        passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > self.shards else ""
+        if self.shards > 1:
+            passes = f" in {self.shards} shards of {self.sharing.most_rows(self.batch_size)}{passes}"
+        if self.ranks > 1:
+            passes += f", {self.ranks} ranks, bytes of one"
         passes += f", {self.engine} engine" + (f", {self.lanes} threads" if self.lanes > 1 else "")
         proof = ""
         if self.gap is not None:
@@ -238,12 +256,15 @@ class Plan:
         return Table(f"{self.architecture}\nbatch {self.batch_size}{passes}", ["where", "bytes", "what"], rows, note)
 
     def _gradients_hint(self) -> str:
-        if self.optimizer is None:
+        if self.optimizer is None and self.shards == 1:
             return "of all layers"
         if self.gathered:
             return "of all layers, gathered before the update"
         if self.rehearsed:
             return "of one layer: each is updated in the second run of a step, the first one takes the norm"
+        if self.shards > 1:
+            kept = f"{self.shard_slots} sums of all layers and " if self.shard_slots else ""
+            return f"{kept}one layer's: shards are added up along a tree"
         if self.micro_batches > 1:
             return "of all layers, summed over the passes, and one layer's"
         return "of one layer: each is updated right after its backward"

@@ -88,11 +88,13 @@ def compare(
     costs: CostModel | None = None,
     threads: int | None = None,
     engine: str | None = None,
+    shards: int = 1,
+    ranks: int = 1,
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
     budgets: as in `lowmem.plan`, as many as wanted. A budget that does not fit is a row that says so.
-    optimizer, micro_batch, costs, threads, engine: as in `lowmem.plan`.
+    optimizer, micro_batch, costs, threads, engine, shards, ranks: as in `lowmem.plan`.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -106,6 +108,7 @@ def compare(
     """
     architecture, answers = architecture_of(architecture), []
     options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads, "engine": engine}
+    options |= {"shards": shards, "ranks": ranks}
     for strategy in ("store_all", "sqrt", "recompute_all"):
         fixed = plan(architecture, batch_size, None, optimizer, strategy, **options)
         answers.append(Answer(strategy, fixed, fixed.peak_bytes))
@@ -132,8 +135,12 @@ def minimum_budget(
     optimizer: str | Named | None = None,
     *,
     micro_batch: int | None = None,
+    shards: int = 1,
+    ranks: int = 1,
 ) -> int:
     """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan.
+
+    shards, ranks: as in `lowmem.plan`; the budget is that of a rank.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -143,12 +150,29 @@ def minimum_budget(
     """
     name = optimizer_name(optimizer)
     update = update_mode(name, gather=False, rehearse=False)
-    request = PlanRequest(architecture_of(architecture), batch_size, micro_batch, optimizer=name, update=update)
+    request = PlanRequest(
+        architecture_of(architecture),
+        batch_size,
+        micro_batch,
+        optimizer=name,
+        update=update,
+        shards=shards,
+        ranks=ranks,
+    )
     return Candidates(request, None).least.peak_bytes
 
 
-def largest_batch(architecture: AnyNetwork, budget: int | str, optimizer: str | Named | None = None) -> int:
-    """Return the largest batch size, run in one pass, that fits the budget.
+def largest_batch(
+    architecture: AnyNetwork,
+    budget: int | str,
+    optimizer: str | Named | None = None,
+    *,
+    shards: int = 1,
+    ranks: int = 1,
+) -> int:
+    """Return the largest batch size, run in one pass for each shard, that fits the budget.
+
+    shards, ranks: as in `lowmem.plan`; the budget is that of a rank.
 
     Raises `BudgetError` if not even one sample does, `InputError` for a budget in percent, whose meaning would
     change with the batch.
@@ -164,17 +188,27 @@ def largest_batch(architecture: AnyNetwork, budget: int | str, optimizer: str | 
     limit = parse_bytes(budget)
 
     def fits(batch: int) -> bool:
-        return minimum_budget(architecture, batch, optimizer) <= limit
+        return minimum_budget(architecture, max(batch, shards), optimizer, shards=shards, ranks=ranks) <= limit
 
-    if not fits(1):
-        plan(architecture, 1, limit, optimizer)  # raises with the account
+    if not fits(shards):
+        plan(architecture, shards, limit, optimizer, shards=shards, ranks=ranks)  # raises with the account
     return _largest(fits)
 
 
-def deepest(architecture: AnyNetwork, batch_size: int, budget: int | str, optimizer: str | Named | None = None) -> int:
+def deepest(
+    architecture: AnyNetwork,
+    batch_size: int,
+    budget: int | str,
+    optimizer: str | Named | None = None,
+    *,
+    shards: int = 1,
+    ranks: int = 1,
+) -> int:
     """Return how many hidden layers fit the budget, of the width that all hidden layers of `architecture` have.
 
-    A batch is run in one pass. Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
+    A batch is run in one pass for each shard. shards, ranks: as in `lowmem.plan`; the budget is that of a rank.
+
+    Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
     differ or the budget is in percent, whose meaning would change with the depth.
 
     >>> import lowmem as lm
@@ -196,10 +230,10 @@ def deepest(architecture: AnyNetwork, batch_size: int, budget: int | str, optimi
         return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
 
     def fits(layers: int) -> bool:
-        return minimum_budget(network(layers), batch_size, optimizer) <= limit
+        return minimum_budget(network(layers), batch_size, optimizer, shards=shards, ranks=ranks) <= limit
 
     if not fits(1):
-        plan(network(1), batch_size, limit, optimizer)  # raises with the account
+        plan(network(1), batch_size, limit, optimizer, shards=shards, ranks=ranks)  # raises with the account
     return _largest(fits)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from lowmem.chain import Chain
 from lowmem.common.checks import instance, lookup, positive, whole
+from lowmem.common.shards import Shards
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.planning.cost_model import CostModel
@@ -31,6 +32,8 @@ LEAST = {
     "threads": 1,
     "table_bytes": 0,
     "batch_buffers": 0,
+    "shards": 1,
+    "ranks": 1,
 }
 """The least that each number of a request may be."""
 
@@ -117,18 +120,23 @@ class PlanRequest:
     table_bytes: int | None = None
     batch_buffers: int = 0
     odd_batches: bool = False
+    shards: int = 1
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         """Make all numbers plain ints, and refuse what makes no sense."""
         object.__setattr__(self, "architecture", architecture_of(self.architecture))
         for name, least in LEAST.items():
             number = getattr(self, name)
-            if number is not None or name in ("batch_size", "batch_buffers"):
+            if number is not None or name in ("batch_size", "batch_buffers", "shards", "ranks"):
                 object.__setattr__(self, name, positive(name, number) if least else whole(name, number))
         if not callable(self.strategy) and not isinstance(self.strategy, Schedule):
             lookup("strategy", self.strategy, dict.fromkeys(STRATEGIES))
         object.__setattr__(self, "engine", choose_engine(self.engine, self.architecture, self.optimizer))
+        if self.shards > 1 and self.threads is None:
+            object.__setattr__(self, "threads", 1)  # the same bits on any machine and for any number of ranks
         self._check_options()
+        self._check_shards()
         self._check_passes()
         self._check_size()
         if self.costs is not None:
@@ -142,6 +150,30 @@ class PlanRequest:
             if number is not None and self.strategy != owner:
                 given = f'"{self.strategy}"' if isinstance(self.strategy, str) else "one of your own"
                 raise InputError(f'{name}={number} goes with strategy="{owner}"; the strategy is {given}.')
+
+    def _check_shards(self) -> None:
+        couples, rows = self.architecture.couples, self.sharing.most_rows(self.batch_size)
+        if self.shards == 1:
+            return
+        if self.shards > self.batch_size:
+            raise InputError(
+                f"shards={self.shards} are more than batch_size={self.batch_size}; every shard needs a sample."
+            )
+        if couples:
+            raise InputError(
+                f"shards={self.shards} would split a batch of {self.batch_size}, but {couples} looks at all samples "
+                "of a batch together; leave shards out, or take another norm, such as layer."
+            )
+        if self.update is UpdateMode.TWO_RUNS:
+            raise InputError(
+                f"rehearse=True runs a batch in one piece, and shards={self.shards} would split it; gather=True keeps "
+                "all gradients with one run."
+            )
+        if self.micro_batch is not None and self.micro_batch > rows:
+            raise InputError(
+                f"micro_batch={self.micro_batch} is more than the {rows} rows of a shard "
+                f"(batch_size={self.batch_size} in {self.shards} shards); give at most that."
+            )
 
     def _check_passes(self) -> None:
         rows, batch, couples = self.rows, self.batch_size, self.architecture.couples
@@ -169,12 +201,17 @@ class PlanRequest:
     @property
     def rows(self) -> int:
         """Rows of a pass; the last pass of a batch may have fewer."""
-        return self.batch_size if self.micro_batch is None else self.micro_batch
+        return self.sharing.most_rows(self.batch_size) if self.micro_batch is None else self.micro_batch
+
+    @cached_property
+    def sharing(self) -> Shards:
+        """The shards of a batch, as the first rank sees them."""
+        return Shards(self.shards, self.ranks)
 
     @property
     def passes(self) -> int:
-        """Passes per batch."""
-        return -(-self.batch_size // self.rows)
+        """Passes per batch, those of all ranks."""
+        return self.sharing.passes(self.batch_size, self.rows)
 
     @property
     def runs(self) -> int:
@@ -186,10 +223,22 @@ class PlanRequest:
         """Which buffers of gradients a step has.
 
         With NumPy, several passes need both, one to write to and one for the sums; compiled products add to the sums.
+        With shards there is one that all layers write to, and as many of all layers as `shard_slots` says.
         """
+        if self.shards > 1:
+            return GradientBuffers(self.shard_slots > 0, one_layer=True)
         all_layers = not self.update.fuses or self.passes > 1
         summed = self.passes > 1 and self.engine == "numpy"
         return GradientBuffers(all_layers, one_layer=summed or not all_layers)
+
+    @cached_property
+    def shard_slots(self) -> int:
+        """How many gradients of all layers are kept while shards are added up; 0 without shards."""
+        if self.shards == 1:
+            return 0
+        several = self.rows < self.sharing.most_rows(self.batch_size)  # passes of a shard, which are added up first
+        slots = max(self.sharing.of_rank(rank).slots(self.batch_size) for rank in range(self.ranks))
+        return max(slots + several, int(not self.update.fuses))
 
     @cached_property
     def lanes(self) -> int:

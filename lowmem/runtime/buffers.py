@@ -21,8 +21,10 @@ class Buffers:
     | an update fused into the backward     | one layer at a time|                                      |
     | several passes, NumPy engine          | one layer at a time| their sums over the passes, of all   |
     | several passes, compiled engine       | all layers         |                                      |
+    | shards                                | one layer at a time| sums of some nodes of the tree       |
 
     of_all: gradients of all layers, flat, or None. of_one: a buffer that layers use in turn, flat, or None.
+    slots: with shards, sums of all layers on the way to the whole, of which the first is `of_all`.
     states: the optimizer's arrays. scratch: the numbers that an update works in.
     """
 
@@ -30,8 +32,11 @@ class Buffers:
         architecture, dtype = plan.architecture, plan.architecture.dtype
         self._plan, wanted = plan, plan.gradient_buffers
         whole = architecture.parameters if wanted.all_layers else 0
-        rest = plan.gradient_bytes // architecture.item_bytes - whole
+        more = max(plan.shard_slots - 1, 0) * whole
+        rest = plan.gradient_bytes // architecture.item_bytes - whole - more
         self.of_all: Array | None = np.zeros(whole, dtype) if wanted.all_layers else None
+        self.slots: tuple[Array, ...] = () if self.of_all is None or plan.shards == 1 else (self.of_all,)
+        self.slots += tuple(np.zeros(whole, dtype) for _ in range(plan.shard_slots - 1))
         self.of_one: Array | None = np.zeros(rest, dtype) if wanted.one_layer else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
         self.states: tuple[Array, ...] = tuple(np.zeros(architecture.parameters, dtype) for _ in range(states))
@@ -47,7 +52,7 @@ class Buffers:
     @cached_property
     def totals(self) -> LayerViews | None:
         """Where the NumPy engine sums up the gradients of several passes; None if there is one pass."""
-        return self.gradients if self._plan.micro_batches > 1 else None
+        return self.gradients if self._plan.micro_batches > 1 and self._plan.shards == 1 else None
 
     @cached_property
     def gradients(self) -> LayerViews:
@@ -63,7 +68,7 @@ class Buffers:
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients' arrays."""
-        return sum(array.nbytes for array in (self.of_all, self.of_one) if array is not None)
+        return sum(array.nbytes for array in (self.of_all, *self.slots[1:], self.of_one) if array is not None)
 
     @property
     def optimizer_bytes(self) -> int:

@@ -38,7 +38,7 @@ AT_A_TIME = (
     "Use it between the epochs, or in on_step; save_to= and save_every= save the run while it trains. Make a trainer "
     "for each thread that trains."
 )
-PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine")
+PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine", "shards")
 """Keywords of `lowmem.plan` that a saved run keeps."""
 
 
@@ -52,7 +52,7 @@ class Trainer(RunState):
         batch buffers. The data set itself is the caller's.
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
-    strategy, micro_batch, segments, slots, threads, engine, costs: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, threads, engine, costs, shards: as in `lowmem.plan`.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step. A number is a constant rate; "cosine"
@@ -95,6 +95,7 @@ class Trainer(RunState):
         slots: int | None = None,
         threads: int | None = None,
         engine: str | None = None,
+        shards: int = 1,
         costs: CostModel | None = None,
         seed: int = 0,
         schedule: LearningRate | float | str | None = None,
@@ -121,7 +122,8 @@ class Trainer(RunState):
         if clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
         self.clip_twice = clip_twice
-        self._options = dict(zip(PLANNING, (strategy, micro_batch, segments, slots, threads, engine), strict=True))
+        planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
+        self._options = dict(zip(PLANNING, planning, strict=True))
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
             mlp,

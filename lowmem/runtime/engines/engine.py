@@ -41,6 +41,7 @@ class Engine(Protocol):
         *,
         step: int,
         scale: float | None = 1.0,
+        whole: int | None = None,
         carry_out: CarryOut | None = None,
     ) -> float:
         """Run all passes of a batch, and return its mean loss.
@@ -48,6 +49,7 @@ class Engine(Protocol):
         step: number of the training step, from 1, which dropout depends on.
         scale: what gradients are multiplied by in the updates of the program, where it has any; None where the updates
             shall only add the gradients to the norm and leave the parameters alone.
+        whole: rows of the batch where x has only those of this rank's shards; None where x is all of it.
         carry_out: gets the calls of each pass, if given, in place of the engine's own way to carry them out.
 
         Raises `NonFiniteError` if the loss is not finite, before any parameter has changed.

@@ -17,6 +17,7 @@ from lowmem.planning.engines.outline import Item, Phase, Place, outline, reversa
 from lowmem.planning.packing import BATCH, Program, Step
 from lowmem.runtime.arena import Arena, Array, Scratch
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, Sweep
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
@@ -28,7 +29,7 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater: None without an optimizer."""
+    """What calls are bound to. kernels, contexts: by layer. updater: None without an optimizer. sums: of shards."""
 
     mlp: MLP
     arena: Arena
@@ -38,6 +39,7 @@ class Parts:
     updater: Updater | None
     kernels: Sequence[LayerKernels]
     contexts: Sequence[Context]
+    sums: ShardSums | None = None
 
 
 class Binder:
@@ -69,6 +71,8 @@ class Binder:
                 scratch = self.parts.loss.scratch(item.step.scratch, self.bounds, self.tile)
                 outputs = self._tiles_at(item.step.source, self.architecture.widths[-1])
                 return Call(item.phase, item.layer, self.parts.loss.run, (outputs, self.parts.feed, scratch))
+            case "sum" if self.parts.sums is not None:
+                return Call(item.phase, item.layer, self.parts.sums.take, (item.layer,))
             case "sum":
                 totals, written = self.parts.buffers.totals, self.parts.buffers.written
                 assert totals is not None
@@ -77,7 +81,8 @@ class Binder:
             case "update":
                 updater = self.parts.updater
                 assert updater is not None
-                return Call(item.phase, item.layer, updater.update, (updater.chunks[item.layer - 1],))
+                update = updater.update if self.parts.sums is None else updater.update_in_last
+                return Call(item.phase, item.layer, update, (updater.chunks[item.layer - 1],))
             case _:
                 return self._backward(item, self.parts.buffers.into(first=first).arrays[item.layer - 1])
 

@@ -22,6 +22,7 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena, Array, Bounds
 from lowmem.runtime.blas_threads import threads_of
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, CarryOut, run_calls
 from lowmem.runtime.engines.numpy.binding import Binder, Parts
 from lowmem.runtime.engines.numpy.feed import Feed
@@ -55,15 +56,17 @@ class NumpyEngine:
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
+        self._sums = None if plan.shards == 1 else ShardSums(plan, buffers)
         self._parts = Parts(
             mlp=mlp,
             arena=self.arena,
             buffers=buffers,
             feed=Feed(),
-            loss=LossKernel(architecture, self.arena, rows),
-            updater=None if optimizer is None else Updater(mlp, buffers, optimizer),
+            loss=LossKernel(architecture, self.arena, rows, self._sums),
+            updater=None if optimizer is None else Updater(mlp, buffers, optimizer, self._sums),
             kernels=kernels_of(architecture),
             contexts=self._contexts(),
+            sums=self._sums,
         )
         self._passes: dict[int, list[Pass]] = {}
         self._bind(plan.batch_size)
@@ -76,33 +79,38 @@ class NumpyEngine:
         *,
         step: int,
         scale: float | None = 1.0,
+        whole: int | None = None,
         carry_out: CarryOut | None = None,
     ) -> float:
         """Run all passes of a batch, and return its mean loss; see `Engine.run`."""
-        architecture, feed, rows = self.mlp.architecture, self._parts.feed, len(x)
+        architecture, feed, rows = self.mlp.architecture, self._parts.feed, whole or len(x)
         feed.scale, feed.loss = loss_scale(architecture.loss, rows, architecture.widths[-1]), 0.0
         if self._parts.updater is not None:
             self._parts.updater.begin(scale)
         for statistics in self._statistics.values():
             statistics.ready.clear()
-        passes = self._passes.get(rows) or self._bind(rows)
+        passes, sums = self._passes.get(rows) or self._bind(rows), self._sums
+        before = 0 if sums is None else sums.shards.own_rows(rows)[0]
         try:
             with self._settings():
-                for one in passes:
-                    w = None if weights is None else weights[one.start : one.stop]
-                    feed.fill(x[one.start : one.stop], y[one.start : one.stop], w, one.bounds)
+                for one in passes if sums is None else sums.along(passes, rows):
+                    own = slice(one.start - before, one.stop - before)
+                    feed.fill(x[own], y[own], None if weights is None else weights[own], one.bounds)
                     if self._masks is not None:
                         self._masks.step, self._masks.start = step, one.start
                     (carry_out or run_calls)(one.calls)
         finally:
             feed.clear()
-        return feed.loss * feed.scale
+        return (feed.loss if sums is None else sums.loss) * feed.scale
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""
         updater = self._parts.updater
         assert updater is not None
-        if not self.plan.gathered:
+        if self._sums is not None:
+            updater.begin(None)
+            self._update_layers(updater, carry_out)
+        if not self.plan.gathered or self._sums is not None:
             return updater.exact_norm()
         with self._settings():
             (carry_out or run_calls)([Call("update", 0, updater.look, (self.buffers.gradients.flat,))])
@@ -113,6 +121,10 @@ class NumpyEngine:
         updater = self._parts.updater
         assert updater is not None
         updater.begin(scale)
+        self._update_layers(updater, carry_out)
+
+    def _update_layers(self, updater: Updater, carry_out: CarryOut | None) -> None:
+        """Update the parameters of all layers, or look at their gradients."""
         with self._settings():
             layers = enumerate(updater.chunks, start=1)
             (carry_out or run_calls)([Call("update", layer, updater.update, (chunks,)) for layer, chunks in layers])
@@ -154,14 +166,20 @@ class NumpyEngine:
         size = self.plan.micro_batch
         binders: dict[int, Binder] = {}
         passes: list[Pass] = []
-        for start in range(0, batch, size):
-            stop = min(start + size, batch)
+        alike: dict[int, Sequence[Bound]] = {}
+        bounds = [(start, min(start + size, batch)) for start in range(0, batch, size)]
+        if self._sums is not None:
+            bounds = [(one.start, one.stop) for one in self._sums.passes(batch)]
+        for start, stop in bounds:
             binder = binders.get(stop - start) or binders.setdefault(stop - start, Binder(self._parts, stop - start))
-            first, last = start == 0, stop == batch
-            if not first and not last and len(passes) > 1:
+            # With shards all passes are alike: what becomes of a gradient is decided while they run.
+            first, last = start == 0 and self._sums is None, stop == batch or self._sums is not None
+            if self._sums is not None and stop - start in alike:
+                calls = alike[stop - start]
+            elif not first and not last and len(passes) > 1:
                 calls = passes[-1].calls  # all passes between the first and the last are alike
             else:
-                calls = binder.bind(self.plan.program, first=first, last=last)
+                calls = alike[stop - start] = binder.bind(self.plan.program, first=first, last=last)
             passes.append(Pass(calls, binder.bounds, start, stop))
         self.arena.forget_views()
         self._passes[batch] = passes

@@ -7,11 +7,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.shards import Shards
 from lowmem.network.specs import CHUNK
 from lowmem.nn.layers.base import counts
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.sums import ShardSums
 
 Array = NDArray[np.floating[Any]]
 Chunk: TypeAlias = tuple[Array, Array, tuple[Array, ...], tuple[Array, ...]]
@@ -25,10 +27,11 @@ class Updater:
     scale: what gradients are multiplied by first, if it is below 1; None to look at them alone.
     """
 
-    def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer, sums: ShardSums | None = None) -> None:
+        self.optimizer, self._sums = optimizer, sums
         self.scale: float | None = 1.0
-        self.chunks = _chunks(mlp, buffers, OPTIMIZERS[optimizer.name].scratch)
+        shards = Shards() if sums is None else sums.shards
+        self.chunks = _chunks(mlp, buffers, shards, OPTIMIZERS[optimizer.name].scratch)
         self._squares: list[float] = []
 
     def begin(self, scale: float | None) -> None:
@@ -45,6 +48,12 @@ class Updater:
             if self.scale < 1:
                 np.multiply(g, self.scale, out=g)
             self.optimizer.update(w, g, states, scratch)
+
+    def update_in_last(self, chunks: Sequence[Chunk]) -> None:
+        """Update one layer's parameters if the pass at hand is the last one of a step's shards."""
+        assert self._sums is not None
+        if self._sums.last:
+            self.update(chunks)
 
     def look(self, gradients: Array) -> None:
         """Look at the gradients of all layers, which are one flat array."""
@@ -65,15 +74,19 @@ class Updater:
         return sqrt(fsum(self._squares)) if all(map(isfinite, self._squares)) else float("nan")
 
 
-def _chunks(mlp: MLP, buffers: Buffers, scratches: int) -> list[list[Chunk]]:
-    """Return the chunks of every layer; scratches: working arrays that an update needs."""
+def _chunks(mlp: MLP, buffers: Buffers, shards: Shards, scratches: int) -> list[list[Chunk]]:
+    """Return the chunks of every layer; scratches: working arrays that an update needs.
+
+    The parts of a layer are cut in chunks one by one, so that chunks do not depend on who has which part.
+    """
     size = len(buffers.scratch) // scratches if scratches else CHUNK
     chunks: list[list[Chunk]] = []
     begin = 0
     for gradients in buffers.gradients.blocks:
         of_layer: list[Chunk] = []
-        for start in range(0, len(gradients), size):
-            g = gradients[start : start + size]
+        parts = shards.parts(len(gradients))
+        for start, stop in ((at, min(at + size, end)) for first, end in parts for at in range(first, end, size)):
+            g = gradients[start:stop]
             part = slice(begin + start, begin + start + len(g))
             states = tuple(state[part] for state in buffers.states)
             scratch = tuple(buffers.scratch[n * size : n * size + len(g)] for n in range(scratches))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lowmem.common.checks import positive
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
@@ -185,7 +186,7 @@ def largest_batch(
     """
     if isinstance(budget, str) and "%" in budget:
         raise InputError(f'a share such as "{budget}" depends on the batch; give the budget in bytes.')
-    limit = parse_bytes(budget)
+    limit, shards = parse_bytes(budget), positive("shards", shards)
 
     def fits(batch: int) -> bool:
         return minimum_budget(architecture, max(batch, shards), optimizer, shards=shards, ranks=ranks) <= limit

@@ -15,8 +15,10 @@ A rank has S / R shards in a row. Numbers of a layer are cut in S parts, and a r
 [0, 1, 0, 2]
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from lowmem.common.checks import positive
@@ -135,6 +137,10 @@ class Shards:
             height += 1 - leaf.merges
         return most
 
+    def piece_count(self, batch: int) -> int:
+        """Return how many nodes the sums of all ranks are, which a rank receives its part of."""
+        return sum(len(self.of_rank(rank).pieces(batch)) for rank in range(self.ranks))
+
     def of_rank(self, rank: int) -> "Shards":
         """Return the same shards as another rank sees them."""
         return Shards(self.count, self.ranks, rank)
@@ -156,9 +162,23 @@ class Shards:
         """Return all of a layer that this rank updates: the first number, and that behind the last."""
         return self.bound(size, self.own.start), self.bound(size, self.own.stop)
 
+    def part_bounds(self, size: int) -> list[int]:
+        """Return where each rank's part of a layer of so many numbers begins, and where the last one ends."""
+        each = self.count // self.ranks
+        return [self.bound(size, rank * each) for rank in range(self.ranks + 1)]
+
     def largest_part(self, size: int) -> int:
         """Return the most numbers of a layer that a rank updates."""
-        return max(stop - first for first, stop in (self.of_rank(rank).part(size) for rank in range(self.ranks)))
+        return max(stop - first for first, stop in pairwise(self.part_bounds(size)))
+
+    def most_parts(self, sizes: Iterable[int]) -> int:
+        """Return the most numbers that a rank has, of layers of these sizes."""
+        counted = Counter(sizes)
+        ranks = [0] * self.ranks
+        for size, times in counted.items():
+            for rank, (first, stop) in enumerate(pairwise(self.part_bounds(size))):
+                ranks[rank] += times * (stop - first)
+        return max(ranks)
 
 
 def folded(count: int, sums: Mapping[Node, T], add: Callable[[T, T], T]) -> T:

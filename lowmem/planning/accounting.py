@@ -11,6 +11,7 @@ from lowmem.planning.packing import Program, pack
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule, lower, simulate
+from lowmem.schedule.lowering import TRAVELLING
 
 
 def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = None) -> Plan:
@@ -26,7 +27,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     program = pack(request.chain, schedule, at_best=trace.peak_bytes)
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
-    states = OPTIMIZERS[request.optimizer].states * architecture.parameters if request.optimizer else 0
+    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
     engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
@@ -60,6 +61,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         shards=request.shards,
         shard_slots=request.shard_slots,
         ranks=request.ranks,
+        received=request.received,
     )
 
 
@@ -164,7 +166,8 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
 def _gradients(request: PlanRequest, of_one_layer: int) -> int:
     """Return the numbers in the buffers of gradients; of_one_layer: in the one that all layers use in turn."""
     all_layers = max(int(request.gradient_buffers.all_layers), request.shard_slots)
-    return request.architecture.parameters * all_layers + of_one_layer
+    travelling = TRAVELLING if request.ranks > 1 else 1
+    return request.architecture.parameters * all_layers + travelling * (of_one_layer + request.received)
 
 
 def _statistics(request: PlanRequest, of_a_step: int) -> int:

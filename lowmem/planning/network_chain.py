@@ -17,17 +17,24 @@ from lowmem.planning.cost_model import CostModel
 
 
 def network_chain(
-    architecture: Architecture, rows: int, *, updates: bool = False, lanes: int = 1, engine: str = "numpy"
+    architecture: Architecture,
+    rows: int,
+    *,
+    updates: bool = False,
+    shared: bool = False,
+    lanes: int = 1,
+    engine: str = "numpy",
 ) -> Chain:
     """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs.
 
+    updates, shared: whether layers are updated right after their backward, and with what several ranks have.
     lanes: threads that each carry a part of the rows, in an arena of their own: every size is a multiple of their
         number.
     engine: whose working memory is counted.
     """
     stages = tuple(_stage(architecture, layer, rows, lanes, engine) for layer in range(1, architecture.layers + 1))
     scratch = loss_scratch_bytes(architecture, tile_rows(rows)) if engine == "numpy" else 0
-    return Chain(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates)
+    return Chain(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates, shared=shared)
 
 
 def timed_chain(chain: Chain, architecture: Architecture, rows: int, costs: CostModel) -> Chain:

@@ -102,6 +102,7 @@ class Plan:
     shards: a batch is cut in that many shards, whose gradients are added up along a tree.
     shard_slots: how many gradients of all layers are kept for that.
     ranks: processes that share the shards; the bytes are those of one, work is that of all.
+    received: the most numbers that a rank receives of a layer's gradients at a time.
     """
 
     architecture: Architecture
@@ -134,6 +135,7 @@ class Plan:
     shards: int = 1
     shard_slots: int = 0
     ranks: int = 1
+    received: int = 0
 
     @property
     def micro_batches(self) -> int:
@@ -226,7 +228,7 @@ class Plan:
         hints = Account(
             parameters=f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}",
             gradients=self._gradients_hint(),
-            optimizer=self.optimizer or "none: the caller takes the gradients",
+            optimizer=self._optimizer_hint(),
             arena=f"{arena} for storing everything",
             batch="constants for each row, and buffers of the batch where lowmem owns them",
             overhead="Python's objects: bound calls and views" if self.engine == "numpy" else "the compiled program",
@@ -255,6 +257,11 @@ class Plan:
         )
         return Table(f"{self.architecture}\nbatch {self.batch_size}{passes}", ["where", "bytes", "what"], rows, note)
 
+    def _optimizer_hint(self) -> str:
+        if self.optimizer is None:
+            return "none: the caller takes the gradients"
+        return self.optimizer if self.ranks == 1 else f"{self.optimizer}, of the parts that a rank updates"
+
     def _gradients_hint(self) -> str:
         if self.optimizer is None and self.shards == 1:
             return "of all layers"
@@ -264,6 +271,8 @@ class Plan:
             return "of one layer: each is updated in the second run of a step, the first one takes the norm"
         if self.shards > 1:
             kept = f"{self.shard_slots} sums of all layers and " if self.shard_slots else ""
+            if self.ranks > 1:
+                return f"{kept}those of some layers that travel, sent and received"
             return f"{kept}one layer's: shards are added up along a tree"
         if self.micro_batches > 1:
             return "of all layers, summed over the passes, and one layer's"

@@ -155,6 +155,12 @@ class PlanRequest:
         couples, rows = self.architecture.couples, self.sharing.most_rows(self.batch_size)
         if self.shards == 1:
             return
+        if self.ranks > 1 and not self.update.fuses:
+            what = "clipping by norm, which keeps all of them" if self.optimizer else "a caller who takes them"
+            raise InputError(
+                f"ranks={self.ranks} exchange gradients layer by layer and update at once, which does not go with "
+                f"{what}. Give an optimizer, and clip_value in place of clip_norm."
+            )
         if self.shards > self.batch_size:
             raise InputError(
                 f"shards={self.shards} are more than batch_size={self.batch_size}; every shard needs a sample."
@@ -241,6 +247,19 @@ class PlanRequest:
         return max(slots + several, int(not self.update.fuses))
 
     @cached_property
+    def received(self) -> int:
+        """The most numbers that a rank receives of a layer's gradients: its part of every sum."""
+        if self.ranks == 1:
+            return 0
+        sizes = {layer.size for layer in self.architecture.each_layer}
+        return self.sharing.piece_count(self.batch_size) * max(map(self.sharing.largest_part, sizes))
+
+    @cached_property
+    def own_parameters(self) -> int:
+        """The most parameters that a rank updates, and keeps the optimizer's arrays of."""
+        return self.sharing.most_parts(layer.size for layer in self.architecture.each_layer)
+
+    @cached_property
     def lanes(self) -> int:
         """Threads that each carry a part of the rows of a pass."""
         return lanes_for(self._engine, self.architecture, self.rows, self.threads)
@@ -254,7 +273,14 @@ class PlanRequest:
     def chain(self) -> Chain:
         """The chain of one pass, costs in FLOPs."""
         updates = self.update.fuses
-        return network_chain(self.architecture, self.rows, updates=updates, lanes=self.lanes, engine=self._engine)
+        return network_chain(
+            self.architecture,
+            self.rows,
+            updates=updates,
+            shared=updates and self.ranks > 1,
+            lanes=self.lanes,
+            engine=self._engine,
+        )
 
     @cached_property
     def timed_chain(self) -> Chain:

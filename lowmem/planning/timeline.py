@@ -34,7 +34,9 @@ class Moment:
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
     updates = plan.update.fuses
-    return network_chain(plan.architecture, plan.micro_batch, updates=updates, lanes=plan.lanes, engine=plan.engine)
+    shared = updates and plan.ranks > 1
+    shape = plan.architecture, plan.micro_batch
+    return network_chain(*shape, updates=updates, shared=shared, lanes=plan.lanes, engine=plan.engine)
 
 
 def moments(chain: Chain, schedule: Schedule) -> list[Moment]:

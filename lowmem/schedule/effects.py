@@ -6,12 +6,15 @@
 | Record(l)            | state l-1        | state l-1       | t^(l), state l                                |
 | Loss()               | state L          | state L         | δ^(L), in the place of state L                |
 | Backward(l)          | δ^(l), state l-1 | both, if l > 1  | g^(l); δ^(l-1), in the place of state l-1     |
-| Update(l)            | g^(l)            | g^(l)           |                                               |
+| AllReduce(l)         | g^(l)            | g^(l)           | r^(l)                                         |
+| Update(l)            | g^(l), or r^(l)  | the same        |                                               |
 | Free(value)          | value            | value           |                                               |
 
 State 0 is the caller's batch: it is always there and nothing ends it. So Backward(1) ends δ^(1) alone and makes g^(1)
 alone, and Record(1) ends nothing. Every op makes or ends named values, so memory is a fold over a schedule and no rule
 is implicit. A new op is a class in `ops`, a row here, and a call in the runtime.
+
+Where ranks share a batch, an update needs r^(l), what the gradients of all ranks add up to.
 
 In chains with tapes Backward(l) needs and ends t^(l) in place of state l-1, nothing is made in the place of something
 else, and the loss makes y^(L) too, which the caller holds. Networks have no tapes, and their runtime has no Record.
@@ -21,7 +24,7 @@ from typing import Literal, NamedTuple
 
 from lowmem.chain import Chain, Value
 from lowmem.errors import InputError
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Update, not_an_op
+from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Loss, Op, Record, Update, not_an_op
 
 Phase = Literal["forward", "loss", "backward", "update", "none"]
 
@@ -77,8 +80,15 @@ def effects(chain: Chain, op: Op) -> Effects:
             _check_layers(chain, op.layer, op.layer)
             if not chain.updates:
                 raise InputError("this chain gathers its gradients, which are the caller's")
-            gradient = (chain.gradients[op.layer],)
+            gradient = (Value("r", op.layer) if chain.shared else chain.gradients[op.layer],)
             return Effects("update", op.layer, op.layer, needs=gradient, ends=gradient)
+        case AllReduce():
+            _check_layers(chain, op.layer, op.layer)
+            if not chain.shared:
+                raise InputError("no other rank has gradients of this chain")
+            gradient = (chain.gradients[op.layer],)
+            reduced = (Value("r", op.layer),)
+            return Effects("none", op.layer, op.layer, needs=gradient, ends=gradient, makes=reduced)
         case Free():
             return _free(op.value)
         case _:

@@ -11,18 +11,19 @@ from lowmem.network.layers import Layer
 from lowmem.network.layers.base import Reversed, Widths
 from lowmem.network.tiles import matrices_bytes, tile_count, whole_bytes
 from lowmem.planning.packing import Program, Step
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Record, Update
+from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Loss, Record, Update
 
 Phase: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
 """Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"."""
 
 PHASES: tuple[str, ...] = get_args(Phase)
 
-Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "update"] | Reversed
+Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "exchange", "update"] | Reversed
 """What a call does.
 
 forward: carries a layer from one place to another. sweep: carries a state through several layers in its place.
-loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. update: updates a layer's parameters.
+loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. exchange: sends it to other ranks.
+update: updates a layer's parameters.
 The others are the calls of a layer's backward, see `Layer.reversal`.
 """
 
@@ -70,6 +71,8 @@ def outline(architecture: Architecture, program: Program, *, first: bool, last: 
                     yield Item(kind, "backward", layer, step)
                 if not first:
                     yield Item("sum", "sum of gradients", layer, step)
+            case AllReduce(layer):
+                yield Item("exchange", "sum of gradients", layer, step)
             case Update(layer):
                 if last:
                     yield Item("update", "update", layer, step)

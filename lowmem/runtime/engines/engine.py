@@ -14,6 +14,7 @@ from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.numpy.engine import NumpyEngine
 
@@ -79,18 +80,20 @@ class Engine(Protocol):
         """Bytes of the statistics of norms over the batch, running ones included; 0 without such norms."""
 
 
-def make_engine(mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> Engine:
-    """Return the engine that a plan asks for, bound to a network.
+def make_engine(
+    mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int, group: Group | None = None
+) -> Engine:
+    """Return the engine that a plan asks for, bound to a network. group: the ranks that share batches, if any.
 
     Raises `InputError` if that is the compiled one and it cannot be loaded; plans made after that name NumPy's.
     """
     if plan.engine == "numpy":
-        return NumpyEngine(mlp, plan, buffers, optimizer, seed)
+        return NumpyEngine(mlp, plan, buffers, optimizer, seed, group)
     from lowmem.runtime.engines.native.engine import NativeEngine
     from lowmem.runtime.engines.native.library import UnusableError
 
     try:
-        return NativeEngine(mlp, plan, buffers, optimizer, seed)
+        return NativeEngine(mlp, plan, buffers, optimizer, seed, group)
     except UnusableError as reason:
         raise InputError(
             f"the plan is for the compiled engine, which cannot be used here: {reason}. Plan again: the NumPy engine "

@@ -14,7 +14,7 @@ from lowmem.network.tiles import aligned
 from lowmem.planning.engines.native_memory import STATISTICS
 from lowmem.planning.plan import Plan
 from lowmem.runtime.engines.native import structs
-from lowmem.schedule import Backward, Forward, Free, Loss, Record, Update
+from lowmem.schedule import AllReduce, Backward, Forward, Free, Loss, Record, Update
 
 FORWARD, LOSS, BACKWARD, UPDATE = range(4)
 NO_SKIP, SKIP, LEARNED_SKIP = range(3)
@@ -86,7 +86,9 @@ def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
                 yield BACKWARD, layer, layer, source, target, scratch
             case Update(layer):
                 yield UPDATE, layer, layer, 0, 0, 0
-            case Free() | Record():  # nothing is run; networks have no tapes, and the simulator refuses Record
+            case (
+                Free() | Record() | AllReduce()
+            ):  # nothing is run by the library; networks have no tapes, and the simulator refuses Record
                 pass
             case unknown:
                 assert_never(unknown)

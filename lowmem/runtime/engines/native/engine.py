@@ -15,6 +15,7 @@ from lowmem.planning.engines import native_memory
 from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.native import encoding
@@ -38,7 +39,15 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        plan: Plan,
+        buffers: Buffers,
+        optimizer: Optimizer | None,
+        seed: int,
+        group: Group | None = None,
+    ) -> None:
         if optimizer is not None:
             check_rule(optimizer)
         architecture, lanes = mlp.architecture, plan.lanes
@@ -54,7 +63,7 @@ class NativeEngine:
         self._pool = Pool(self.library, lanes)
         self.struct = bind_network(self.library, mlp, self.layers, self._vectors, lanes, tile_rows(each))
         self._bind(each, seed)
-        self._sharded = None if plan.shards == 1 else ShardedSteps(self, plan, ShardSums(plan, buffers))
+        self._sharded = None if plan.shards == 1 else ShardedSteps(self, plan, ShardSums(plan, buffers, group))
 
     def _bind(self, each: int, seed: int) -> None:
         """Write what training needs beside the network to the struct."""

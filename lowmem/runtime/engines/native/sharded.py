@@ -19,7 +19,7 @@ from lowmem.runtime.engines.calls import Call, CarryOut
 from lowmem.runtime.engines.native.binding import address
 from lowmem.runtime.engines.native.profiled import profiled_calls
 from lowmem.runtime.engines.native.structs import EngineStruct
-from lowmem.schedule import Backward, Forward, Loss, Update
+from lowmem.schedule import AllReduce, Backward, Forward, Loss, Update
 
 if TYPE_CHECKING:
     from lowmem.runtime.engines.native.engine import NativeEngine
@@ -41,8 +41,9 @@ class ShardedSteps:
 
         Raises `NonFiniteError` if a loss is not finite, before any parameter has changed.
         """
-        struct, before = self._engine.struct, self.sums.shards.own_rows(rows)[0]
+        struct, before, idle = self._engine.struct, self.sums.shards.own_rows(rows)[0], True
         struct.accumulate, struct.last = 0, 1
+        self.sums.begin(rows)
         for one in self.sums.passes(rows):
             own = slice(one.start - before, one.stop - before)
             struct.rows, struct.first_row = one.stop - one.start, one.start
@@ -51,23 +52,31 @@ class ShardedSteps:
                 self._pass()
             else:
                 carry_out(list(self._calls()))
+            idle = False
+        if idle:  # other ranks have all the rows of this batch
+            self._pass(idle=True)
+        self.sums.end()
         return self.sums.loss
 
-    def _pass(self) -> None:
-        """Carry out a pass, cut by cut."""
-        engine, cuts = self._engine, self._cuts
+    def _pass(self, *, idle: bool = False) -> None:
+        """Carry out a pass, cut by cut. idle: of a rank without rows, which only takes part in exchanges."""
+        engine, cuts, sums = self._engine, self._cuts, self.sums
         run = engine.library.functions.lm_run
-        for at in range(0, len(cuts), 3):
-            first, stop, layer = cuts[at : at + 3]
-            if layer < 0:
-                self._update(-layer)
+        for at in range(0, len(cuts), 4):
+            kind, layer, first, stop = cuts[at : at + 4]
+            if kind == UPDATE:
+                self._update(layer)
+            elif kind == SEND:
+                sums.send(layer)
+            elif idle:
                 continue
-            self._aim(layer)
-            run(engine.struct, first, stop)
-            if layer:
-                self.sums.take(layer)
+            elif kind == REVERSED:
+                self._aim(layer)
+                run(engine.struct, first, stop)
+                sums.take(layer)
             else:
-                self.sums.add_loss(engine.struct.loss_total)
+                run(engine.struct, first, stop)
+                sums.add_loss(engine.struct.loss_total)
 
     def _calls(self) -> Iterator[Call]:
         """Yield the calls of a pass op by op, for those who measure."""
@@ -78,6 +87,7 @@ class ShardedSteps:
                 yield Call("backward", call.layer, self._aim, (call.layer,))
                 yield call
                 yield Call("sum of gradients", call.layer, self.sums.take, (call.layer,))
+                yield Call("sum of gradients", call.layer, self.sums.send, (call.layer,))
             else:
                 yield call
             if call.phase == "loss":
@@ -91,15 +101,15 @@ class ShardedSteps:
 
         The library finds a layer's gradient by where its parameters begin, so the address is that of layer 1.
         """
-        if layer:
-            begin = self.sums.start(layer) * self._item
-            self._engine.struct.gradients = address(self.sums.written(layer)) - begin
+        begin = self.sums.start(layer) * self._item
+        self._engine.struct.gradients = address(self.sums.written(layer)) - begin
 
     def _update(self, layer: int) -> None:
         """Update a layer in the last pass of a step."""
-        if self.sums.last:
+        if self.sums.ready(layer):
             for first, stop in self._parts(layer):
                 self._engine.library.functions.lm_update_all(self._part, stop - first)
+            self.sums.updated(layer, self._engine.mlp.parameters)
 
     def update_all(self) -> None:
         """Update all layers with the sums of their gradients, which are kept."""
@@ -120,23 +130,26 @@ class ShardedSteps:
     def _parts(self, layer: int) -> Iterator[tuple[int, int]]:
         """Yield this rank's parts of a layer, while `_part` is the engine as the part sees it."""
         engine, part, item = self._engine, self._part, self._item
-        total, begin = self.sums.total(layer), self.sums.start(layer)
-        gradients, parameters = address(total), address(engine.mlp.parameters)
+        shards, size = self.sums.shards, self._engine.mlp.architecture.layer(layer).size
+        own, begin = shards.part(size)[0], self.sums.start(layer)
+        gradients, parameters = address(self.sums.total(layer)), address(engine.mlp.parameters)
+        kept = self.sums.own_starts[layer - 1]
         part.blas, part.pool, part.rule = engine.struct.blas, engine.struct.pool, engine.struct.rule
         part.item, part.lanes, part.squares = engine.struct.item, engine.struct.lanes, engine.struct.squares
-        for first, stop in self.sums.shards.parts(len(total)):
-            part.gradients = gradients + first * item
+        for first, stop in shards.parts(size):
+            part.gradients = gradients + (first - own) * item
             part.parameters = parameters + (begin + first) * item
             for number, state in enumerate(self._states):
-                part.states[number] = address(state) + (begin + first) * item
+                part.states[number] = address(state) + (kept + first - own) * item
             yield first, stop
 
 
-def _cuts(plan: Plan) -> Iterator[tuple[int, int, int]]:
-    """Yield where the compiled ops are cut: first op, the op behind the last, and what comes then.
+LOST, REVERSED, SEND, UPDATE = range(4)
+"""What comes behind a cut: the loss is there, a gradient is there, gradients are sent, a layer is updated."""
 
-    That is 0 for the loss, a layer's number where its gradient was written, and the number below 0 for an update.
-    """
+
+def _cuts(plan: Plan) -> Iterator[tuple[int, int, int, int]]:
+    """Yield where the compiled ops are cut: what comes then, its layer, the first op before it and the op behind."""
     first = at = 0
     for step in plan.program.steps:
         match step.op:
@@ -144,15 +157,17 @@ def _cuts(plan: Plan) -> Iterator[tuple[int, int, int]]:
                 at += 1
             case Loss():
                 at += 1
-                yield first, at, 0
+                yield LOST, 0, first, at
                 first = at
             case Backward(layer):
                 at += 1
-                yield first, at, layer
+                yield REVERSED, layer, first, at
                 first = at
+            case AllReduce(layer):
+                yield SEND, layer, at, at
             case Update(layer):
                 at += 1
-                yield at, at, -layer
+                yield UPDATE, layer, at, at
                 first = at
             case _:
                 pass

@@ -78,11 +78,16 @@ class Binder:
                 assert totals is not None
                 blocks = totals.blocks[item.layer - 1], written.blocks[item.layer - 1]
                 return Call(item.phase, item.layer, add_gradient, blocks)
+            case "exchange":
+                assert self.parts.sums is not None
+                return Call(item.phase, item.layer, self.parts.sums.send, (item.layer,))
             case "update":
                 updater = self.parts.updater
                 assert updater is not None
-                update = updater.update if self.parts.sums is None else updater.update_in_last
-                return Call(item.phase, item.layer, update, (updater.chunks[item.layer - 1],))
+                chunks = updater.chunks[item.layer - 1]
+                if self.parts.sums is not None:
+                    return Call(item.phase, item.layer, updater.update_in_last, (item.layer, chunks))
+                return Call(item.phase, item.layer, updater.update, (chunks,))
             case _:
                 return self._backward(item, self.parts.buffers.into(first=first).arrays[item.layer - 1])
 
@@ -131,7 +136,7 @@ class Binder:
                 return Call(item.phase, item.layer, kernels.finish, (context, self._reversal_of(item)))
             case "gather":
                 return Call(item.phase, item.layer, kernels.gather, (context, self._reversal_of(item), into))
-            case "forward" | "sweep" | "loss" | "sum" | "update":
+            case "forward" | "sweep" | "loss" | "sum" | "exchange" | "update":
                 raise ValueError(f"{item.kind} is no call of a layer's backward")
             case unknown:
                 assert_never(unknown)

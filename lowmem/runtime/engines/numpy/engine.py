@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena, Array, Bounds
 from lowmem.runtime.blas_threads import threads_of
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, CarryOut, run_calls
 from lowmem.runtime.engines.numpy.binding import Binder, Parts
@@ -49,14 +51,22 @@ class NumpyEngine:
 
     name = "numpy"
 
-    def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        plan: Plan,
+        buffers: Buffers,
+        optimizer: Optimizer | None,
+        seed: int,
+        group: Group | None = None,
+    ) -> None:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
-        self._sums = None if plan.shards == 1 else ShardSums(plan, buffers)
+        self._sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
         self._parts = Parts(
             mlp=mlp,
             arena=self.arena,
@@ -89,8 +99,13 @@ class NumpyEngine:
             self._parts.updater.begin(scale)
         for statistics in self._statistics.values():
             statistics.ready.clear()
-        passes, sums = self._passes.get(rows) or self._bind(rows), self._sums
-        before = 0 if sums is None else sums.shards.own_rows(rows)[0]
+        passes, sums = self._passes.get(rows), self._sums
+        if passes is None:
+            passes = self._bind(rows)
+        before = 0
+        if sums is not None:
+            before = sums.shards.own_rows(rows)[0]
+            sums.begin(rows)
         try:
             with self._settings():
                 for one in passes if sums is None else sums.along(passes, rows):
@@ -99,6 +114,10 @@ class NumpyEngine:
                     if self._masks is not None:
                         self._masks.step, self._masks.start = step, one.start
                     (carry_out or run_calls)(one.calls)
+                if sums is not None:
+                    if not passes:  # other ranks have all the rows of this batch
+                        (carry_out or run_calls)(self._exchanges)
+                    sums.end()
         finally:
             feed.clear()
         return (feed.loss if sums is None else sums.loss) * feed.scale
@@ -169,6 +188,7 @@ class NumpyEngine:
         alike: dict[int, Sequence[Bound]] = {}
         bounds = [(start, min(start + size, batch)) for start in range(0, batch, size)]
         if self._sums is not None:
+            self._sums.begin(batch)
             bounds = [(one.start, one.stop) for one in self._sums.passes(batch)]
         for start, stop in bounds:
             binder = binders.get(stop - start) or binders.setdefault(stop - start, Binder(self._parts, stop - start))
@@ -184,6 +204,16 @@ class NumpyEngine:
         self.arena.forget_views()
         self._passes[batch] = passes
         return passes
+
+    @cached_property
+    def _exchanges(self) -> list[Bound]:
+        """The calls of a pass that concern other ranks."""
+        binder, sums = Binder(self._parts, self.plan.micro_batch), self._sums
+        assert sums is not None
+        calls = binder.bind(self.plan.program, first=False, last=True)
+        return [
+            call for call in calls if isinstance(call, Call) and (call.phase == "update" or call.function == sums.send)
+        ]
 
     @contextmanager
     def _settings(self) -> Iterator[None]:

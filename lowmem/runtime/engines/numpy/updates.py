@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.shards import Shards
 from lowmem.network.specs import CHUNK
 from lowmem.nn.layers.base import counts
 from lowmem.nn.mlp import MLP
@@ -30,8 +29,8 @@ class Updater:
     def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer, sums: ShardSums | None = None) -> None:
         self.optimizer, self._sums = optimizer, sums
         self.scale: float | None = 1.0
-        shards = Shards() if sums is None else sums.shards
-        self.chunks = _chunks(mlp, buffers, shards, OPTIMIZERS[optimizer.name].scratch)
+        self._parameters = mlp.parameters
+        self.chunks = _chunks(mlp, buffers, sums, OPTIMIZERS[optimizer.name].scratch)
         self._squares: list[float] = []
 
     def begin(self, scale: float | None) -> None:
@@ -49,11 +48,12 @@ class Updater:
                 np.multiply(g, self.scale, out=g)
             self.optimizer.update(w, g, states, scratch)
 
-    def update_in_last(self, chunks: Sequence[Chunk]) -> None:
+    def update_in_last(self, layer: int, chunks: Sequence[Chunk]) -> None:
         """Update one layer's parameters if the pass at hand is the last one of a step's shards."""
         assert self._sums is not None
-        if self._sums.last:
+        if self._sums.ready(layer):
             self.update(chunks)
+            self._sums.updated(layer, self._parameters)
 
     def look(self, gradients: Array) -> None:
         """Look at the gradients of all layers, which are one flat array."""
@@ -74,25 +74,28 @@ class Updater:
         return sqrt(fsum(self._squares)) if all(map(isfinite, self._squares)) else float("nan")
 
 
-def _chunks(mlp: MLP, buffers: Buffers, shards: Shards, scratches: int) -> list[list[Chunk]]:
+def _chunks(mlp: MLP, buffers: Buffers, sums: ShardSums | None, scratches: int) -> list[list[Chunk]]:
     """Return the chunks of every layer; scratches: working arrays that an update needs.
 
     The parts of a layer are cut in chunks one by one, so that chunks do not depend on who has which part.
     """
     size = len(buffers.scratch) // scratches if scratches else CHUNK
     chunks: list[list[Chunk]] = []
-    begin = 0
-    for gradients in buffers.gradients.blocks:
+    begin = own_begin = 0
+    for number, block in enumerate(mlp.blocks, start=1):
+        gradients = buffers.gradients.blocks[number - 1] if sums is None else sums.total(number)
+        first, end = buffers.shards.part(len(block))
         of_layer: list[Chunk] = []
-        parts = shards.parts(len(gradients))
-        for start, stop in ((at, min(at + size, end)) for first, end in parts for at in range(first, end, size)):
-            g = gradients[start:stop]
-            part = slice(begin + start, begin + start + len(g))
-            states = tuple(state[part] for state in buffers.states)
-            scratch = tuple(buffers.scratch[n * size : n * size + len(g)] for n in range(scratches))
-            of_layer.append((mlp.parameters[part], g, states, scratch))
+        for part_start, part_stop in buffers.shards.parts(len(block)):
+            for start in range(part_start, part_stop, size):
+                stop = min(start + size, part_stop)
+                own = slice(own_begin + start - first, own_begin + stop - first)
+                states = tuple(state[own] for state in buffers.states)
+                scratch = tuple(buffers.scratch[n * size : n * size + stop - start] for n in range(scratches))
+                w, g = mlp.parameters[begin + start : begin + stop], gradients[start - first : stop - first]
+                of_layer.append((w, g, states, scratch))
         chunks.append(of_layer)
-        begin += len(gradients)
+        begin, own_begin = begin + len(block), own_begin + end - first
     return chunks
 
 

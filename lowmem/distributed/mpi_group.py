@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError
+from lowmem.runtime.collectives.group import Request
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -70,7 +71,7 @@ class MpiGroup:
         """See `Group.share`."""
         return MpiRequest(self._communicator.Iallgather(numbers, all_numbers), numbers, all_numbers)
 
-    def wait(self, request: MpiRequest) -> None:
+    def wait(self, request: Request) -> None:
         """See `Group.wait`."""
         if request.done():
             return

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from lowmem.cli.options import add_json, check_budget
+from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
@@ -43,11 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.training.trainer import Trainer
 
     check_budget(arguments.budget)
+    group = join()
     saved = open_run(arguments.run)
     changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
     flags = _flags(arguments, saved.notes)
     data = open_samples(flags, saved)
-    trainer = Trainer.of_run(saved, **{name: value for name, value in changes.items() if value is not None})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    trainer = Trainer.of_run(saved, group=group, **changes)
     until = flags.epochs if arguments.epochs is not None else saved.position.until
     if until <= trainer.epochs_done:
         raise InputError(

@@ -5,9 +5,10 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import StringIO
 from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,10 @@ def run_epochs(
     from lowmem.data.class_names import listed
 
     train, held_out = data
-    say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
-    progress = Progress(sys.stderr)
+    say: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
+    if not trainer.speaks:
+        say = lambda text: None  # noqa: E731 - another rank says it
+    progress = Progress(sys.stderr if trainer.speaks else StringIO())
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
     before = trainer.epochs_done
     epochs = trainer.epochs(train, count, held_out, save_to=arguments.save, on_step=progress.step, **options)
@@ -75,7 +78,7 @@ def run_epochs(
             say(epoch_line(epoch, until, left))
     report = replace(trainer.report(), traced_peak=peak)
     say(f"\n{report}")
-    if arguments.json:
+    if arguments.json and trainer.speaks:
         print(json.dumps(report.to_dict()))
     return 0
 
@@ -99,7 +102,7 @@ def _ended_by_signals(trainer: "Trainer", path: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         # In the middle of an epoch the trainer has saved already, or a step is half done.
-        if path and trainer.between_epochs:
+        if path and trainer.between_epochs and trainer.alone:
             trainer.save(path)
         if trainer.save_problem is not None:
             raise trainer.save_problem from None

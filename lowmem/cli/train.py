@@ -12,6 +12,7 @@ from lowmem.cli.options import (
     check_budget,
     cost_model,
 )
+from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
 from lowmem.cli.session import add_run, run_epochs
 from lowmem.errors import InputError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
+    from lowmem.runtime.collectives.group import Group
     from lowmem.training.class_weights import ClassWeights
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
@@ -111,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.measure.memory import TracedPeak
 
     check_budget(arguments.budget)
+    group = join()
     arguments.stream, arguments.splitting = streamed(arguments), MASKED
     train, held_out = open_samples(arguments)
     outputs = train.classes
@@ -134,23 +137,28 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.
-        trainer = _trainer(arguments, network, train, options)
+        trainer = _trainer(arguments, network, train, options, group)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
     # printing need, so that the tracer does not count these imports as training.
     clips, twice = arguments.clip_norm is not None, arguments.clip_twice
     how: dict[str, Any] = {"gather": clips and not twice, "rehearse": clips and twice}
+    how["ranks"] = 1 if group is None else group.size
     str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
     traced = TracedPeak()
     try:
-        trainer = _trainer(arguments, network, train, options)
+        trainer = _trainer(arguments, network, train, options, group)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced)
     finally:
         traced.stop()
 
 
 def _trainer(
-    arguments: argparse.Namespace, network: "Architecture", train: "Samples", options: dict[str, Any]
+    arguments: argparse.Namespace,
+    network: "Architecture",
+    train: "Samples",
+    options: dict[str, Any],
+    group: "Group | None",
 ) -> "Trainer":
     """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run."""
     from lowmem.nn.mlp import MLP
@@ -171,6 +179,7 @@ def _trainer(
         clip_twice=arguments.clip_twice,
         class_weights=_class_weights(arguments.class_weights),
         non_finite=arguments.non_finite,
+        group=group,
         **options,
     )
     trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}

@@ -64,7 +64,7 @@ class Shards:
                 f"Run {', '.join(map(str, fitting[:-1]))} or {fitting[-1]} ranks, or give" if fitting[1:] else "Give"
             )
             raise InputError(
-                f"ranks={self.ranks} do not divide shards={self.count}: every rank must have as many shards. {advice} "
+                f"{self.ranks} ranks do not divide shards={self.count}: every rank must have as many shards. {advice} "
                 f"shards={nearest}, which changes the bits of the results."
             )
 
@@ -83,6 +83,10 @@ class Shards:
     def own_rows(self, batch: int) -> tuple[int, int]:
         """Return the first row of a batch that is this rank's, and the row behind its last."""
         return self.rows(batch, self.own.start)[0], self.rows(batch, self.own.stop - 1)[1]
+
+    def most_own_rows(self, batch: int) -> int:
+        """Return the most rows that a rank has of a batch of so many rows, or of fewer."""
+        return -(-batch // self.ranks)
 
     def most_rows(self, batch: int) -> int:
         """Return the most rows of a shard."""

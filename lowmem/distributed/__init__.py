@@ -4,6 +4,6 @@
 Python. What ranks do with a batch is told in `lowmem.common.shards` and `lowmem.runtime.collectives`.
 """
 
-from lowmem.distributed.mpi_group import MpiGroup, mpi
+from lowmem.runtime.collectives.mpi import MpiGroup, mpi
 
 __all__ = ["MpiGroup", "mpi"]

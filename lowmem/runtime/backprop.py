@@ -177,6 +177,11 @@ class Backprop:
         return loss
 
     @property
+    def notes(self) -> NDArray[np.float64] | None:
+        """Two numbers that ranks tell each other with a step: written before it, and the largest of all behind it."""
+        return None if self.engine.shard_sums is None else self.engine.shard_sums.notes
+
+    @property
     def arena(self) -> Arena:
         """Where states, deltas and working memory lie."""
         return self.engine.arena

@@ -5,6 +5,7 @@ from typing import Any
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
+from lowmem.runtime.collectives.group import Group
 from lowmem.training.callbacks.saves import Saves
 from lowmem.training.loop import Loop, Stepper
 from lowmem.training.saved_run import Position, SavedRun
@@ -17,6 +18,7 @@ class RunState:
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again, as JSON holds it."""
         self._stepper: Stepper | None = None
+        self._group: Group | None = None
         self._position = Position()
         self._data_marks: dict[str, Any] = {}
         self._standardisation: Standardisation | None = None
@@ -24,6 +26,16 @@ class RunState:
         self._loop: Loop | None = None
         self._saves: Saves | None = None
         self._last_save: str | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process shares its run with no other rank."""
+        return self._group is None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that tells people of the run and writes it to files."""
+        return self._group is None or self._group.rank == 0
 
     @property
     def epochs_done(self) -> int:

@@ -16,6 +16,8 @@ from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
+from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.states import saving_states, state_layout
 from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.journal import Journal
@@ -53,6 +55,8 @@ class Trainer(RunState):
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
     strategy, micro_batch, segments, slots, threads, engine, costs, shards: as in `lowmem.plan`.
+    group: the ranks that share batches, such as `lowmem.distributed.mpi()`; None for this process alone. All ranks
+        call the same methods with the same data. Bits do not depend on how many there are.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step. A number is a constant rate; "cosine"
@@ -96,6 +100,7 @@ class Trainer(RunState):
         threads: int | None = None,
         engine: str | None = None,
         shards: int = 1,
+        group: Group | None = None,
         costs: CostModel | None = None,
         seed: int = 0,
         schedule: LearningRate | float | str | None = None,
@@ -124,6 +129,7 @@ class Trainer(RunState):
         self.clip_twice = clip_twice
         planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
         self._options = dict(zip(PLANNING, planning, strict=True))
+        self._group = None if group is None or group.size == 1 else group
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
             mlp,
@@ -135,6 +141,7 @@ class Trainer(RunState):
             clip_norm=self.clip_norm,
             clip_twice=clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
+            group=self._group,
         )
         self._turn = Turn("this trainer trains", AT_A_TIME, again=True)
 
@@ -195,7 +202,7 @@ class Trainer(RunState):
         callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
         if save_to is not None:
             check_place(as_path("save_to", save_to), "the run")
-        if journal is not None:
+        if journal is not None and self.speaks:
             callbacks.append(Journal(as_path("journal", journal)))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
@@ -205,7 +212,8 @@ class Trainer(RunState):
             self.schedule = self.schedule.over(until * -(-len(train) // min(self.batch_size, len(train))))
         stepper = self._allocated()
         self._position.until, architecture = until, self.mlp.architecture
-        batches = train.batches(min(self.batch_size, len(train)), architecture, self.seed)
+        rows, share = min(self.batch_size, len(train)), self._memory.share
+        batches = train.batches(rows, architecture, self.seed, share)
         if self._weights.waiting:
             self._weights.balance(train.class_counts(architecture.widths[-1]))
         rows = self._memory.evaluation_rows
@@ -233,7 +241,9 @@ class Trainer(RunState):
             stepper.backprop.claim()
             self.optimizer.clip_value, self._stepper = self.clip_value, stepper
             if self._resumed is not None:
-                self._resumed.load_states(self._stepper.backprop.optimizer_state)
+                backprop = self._stepper.backprop
+                layout = state_layout(self.plan, backprop.buffers)
+                self._resumed.load_states(backprop.optimizer_state, layout)
                 self._resumed = None
         return self._stepper
 
@@ -288,18 +298,19 @@ class Trainer(RunState):
             "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
             **what_bits_depend_on(self.plan),
         }
-        with self._turn:
-            save_run(
-                path,
-                self.mlp,
-                self.optimizer,
-                self._stepper.backprop.optimizer_state,
-                options=options,
-                position=self._position,
-                data=self._data_marks,
-                notes=self.notes,
-                standardisation=self._standardisation,
-            )
+        with self._turn, saving_states(self._stepper.backprop) as states:
+            if states is not None:
+                save_run(
+                    path,
+                    self.mlp,
+                    self.optimizer,
+                    states,
+                    options=options,
+                    position=self._position,
+                    data=self._data_marks,
+                    notes=self.notes,
+                    standardisation=self._standardisation,
+                )
         self._last_save = f"{path} (step {self._position.steps})"
         if self._loop is not None:
             self._loop.last_save = self._last_save

@@ -24,6 +24,10 @@ from lowmem.schedule.lowering import TRAVELLING
 Array = NDArray[np.floating[Any]]
 
 
+NOTES = 2
+"""Numbers that ranks tell each other with the losses of a step."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What ranks exchange for batches of one size: the nodes that each rank has the sums of."""
@@ -49,7 +53,9 @@ class Exchange:
         self._batches: dict[int, Batch] = {}
         self._batch = self._of(plan.batch_size)
         each = shards.count // shards.ranks
-        self._losses, self._all_losses = np.zeros(each), np.zeros((group.size, each))
+        self._losses, self._all_losses = np.zeros(each + NOTES), np.zeros((group.size, each + NOTES))
+        self.notes = np.zeros(NOTES)
+        """Before a step what this rank tells the others, and after it the largest of what all have told."""
         self._sharing: Request | None = None
         self._travelling: dict[int, list[Request]] = {}  # of a layer's gradients
         self._returning: list[Request] = []
@@ -66,8 +72,9 @@ class Exchange:
         self._batch = self._of(rows)
 
     def share_losses(self, losses: Sequence[float]) -> None:
-        """Begin to tell all ranks the losses of this rank's shards, 0 where a shard has no rows."""
-        self._losses[:] = losses
+        """Begin to tell all ranks the losses of this rank's shards, 0 where a shard has no rows, and its notes."""
+        self._losses[:-NOTES] = losses
+        self._losses[-NOTES:] = self.notes
         self._sharing = self.group.share(self._losses, self._all_losses)
 
     def losses(self) -> Array:
@@ -75,7 +82,8 @@ class Exchange:
         if self._sharing is not None:
             self.group.wait(self._sharing)
             self._sharing = None
-        return self._all_losses.reshape(-1)
+            self.notes[:] = self._all_losses[:, -NOTES:].max(axis=0)
+        return self._all_losses[:, :-NOTES].reshape(-1)
 
     def check_losses(self) -> None:
         """Wait for the losses of all ranks. Raises `NonFiniteError`, on every rank, if one is not finite.

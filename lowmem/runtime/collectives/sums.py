@@ -159,6 +159,11 @@ class ShardSums:
 
     # Other ranks --------------------------------------------------------------------------------------------------
 
+    @property
+    def notes(self) -> NDArray[np.float64] | None:
+        """What ranks tell each other with a step; see `Exchange.notes`. None without other ranks."""
+        return None if self._exchange is None else self._exchange.notes
+
     def send(self, layer: int) -> None:
         """Send a layer's gradients to the other ranks, in the last pass of a step."""
         exchange = self._exchange

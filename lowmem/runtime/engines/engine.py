@@ -15,6 +15,7 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.numpy.engine import NumpyEngine
 
@@ -29,10 +30,12 @@ class Engine(Protocol):
     checked. After the first step of a size a step allocates no array.
 
     name: as `plan.engine` will say it. arena: where states, deltas and working memory lie.
+    shard_sums: of the gradients of shards; None where a batch has one.
     """
 
     name: str
     arena: Arena
+    shard_sums: ShardSums | None
 
     def run(
         self,

@@ -63,7 +63,8 @@ class NativeEngine:
         self._pool = Pool(self.library, lanes)
         self.struct = bind_network(self.library, mlp, self.layers, self._vectors, lanes, tile_rows(each))
         self._bind(each, seed)
-        self._sharded = None if plan.shards == 1 else ShardedSteps(self, plan, ShardSums(plan, buffers, group))
+        self.shard_sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
+        self._sharded = None if self.shard_sums is None else ShardedSteps(self, plan, self.shard_sums)
 
     def _bind(self, each: int, seed: int) -> None:
         """Write what training needs beside the network to the struct."""

@@ -66,17 +66,17 @@ class NumpyEngine:
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
-        self._sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
+        self.shard_sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
         self._parts = Parts(
             mlp=mlp,
             arena=self.arena,
             buffers=buffers,
             feed=Feed(),
-            loss=LossKernel(architecture, self.arena, rows, self._sums),
-            updater=None if optimizer is None else Updater(mlp, buffers, optimizer, self._sums),
+            loss=LossKernel(architecture, self.arena, rows, self.shard_sums),
+            updater=None if optimizer is None else Updater(mlp, buffers, optimizer, self.shard_sums),
             kernels=kernels_of(architecture),
             contexts=self._contexts(),
-            sums=self._sums,
+            sums=self.shard_sums,
         )
         self._passes: dict[int, list[Pass]] = {}
         self._bind(plan.batch_size)
@@ -99,7 +99,7 @@ class NumpyEngine:
             self._parts.updater.begin(scale)
         for statistics in self._statistics.values():
             statistics.ready.clear()
-        passes, sums = self._passes.get(rows), self._sums
+        passes, sums = self._passes.get(rows), self.shard_sums
         if passes is None:
             passes = self._bind(rows)
         before = 0
@@ -126,10 +126,10 @@ class NumpyEngine:
         """Return the norm of all gradients; see `Engine.norm`."""
         updater = self._parts.updater
         assert updater is not None
-        if self._sums is not None:
+        if self.shard_sums is not None:
             updater.begin(None)
             self._update_layers(updater, carry_out)
-        if not self.plan.gathered or self._sums is not None:
+        if not self.plan.gathered or self.shard_sums is not None:
             return updater.exact_norm()
         with self._settings():
             (carry_out or run_calls)([Call("update", 0, updater.look, (self.buffers.gradients.flat,))])
@@ -187,14 +187,14 @@ class NumpyEngine:
         passes: list[Pass] = []
         alike: dict[int, Sequence[Bound]] = {}
         bounds = [(start, min(start + size, batch)) for start in range(0, batch, size)]
-        if self._sums is not None:
-            self._sums.begin(batch)
-            bounds = [(one.start, one.stop) for one in self._sums.passes(batch)]
+        if self.shard_sums is not None:
+            self.shard_sums.begin(batch)
+            bounds = [(one.start, one.stop) for one in self.shard_sums.passes(batch)]
         for start, stop in bounds:
             binder = binders.get(stop - start) or binders.setdefault(stop - start, Binder(self._parts, stop - start))
             # With shards all passes are alike: what becomes of a gradient is decided while they run.
-            first, last = start == 0 and self._sums is None, stop == batch or self._sums is not None
-            if self._sums is not None and stop - start in alike:
+            first, last = start == 0 and self.shard_sums is None, stop == batch or self.shard_sums is not None
+            if self.shard_sums is not None and stop - start in alike:
                 calls = alike[stop - start]
             elif not first and not last and len(passes) > 1:
                 calls = passes[-1].calls  # all passes between the first and the last are alike
@@ -208,7 +208,7 @@ class NumpyEngine:
     @cached_property
     def _exchanges(self) -> list[Bound]:
         """The calls of a pass that concern other ranks."""
-        binder, sums = Binder(self._parts, self.plan.micro_batch), self._sums
+        binder, sums = Binder(self._parts, self.plan.micro_batch), self.shard_sums
         assert sums is not None
         calls = binder.bind(self.plan.program, first=False, last=True)
         return [

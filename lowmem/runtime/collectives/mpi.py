@@ -44,6 +44,7 @@ class MpiGroup:
         from mpi4py import MPI
 
         self._mpi, self._communicator = MPI, communicator.Dup()
+        self._failures, self._failed = communicator.Dup(), False
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.waited = 0.0
 
@@ -85,6 +86,18 @@ class MpiGroup:
     def agree(self, what: Any) -> list[Any]:  # noqa: ANN401 - whatever pickles
         """See `Group.agree`."""
         return list(self._communicator.allgather(what))
+
+    def fail_together(self, seconds: float) -> bool:
+        """Say whether all ranks call this within some seconds, as they do where all fail for the same reason."""
+        if self._failed:
+            return False
+        self._failed = True
+        request, end = self._failures.Ibarrier(), time.monotonic() + seconds
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(REST)
+        return True
 
     def abort(self, code: int) -> None:
         """End all ranks now."""

@@ -58,6 +58,7 @@ sanitize: $(VENV)/.test
 # From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning and compare_sklearn in
 # scripts/ measured.
 figures: $(VENV)/.base
+	$(BIN)/python -m analysis.schedules
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
 	$(BIN)/python -m analysis.promises

@@ -15,7 +15,10 @@ from lowmem.units import format_bytes
 CURVE = 40
 """Budgets that make up the curve of a shape, in equal ratios."""
 
-FIXED = ("store_all", "sqrt", "recompute_all")
+FIXED = ("store_all", "sqrt")
+
+DEAREST = 6.0
+"""Plans that cost more are not drawn: the part that people use would be flat beside them. The note names the end."""
 
 
 def main() -> None:
@@ -25,14 +28,19 @@ def main() -> None:
     tables = []
     for (hidden, width, batch, activation), group in groupby(budgets, key=shape_of):
         records = list(group)
+        plans = predicted(records[0])
         title = f"{hidden} hidden layers of {width}, {activation}, batch {batch}, SGD"
         figure = frontier(
-            [*predicted(records[0]), *measured(records)],
+            [*(point for point in plans if point.compute <= DEAREST), *measured(records)],
             title=title,
             compute_label="compute, relative to storing all",
             whole=records[0]["measured"]["store_all_arena"],
         )
-        note = "Lines, filled markers: FLOPs, planned. Open markers: processor time and arena, measured."
+        end = min(plans, key=lambda point: point.memory)
+        note = (
+            "Lines, filled markers: FLOPs, planned. Open markers: processor time and arena, measured. Not drawn: the "
+            f"line goes on to {100 * end.memory:.2g} % at {end.compute:.0f} ×."
+        )
         save(figure, f"compute_versus_memory_{hidden}x{width}_{activation}", f"{note}\n{caption(data)}")
         tables.append(table(title, records))
     note = (

@@ -5,11 +5,11 @@ Run: python -m analysis.depth
 """
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.drawing import Record, caption, load, save, save_tables
 from lowmem.common.tables import Table
-from lowmem.plots.style import house_style, legend_above, looks, new_figure
+from lowmem.plots.lettering import set_marks
+from lowmem.plots.style import house_style, legend_above, looks, new_figure, set_title
 from lowmem.units import format_bytes
 
 TITLES = {"digits": "digits (shipped)", "mnist": "MNIST"}
@@ -31,9 +31,9 @@ def drawn(records: list[Record]) -> Figure:
         figure, panels = new_figure(4.6 * len(sets), 4, len(sets))
         for axes, name in zip(panels, sets, strict=True):
             own = [record for record in shown if record["set"] == name]
-            for row, record in enumerate(sorted(own, key=lambda record: -record["measured"]["curve"][-1]["accuracy"])):
-                label, accuracy = record["name"], [its["accuracy"] for its in record["measured"]["curve"]]
-                look, epochs = names[label], range(1, len(accuracy) + 1)
+            for record in own:
+                accuracy = [epoch["accuracy"] for epoch in record["measured"]["curve"]]
+                look, epochs = names[record["name"]], range(1, len(accuracy) + 1)
                 axes.plot(
                     epochs,
                     accuracy,
@@ -41,25 +41,27 @@ def drawn(records: list[Record]) -> Figure:
                     linestyle=look.line,
                     marker=look.marker,
                     markersize=5,
-                    label=label,
+                    label=named(record["name"], shown),
                 )
-                below = -16 * (1 + row) if accuracy[-1] > 0.5 else 8  # those that learn end close to each other
-                axes.annotate(
-                    f"{accuracy[-1]:.1%}",
-                    (epochs[-1], accuracy[-1]),
-                    (0, below),
-                    textcoords="offset points",
-                    ha="right",
-                    color=look.colour,
-                )
-            axes.set_title(f"{TITLES[name]}: {own[0]['layers']} layers of {own[0]['width']}")
-            axes.set_xlabel("epoch")
+            set_title(axes, f"{TITLES[name]}: {own[0]['layers']} layers of {own[0]['width']}", 3.6)
+            axes.set_xlabel("epoch (linear scale)")
             axes.set_ylim(0, 1.02)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
-        panels[0].set_ylabel("accuracy on held-out samples")
+            longest = max(len(record["measured"]["curve"]) for record in own)
+            set_marks(axes.xaxis, *axes.get_xlim(), 3.4, whole=True, among=range(0 if longest > 5 else 1, longest + 1))
+            set_marks(axes.yaxis, 0, 1.02, 2.8, lambda share: f"{100 * share:.0f} %")
+        panels[0].set_ylabel("accuracy on held-out\nsamples (linear scale)")
         legend_above(figure)
     return figure
+
+
+def named(name: str, records: list[Record]) -> str:
+    """Return a network's name with where it ended on each data set."""
+    ends = [
+        f"{record['measured']['curve'][-1]['accuracy']:.1%} on {TITLES[record['set']].partition(' ')[0]}"
+        for record in records
+        if record["name"] == name
+    ]
+    return f"{name}: {', '.join(ends)}"
 
 
 def table(records: list[Record]) -> Table:

@@ -15,7 +15,8 @@ READING = (
     "come, as in lowmem. remat: jax.checkpoint around segments of layers."
 )
 DRAWN = (
-    "Drawn are the settings (segments, allocator) of a method of which no other one takes less memory and less time."
+    "Drawn are the settings (segments, allocator) of a method of which no other one takes less memory and less time. "
+    "A colour for each tool."
 )
 
 
@@ -34,7 +35,7 @@ def main() -> None:
         points,
         title=title,
         memory_label="process memory above its floor (MiB)",
-        compute_label="CPU time (× lowmem storing all)",
+        compute_label="CPU time, lowmem storing all = 1",
         relative=False,
     )
     save(figure, "peers", f"{READING} {DRAWN}\n{caption(data)}")

@@ -51,7 +51,7 @@ def main() -> None:
             list(drawn(points, floor)),
             title=f"{network(points[0])}, {points[0]['activation']}, SGD",
             memory_label="arena; of PyTorch, memory less parameters (MiB)",
-            compute_label="step time (× its matrix products)",
+            compute_label="step time, its matrix products = 1",
             relative=False,
         )
         save(figure, "step_time", f"{DRAWN} {MEMORY}\n{caption(data)}")

@@ -6,6 +6,8 @@ Names are imported when they are first used: planning needs no NumPy, and nothin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lowmem.planning.machine import Measurements, measured_by
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from lowmem.planning.queries import compare, deepest, largest_batch, minimum_budget
     from lowmem.runtime.backprop import Backprop
     from lowmem.runtime.prediction import MLP
+    from lowmem.schedule.disk.transfers import DiskRates
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.loop import Epoch
     from lowmem.training.trainer import Trainer
@@ -84,6 +87,23 @@ __all__ = [
     "plan",
     "plots",
 ]
+
+
+def _costs(dtype: str, engine: str) -> "CostModel":
+    """Measure this machine, or read what was measured."""
+    from lowmem.measure.calibration import calibrated
+
+    return calibrated(dtype, engine=engine)
+
+
+def _rates(folder: str) -> "DiskRates":
+    """Measure a disk, or read what was measured."""
+    from lowmem.measure.disk_calibration import disk_rates
+
+    return disk_rates(folder)
+
+
+measured_by(Measurements(_costs, _rates))
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name

@@ -16,16 +16,15 @@ from typing import Any, Literal, NamedTuple
 
 from lowmem.errors import InputError, shown
 
-Kind = Literal["x", "s", "δ", "g", "t", "y", "r"]
+Kind = Literal["x", "s", "δ", "g", "t", "y", "d", "r"]
 
 
 class Value(NamedTuple):
     """One array of a step: x^(l), s^(l), δ^(l) or the gradient g^(l) of layer l's weights and biases.
 
-    Where ranks share a batch, r^(l) is what the gradients of all ranks add up to.
-
-    Chains with tapes have two kinds more: the tape t^(l) of stage l, and y^(L), what the caller holds after the loss.
-    A named tuple, as simulators look thousands of them up: hashing one takes no Python code.
+    d^(l) is the copy of state l on a disk. Where ranks share a batch, r^(l) is what the gradients of all ranks add up
+    to. Chains with tapes have two kinds more: the tape t^(l) of stage l, and y^(L), what the caller holds after the
+    loss. A named tuple, as simulators look thousands of them up: hashing one takes no Python code.
     """
 
     kind: Kind
@@ -34,7 +33,7 @@ class Value(NamedTuple):
     @property
     def in_arena(self) -> bool:
         """Whether the value lies in the arena of activations; gradients have buffers of their own."""
-        return self.kind not in ("g", "r", "y")
+        return self.kind not in ("g", "r", "y", "d")
 
     def __str__(self) -> str:
         """Write the value as in the formulas: "x^(3)"."""
@@ -162,9 +161,10 @@ class Chain:
         return self.stages[layer - 1].state_bytes if layer else 0
 
     def bytes_of(self, value: Value) -> int:
-        """Return the bytes that a value counts with: none for the batch, which is the caller's.
+        """Return the bytes of memory that a value counts with: none for the batch, which is the caller's.
 
-        A gradient counts only in chains with tapes; elsewhere it has a buffer that is not the arena's.
+        A gradient counts only in chains with tapes; elsewhere it has a buffer that is not the arena's. A copy on a
+        disk takes no memory.
         """
         kind, layer = value
         if not layer:
@@ -176,7 +176,7 @@ class Chain:
             return stage.delta_bytes
         if kind == "y":
             return self.caller_bytes
-        if stage.tape is None:
+        if stage.tape is None or kind == "d":
             return 0
         return stage.tape.kept_bytes if kind == "t" else stage.tape.gradient_bytes
 

@@ -140,6 +140,29 @@ class RunError(LowmemError):
     """A run that started and could not go on."""
 
 
+class DiskError(RunError):
+    """A state could not be written to the disk of `disk=`, or read back from it.
+
+    reason: what failed and why, as a sentence.
+    torn: whether parameters of some layers had been updated by then; if not, they are those before the step.
+    last_save: file and step of the last good save of the run; None if nothing was saved, or outside of training.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.torn = False
+        self.last_save: str | None = None
+
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return the reason, what is left of the step, and the last save."""
+        left = "The parameters are those before this step."
+        if self.torn:
+            left = "This step has updated the parameters of some layers: go back to a saved run."
+        saved = f" The last good save is {self.last_save}." if self.last_save else ""
+        return f"{self.reason} {left}{saved}"
+
+
 class SaveError(RunError):
     """A run could not be saved. If there was an earlier file, it is unchanged."""
 

@@ -1,6 +1,10 @@
-"""Byte sizes and counts, between text for people and whole numbers for machines."""
+"""Byte sizes, counts and times, between text for people and whole numbers for machines."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import isfinite
 from operator import index
 from typing import SupportsIndex
 
@@ -47,13 +51,47 @@ def _index(number: SupportsIndex) -> int | None:
         return None
 
 
+_thousands = ContextVar("_thousands", default=1024)
+"""What the units of sizes in texts are powers of."""
+
+_SUFFIXES = {1024: ("KiB", "MiB", "GiB", "TiB"), 1000: ("kB", "MB", "GB", "TB")}
+
+
+@contextmanager
+def units_of(text: str | None) -> Iterator[None]:
+    """Write sizes in units like those that somebody typed: after "24MB" in MB, else in MiB.
+
+    >>> from lowmem.units import format_bytes, units_of
+    >>> with units_of("24MB"):
+    ...     format_bytes(24_000_000)
+    '24.0 MB'
+    """
+    match = _SIZE.fullmatch(text or "")
+    unit = match[2].lower() if match else ""
+    token = _thousands.set(1000 if len(unit) == 2 and unit in _FACTORS else 1024)
+    try:
+        yield
+    finally:
+        _thousands.reset(token)
+
+
+def byte_unit(largest: float) -> tuple[str, int]:
+    """Return the unit in which `largest` bytes and less are best shown together, and its bytes; see `units_of`."""
+    thousand = _thousands.get()
+    for power in range(len(_SUFFIXES[thousand]), 0, -1):
+        if largest >= 2 * thousand**power:
+            return _SUFFIXES[thousand][power - 1], thousand**power
+    return "bytes", 1
+
+
 def format_bytes(size: float) -> str:
-    """Write a byte size for people, in binary units with three or four digits: "18.4 MiB"."""
+    """Write a byte size for people, in binary units with three or four digits: "18.4 MiB"; see `units_of`."""
+    thousand = _thousands.get()
     value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024:
+    for larger in _SUFFIXES[thousand]:
+        if abs(value) < thousand:
             break
-        value, unit = value / 1024, larger
+        value, unit = value / thousand, larger
     return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
 
 
@@ -67,8 +105,10 @@ def apart(first: int, second: int) -> tuple[str, str]:
 
 def ceil_bytes(size: int) -> str:
     """Write a size so that reading it back gives at least `size`: for budgets people will type."""
-    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
-        if size >= 10 * factor or (unit == "KiB" and size >= factor):
+    thousand = _thousands.get()
+    kilo, mega, giga, _ = _SUFFIXES[thousand]
+    for unit, factor in ((giga, thousand**3), (mega, thousand**2), (kilo, thousand)):
+        if size >= 10 * factor or (unit == kilo and size >= factor):
             tenths = -(-size * 10 // factor)
             return f"{tenths / 10:.1f}{unit}"
     return f"{size}B"
@@ -82,3 +122,38 @@ def format_count(number: float) -> str:
             break
         value, prefix = value / 1000, larger
     return f"{value:.0f}" if not prefix else f"{value:.3g} {prefix}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time for people, with three digits: "820 µs", "1.25 ms", "56.8 s", "3.2 min", "25.1 h", "12.4 days"."""
+    for unit, size, least in (("days", 86400, 172800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 1)):
+        if seconds >= least:
+            return f"{_three_digits(seconds / size)} {unit}"
+    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+        if round(seconds * factor) < 1000:
+            return f"{_three_digits(seconds * factor)} {unit}"
+    return "1.00 s"
+
+
+def _three_digits(number: float) -> str:
+    """Write a number with three digits and no exponent: "56.8", "1.25", "1,234"."""
+    return f"{number:,.0f}" if number >= 99.95 else f"{number:#.3g}".rstrip(".") if number else "0"
+
+
+_SECONDS = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*", re.IGNORECASE)
+_UNITS_OF_TIME = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_seconds(text: str) -> float | None:
+    """Read a time such as "250ms", "1.5 s", "2min" or "1h" in seconds; None for text that is no time."""
+    match = _SECONDS.fullmatch(text)
+    if match is None:
+        return None
+    unit = match[2].lower()
+    return float(match[1]) * _UNITS_OF_TIME["ms" if unit == "ms" else unit[0]]
+
+
+def format_loss(loss: float) -> str:
+    """Write a loss: "0.1234"; in scientific notation where that would hide its digits or be very long."""
+    plain = not isfinite(loss) or loss == 0 or 1e-3 <= abs(loss) < 1e5
+    return f"{loss:.4f}" if plain else f"{loss:.4e}"

@@ -62,6 +62,8 @@ def batch(architecture: lm.Architecture, rows: int, seed: int = 0) -> tuple[Arra
     outputs = architecture.widths[-1]
     if architecture.loss == "cross_entropy":
         return x, rng.integers(0, outputs, rows)
+    if architecture.loss == "poisson":
+        return x, rng.poisson(2.0, (rows, outputs)).astype(architecture.dtype)
     y = rng.random((rows, outputs)) if architecture.loss == "bce" else 2 * rng.standard_normal((rows, outputs))
     return x, y.astype(architecture.dtype)
 

@@ -67,8 +67,61 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     ran = Ran(capsys, "resume", str(broken))
     assert ran.code == 2
     assert "has all of its 3 epochs; --epochs 4 or more goes on" in ran.err
-    assert Ran(capsys, "resume", str(broken), "--epochs", "4", "--strategy", "recompute_all").code == 0
+    ran = Ran(capsys, "resume", str(broken), "--epochs", "4")
+    assert ran.code == 2
+    assert (
+        "falls to 0 at step 69, and its last steps, up to 92, would learn nothing. Resume it with --lr 0.0" in ran.err
+    )
+    more = ("--epochs", "4", "--strategy", "recompute_all", "--lr", "0.01", "--engine", "numpy", "--threads", "1")
+    assert Ran(capsys, "resume", str(broken), *more).code == 0
     assert open_run(broken).position.epoch == 4
+    assert not np.array_equal(parameters(broken), parameters(whole))
+    assert Ran(capsys, "resume", str(broken), "--more", "2").code == 0
+    assert open_run(broken).position.epoch == 6
+    assert "give one" in Ran(capsys, "resume", str(broken), "--more", "2", "--epochs", "9").err
+
+
+def test_save_replaces_no_run_of_another_network_without_force(capsys: Capture, tmp_path: Path, data: Path) -> None:
+    run, other = tmp_path / "run.safetensors", tmp_path / "other.safetensors"
+    flags = ["train", "--layers", "1", "--epochs", "1", "--no-calibrate", "--data", str(data)]
+    assert Ran(capsys, *flags, "--width", "8", "--save", str(run)).code == 0
+    assert Ran(capsys, *flags, "--width", "8", "--lr", "0.1", "--save", str(run)).code == 0  # the same again
+    before = run.read_bytes()
+    np.savez(tmp_path / "more.npz", x=-X, y=Y)
+    more = ["--data", str(tmp_path / "more.npz")]
+    for given, words in (
+        (["--width", "9"], "has the run of another network: 2 layers (5, 8, 3)"),
+        (more, "on other data"),
+    ):
+        ran = Ran(capsys, *flags, "--width", "8", *given, "--save", str(run))
+        assert ran.code == 2
+        assert f"lowmem: {run} has" in ran.err
+        assert words in ran.err
+        assert "Name another file, or replace it with --force." in ran.err
+        assert run.read_bytes() == before
+    assert Ran(capsys, *flags, "--width", "9", "--save", str(other)).code == 0
+    assert "another network" in Ran(capsys, "resume", str(other), "--epochs", "2", "--save", str(run)).err
+    assert Ran(capsys, "resume", str(other), "--epochs", "2", *more).code == 0  # its own file
+    assert "is no saved run" in Ran(capsys, *flags, "--save", str(data)).err
+    assert Ran(capsys, *flags, "--width", "9", "--save", str(run), "--force").code == 0
+    assert open_run(run).architecture.widths == (5, 9, 3)
+
+
+def test_patience_keeps_the_best_network(capsys: Capture, tmp_path: Path, data: Path) -> None:
+    run = str(tmp_path / "run.safetensors")
+    flags = ["--data", str(data), "--layers", "1", "--width", "16", "--lr", "0.05", "--epochs", "30", "--save", run]
+    waits = ["--patience", "3", "--patience-metric", "accuracy", "--min-improvement", "0.01"]
+    ran = Ran(capsys, "train", *flags, *waits, "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert told["epochs"] < 30
+    assert told["best_epoch"] < told["epochs"]
+    assert f"the network has the weights of epoch {told['best_epoch']}, the best of {told['epochs']}" in ran.err
+    assert open_run(run).position.aside
+    assert Ran(capsys, "resume", run, "--more", "1").code == 0  # patience as before
+    ran = Ran(capsys, "train", *flags, "--patience-metric", "accuracy")
+    assert ran.code == 2
+    assert "--patience-metric goes with --patience N" in ran.err
 
 
 def test_interrupting_saves_and_has_the_usual_exit_code(
@@ -146,7 +199,7 @@ def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path) -> N
 def test_a_cap_for_the_process_is_reported(capsys: Capture) -> None:
     ran = Ran(capsys, "train", *SMALL[:-1], "--ram", "1GB")
     assert ran.code == 0
-    assert re.search(r"whole process +[\d.]+ MiB +[\d.]+ MiB", ran.out)
+    assert re.search(r"whole process +[\d.]+ MB +[\d.]+ MB", ran.out)
     assert "after the first step" in ran.out
     ran = Ran(capsys, "train", *SMALL, "--ram", "1MB")
     assert ran.code == 2

@@ -68,7 +68,7 @@ def test_every_strategy_gives_the_same_bits(kind: dict[str, Any]) -> None:
     st.lists(st.integers(1, 20), min_size=3, max_size=10),
     st.sampled_from(sorted(ACTIVATIONS)),
     st.sampled_from([kind for kind in KINDS if kind["norm"] != "batch"]),
-    st.integers(1, 1100),
+    st.integers(2, 1100),
     st.one_of(st.none(), st.integers(1, 400)),
 )
 def test_and_so_it_does_in_passes(
@@ -327,9 +327,9 @@ def test_a_batch_of_one_sample_moves_no_running_statistics() -> None:
     mlp = stirred(architecture)
     backprop = lm.Backprop(mlp, lm.plan(architecture, 64))
     before = mlp.running.copy()
-    _, gradients = backprop(*batch(architecture, 1))
+    with pytest.raises(lm.InputError, match=r'norm="batch" .* learns nothing of one'):
+        backprop(*batch(architecture, 1))
     assert np.array_equal(mlp.running, before)
-    assert all(np.isfinite(g).all() for its in gradients.arrays for g in its.values())
     backprop(*batch(architecture, 2))
     assert not np.array_equal(mlp.running, before)
 
@@ -669,7 +669,8 @@ def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     trainer = lm.Trainer(lm.MLP(lm.Architecture((64, 8, 10))), batch_size=64)
     assert len(list(trainer.epochs(lm.open_data("digits"), 1, save_to=tmp_path / "run"))) == 1
     content = (tmp_path / "run").read_bytes()
-    later = rb", \"residual\": false, \"norm\": null, \"dropout\": 0.0, \"label_smoothing\": 0.0, \"overrides\": {}"
+    later = rb", \"residual\": false, \"norm\": null, \"dropout\": 0.0, \"label_smoothing\": 0.0"
+    later += rb", \"quantile\": 0.5, \"overrides\": {}"
     assert content.count(later) == 1
     settings = re.search(rb'"settings":"(.*?[^\\])"', content)
     assert settings is not None

@@ -139,7 +139,7 @@ def told_before(text: str) -> list[list[str]]:
     told = []
     heads = [""]
     for line in text.strip().splitlines():
-        if line.startswith("*: disturbed"):  # whether other processes were at work
+        if line.startswith(("*: disturbed", "Measured ")):  # whether other processes were at work; where and when
             continue
         cells = re.split(r" {2,}", line.strip())
         if cells[0] in ("memory", "step", "promised", "outcome"):

@@ -77,7 +77,7 @@ def extra_of_a_step(architecture: lm.Architecture, rows: int, optimizer: str | N
 
 
 @pytest.mark.parametrize("dtype", FLOAT)
-@pytest.mark.parametrize(("activation", "loss"), [*zip(sorted(ACTIVATIONS), 3 * sorted(LOSSES), strict=True)])
+@pytest.mark.parametrize(("activation", "loss"), [*zip(sorted(ACTIVATIONS), 2 * sorted(LOSSES), strict=False)])
 @pytest.mark.usefixtures("traced")
 def test_after_the_first_a_step_allocates_no_array(activation: str, loss: str, dtype: str) -> None:
     # Three tiles; the smallest array of a layer, even as booleans, takes 96 KiB, that of a tile 64 KiB.

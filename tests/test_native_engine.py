@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 import lowmem as lm
 from lowmem.network import native_names
 from lowmem.network.layers.dropout import padded
+from lowmem.network.specs import LOSSES
 from lowmem.nn.forward import Forward
 from lowmem.nn.layers.dropout import Philox
+from lowmem.nn.penalty import Penalised, Spans
 from lowmem.planning.engines import choice as engine_choice
 from lowmem.planning.timeline import chain_of, moments
+from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.runtime.engines.native import library as native
 from lowmem.runtime.engines.native.forward import NativeForward
 
@@ -108,9 +111,15 @@ def test_engines_agree_on_every_kind_of_layer(kind: str, activation: str, dtype:
     agree(lm.Architecture((20, 32, 32, 32, 24, 24, 10), activation, dtype=dtype, **KINDS[kind]), 90)
 
 
-@pytest.mark.parametrize("loss", ["mse", "bce", "huber", "cross_entropy"])
-def test_engines_agree_on_every_loss(loss: str) -> None:
-    agree(lm.Architecture((20, 32, 32, 10), "tanh", loss=loss, dtype="float64"), 65)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_engines_agree_on_every_loss(loss: str, dtype: str) -> None:
+    agree(lm.Architecture((20, 32, 32, 10), "tanh", loss=loss, dtype=dtype), 65)
+
+
+@pytest.mark.parametrize("quantile", [0.05, 0.9])
+def test_engines_agree_on_quantiles(quantile: float) -> None:
+    agree(lm.Architecture((20, 32, 32, 10), "tanh", loss="quantile", quantile=quantile, dtype="float64"), 65)
 
 
 def agree(arch: lm.Architecture, rows: int) -> None:
@@ -135,7 +144,7 @@ def test_every_strategy_budget_and_lane_count_keeps_the_bits_of_its_lanes(data: 
     activation = draw(st.sampled_from(["relu", "tanh", "gelu"]))
     dtype = draw(st.sampled_from(["float32", "float64"]))
     arch = lm.Architecture((5, *widths, 7), activation, dtype=dtype, **KINDS[kind])
-    rows, threads = draw(st.integers(1, 1200)), draw(st.integers(1, 4))
+    rows, threads = draw(st.integers(2, 1200)), draw(st.integers(1, 4))
     mlp, x, y, w = problem(arch, rows)
     options: dict[str, Any] = {"engine": "native", "threads": threads}
     if arch.couples is None:
@@ -402,12 +411,41 @@ def test_prediction_agrees_and_does_not_depend_on_rows_beside(kind: str, lanes: 
     assert far(mlp.predict(x), expected) < 1e-5
 
 
-def test_an_optimizer_that_only_has_a_known_name_is_refused() -> None:
+def test_an_optimizer_with_a_rule_of_its_own_runs_with_numpy() -> None:
     class Lazy(lm.SGD):
-        def update(self, *_: Any) -> None:
+        def rule(self, *_: Any) -> None:
             """Do nothing."""
 
     architecture = lm.Architecture((4, 8, 3))
-    optimizer = Lazy(lr=0.1)
-    with pytest.raises(lm.InputError, match="does not know the update of Lazy"):
-        lm.Backprop(lm.MLP(architecture), lm.plan(architecture, 8, optimizer=optimizer, engine="native"), optimizer)
+    mlp, x, y, _ = problem(architecture, 8)
+    before = mlp.parameters.copy()
+    trainer = lm.Trainer(mlp, Lazy(lr=0.1), batch_size=8)
+    list(trainer.epochs((x, y), 1))
+    assert trainer.plan.engine == "numpy"
+    assert (mlp.parameters == before).all()
+    with pytest.raises(lm.InputError, match="optimizer Lazy, which has a rule of its own"):
+        lm.plan(architecture, 8, optimizer=Lazy(), engine="native")
+    with pytest.raises(lm.InputError, match="does not know the rule of Lazy"):
+        lm.Backprop(mlp, lm.plan(architecture, 8, optimizer="sgd", engine="native"), Lazy())
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("kind", [lm.SGD, lm.Adam, lm.AdamW])
+def test_engines_agree_on_a_penalty_of_the_weights(kind: type[Any], gather: bool) -> None:
+    penalised = type("WithPenalty", (Penalised, kind), {})
+    arch = lm.Architecture((20, 32, 32, 10), "tanh", dtype="float64", norm="layer", residual="learned")
+    ends = []
+    for engine, threads in (("numpy", 1), ("native", 1), ("native", 3)):
+        mlp, x, y, w = problem(arch, 40)
+        optimizer = penalised(0.1, weight_decay=0.01) if kind is lm.Adam else penalised(0.1)
+        optimizer.penalty, optimizer.weights = 0.3, Spans(mlp.weights)
+        backprop = lm.Backprop(mlp, lm.plan(arch, 40, optimizer=optimizer, engine=engine, threads=threads), optimizer)
+        if gather:
+            plan = lm.plan(arch, 40, optimizer=optimizer, engine=engine, threads=threads, gather=True)
+            backprop = ClippedBackprop(mlp, plan, optimizer, clip_norm=0.5)
+        for _ in range(5):
+            backprop(x, y, w)
+        ends.append(mlp.parameters)
+    for parameters in ends[1:]:
+        assert far(parameters, ends[0]) < 1e-9
+    assert far(ends[0], problem(arch, 40)[0].parameters) > 0.05

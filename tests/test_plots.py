@@ -4,22 +4,26 @@ import subprocess
 import sys
 from dataclasses import replace
 from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 import lowmem as lm
 from lowmem.chain import Chain
 from lowmem.planning.timeline import chain_of
-from lowmem.plots import Depth, Point, frontier, memory_timeline, moments, scaling, schedule_diagram
+from lowmem.plots import Depth, Point, frontier, memory_timeline, moments, scaling, schedule_diagram, side_by_side
 from lowmem.plots.diagram import Stroke, strokes_of
-from lowmem.plots.style import OTHERS, STRATEGIES, looks, note_below
+from lowmem.plots.style import FEWER_ROWS, STRATEGIES, TOOLS, looks, note_below
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
 from tests.helpers import model, planned
 
@@ -42,16 +46,44 @@ def saved(figure: Figure, folder: Path) -> None:
     figure.savefig(folder / "figure.png")
     assert "<svg" in (folder / "figure.svg").read_text(encoding="utf-8")
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    canvas = figure.bbox
-    for text in figure.findobj(Text):
-        if len(text.get_text()) > 8:  # shorter ones are marks of axes, which also lie, undrawn, where nothing is seen
-            box = text.get_window_extent()
-            assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
+    assert collisions(figure) == []
+
+
+def seen(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Return the texts that are seen, with their boxes in pixels. Axes also hold marks that lie beyond their ends."""
+    beyond = set()
+    for axes in figure.findobj(Axes):
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for place, tick in zip(axis.get_majorticklocs(), axis.get_major_ticks(), strict=False):
+                if not low <= place <= high:
+                    beyond |= {id(tick.label1), id(tick.label2)}
+    return [
+        (text.get_text(), text.get_window_extent())
+        for text in dict.fromkeys(figure.findobj(Text))
+        if text.get_visible() and text.get_text().strip() and id(text) not in beyond
+    ]
+
+
+def collisions(figure: Figure) -> list[str]:
+    """Name texts that lie on one another, across the edge of the figure, or, of the legend, on the axes."""
+    figure.draw_without_rendering()
+    canvas, texts = figure.bbox, seen(figure)
+    assert len(texts) > 3
+    found = [
+        f"{text!r} is cut"
+        for text, box in texts
+        if not (canvas.x0 <= box.x0 and box.x1 <= canvas.x1 and canvas.y0 <= box.y0 and box.y1 <= canvas.y1)
+    ]
+    found += [
+        f"{one!r} lies on {other!r}"
+        for (one, box), (other, around) in combinations(texts, 2)
+        if min(box.x1, around.x1) - max(box.x0, around.x0) > 1 and min(box.y1, around.y1) - max(box.y0, around.y0) > 1
+    ]
     for legend in figure.legends:
-        box = legend.get_window_extent()
-        assert canvas.x0 <= box.x0
-        assert box.x1 <= canvas.x1
-        assert all(not box.overlaps(axis.get_window_extent()) for axis in figure.axes)
+        if any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes):
+            found.append("the legend lies on the axes")
+    return found
 
 
 def legend(figure: Figure) -> list[str]:
@@ -63,8 +95,8 @@ class TestMemoryTimeline:
         figure = memory_timeline(made)
         saved(figure, tmp_path)
         (axis,) = figure.axes
-        assert axis.get_ylabel() == "memory (KiB)"
-        assert axis.get_xlabel() == "work done (MFLOP)"
+        assert axis.get_ylabel() == "memory in KiB (linear scale)"
+        assert axis.get_xlabel() == "work done (MFLOP, linear scale)"
         promise = f"arena, promised: {made.arena_bytes / 1024:,.1f} KiB"
         assert legend(figure) == ["states", "deltas", "scratch", promise]
 
@@ -80,7 +112,7 @@ class TestMemoryTimeline:
     def test_of_a_report_has_budget_and_measurement(self, made: lm.Plan, tmp_path: Path) -> None:
         figure = memory_timeline(report(made, 3_000_000), over="ops", everything=True)
         saved(figure, tmp_path)
-        assert figure.axes[0].get_xlabel() == "op number"
+        assert figure.axes[0].get_xlabel() == "op number (linear scale)"
         names = [entry.partition(":")[0] for entry in legend(figure)]
         assert names == ["all else", "states", "deltas", "scratch", "peak, promised", "budget", "peak, measured"]
 
@@ -88,14 +120,14 @@ class TestMemoryTimeline:
         assert not any("measured" in entry for entry in legend(memory_timeline(report(made, None), everything=True)))
 
     @pytest.mark.parametrize("over", ["flops", "ops"])
-    def test_draws_a_measured_line_over_the_stack(
+    def test_draws_what_was_measured_apart_from_what_was_promised(
         self, made: lm.Plan, tmp_path: Path, over: Literal["flops", "ops"]
     ) -> None:
         half = made.flops / 2
         figure = memory_timeline(made, over=over, measured=[(0, 1024), (half, 2 * made.arena_bytes), (made.flops, 0)])
         saved(figure, tmp_path)
-        (axis,) = figure.axes
-        (line,) = [line for line in axis.lines if line.get_label() == "resident, measured"]
+        axis = figure.axes[1]
+        (line,) = axis.lines
         x, y = (np.asarray(values, float) for values in line.get_data())
         right = axis.get_xlim()[1]
         assert y.tolist() == [1, 2 * made.arena_bytes / 1024, 0]
@@ -109,8 +141,9 @@ class TestMemoryTimeline:
 
     def test_of_a_report_brings_the_line_that_it_measured(self, made: lm.Plan) -> None:
         measured = replace(report(made, None), memory_over_work=[(0.0, 10**6), (1e6, 10**6)])
-        assert "resident, measured" in legend(memory_timeline(measured, everything=True))
-        assert "resident, measured" not in legend(memory_timeline(measured))
+        apart = memory_timeline(measured, everything=True).axes[1]
+        assert "may lie above the peak" in apart.get_title(loc="left").replace("\n", " ")
+        assert len(memory_timeline(measured).axes) == 1
 
     def test_says_which_part_of_a_batch_it_shows(self) -> None:
         figure = memory_timeline(lm.plan(DEEP, 64, optimizer="sgd", micro_batch=16))
@@ -132,8 +165,8 @@ class TestScheduleDiagram:
         figure = schedule_diagram(made)
         saved(figure, tmp_path)
         (axis,) = figure.axes
-        assert axis.get_xlabel() == "work done (MFLOP)"
-        assert axis.get_ylabel() == "layer"
+        assert axis.get_xlabel() == "work done (MFLOP, linear scale)"
+        assert axis.get_ylabel() == "layer (linear scale)"
         assert legend(figure) == ["state kept", "forward", "forward again", "backward"]
         assert all(isinstance(lines, LineCollection) for lines in axis.collections)
 
@@ -165,7 +198,7 @@ class TestSchedulesOfAnyChain:
             timeline = memory_timeline(schedule, self.chain, over=over)  # type: ignore[arg-type]
             saved(diagram, tmp_path)
             saved(timeline, tmp_path)
-            assert diagram.axes[0].get_xlabel() == timeline.axes[0].get_xlabel() == label
+            assert diagram.axes[0].get_xlabel() == timeline.axes[0].get_xlabel() == f"{label} (linear scale)"
         assert diagram.axes[0].get_title(loc="left") == "30 layers; revolve, 1.37 × the cost"
         assert legend(timeline) == ["states", "peak, simulated: 4 B"]
         top = max(area.get_datalim(timeline.axes[0].transData).y1 for area in timeline.axes[0].collections)
@@ -207,14 +240,14 @@ class TestFrontier:
         figure = frontier(lm.compare(DEEP, 1024, SHARES, "sgd"))
         saved(figure, tmp_path)
         (axis,) = figure.axes
-        assert axis.get_xlabel() == "activations, relative to storing everything"
-        assert axis.get_ylabel() == "FLOPs, relative to storing all"
+        assert axis.get_xlabel() == "activations, relative to storing everything (log scale)"
+        assert axis.get_ylabel().replace("\n", " ") == "FLOPs, relative to storing all (log scale)"
         assert {"optimal", "store_all", "sqrt", "recompute_all"} < set(legend(figure))
-        assert any(entry.startswith("least memory: ") for entry in legend(figure))
+        assert any(entry.startswith("least memory here: ") for entry in legend(figure))
 
     def test_of_plans_that_minimise_time_shows_time_which_never_rises_with_memory(self) -> None:
         (axis,) = frontier(lm.compare(DEEP, 1024, SHARES, "sgd", micro_batch=1024, costs=model())).axes
-        assert axis.get_ylabel() == "predicted time, relative to storing all"
+        assert axis.get_ylabel().replace("\n", " ").startswith("predicted time, relative to storing all (")
         (optimal,) = [line for line in axis.lines if line.get_label() == "optimal"]
         times = np.asarray(optimal.get_ydata()).tolist()
         assert len(times) > 1
@@ -224,6 +257,19 @@ class TestFrontier:
         (axis,) = frontier(lm.compare(DEEP, 1024, SHARES, "sgd")).axes
         (whole,) = [line for line in axis.lines if line.get_label() == "store_all"]
         assert np.asarray(whole.get_xydata()).tolist() == [[1, 1]]
+
+    def test_passes_of_fewer_rows_are_no_storing_of_everything(self) -> None:
+        small = lm.plan(DEEP, 1024, optimizer="sgd", strategy="store_all", micro_batch=128)
+        whole = lm.plan(DEEP, 1024, optimizer="sgd", strategy="store_all")
+        assert [Point.of(plan).series for plan in (whole, small)] == ["store_all", FEWER_ROWS]
+        recomputed = lm.plan(DEEP, 1024, optimizer="sgd", strategy="sqrt", micro_batch=128)
+        assert Point.of(recomputed).series == f"sqrt, {FEWER_ROWS}"
+
+    def test_joins_budgets_of_one_thing_and_no_settings_that_have_nothing_to_do_with_one_another(self) -> None:
+        points = [Point(name, share, 1 / share, measured=True) for name in ("lowmem", "JAX") for share in (0.2, 0.5)]
+        drawn = {str(line.get_label()): line.get_linestyle() for line in frontier(points).axes[0].lines}
+        assert drawn["lowmem"] == "-"
+        assert drawn["JAX"] == "None"
 
     def test_draws_measured_points_open_over_the_line(self, tmp_path: Path) -> None:
         line = [Point("optimal", share, 1 + (1 - share) / 2) for share in (0.1, 0.3, 1)]
@@ -238,8 +284,91 @@ class TestFrontier:
         points = [Point("lowmem", 60, 1.4, measured=True), Point("PyTorch", 500, 1.1, measured=True)]
         figure = frontier(points, memory_label="memory (MiB)", compute_label="time, relative", relative=False)
         saved(figure, tmp_path)
-        assert figure.axes[0].get_xlabel() == "memory (MiB)"
-        assert legend(figure) == ["PyTorch", "lowmem", "least memory: 60 MiB at 1.4 ×"]
+        assert figure.axes[0].get_xlabel() == "memory (MiB, log scale)"
+        assert legend(figure) == ["lowmem", "PyTorch", "least memory here: 60 MiB at 1.4 ×"]
+
+
+# Whatever the data are, no text lies on another one or is cut ---------------------------------------------------
+
+NAMES = st.sampled_from(["lowmem", "PyTorch checkpoint, parameters updated in hooks", "JAX", "optimal", "x" * 90, "$"])
+SIZES = st.floats(1e-6, 1e6) | st.floats(0.9, 1.1)
+POINTS = st.builds(Point, NAMES, SIZES, SIZES, st.booleans())
+DEPTHS = st.builds(Depth, NAMES, st.integers(1, 10**5), st.floats(1, 1e13), SIZES, st.booleans())
+TEXTS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=150)
+
+
+@st.composite
+def random_reports(draw: st.DrawFn) -> lm.Report:
+    """Draw a report of a plan, with a measured line of any height."""
+    layers, width = draw(st.integers(1, 40)), draw(st.sampled_from([1, 8, 100, 3000]))
+    architecture = lm.Architecture(
+        (draw(st.integers(1, 99)), *[width] * layers, 3), draw(st.sampled_from(["relu", "gelu"]))
+    )
+    batch = draw(st.sampled_from([1, 7, 512, 10**6]))
+    plan = lm.plan(architecture, batch, None, "adam", draw(st.sampled_from(["store_all", "sqrt"])))
+    plan = replace(plan, budget=draw(st.none() | st.just(plan.peak_bytes + 9**9)))
+    line = [(plan.flops * share, draw(st.integers(0, 10**11))) for share in (0, 0.5, 1)]
+    traced = draw(st.none() | st.integers(1, 10**11))
+    return replace(report(plan, traced), memory_over_work=draw(st.sampled_from([(), line])))
+
+
+@given(random_reports(), st.sampled_from(["flops", "ops"]), st.booleans())
+@settings(max_examples=12, deadline=None)
+def test_texts_of_figures_of_any_report_do_not_collide(
+    drawn: lm.Report, over: Literal["flops", "ops"], everything: bool
+) -> None:
+    assert collisions(memory_timeline(drawn, over=over, everything=everything)) == []
+    assert collisions(schedule_diagram(drawn, over=over)) == []
+    assert collisions(side_by_side({"one": drawn, "another one with a name": drawn.plan}, over=over)) == []
+
+
+@given(st.lists(POINTS, min_size=1, max_size=12), TEXTS, st.booleans(), st.none() | st.integers(1, 10**13))
+@settings(max_examples=20, deadline=None)
+def test_texts_of_a_frontier_of_any_points_do_not_collide(
+    points: list[Point], title: str, relative: bool, whole: int | None
+) -> None:
+    assert collisions(frontier(points, title=title, relative=relative, whole=whole if relative else None)) == []
+
+
+@given(st.lists(DEPTHS, min_size=1, max_size=8), TEXTS)
+@settings(max_examples=12, deadline=None)
+def test_texts_of_growth_with_any_depths_do_not_collide(records: list[Depth], title: str) -> None:
+    figure = scaling(records, title=title)
+    note_below(figure, f"{title} measured\n{title}")
+    assert collisions(figure) == []
+
+
+def test_a_collision_would_be_seen() -> None:
+    figure = frontier([Point("lowmem", 0.5, 1.2)], title="one")
+    assert collisions(figure) == []
+    figure.axes[0].set_title("over the other one" * 3, loc="center")
+    assert any("lies on" in problem for problem in collisions(figure))
+    figure.text(0.99, 0.5, "cut off")
+    assert any("is cut" in problem for problem in collisions(figure))
+
+
+class TestSideBySide:
+    def test_all_are_drawn_on_the_same_axes(self, made: lm.Plan, tmp_path: Path) -> None:
+        stored = lm.plan(DEEP, 1024, strategy="store_all", optimizer="adam")
+        figure = side_by_side({"store all": stored, "tight": made})
+        saved(figure, tmp_path)
+        assert len(figure.axes) == 4
+        assert len({axes.get_xlim() for axes in figure.axes}) == 1
+        assert [figure.axes[n].get_ylim() for n in (0, 2)] == [figure.axes[n].get_ylim() for n in (1, 3)]
+        share = max(m.bytes for m in moments(chain_of(made), made.schedule)) / max(
+            m.bytes for m in moments(chain_of(stored), stored.schedule)
+        )
+        said = figure.axes[1].get_title(loc="left").split("\n")
+        assert said == ["tight", f"{made.flop_factor:.2f} × the FLOPs", f"{100 * share:.3g} % of the memory"]
+
+    def test_schedules_of_an_abstract_chain_need_the_chain(self) -> None:
+        chain = Chain.abstract(forward=[1] * 9, backward=[2] * 9, state_bytes=[1] * 10)
+        schedules = {name: PLANNERS[name](chain) for name in ("store_all", "sqrt")}
+        assert len(side_by_side(schedules, chain).axes) == 4
+        with pytest.raises(lm.InputError, match="give the chain"):
+            side_by_side(schedules)
+        with pytest.raises(lm.InputError, match="nothing to draw"):
+            side_by_side({})
 
 
 class TestScaling:
@@ -252,9 +381,9 @@ class TestScaling:
         figure = scaling(plans, title="two strategies")
         saved(figure, tmp_path)
         memory, compute = figure.axes
-        assert memory.get_ylabel() == "activations (KiB)"
-        assert compute.get_ylabel() == "FLOPs, relative to storing all"
-        assert {axis.get_xlabel() for axis in figure.axes} == {"layers L"}
+        assert memory.get_ylabel() == "activations in KiB (log scale)"
+        assert compute.get_ylabel().replace("\n", " ") == "FLOPs, relative to storing all (log scale)"
+        assert {axis.get_xlabel() for axis in figure.axes} == {"layers L (log scale)"}
         assert {axis.get_xscale() for axis in figure.axes} == {axis.get_yscale() for axis in figure.axes} == {"log"}
         assert legend(figure) == ["sqrt", "store_all", "∝ √L", "∝ log L"]
 
@@ -277,9 +406,19 @@ def test_small_print_is_wrapped_and_inside_the_figure(tmp_path: Path) -> None:
 
 
 def test_other_series_never_look_like_one_another() -> None:
-    names = [f"peer {number}" for number in range(len(OTHERS))]
+    names = [f"peer {number}" for number in range(12)]
     chosen = looks([*STRATEGIES, *names])
     assert len({chosen[name] for name in names}) == len(names)
+
+
+def test_a_tool_has_one_colour_and_a_marker_for_each_of_its_settings() -> None:
+    names = [f"{tool}{setting}" for tool in ("PyTorch", "JAX") for setting in ("", " checkpoint", ", in hooks")]
+    chosen = looks(names)
+    for tool in ("PyTorch", "JAX"):
+        own = [chosen[name] for name in names if name.startswith(tool)]
+        assert {look.colour for look in own} == {TOOLS[tool]}
+        assert len({look.marker for look in own}) == 3
+    assert len(set(TOOLS.values())) == len(TOOLS)
 
 
 def test_matplotlib_is_imported_by_the_first_figure_only() -> None:

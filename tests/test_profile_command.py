@@ -1,6 +1,7 @@
 """`lowmem profile`: plans are run, each in a fresh process, and shown as a table, JSON, a figure and a page."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from lowmem.cli import main, profile
 from lowmem.measure import experiment as measurement
 from lowmem.measure.experiment import Measurement
 from lowmem.planning.timeline import PHASES, planned_flops
+from lowmem.units import format_seconds
+from tests.helpers import model
 from tests.test_report import outside
 
-DEEP = ["--widths", "16,32x20,10", "--batch", "1024"]
+DEEP = ["--widths", "16,32x20,10", "--batch", "1024", "--no-calibrate"]
 ARCH = lm.Architecture((16, *[32] * 20, 10))
 MIB = 2**20
 SPREADS: Iterator[float] = iter(())
@@ -73,7 +76,11 @@ def test_it_runs_plans_and_shows_them_in_every_form(capsys: pytest.CaptureFixtur
     flags = ["--strategies", "store_all", "--budget", "30% of activations", "--steps", "1"]
     code, out, err = run(capsys, *DEEP, *flags, "--json", "--plot", str(plot), "--html", str(page))
     assert (code, err) == (0, "")
-    rows = json.loads(out)
+    answer = json.loads(out)
+    rows = answer["rows"]
+    assert answer["flags"]["batch"] == answer["rows"][0]["report"]["plan"]["batch_size"] == 1024
+    assert answer["provenance"]["versions"].keys() == {"lowmem", "Python", "NumPy"}
+    assert all(row["spread"] >= 0 and row["predicted_seconds"] is None for row in rows)
     assert [row["asked"] for row in rows] == ["store_all", "budget 30% of activations"]
     for row, budget in zip(rows, (None, "30% of activations"), strict=True):
         plan = lm.plan(ARCH, 1024, budget, "sgd")
@@ -88,12 +95,9 @@ def test_it_runs_plans_and_shows_them_in_every_form(capsys: pytest.CaptureFixtur
     text = page.read_text(encoding="utf-8")
     found = outside(text)
     assert (found.found, found.figures) == ([], 1 + 2 * 2)  # the frontier, and two figures for each plan
-    headings = [
-        "Compute versus memory",
-        "budget 30% of activations: memory",
-        "store_all: the schedule",
-    ]  # tightest first
-    assert sorted(headings, key=text.index) == headings
+    headings = ["<h2>Compute versus memory", "<h2>store_all", "<h3>The schedule", "<h2>budget 30% of activations"]
+    assert sorted(headings, key=text.index) == headings  # the cheapest first
+    assert "Measured 20" in text
 
 
 def test_the_table_to_the_letter(capsys: pytest.CaptureFixture[str], made_up: list[Mapping[str, Any]]) -> None:
@@ -119,8 +123,8 @@ def test_the_frontier_has_planned_and_measured_points_of_every_strategy() -> Non
         rows.append((name, replace(measured, step_seconds=2 * measured.step_seconds), measured.report(plan)))
     figure = profile._frontier(rows)
     axis = figure.axes[0]
-    assert axis.get_xlabel() == "activations, relative to storing everything"
-    assert "FLOPs planned, time measured" in axis.get_ylabel()
+    assert axis.get_xlabel() == "activations, relative to storing everything (linear scale)"
+    assert "FLOPs planned, time measured" in axis.get_ylabel().replace("\n", " ")
     names = {str(line.get_label()) for line in axis.lines}
     assert {"store_all", "store_all, measured", "optimal", "optimal, measured"} < names
 
@@ -162,16 +166,34 @@ GOLDEN = """\
 21 layers (16, 32 x 20, 10), relu, cross_entropy, float32, 20,938 parameters
 batch 1024
 
-                             promised             traced   resident    arena   FLOPs     step   time   bwd/fwd   speed
- ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
- store_all                    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB   100.0%   1.000   1.3 ms   1.00      2.25     50%
- sqrt                         3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    37.5%   1.212   1.5 ms   1.21      2.25     50%
- budget 30% of activations    3.0 MiB   3.0 MiB (+0.33%)    2.0 MiB    28.8%   1.323   1.7 ms   1.32      2.25     50%
+                      promised                traced   resident    arena   FLOPs      step   time   bwd/fwd   speed
+ ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ store_all             3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB   100.0%   1.000   1.28 ms   1.00      2.25     50%
+ sqrt                  3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB    37.5%   1.212   1.55 ms   1.21      2.25     50%
+ 30% of activations    3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB    28.8%   1.323   1.69 ms   1.32      2.25     50%
 
 promised, traced: peak of all that training allocates. resident: peak above the process before the plan.
 arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward
 over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone.
 """
+
+
+@pytest.mark.usefixtures("made_up")
+def test_predicted_times_stand_beside_measured_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowmem.measure.calibration.calibrated", lambda dtype: model())
+    flags = [*DEEP[:-1], "--strategies", "store_all,sqrt", "--budget", "40% of activations"]
+    code, out, _ = run(capsys, *flags, "--json")
+    assert code == 0
+    seconds = [row["predicted_seconds"] for row in json.loads(out)["rows"]]
+    alone = [lm.plan(ARCH, 1024, None, "sgd", name, costs=model()).seconds for name in ("store_all", "sqrt")]
+    assert seconds[:2] == alone
+    assert seconds[2] > seconds[0]
+    code, out, _ = run(capsys, *flags)
+    (heads,) = [line for line in out.splitlines() if "promised " in line]
+    assert re.search(r"predicted +step +time", heads)
+    assert format_seconds(seconds[1]) in out
 
 
 def test_disturbed_rows_are_measured_again_and_marked_if_they_stay_so(

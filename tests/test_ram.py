@@ -12,7 +12,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.measure.memory import resident
-from lowmem.measure.ram import OF_A_LIMIT, machine_limit, read_ram
+from lowmem.measure.ram import OF_A_LIMIT, RESERVE, machine_limit, read_ram
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH = lm.Architecture((10, 32, 32, 3))
@@ -151,6 +151,32 @@ def test_a_process_stays_within_its_cap_planning_included(case: dict[str, Any]) 
     assert seen["resident_peak_bytes"] <= case["ram"]
     assert seen["process_promise_bytes"] <= case["ram"]
     assert seen["first_step_peak_bytes"] == pytest.approx(seen["process_promise_bytes"], abs=5 << 20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+@pytest.mark.parametrize("group", [1 << 20, 5000], ids=["one row group", "many"])
+def test_a_cap_holds_for_parquet_whatever_its_row_groups(tmp_path: Path, group: int) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng = np.random.default_rng(0)
+    columns = {f"x{n}": rng.random(100_000, np.float32) for n in range(20)}  # a page of each column is half a MB
+    table = pyarrow.table(columns | {"y": rng.integers(0, 3, 100_000)})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=group)
+
+    def trained(cap: int) -> "subprocess.CompletedProcess[str]":
+        flags = ["--data", "a.parquet", "--layers", "1", "--width", "8", "--batch", "512", "--epochs", "1", "--json"]
+        command = [sys.executable, "-m", "lowmem", "train", *flags, "--no-calibrate", "--ram", str(cap)]
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    done = trained(240 << 20)
+    assert done.returncode == 0, done.stderr
+    cap = json.loads(done.stdout)["process_promise_bytes"] + RESERVE
+    done = trained(cap)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["resident_peak_bytes"] <= cap
+    assert report["resident_peak_bytes"] == pytest.approx(report["process_promise_bytes"], rel=0.05)
+    assert trained(cap - (10 << 20)).returncode == 2
 
 
 THIN = """

@@ -204,31 +204,32 @@ GOLDEN = """\
 batch 64, 2 passes, strategy sqrt, numpy engine
 
  memory                    promised   measured
- ───────────────────────────────────────────────────────
+ ─────────────────────────────────────────────────────────
  budget                     1.0 MiB
- parameters                 2.5 KiB    2.5 KiB    +0.00%
- gradients                  2.8 KiB    2.8 KiB    +0.00%
- optimizer                  5.3 KiB    5.3 KiB    +0.00%
- activation arena           5.4 KiB    1.4 KiB   -74.42%
+ parameters                 2.5 KiB    2.5 KiB       equal
+ gradients                  2.8 KiB    2.8 KiB       equal
+ optimizer                  5.3 KiB    5.3 KiB       equal
+ activation arena           5.4 KiB    1.4 KiB    -4.0 KiB
    states                   4.0 KiB
    deltas                     384 B
    scratch                  1.0 KiB
- batch                        384 B      384 B    +0.00%
- overhead                  68.4 KiB   48.8 KiB   -28.57%
- peak memory of training   84.7 KiB   65.2 KiB   -23.05%
+ batch                        384 B      384 B       equal
+ overhead                  68.4 KiB   48.8 KiB   -19.5 KiB
+ peak memory of training   84.7 KiB   65.2 KiB   -19.5 KiB
  process floor                        30.0 MiB
- whole process             30.1 MiB   30.1 MiB    +0.00%
+ whole process             30.1 MiB   30.1 MiB       equal
 
 Of the arena: states, deltas and scratch while the op runs at which most is alive.
 Storing everything takes an arena of 20.8 KiB.
+The budget is for what training allocates. The whole process holds the interpreter, libraries and data besides.
 
  step               FLOPs promised      counted      time   share          speed
  ───────────────────────────────────────────────────────────────────────────────
  forward                82.1 kFLOP   82.1 kFLOP   2.00 ms   20.0%   41.1 MFLOP/s
  recomputation            42 kFLOP     42 kFLOP   1.00 ms   10.0%     42 MFLOP/s
- loss                     960 FLOP     960 FLOP   0.50 ms    5.0%   1.92 MFLOP/s
+ loss                     960 FLOP     960 FLOP    500 µs    5.0%   1.92 MFLOP/s
  backward                165 kFLOP    165 kFLOP   5.00 ms   50.0%   32.9 MFLOP/s
- sum of gradients         643 FLOP     643 FLOP   0.50 ms    5.0%   1.29 MFLOP/s
+ sum of gradients         643 FLOP     643 FLOP    500 µs    5.0%   1.29 MFLOP/s
  update                                           1.00 ms   10.0%
 
 Backward over forward (rule of thumb: 2): 2.01 in FLOPs, 2.50 in time.
@@ -249,7 +250,7 @@ GOLDEN_UNTIMED = """\
 batch 64, 2 passes, strategy sqrt, numpy engine
 
  memory                    promised   measured
- ────────────────────────────────────────────────
+ ─────────────────────────────────────────────
  budget                     1.0 MiB
  parameters                 2.5 KiB
  gradients                  2.8 KiB
@@ -265,6 +266,7 @@ batch 64, 2 passes, strategy sqrt, numpy engine
 
 Of the arena: states, deltas and scratch while the op runs at which most is alive.
 Storing everything takes an arena of 20.8 KiB.
+The budget is for what training allocates. The whole process holds the interpreter, libraries and data besides.
 Python's and NumPy's allocations were not traced.
 
  step               FLOPs promised

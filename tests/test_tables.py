@@ -74,8 +74,17 @@ def test_a_plan_is_a_table_of_where_every_byte_goes() -> None:
 
 
 def test_a_comparison_is_a_table_with_a_row_for_each_question() -> None:
+    # There are no times without a cost model, so there is no column for them.
     lines = str(lm.compare(lm.Architecture((4, *[8] * 9, 3)), 64, ["1MiB", 500])).splitlines()
-    heads = ["strategy", "pass", "peak", "activations", "of storing all", "layer forwards", "FLOP factor", "time"]
+    heads = [
+        "strategy",
+        "pass",
+        "peak",
+        "activations",
+        "of storing all",
+        "layer forwards",
+        "FLOP factor",
+    ]
     assert re.split(r"\s{2,}", lines[3].strip()) == heads
     assert [line.strip().split("  ")[0] for line in lines[5:]] == [
         "store_all",
@@ -85,3 +94,12 @@ def test_a_comparison_is_a_table_with_a_row_for_each_question() -> None:
         "budget 500 B",
     ]
     assert "does not fit" in lines[-1]
+
+
+def test_columns_without_anything_in_them_are_not_shown() -> None:
+    table = Table("", ["", "one", "none", "two"], [["a", "1", "", ""], ["b", "", "", "2"]])
+    for text in (str(table), table.markdown()):
+        assert "none" not in text
+        assert all(shown in text for shown in ("one", "two", "1", "2"))
+    assert str(Table("", ["head"], [])).strip().startswith("head")
+    assert "none" in table.columns

@@ -173,3 +173,32 @@ def test_each_step_is_told() -> None:
 def test_an_epoch_says_what_the_process_held() -> None:
     (epoch,) = lm.Trainer(lm.MLP(ARCH), batch_size=10).epochs((X, Y), 1)
     assert epoch.peak_bytes > 10 * 2**20
+
+
+# A single sample ---------------------------------------------------------------------------------------------------
+
+NORMED = lm.Architecture((4, 8, 8, 3), norm="batch")
+ALONE = 'norm="batch" compares the samples of a batch and learns nothing of one.'
+
+
+def test_a_norm_over_the_batch_refuses_a_single_sample() -> None:
+    with pytest.raises(lm.InputError, match=f"{ALONE} Give batch_size=2 or more"):
+        lm.plan(NORMED, 1)
+    with pytest.raises(lm.InputError, match="batch_size=2 or more"):
+        lm.Trainer(lm.MLP(NORMED), batch_size=1)
+    backprop = lm.Backprop(lm.MLP(NORMED), lm.plan(NORMED, 8))
+    with pytest.raises(lm.InputError, match="Pass at least two rows"):
+        backprop(X[:1], Y[:1])
+    assert np.isfinite(backprop(X[:2], Y[:2])[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "advice"),
+    [(40, 13, "Give batch_size=12 or one sample more"), (1, 8, "Give more samples"), (3, 2, "Give one sample more")],
+)
+def test_a_last_batch_of_one_sample_is_refused_before_the_first_epoch(rows: int, batch: int, advice: str) -> None:
+    with pytest.raises(lm.InputError, match=advice):
+        lm.Trainer(lm.MLP(NORMED), batch_size=batch).epochs((X[:rows], Y[:rows]), 1)
+    list(lm.Trainer(lm.MLP(ARCH), batch_size=batch).epochs((X[:rows], Y[:rows]), 1))
+    trainer = lm.Trainer(lm.MLP(NORMED), batch_size=12)
+    list(trainer.epochs((X, Y), 1, (X[:1], Y[:1])))

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowmem.errors import InputError
-from lowmem.units import ceil_bytes, format_bytes, format_count, parse_bytes
+from lowmem.units import (
+    ceil_bytes,
+    format_bytes,
+    format_count,
+    format_loss,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+    units_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +109,59 @@ def test_budgets_to_type_are_rounded_up(size: int, text: str) -> None:
 )
 def test_counts_are_written_with_a_prefix(number: float, text: str) -> None:
     assert format_count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 µs"),
+        (8.2e-7, "0.820 µs"),
+        (0.00082, "820 µs"),
+        (0.00125, "1.25 ms"),
+        (0.01, "10.0 ms"),
+        (0.9996, "1.00 s"),
+        (56.8, "56.8 s"),
+        (119.0, "119 s"),
+        (192, "3.20 min"),
+        (90_360, "25.1 h"),
+        (1_071_360, "12.4 days"),
+        (1e9, "11,574 days"),
+    ],
+)
+def test_times_are_written_in_the_unit_people_would_choose(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+@given(st.floats(1e-6, 1e7))
+def test_no_time_has_an_exponent_or_loses_more_than_its_third_digit(seconds: float) -> None:
+    number, unit = format_seconds(seconds).split()
+    factor = {"µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
+    assert "e" not in number
+    assert float(number.replace(",", "")) * factor == pytest.approx(seconds, rel=0.006)
+
+
+def test_times_are_read() -> None:
+    assert [parse_seconds(text) for text in ("250ms", "1.5 s", "2min", "1h", "3 hours")] == [
+        0.25,
+        1.5,
+        120,
+        3600,
+        10800,
+    ]
+    assert [parse_seconds(text) for text in ("", "5", "1.5x", "s", "-1s")] == [None] * 5
+
+
+def test_losses_are_plain_where_that_shows_their_digits() -> None:
+    shown = {0.5: "0.5000", 0: "0.0000", 1234.5: "1234.5000", 2.5e7: "2.5000e+07", 3e-6: "3.0000e-06"}
+    assert {loss: format_loss(loss) for loss in shown} == shown
+    assert format_loss(float("nan")) == "nan"
+
+
+@given(st.integers(1, 2**50))
+def test_sizes_are_in_the_units_that_were_typed(size: int) -> None:
+    with units_of("24MB"):
+        assert "i" not in format_bytes(size)
+        assert size <= parse_bytes(ceil_bytes(size)) <= size + size // 100 + 101
+    for typed in ("24MiB", "24000000", "50%", "", None):
+        with units_of(typed):
+            assert format_bytes(24 * 2**20) == "24.0 MiB"

@@ -32,6 +32,7 @@ from lowmem.cli.console import prepared
 from lowmem.cli.options import Parser, unknown_arguments
 from lowmem.cli.wording import in_flags
 from lowmem.errors import LowmemError
+from lowmem.units import units_of
 
 _MODULES = (
     plan,
@@ -70,6 +71,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     argv: the arguments without the program's name; those of the process if None.
     """
+    given = sys.argv[1:] if argv is None else list(argv)
+    with units_of(_typed_size(given)):
+        return _main(given)
+
+
+def _typed_size(given: Sequence[str]) -> str | None:
+    """Return the size that was typed, as sizes are then written in its units; None if there is none."""
+    for position, argument in enumerate(given):
+        flag, equals, size = argument.partition("=")
+        if flag in ("--budget", "--ram"):
+            size = size if equals else " ".join(given[position + 1 : position + 2])
+            return size.partition(",")[0]  # of several budgets the first
+    return None
+
+
+def _main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
     try:
         with prepared():
             try:
@@ -94,9 +112,8 @@ def _tell(text: str) -> None:
         print(f"lowmem: {text}", file=sys.stderr)
 
 
-def _run(parser: Parser, argv: Sequence[str] | None) -> int:
+def _run(parser: Parser, given: Sequence[str]) -> int:
     """Parse the arguments and run the command that they name."""
-    given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parsed(parser, given)
     if getattr(arguments, "config", None):
         known = vars(arguments).keys() - {"config", "command", "version"}

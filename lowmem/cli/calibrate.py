@@ -11,9 +11,11 @@ from lowmem.common.tables import Table
 from lowmem.errors import RunError
 from lowmem.network.specs import ITEM_BYTES
 from lowmem.planning.cost_model import ROWS, WIDTHS
+from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
     from lowmem.planning.cost_model import CostModel
+    from lowmem.schedule.disk.transfers import DiskRates
 
 HELP = "Measure how fast this machine runs the parts of a step, for plans that minimise time."
 
@@ -23,26 +25,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", metavar="NAME", help=f"dtype: {' or '.join(ITEM_BYTES)} (default float32)"
     )
+    parser.add_argument("--disk", metavar="DIR", help="measure the disk of this folder as well, for plans with --disk")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, store the cost model, and print it. Raises `RunError` if it was measured and cannot be stored."""
     from lowmem.measure.calibration import cache_path, measure, store
+    from lowmem.measure.disk_calibration import measure_disk, rates_path, store_rates
+    from lowmem.runtime.offload.spill_file import check_folder
 
     one_of("dtype", arguments.dtype, ITEM_BYTES)
+    if arguments.disk is not None:
+        check_folder(arguments.disk)
     model = measure(arguments.dtype)
-    problem = store(model)
+    path, problem = cache_path(model.dtype), store(model)
+    rates = None if arguments.disk is None else measure_disk(arguments.disk)
     if arguments.json:
-        print(json.dumps(asdict(model)))
+        print(json.dumps(asdict(model) | ({} if rates is None else {"disk": asdict(rates)})))
     else:
-        _show(model, "not stored" if problem else f"stored in {cache_path(model.dtype)}")
+        _show(model, "not stored" if problem else f"stored in {path}")
+    if rates is not None:
+        if problem is None:
+            path, problem = rates_path(arguments.disk), store_rates(arguments.disk, rates)
+        if not arguments.json:
+            _show_disk(arguments.disk, rates, "not stored" if problem else f"stored in {path}")
     if problem is not None:
         raise RunError(
-            f"the measurement cannot be stored in {str(cache_path(model.dtype))!r}: {problem}. Set LOWMEM_CACHE_DIR "
-            "to a folder that can be written."
+            f"the measurement cannot be stored in {str(path)!r}: {problem}. Set LOWMEM_CACHE_DIR to a folder that can "
+            "be written."
         )
     return 0
+
+
+def _show_disk(folder: str, rates: "DiskRates", stored: str) -> None:
+    """Print how fast a disk is. stored: where the measurement is now."""
+    numbers = [
+        [format_bytes(size), f"{write / 1e6:,.0f}", f"{read / 1e6:,.0f}"]
+        for size, write, read in zip(rates.sizes, rates.write, rates.read, strict=True)
+    ]
+    note = f"both at once: each at {rates.shared:.0%} of its rate; {stored}"
+    print(Table(f"disk of {folder}, MB/s by the size of a transfer", ["", "write", "read"], numbers, note))
 
 
 def _show(model: "CostModel", stored: str) -> None:

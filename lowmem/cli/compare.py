@@ -13,6 +13,7 @@ from lowmem.cli.options import (
     add_planning,
     check_budget,
     cost_model,
+    disk_options,
     network_of,
 )
 from lowmem.cli.outputs import FIGURES, check_output, save_figure
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER
     costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {"micro_batch": arguments.micro_batch, "costs": costs, "threads": arguments.threads}
-    options |= {"engine": arguments.engine, "shards": arguments.shards}
+    options |= {"engine": arguments.engine, "shards": arguments.shards, **disk_options(arguments)}
     comparison = compare(network, arguments.batch, budgets, arguments.optimizer, **options)
     if arguments.plot is not None:
         from lowmem.plots import frontier

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json
-from lowmem.cli.outputs import check_output
+from lowmem.cli.outputs import check_output, check_replaced
 from lowmem.errors import InputError
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("needed unless lowmem export wrote the file")
     group.add_argument("--activation", metavar="NAME", help=f"of the network: {', '.join(ACTIVATIONS)}")
     group.add_argument("--loss", metavar="NAME", help=f"of the network: {', '.join(LOSSES)}")
+    parser.add_argument("--force", action="store_true", help="replace the run of another network")
     add_json(parser)
 
 
@@ -33,12 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Read a network, and save it as a run."""
     from lowmem.interchange.torch_weights import open_torch
     from lowmem.nn.optimizers import SGD
-    from lowmem.training.saved_run import Position, save_run
+    from lowmem.training.position import Position
+    from lowmem.training.saved_run import save_run
 
     check_output(arguments.run, "the run")
     opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)
     if arguments.run.exists() and arguments.run.samefile(arguments.file):
         raise InputError(f"{arguments.run} is the file to be read; name another one for the run.")
+    check_replaced(arguments.run, opened.architecture, None, force=arguments.force)
     save_run(
         arguments.run,
         opened.network(),

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from lowmem.common.checks import whole
 from lowmem.errors import InputError, UnknownNameError, nearest, shown
@@ -14,6 +14,7 @@ from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import ENGINES
+from lowmem.planning.machine import disk_tier
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -95,6 +96,9 @@ def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy")
         metavar="F",
         help="smoothing of labels in cross_entropy (default 0)",
     )
+    group.add_argument(
+        "--quantile", type=float, default=0.5, metavar="F", help="with --loss quantile: which one (default 0.5)"
+    )
     group.add_argument("--loss", metavar="NAME", help=f"loss: {', '.join(LOSSES)} (default: {loss})")
     dtypes = f"{' or '.join(ITEM_BYTES)} (default float32)"
     group.add_argument("--dtype", default="float32", metavar="NAME", help=f"dtype of the network: {dtypes}")
@@ -131,6 +135,10 @@ def add_planning(parser: argparse.ArgumentParser, *, optimizer: str | None, budg
         "--engine", metavar="NAME", help=f"{' or '.join(ENGINES)} (default: native, the compiled one, if it is there)"
     )
     group.add_argument(
+        "--disk", metavar="DIR", help="folder on a disk; activations may go to a file there, if that is quicker"
+    )
+    group.add_argument("--disk-limit", metavar="SIZE", help="what that file may take (default: all that is free)")
+    group.add_argument(
         "--shards",
         type=int,
         default=1,
@@ -164,6 +172,11 @@ def cost_model(arguments: argparse.Namespace, dtype: str) -> CostModel | None:
     return calibrated(dtype)
 
 
+def disk_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords of `lowmem.plan` for the flags --disk and --disk-limit, the disk measured once."""
+    return {"disk": disk_tier(arguments.disk, arguments.disk_limit)}
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the flag --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object to standard output, and no text")
@@ -193,6 +206,7 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
         norm=arguments.norm,
         dropout=arguments.dropout,
         label_smoothing=arguments.label_smoothing,
+        quantile=arguments.quantile,
     )
 
 

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowmem.common.files import check_place, reason, replacing, unchanged, write_all
+from lowmem.common.kinds import RUN, kind_of
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from lowmem.data.samples import Samples
+    from lowmem.network.architecture import Architecture
 
 FIGURES = (".svg", ".png", ".pdf")
 """The endings of figures, which name their formats."""
@@ -30,6 +34,37 @@ def check_output(path: Path | None, what: str, endings: Collection[str] = ()) ->
         known = ", ".join(ending or "no ending" for ending in endings)
         raise InputError(f"{what} cannot be written as {path.name!r}, whose ending is none of: {known}. Rename it.")
     check_place(path, what)
+
+
+def check_replaced(
+    path: str | Path | None,
+    architecture: "Architecture",
+    train: "Samples | None",
+    *,
+    force: bool,
+    own: str | Path | None = None,
+) -> None:
+    """Refuse to replace anything but an earlier run of the same network and data. Raises `InputError`.
+
+    path: where a run will be saved; None is nowhere.
+    train: the samples that it will be trained on, None if there are none.
+    force: whether anything may be replaced. own: the run that is continued, which may be replaced.
+    """
+    from lowmem.training.saved_run import open_run
+
+    if path is None or force or not Path(path).is_file() or not Path(path).stat().st_size:
+        return
+    if own is not None and Path(own).exists() and Path(path).samefile(own):
+        return
+    go_on = "Name another file, or replace it with --force."
+    if kind_of(Path(path)) != RUN:
+        raise InputError(f"{path} is there already, and is no saved run. {go_on}")
+    earlier = open_run(path)
+    if earlier.architecture != architecture:
+        raise InputError(f"{path} has the run of another network: {earlier.architecture}. {go_on}")
+    before = earlier.data.get("fingerprint")
+    if train is not None and before != train.fingerprint():
+        raise InputError(f"{path} has a run of this network on other data. {go_on}")
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -12,6 +12,7 @@ from lowmem.cli.options import (
     add_planning,
     check_budget,
     cost_model,
+    disk_options,
     network_of,
 )
 from lowmem.errors import InputError
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         "engine": arguments.engine,
         "shards": arguments.shards,
         "ranks": arguments.ranks,
+        **disk_options(arguments),
     }
     planned = plan(
         network,

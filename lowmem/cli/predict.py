@@ -63,7 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     inference = Inference(saved.network())
     blocks = inference.outputs(stream.batches(min(inference.rows, len(stream)), saved.architecture, None))
     width, names = saved.architecture.widths[-1], saved.class_names
-    if arguments.outputs or not saved.architecture.loss_facts.labels:
+    facts = saved.architecture.loss_facts
+    if facts.logarithm and not arguments.outputs:
+        blocks = map(np.exp, blocks)
+    if arguments.outputs or not facts.labels:
         _write(arguments.output, blocks, (len(stream), width), f"<f{saved.architecture.item_bytes}")
     elif names is None:
         _write(arguments.output, (block.argmax(axis=1) for block in blocks), (len(stream),), "<i8")

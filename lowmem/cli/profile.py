@@ -3,19 +3,32 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_inputs, add_json, add_network, add_planning, check_budget, network_of
+from lowmem.cli.options import (
+    add_inputs,
+    add_json,
+    add_network,
+    add_planning,
+    check_budget,
+    cost_model,
+    disk_options,
+    network_of,
+)
 from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
 from lowmem.common.checks import positive
+from lowmem.common.cores import cores
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.choose import plan
-from lowmem.units import format_bytes
+from lowmem.planning.cost_model import CostModel
+from lowmem.planning.plan import Plan
+from lowmem.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with figures to one HTML file")
+    parser.add_argument(
+        "--no-calibrate",
+        action="store_true",
+        help="predict no times, which takes costs measured on this machine (see lowmem calibrate)",
+    )
     add_json(parser)
 
 
@@ -62,18 +80,34 @@ def run(arguments: argparse.Namespace) -> int:
     rows = list(_measure(arguments, network))
     if not rows:
         raise InputError("nothing is left to measure: every budget is too small. Give larger ones, or --strategies.")
-    table = _table(network, arguments.batch, rows)
+    table = partial(_table, network, arguments.batch)
     if arguments.plot is not None:
         save_figure(_frontier(rows), arguments.plot)
     if arguments.html is not None:
         write_output(arguments.html, _html(rows, table).encode())
-    print(json.dumps([_record(*row) for row in rows]) if arguments.json else table)
+    print(json.dumps(_answer(arguments, network, rows)) if arguments.json else table(rows))
     return 0
+
+
+def _answer(arguments: argparse.Namespace, network: Architecture, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what --json prints: the machine, what was asked, and a row for each request."""
+    from lowmem.measure.experiment import DISTURBED
+    from lowmem.measure.provenance import here_and_now
+
+    names = ("batch", "budget", "strategies", "micro_batch", "optimizer", "threads", "engine", "steps")
+    return {
+        "provenance": here_and_now().to_dict(),
+        "flags": {name: getattr(arguments, name) for name in names},
+        "network": network.to_dict(),
+        "disturbed_above": DISTURBED,
+        "rows": [_record(*row) for row in rows],
+    }
 
 
 def _record(name: str, measured: "Measurement", report: "Report") -> dict[str, Any]:
     """Return a row as JSON holds it."""
-    return {"asked": name, **asdict(measured), "report": report.to_dict()}
+    predicted = {"predicted_seconds": report.plan.seconds}
+    return {"asked": name, **asdict(measured), **predicted, "report": report.to_dict()}
 
 
 def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[Row]:
@@ -90,56 +124,77 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "threads": arguments.threads,
         "engine": arguments.engine,
         "shards": arguments.shards,
+        "disk": arguments.disk,
+        "disk_limit": arguments.disk_limit,
         "optimizer": arguments.optimizer,
         "steps": arguments.steps,
     }
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else SHARES
     requests = [(name.strip(), {"strategy": name.strip()}) for name in arguments.strategies.split(",") if name.strip()]
     requests += [(f"budget {budget}", {"budget": budget}) for budget in budgets]
-    fitting = []
+    fitting, disk = [], disk_options(arguments)
     for name, request in requests:
         options: dict[str, Any] = request | {
             "micro_batch": arguments.micro_batch,
             "threads": arguments.threads,
             "engine": arguments.engine,
             "shards": arguments.shards,
+            **disk,
         }
         try:
             planned = plan(network, arguments.batch, optimizer=arguments.optimizer, **options)
             fitting.append((name, request, planned))
         except BudgetError as error:
             print(f"lowmem: {name} is left out: it needs {format_bytes(error.minimum)}", file=sys.stderr)
+    # The costs of the pieces are those of all cores: they say nothing of fewer threads.
+    fewer = arguments.threads is not None and arguments.threads < cores()
+    costs = None if fewer else cost_model(arguments, network.dtype)
     for name, request, planned in fitting:
         measured = measure_undisturbed(common | request)
-        yield name, measured, measured.report(planned)
+        yield name, measured, measured.report(_timed(planned, costs))
+
+
+def _timed(planned: Plan, costs: CostModel | None) -> Plan:
+    """Return the plan with the seconds that a cost model predicts for it."""
+    if costs is None:
+        return planned
+    how: dict[str, Any] = {"micro_batch": planned.micro_batch, "threads": planned.threads, "engine": planned.engine}
+    again = plan(
+        planned.architecture, planned.batch_size, None, planned.optimizer, planned.schedule, costs=costs, **how
+    )
+    return replace(planned, seconds=again.seconds)
 
 
 def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
     """Return promises beside measurements, one row for each run; disturbed ones are marked."""
     from lowmem.measure.experiment import DISTURBED
+    from lowmem.measure.report import difference
 
     base = rows[0][1].step_seconds if rows else 1.0
     cells = [
         [
-            name,
+            name.removeprefix("budget "),
             format_bytes(m.promised_peak),
-            f"{format_bytes(m.traced_peak)} ({m.traced_peak / m.promised_peak - 1:+.2%})",
+            f"{format_bytes(m.traced_peak)} ({difference(m.promised_peak, m.traced_peak)})",
             format_bytes(m.resident_above_floor),
             f"{m.promised_arena / m.store_all_arena:.1%}",
             f"{m.flop_factor:.3f}",
-            f"{m.step_seconds * 1e3:.1f} ms{' *' * (m.spread > DISTURBED)}",
+            "" if report.plan.seconds is None else format_seconds(report.plan.seconds),
+            f"{format_seconds(m.step_seconds)}{' *' * (m.spread > DISTURBED)}",
             f"{m.step_seconds / base:.2f}",
             f"{report.backward_over_forward[1]:.2f}",
             f"{report.flop_rate / m.product_rate:.0%}",
         ]
         for name, m, report in rows
     ]
-    columns = ["", "promised", "traced", "resident", "arena", "FLOPs", "step", "time", "bwd/fwd", "speed"]
+    columns = ["", "promised", "traced", "resident", "arena", "FLOPs", "predicted", "step", "time", "bwd/fwd", "speed"]
     note = (
         "promised, traced: peak of all that training allocates. resident: peak above the process before the plan.\n"
         "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward\n"
         "over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone."
     )
+    if any(report.plan.seconds is not None for *_, report in rows):
+        note += "\npredicted: time of the step without its update, by the costs of the pieces on this machine."
     if any(m.spread > DISTURBED for _, m, _ in rows):
         note += f"\n*: disturbed by other processes: repeats differ by more than {DISTURBED:.0%}, however often tried."
     return Table(f"{network}\nbatch {batch}", columns, cells, note)
@@ -166,12 +221,15 @@ def _frontier(rows: Sequence[Row]) -> "Figure":
     return frontier(_points(rows), compute_label=label, whole=rows[0][1].store_all_arena)
 
 
-def _html(rows: Sequence[Row], table: Table) -> str:
-    """Return a page of HTML: the table, the figure, and the report of each run, that of the smallest peak first."""
+def _html(rows: Sequence[Row], table: Callable[[Sequence[Row]], Table]) -> str:
+    """Return a page of HTML: the table, the figure, and the report of each run, the cheapest first."""
     from lowmem.plots.page import page, report_sections
 
-    sections: list[tuple[str, Any]] = [("Promised and measured", table), ("Compute versus memory", _frontier(rows))]
-    for name, _, report in sorted(rows, key=lambda row: row[1].promised_peak):
-        parts = report_sections(report)
-        sections += [(f"{name}: {heading[0].lower()}{heading[1:]}", content) for heading, content in parts]
-    return page("lowmem profile", sections)
+    rows = sorted(rows, key=lambda row: (row[1].flop_factor, -row[1].promised_peak))
+    overview: list[tuple[str, Any]] = [
+        ("Promised and measured", table(rows)),
+        ("Compute versus memory", _frontier(rows)),
+    ]
+    note = str(rows[0][2].provenance or "")
+    parts = [(name, report_sections(report)) for name, _, report in rows]
+    return page("lowmem profile", overview, note=note, parts=parts)

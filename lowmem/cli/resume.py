@@ -1,13 +1,18 @@
 """`lowmem resume`: continues a saved run where it stopped, to the same bits as if it had never stopped."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, check_budget
+from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
-from lowmem.cli.session import add_run, run_epochs
+from lowmem.cli.session import add_run, load_printing, run_epochs
+from lowmem.common.checks import positive
 from lowmem.errors import InputError
+
+if TYPE_CHECKING:
+    from lowmem.training.trainer import Trainer
 
 TEXT, NUMBER = (str, type(None)), (int, type(None))
 NEEDED: dict[str, tuple[type, ...]] = {
@@ -17,7 +22,10 @@ NEEDED: dict[str, tuple[type, ...]] = {
 }
 """The flags of `lowmem train` that a saved run must hold to be continued, and their types."""
 
-LATER = ("features", "ignore", "header", "task", "validation", "splitting", "one_hot")
+LATER = (
+    *("features", "ignore", "header", "task", "validation", "splitting", "one_hot"),
+    *("patience_metric", "min_improvement"),
+)
 """Flags that runs of earlier versions do not know."""
 
 HELP = "Continue a saved run where it stopped."
@@ -30,10 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--epochs", type=int, metavar="N", help="epochs in all, those done included (default: as before)"
     )
+    group.add_argument("--more", type=int, metavar="N", help="epochs to train now, in place of --epochs")
+    group.add_argument("--lr", type=float, metavar="F", help="constant learning rate from here on")
     group.add_argument("--data", metavar="WHAT", help="where the training data are now (default: as before)")
     group.add_argument("--targets", metavar="PATH", help="where the file with the targets is now (default: as before)")
     group.add_argument("--budget", metavar="SIZE", help="new budget; the results have the same bits")
     group.add_argument("--strategy", metavar="NAME", help="new strategy; the results have the same bits")
+    group.add_argument("--disk", metavar="DIR", help="folder on a disk, in place of that of the run; none for no disk")
+    group.add_argument("--disk-limit", metavar="SIZE", help="what the file on the disk may take")
+    group.add_argument("--engine", metavar="NAME", help="new engine; the results agree within rounding")
+    group.add_argument("--threads", type=int, metavar="N", help="new number of threads; agrees within rounding")
     add_run(group)
     add_json(parser)
 
@@ -46,18 +60,33 @@ def run(arguments: argparse.Namespace) -> int:
     check_budget(arguments.budget)
     group = join()
     saved = open_run(arguments.run)
-    changes = {name: getattr(arguments, name) for name in ("budget", "ram", "strategy")}
+    names = ("budget", "ram", "strategy", "engine", "threads", "disk", "disk_limit")
+    changes = {name: getattr(arguments, name) for name in names} | {"schedule": arguments.lr}
     flags = _flags(arguments, saved.notes)
     data = open_samples(flags, saved)
+    check_replaced(flags.save, saved.architecture, data[0], force=arguments.force, own=arguments.run)
     changes = {name: value for name, value in changes.items() if value is not None}
+    if arguments.disk == "none":
+        changes |= {"disk": None, "disk_limit": None}
+    load_printing()
     trainer = Trainer.of_run(saved, group=group, **changes)
-    until = flags.epochs if arguments.epochs is not None else saved.position.until
-    if until <= trainer.epochs_done:
+    return run_epochs(trainer, data, _until(arguments, trainer), flags, None)
+
+
+def _until(arguments: argparse.Namespace, trainer: "Trainer") -> int:
+    """Return the number of epochs after which the run ends. Raises `InputError` if it has as many."""
+    done, planned = trainer.epochs_done, trainer.epochs_planned
+    if arguments.more is not None:
+        if arguments.epochs is not None:
+            raise InputError("--epochs says how many epochs there are in all, --more how many come now; give one.")
+        return done + positive("--more", arguments.more)
+    until = planned if arguments.epochs is None else positive("--epochs", arguments.epochs)
+    if until <= done:
+        share = "all of its " if done >= planned else ""
         raise InputError(
-            f"{arguments.run} has all of its {trainer.epochs_done} epochs; --epochs {trainer.epochs_done + 1} or more "
-            "goes on."
+            f"{arguments.run} has {share}{done} epochs; --epochs {done + 1} or more goes on. --more N trains N more."
         )
-    return run_epochs(trainer, data, until - trainer.epochs_done, flags, None)
+    return until
 
 
 def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Namespace:

@@ -9,16 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
 from lowmem.errors import StoppedError
+from lowmem.measure.learning import EpochRecord
 
 if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.measure.memory import TracedPeak
+    from lowmem.training.loop import Epoch
     from lowmem.training.trainer import Trainer
 
 
@@ -34,53 +38,102 @@ def add_run(group: argparse._ArgumentGroup) -> None:
         "--save-every", metavar="N", help="save every N steps, or a time such as 30s or 10min (default: each epoch)"
     )
     group.add_argument("--journal", metavar="FILE", help="append a line of JSON to FILE for each epoch and event")
-    group.add_argument("--patience", type=int, metavar="N", help="end the run after N epochs without a lower loss")
+    group.add_argument("--html", metavar="FILE", help="write the report with figures to one HTML file")
+    group.add_argument("--force", action="store_true", help="let --save replace the run of another network")
+    group.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="end the run after N epochs without an improvement, and keep the weights of the best epoch",
+    )
+    group.add_argument(
+        "--patience-metric", metavar="NAME", help="what is to improve: the held-out loss or accuracy (default loss)"
+    )
+    group.add_argument(
+        "--min-improvement",
+        type=float,
+        metavar="F",
+        help="what an epoch must gain to count with --patience",
+    )
 
 
 def run_epochs(
     trainer: "Trainer",
     data: tuple["Samples", "Samples | None"],
-    count: int | None,
+    until: int,
     arguments: argparse.Namespace,
     traced: "TracedPeak | None",
 ) -> int:
     """Train, print a line for each epoch and the report, and return the exit code 0.
 
     data: to train on, and to evaluate after each epoch.
-    count: epochs to train; None trains those that a saved run had still to do.
+    until: epochs of the run in all, those done included.
     traced: measures the peak of the first epoch; None measures nothing.
     """
     from lowmem.data.class_names import listed
 
+    page = None if getattr(arguments, "html", None) is None else Path(arguments.html)
+    check_output(page, "the report", PAGES)
     train, held_out = data
     say: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
     if not trainer.speaks:
         say = lambda text: None  # noqa: E731 - another rank says it
     progress = Progress(sys.stderr if trainer.speaks else StringIO())
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
     before = trainer.epochs_done
-    epochs = trainer.epochs(train, count, held_out, save_to=arguments.save, on_step=progress.step, **options)
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
+    options |= {"patience_metric": arguments.patience_metric or "loss", "save_to": arguments.save, "until": until}
+    options |= {"min_improvement": arguments.min_improvement or 0.0, "on_step": progress.step}
+    epochs = trainer.epochs(train, None, held_out, on_evaluation=progress.evaluation, **options)
     if traced is not None:
         traced.restart()  # planning is over, and its own peak does not count; everything is allocated
-    until = trainer.epochs_planned
     say(str(trainer.plan))
     classes = "" if train.class_names is None else f"; classes {listed(train.class_names)}"
     rest = 0 if held_out is None else len(held_out)
     say(f"\n{train.name}: {len(train):,} samples to train on, {rest:,} held out{classes}")
     say("".join(f"  {note}\n" for note in (*train.notes, *(f"note: {remark}" for remark in train.remarks))))
-    peak, start = None, perf_counter()
+    peak, start, learned = None, perf_counter(), []
     with _ended_by_signals(trainer, arguments.save):
         for epoch in epochs:
             if traced is not None and peak is None:
                 peak = traced.stop()  # one epoch has every kind of step; the others run faster untraced
             left = (perf_counter() - start) / (epoch.number - before) * (until - epoch.number)
+            learned.append(_record(epoch, trainer.steps_done))
             progress.clear()
             say(epoch_line(epoch, until, left))
-    report = replace(trainer.report(), traced_peak=peak)
+    report = replace(trainer.report(), traced_peak=peak, epochs=learned)
+    best = trainer.best_epoch if arguments.patience is not None else None
+    if best is not None:
+        say(f"the network has the weights of epoch {best}, the best of {trainer.epochs_done}")
     say(f"\n{report}")
-    if arguments.json and trainer.speaks:
-        print(json.dumps(report.to_dict()))
+    if not trainer.speaks:
+        return 0
+    if page is not None:
+        from lowmem.plots import report_html
+
+        write_output(page, report_html(report).encode())
+    if arguments.json:
+        print(json.dumps(report.to_dict() | {"epochs_done": trainer.epochs_done, "best_epoch": best}))
     return 0
+
+
+def _record(epoch: "Epoch", steps: int) -> EpochRecord:
+    """Return what a report holds of an epoch. steps: done until its end."""
+    return EpochRecord(
+        number=epoch.number,
+        steps=steps,
+        loss=epoch.loss,
+        validation_loss=epoch.validation_loss,
+        accuracy=epoch.accuracy,
+        learning_rate=epoch.learning_rate,
+        seconds=epoch.seconds,
+    )
+
+
+def load_printing() -> None:
+    """Load what prints tables: with a cap it shall be part of the process that planning measures."""
+    from lowmem.common.tables import Table
+
+    str(Table("", ("", ""), (("", ""),)))
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from lowmem.cli.options import (
     architecture,
     check_budget,
     cost_model,
+    disk_options,
 )
+from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
-from lowmem.cli.session import add_run, run_epochs
+from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan
 
@@ -125,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.stream = True
             train, held_out = open_samples(arguments)
     network = architecture(arguments, train.features, outputs, "cross_entropy" if train.labels else "mse")
+    check_replaced(arguments.save, network, train, force=arguments.force)
     options: dict[str, Any] = {
         "strategy": arguments.strategy,
         "micro_batch": arguments.micro_batch,
@@ -134,9 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
         "engine": arguments.engine,
         "shards": arguments.shards,
         "costs": cost_model(arguments, network.dtype),
+        **disk_options(arguments),
     }
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.
+        load_printing()
         trainer = _trainer(arguments, network, train, options, group)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and

@@ -10,27 +10,27 @@ RENAMED: Mapping[str, str] = {
     "schedule": "lr-schedule",
     "standardise": "standardise",
     "save_to": "save",
-    "epochs": "epochs",
+    "until": "epochs",
 }
 """Keywords of Python whose flag has another name than theirs."""
 
 KEYWORDS = (
-    *(
-        "budget",
-        "batch_size",
-        "micro_batch",
-        "strategy",
-        "segments",
-        "slots",
-        "threads",
-        "engine",
-        "optimizer",
-        "ram",
-        "shards",
-        "ranks",
-    ),
+    *("budget", "batch_size", "micro_batch", "strategy", "segments", "slots", "threads", "engine", "optimizer", "ram"),
+    *("disk", "disk_limit", "shards"),
     *("seed", "schedule", "clip_value", "clip_norm", "clip_twice", "class_weights", "non_finite", "patience"),
-    *("save_to", "save_every", "journal", "lr", "weight_decay", "label_smoothing", "activation", "loss", "dtype"),
+    *(
+        "save_to",
+        "save_every",
+        "journal",
+        "lr",
+        "weight_decay",
+        "label_smoothing",
+        "quantile",
+        "activation",
+        "loss",
+        "dtype",
+    ),
+    *("patience_metric", "min_improvement", "until"),
     *("norm", "dropout", "residual", "gain", "standardise", "shuffle_rows", "held_out", "target", "weights"),
 )
 """Keywords of Python that a flag of some command stands for."""
@@ -49,7 +49,9 @@ def flag(keyword: str) -> str:
 def as_flag(advice: Advice) -> str:
     """Write advice as a flag of a command: `--budget 24MiB`."""
     value = {True: "yes", False: "no"}[advice.value] if isinstance(advice.value, bool) else str(advice.value)
-    return f'{flag(advice.keyword)} "{value}"' if " " in value else f"{flag(advice.keyword)} {value}"
+    constant = advice.keyword == "schedule" and isinstance(advice.value, float)  # a rate, and no name of a schedule
+    name = flag("lr" if constant else advice.keyword)
+    return f'{name} "{value}"' if " " in value else f"{name} {value}"
 
 
 def in_flags(error: LowmemError) -> str:

@@ -12,6 +12,7 @@ from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
+from lowmem.network.specs import LOSSES
 
 Data = Samples | tuple[NDArray[Any], NDArray[Any]]
 """What training and evaluation take: samples, or arrays (x, y)."""
@@ -163,8 +164,9 @@ def _check_targets(samples: Samples, loss: str, outputs: int, what: str) -> None
         raise InputError(
             f"{what} has {columns} target column{'s' * (columns > 1)} and the network {outputs} outputs; {advice}."
         )
-    if loss == "bce" and not (targets.low >= 0 and targets.high <= 1):
+    facts = LOSSES[loss]
+    if not (facts.least <= targets.low and targets.high <= facts.most):
         raise InputError(
-            f"{what} has targets from {targets.low:g} to {targets.high:g}, and bce needs them from 0 to 1. "
-            "Scale the targets to [0, 1], or use the loss mse."
+            f"{what} has targets from {targets.low:g} to {targets.high:g}, and {loss} needs them {facts.range}. "
+            f"{facts.advice}"
         )

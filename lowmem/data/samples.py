@@ -7,7 +7,7 @@ evaluates knows these three, and nothing of arrays and files behind them.
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,9 +114,6 @@ class Samples(ABC):
     shuffle_rows: the rows of a block that are shuffled among each other; None where all rows are.
     """
 
-    reader_bytes: ClassVar[int] = 0
-    """Bytes that reading takes for a moment beside the buffers of batches."""
-
     name: str
     scale: float = field(default=1.0, kw_only=True)
     standardisation: Standardisation | None = field(default=None, kw_only=True, repr=False)
@@ -139,6 +136,11 @@ class Samples(ABC):
     @abstractmethod
     def targets(self) -> Targets:
         """What y holds."""
+
+    @property
+    def reading_bytes(self) -> int:
+        """Bytes that reading takes beside the buffers of batches, while an epoch or an evaluation goes on."""
+        return 0
 
     @property
     def labels(self) -> bool:

@@ -7,7 +7,6 @@ Data of no more rows than a block are shuffled exactly, and give the same bits a
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -23,6 +22,9 @@ from lowmem.data.stream_batches import StreamBatches
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 
+OPENING = 96 << 10
+"""Bytes that opening a file takes: the directory of an archive, and unpacking."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream(Samples):
@@ -32,8 +34,6 @@ class Stream(Samples):
     contents: what the first pass found in the file. targets: what y holds. Both are of the whole file after a split.
     one_hot: True where labels become rows with a one.
     """
-
-    reader_bytes: ClassVar[int] = 96 << 10  # the directory of an archive, and unpacking
 
     rows: Rows = field(repr=False)
     contents: Contents = field(repr=False)
@@ -48,6 +48,11 @@ class Stream(Samples):
     def features(self) -> int:
         """The number of columns of x."""
         return self.rows.features
+
+    @property
+    def reading_bytes(self) -> int:
+        """See `Samples.reading_bytes`."""
+        return OPENING + self.rows.reading_bytes
 
     def split(self, held_out: float, seed: int = 0) -> tuple["Stream", "Stream"]:
         """See `Samples.split`: a pass over the file, if there are classes, marks the rows with a bit each."""

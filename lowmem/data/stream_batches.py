@@ -68,14 +68,14 @@ class StreamBatches:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of every array owned here once they are made, and of those that a reader of the file takes."""
+        """Bytes of every array owned here once they are made."""
         stored, item = self._stored, self._dtype.itemsize
         beside_x = stored.y_bytes(weighted=self._weighted)
         staged = beside_x + (0 if stored.x_dtype == self._dtype else stored.x_bytes)
         batch = stored.features * item + math.prod(self._y_shape) * self._y_dtype.itemsize + self._weighted * item
         block = stored.x_bytes + beside_x + np.dtype(np.intp).itemsize
         standardised = 0 if self._standardisation is None else 2 * stored.features * item
-        return self._block_rows * block + self._own_rows * (staged + 2 * batch) + standardised + stored.reading_bytes
+        return self._block_rows * block + self._own_rows * (staged + 2 * batch) + standardised
 
     def allocate(self) -> "StreamBatches":
         """Make every array, and return this object."""

@@ -66,11 +66,15 @@ def cache_path(dtype: str, engine: str | None = None) -> Path:
 
     It is in the folder LOWMEM_CACHE_DIR, or in the user's cache directory.
     """
+    engine = choose_engine(engine, Architecture((1, 1), dtype=dtype), None)
+    return cache_folder() / f"costs-{dtype}-{engine}.json"
+
+
+def cache_folder() -> Path:
+    """Return the folder of what was measured: LOWMEM_CACHE_DIR, or the user's cache directory."""
     from platformdirs import user_cache_dir
 
-    folder = os.environ.get("LOWMEM_CACHE_DIR") or user_cache_dir("lowmem", appauthor=False)
-    engine = choose_engine(engine, Architecture((1, 1), dtype=dtype), None)
-    return Path(folder) / f"costs-{dtype}-{engine}.json"
+    return Path(os.environ.get("LOWMEM_CACHE_DIR") or user_cache_dir("lowmem", appauthor=False))
 
 
 def age(dtype: str) -> float | None:
@@ -117,11 +121,15 @@ def _read(path: Path, dtype: str, engine: str) -> CostModel | None:
 
 def store(model: CostModel) -> str | None:
     """Store a cost model in the file of its dtype and engine. Return why that cannot be done, None if it is done."""
-    path = cache_path(model.dtype, model.engine)
+    return store_json(cache_path(model.dtype, model.engine), {"version": VERSION, **asdict(model)})
+
+
+def store_json(path: Path, measured: dict[str, Any]) -> str | None:
+    """Store what was measured in a file of the cache. Return why that cannot be done, None if it is done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as (stream,):
-            write_all(stream, json.dumps({"version": VERSION, **asdict(model)}).encode())
+            write_all(stream, json.dumps(measured).encode())
     except OSError as problem:
         return reason(problem)
     return None

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from lowmem.errors import LowmemError, RunError
 from lowmem.measure.calibration import product_rate
 from lowmem.measure.memory import SampledPeak, TracedPeak, resident, resident_peak_of
+from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
 from lowmem.measure.step_profile import Progress, StepProfile, memory_over_work, profile_step
 from lowmem.network.architecture import Architecture
@@ -95,6 +96,8 @@ class Measurement:
             profile=StepProfile(self.profile["flops"], self.profile["seconds"]),
             product_rate=self.product_rate,
             memory_over_work=[(flops, size) for flops, size in self.memory_over_work],
+            spread=self.spread,
+            provenance=here_and_now(),
         )
 
 
@@ -102,7 +105,8 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     """Plan, bind and run in this process.
 
     request: the fields of an `Architecture`; keywords of `lowmem.plan` (batch_size, budget, strategy, optimizer,
-        micro_batch, segments, slots, threads, engine, shards); and steps, the number of steps to time.
+        micro_batch, segments, slots, threads, engine, disk, disk_limit, shards); and steps, the number of steps to
+        time.
     """
     shape = {field.name for field in fields(Architecture) if field.init}
     architecture = Architecture.from_dict({name: value for name, value in request.items() if name in shape})
@@ -113,7 +117,8 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     floor = resident()
     traced = TracedPeak()
     options: dict[str, Any] = {
-        name: request.get(name) for name in ("micro_batch", "segments", "slots", "threads", "engine")
+        name: request.get(name)
+        for name in ("micro_batch", "segments", "slots", "threads", "engine", "disk", "disk_limit")
     }
     options["shards"] = request.get("shards", 1)
     planned = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)

@@ -19,6 +19,9 @@ from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 RESERVE = 3 << 20
 """Bytes for what no plan counts: small objects, stacks of threads, pages of libraries that are loaded at first use."""
 
+FIRST_USE = 1 << 20
+"""Bytes of the reserve that every training uses, so that the peak which is promised holds them."""
+
 OF_A_LIMIT = 0.97
 """Share of a cgroup's limit that the process may hold: the kernel counts its own page tables in that limit too."""
 
@@ -136,7 +139,7 @@ def plan_within(cap: int, held: int, make: Callable[[int, int], Plan]) -> tuple[
                 advice=[one for one in error.advice if not (isinstance(one, Advice) and one.keyword == "budget")],
             ) from None
         give_back()
-        promise = resident() - held + plan.peak_bytes
-        if promise + RESERVE <= cap:
+        promise = resident() - held + plan.peak_bytes + FIRST_USE
+        if promise + RESERVE - FIRST_USE <= cap:
             break
     return plan, promise

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lowmem.common.tables import Table
+from lowmem.measure.learning import EpochRecord
+from lowmem.measure.provenance import Provenance
 from lowmem.measure.step_profile import StepProfile, twice
 from lowmem.planning.plan import LABELS, Account, Plan
 from lowmem.planning.timeline import PHASES, chain_of, moments, planned_flops
-from lowmem.units import format_bytes, format_count
+from lowmem.units import format_bytes, format_count, format_loss, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,9 @@ class Report:
     profile: one step, phase by phase.
     product_rate: FLOPs a second of matrix products alone, at the network's shape.
     memory_over_work: (FLOPs done, bytes resident above the floor) along one pass.
+    spread: by how much the timed steps differ at most, relative to their median.
+    epochs: how the run learned, epoch by epoch.
+    provenance: machine, versions and date of the measurement.
     """
 
     plan: Plan
@@ -69,6 +74,9 @@ class Report:
     profile: StepProfile | None = None
     product_rate: float | None = None
     memory_over_work: Sequence[tuple[float, int]] = ()
+    spread: float | None = None
+    epochs: Sequence[EpochRecord] = ()
+    provenance: Provenance | None = None
 
     @property
     def flop_rate(self) -> float:
@@ -110,10 +118,10 @@ class Report:
         """Return the work of a step by phase; phases without work or time are left out."""
         planned, counted = planned_flops(self.plan), self.profile
         phases = []
-        for name in PHASES:
-            flops, seconds = (None, None) if counted is None else (counted.flops[name], counted.seconds[name])
-            if planned[name] or seconds:
-                phases.append(Phase(name, planned[name], flops, seconds))
+        for name in (*PHASES, "disk"):
+            flops, seconds = (None, None) if counted is None else (counted.flops.get(name), counted.seconds.get(name))
+            if planned.get(name) or seconds:
+                phases.append(Phase(name, planned.get(name, 0), flops, seconds))
         return phases
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,6 +144,10 @@ class Report:
             "flops_per_second": self.flop_rate,
             "product_flops_per_second": self.product_rate,
             "memory_over_work": [list(point) for point in self.memory_over_work],
+            "predicted_seconds": self.plan.seconds,
+            "spread": self.spread,
+            "epochs": [epoch.to_dict() for epoch in self.epochs],
+            "provenance": None if self.provenance is None else self.provenance.to_dict(),
         }
 
     def tables(self) -> tuple[Table, Table, Table]:
@@ -161,6 +173,13 @@ class Report:
             "Of the arena: states, deltas and scratch while the op runs at which most is alive.\n"
             f"Storing everything takes an arena of {format_bytes(plan.store_all_bytes)}."
         )
+        if plan.budget is not None:
+            note += (
+                "\nThe budget is for what training allocates. The whole process holds the interpreter, libraries and "
+                "data besides."
+            )
+        if self.traced_peak is not None and 0 < self.traced_peak - plan.peak_bytes <= SMALL:
+            note += f"\nThe promise leaves {format_bytes(SMALL)} above the peak for Python's own objects."
         if self.traced_peak is None:
             note += "\nPython's and NumPy's allocations were not traced."
         passes = f", {plan.micro_batches} passes" if plan.micro_batches > 1 else ""
@@ -180,19 +199,20 @@ class Report:
 
     def _outcome_table(self) -> Table:
         plan = self.plan
-        rows = [
-            ["FLOPs, times storing everything", f"{plan.flop_factor:.3f}"],
-            ["time per step", f"{self.seconds_per_step * 1e3:.1f} ms"],
-            ["speed of the step", _rate(self.flop_rate)],
-        ]
+        rows = [["FLOPs, times storing everything", f"{plan.flop_factor:.3f}"]]
+        if plan.seconds is not None:
+            rows.append(["time per step, predicted without the update", format_seconds(plan.seconds)])
+        spread = "" if self.spread is None else f", repeats differ by {self.spread:.0%}"
+        rows.append(["time per step", f"{format_seconds(self.seconds_per_step)}{spread}"])
+        rows.append(["speed of the step", _rate(self.flop_rate)])
         if self.product_rate is not None:
             share = f"{self.flop_rate / self.product_rate:.0%}"
             rows.append(["of matrix products alone", f"{_rate(self.product_rate)}, so {share}"])
         rows.append(["steps", f"{self.steps:,}"])
-        rows.append(["training loss", f"{self.loss:.4f}"])
+        rows.append(["training loss", format_loss(self.loss)])
         if self.accuracy is not None:
             rows.append(["held-out accuracy", f"{self.accuracy:.2%}"])
-        return Table("", ["outcome", ""], rows)
+        return Table("", ["outcome", ""], rows, "" if self.provenance is None else str(self.provenance))
 
 
 def _inside(plan: Plan) -> list[Part]:
@@ -210,7 +230,7 @@ def _phase_row(phase: Phase, profile: StepProfile | None) -> list[str]:
         return row
     rate = _rate(phase.flops / phase.seconds) if phase.flops and phase.seconds else ""
     share = phase.seconds / profile.total_seconds
-    return [*row, _work(phase.flops), f"{phase.seconds * 1e3:.2f} ms", f"{share:.1%}", rate]
+    return [*row, _work(phase.flops), format_seconds(phase.seconds), f"{share:.1%}", rate]
 
 
 def _work(flops: float) -> str:
@@ -226,6 +246,20 @@ def _size(size: int | None) -> str:
     return "" if size is None else format_bytes(size)
 
 
+SMALL = 64 << 10
+"""Differences below this, which no promise excludes, are said in bytes: per cent of little would look like much."""
+
+
 def _apart(part: Part) -> str:
     """Say how far a measured size is from the promise."""
-    return f"{part.measured / part.promised - 1:+.2%}" if part.measured and part.promised else ""
+    return "" if part.measured is None or part.promised is None else difference(part.promised, part.measured)
+
+
+def difference(promised: int, measured: int) -> str:
+    """Write by how much a measured size differs from a promised one: in bytes if that is little, else in per cent."""
+    apart = measured - promised
+    if apart == 0:
+        return "equal"
+    if abs(apart) < SMALL or not promised:
+        return f"{'+' if apart > 0 else '-'}{format_bytes(abs(apart))}"
+    return f"{apart / promised:+.2%}"

@@ -19,7 +19,7 @@ POINTS = 400
 
 @dataclass(frozen=True, slots=True)
 class StepProfile:
-    """What one step did: FLOPs and seconds by phase (see `PHASES`).
+    """What one step did: FLOPs and seconds by phase (see `PHASES`; "disk" besides, where states go to one).
 
     An update's FLOPs are not counted, as no plan counts them.
     """
@@ -42,7 +42,7 @@ class StepProfile:
         """Return the median of each phase's seconds over several profiles of the same step."""
         from statistics import median  # brings fractions and decimals, for those who measure
 
-        seconds = {phase: median(profile.seconds[phase] for profile in profiles) for phase in PHASES}
+        seconds = {phase: median(profile.seconds[phase] for profile in profiles) for phase in profiles[0].seconds}
         return cls(profiles[0].flops, seconds)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def profile_step(
             call.run()
             end = perf_counter()
             flops = call.flops()
-            profile.seconds[call.phase] += end - start
-            profile.flops[call.phase] += flops
+            profile.seconds[call.phase] = profile.seconds.get(call.phase, 0.0) + end - start
+            profile.flops[call.phase] = profile.flops.get(call.phase, 0) + flops
             if progress is not None:
                 progress.append((end, progress[-1][1] + flops))
 

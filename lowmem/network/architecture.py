@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any, Protocol, TypeAlias
 
-from lowmem.common.checks import as_whole, fraction, lookup
+from lowmem.common.checks import as_whole, fraction, inner_share, lookup
 from lowmem.errors import InputError, shown
 from lowmem.network.layers import NORMS, Layer, layer_of
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, SMOOTHING_FLOPS, ActivationFacts, LossFacts
@@ -40,13 +40,14 @@ class Architecture:
 
     widths: (n_0, n_1, ..., n_L), the input's width first. L >= 1.
     activation: σ of layers 1..L-1; the last layer's σ belongs to the loss.
-    loss: "mse", "cross_entropy", "bce" or "huber".
+    loss: "mse", "cross_entropy", "bce", "huber", "mae", "quantile" or "poisson".
     dtype: "float32" or "float64".
     residual: whether layers 2..L-1 between equal widths have a skip, in pre-activation form: True; "scaled" with a
         factor of 1/sqrt(number of such layers) on each branch; "learned" with a factor that starts at zero.
     norm: what stands before σ on the way into layers 2..L: "layer", "rms", "batch" or None.
     dropout: the rate at which what enters layers 2..L is dropped in training, in [0, 1).
     label_smoothing: the share of the target that cross_entropy spreads evenly over all classes, in [0, 1).
+    quantile: what the loss "quantile" estimates: the value that this share of the targets lies below, in (0, 1).
     overrides: for layers that differ, by number: {5: {"dropout": 0.3, "norm": None}}.
 
     Raises `InputError` for widths that are not positive whole numbers and numbers out of range, `UnknownNameError`
@@ -68,6 +69,7 @@ class Architecture:
     norm: str | None = None
     dropout: float = 0.0
     label_smoothing: float = 0.0
+    quantile: float = 0.5
     overrides: Mapping[int, Mapping[str, Any]] | Overrides = ()
     _layers: tuple[Layer, ...] = field(default=(), init=False, repr=False, compare=False)
 
@@ -84,6 +86,9 @@ class Architecture:
         object.__setattr__(self, "label_smoothing", fraction("label_smoothing", self.label_smoothing))
         if self.label_smoothing and self.loss != "cross_entropy":
             raise InputError(f'label_smoothing goes with loss="cross_entropy"; the loss is "{self.loss}".')
+        object.__setattr__(self, "quantile", inner_share("quantile", self.quantile))
+        if self.quantile != 0.5 and self.loss != "quantile":
+            raise InputError(f'quantile={self.quantile:g} goes with loss="quantile"; the loss is "{self.loss}".')
 
     @property
     def layers(self) -> int:
@@ -104,6 +109,11 @@ class Architecture:
     def loss_facts(self) -> LossFacts:
         """What planning must know of this network's loss."""
         return LOSSES[self.loss]
+
+    @property
+    def loss_parameter(self) -> float:
+        """The number that this network's loss depends on: label smoothing, or the quantile; 0 where there is none."""
+        return self.quantile if self.loss == "quantile" else self.label_smoothing
 
     @property
     def preactivation(self) -> bool:
@@ -170,6 +180,14 @@ class Architecture:
             return None
         return next((layer.couples for layer in self.each_layer if layer.couples), None)
 
+    def check_rows(self, rows: int, where: str) -> None:
+        """Refuse a single sample in training where layers compare the samples of a batch. Raises `InputError`.
+
+        rows: samples of a batch. where: which batch it is, and what to do, as a sentence.
+        """
+        if rows == 1 and self.couples:
+            raise InputError(f"{self.couples} compares the samples of a batch and learns nothing of one. {where}")
+
     def layer_parameters(self, layer: int) -> int:
         """Return the number of parameters of `layer` (1..L): weights, biases, and what its norm and branch learn."""
         return self.layer(layer).size
@@ -223,6 +241,7 @@ class Architecture:
         shown = runs if len(runs) <= SHOWN else [*runs[:4], "...", *runs[-4:]]
         form = _described({name: getattr(self, name) for name in LAYER_OPTIONS})
         loss = self.loss + (f" with {self.label_smoothing:g} of smoothing" if self.label_smoothing else "")
+        loss += f" {self.quantile:g}" if self.loss == "quantile" else ""
         parts = [f"{self.layers} layers ({', '.join(shown)})", *form, self.activation, loss, self.dtype]
         for layer, its in self._kept_overrides[:SHOWN]:
             parts.append(f"layer {layer}: {' and '.join(_described(dict(its), told=True))}")

@@ -5,6 +5,6 @@ ACTIVATIONS = (
     *("gelu", "gelu_tanh", "silu", "mish"),
 )
 NORMS = (None, "layer", "rms", "batch")
-LOSSES = ("mse", "cross_entropy", "bce", "huber")
+LOSSES = ("mse", "cross_entropy", "bce", "huber", "mae", "quantile", "poisson")
 RULES = (None, "sgd", "momentum", "nesterov", "adam", "adamw")
 """Rules of optimizers."""

@@ -6,7 +6,7 @@ exp, log, tanh. The kernels themselves live in `lowmem.nn`, and so do optimizers
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from types import MappingProxyType
 from typing import Literal
 
@@ -64,20 +64,38 @@ class LossFacts:
     scratch: working arrays of a tile's shape.
     row_scratch: working vectors with a number per row of a tile.
     labels: True where the targets are integer labels of shape (B,), False where they are shaped like the output.
+    least, most: the range of the targets.
+    logarithm: True where outputs are logarithms of what is predicted.
     """
 
     flops: int
     scratch: int
     row_scratch: int
     labels: bool
+    least: float = -inf
+    most: float = inf
+    logarithm: bool = False
+
+    @property
+    def range(self) -> str:
+        """The range of the targets in words."""
+        return f"from {self.least:g} to {self.most:g}" if self.most < inf else f"from {self.least:g} on"
+
+    @property
+    def advice(self) -> str:
+        """What to do with targets outside the range."""
+        return f"{'Scale the targets to [0, 1], or use' if self.most < inf else 'Use'} the loss mse."
 
 
 LOSSES: Mapping[str, LossFacts] = MappingProxyType(
     {
         "mse": LossFacts(4, 1, 0, False),
         "cross_entropy": LossFacts(5, 0, 2, True),
-        "bce": LossFacts(15, 2, 0, False),
+        "bce": LossFacts(15, 2, 0, False, 0.0, 1.0),
         "huber": LossFacts(8, 1, 0, False),
+        "mae": LossFacts(5, 1, 0, False),
+        "quantile": LossFacts(10, 2, 0, False),
+        "poisson": LossFacts(6, 1, 0, False, least=0.0, logarithm=True),
     }
 )
 

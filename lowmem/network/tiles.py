@@ -7,6 +7,10 @@ from lowmem.network.layers.base import Widths, Workspace
 ALIGNMENT = 64
 """Bytes; every array of the arena begins at a multiple of this (a cache line, and the widest vector register)."""
 
+PAGE = 4096
+"""Bytes; where states go to a disk, places of the arena and of the file begin at multiples of this, and their sizes
+are multiples of it, as transfers past the page cache need."""
+
 TILE_ROWS = 512
 """Kernels walk a batch in row tiles of this size, so that elementwise passes find the tile in cache and a layer
 can overwrite its own input. Fixed, whatever the budget: a product's bits depend on the shape it is computed in."""
@@ -15,9 +19,9 @@ INDEX_BYTES = 8
 """Bytes of an index into an array (intp)."""
 
 
-def aligned(size: int) -> int:
-    """Round `size` bytes up to the arena's alignment."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def aligned(size: int, to: int = ALIGNMENT) -> int:
+    """Round `size` bytes up to a multiple of `to`, the arena's alignment."""
+    return -(-size // to) * to
 
 
 def lane_rows(rows: int, lanes: int) -> int:

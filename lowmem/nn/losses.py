@@ -1,7 +1,7 @@
 """The losses, as kernels that turn a tile of the last layer's outputs into its δ in place and allocate nothing.
 
-The last layer's σ belongs to its loss: softmax with cross_entropy, the sigmoid with bce, the identity with mse and
-huber. `check_targets` is the one place that refuses bad targets; the kernels trust it.
+The last layer's σ belongs to its loss: softmax with cross_entropy, the sigmoid with bce, the exponential with poisson,
+the identity with all others. `check_targets` is the one place that refuses bad targets; the kernels trust it.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lowmem.common.checks import lookup
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
-from lowmem.network.specs import LOSSES
+from lowmem.network.specs import LOSSES, LossFacts
 
 Tile: TypeAlias = NDArray[np.floating[Any]]
 
@@ -168,6 +168,57 @@ def _huber(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile
     return loss
 
 
+def _mae(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
+    """ℓ = |s - y|, δ = the sign of s - y, which is 0 where they are equal."""
+    distance = scratch.tiles[0]
+    np.subtract(s, y, out=s)
+    np.absolute(s, out=distance)
+    np.sign(s, out=s)
+    np.multiply(s, scale, out=s)
+    _weigh(s, w)
+    _weigh(distance, w)
+    return _sum(distance)
+
+
+def _quantile(
+    s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None, /, *, quantile: float = 0.5
+) -> float:
+    """With r = s - y and quantile τ: ℓ = max((1-τ)·r, -τ·r) = |r|/2 + (½-τ)·r, δ = sign(r)/2 + ½-τ.
+
+    Its minimum over the targets is their τ-quantile (R. Koenker, G. Bassett, "Regression Quantiles", Econometrica
+    46(1), 1978). Where r = 0, δ is the middle of the slopes on both sides.
+    """
+    loss, work = scratch.tiles[:2]
+    np.subtract(s, y, out=s)
+    np.absolute(s, out=loss)
+    np.multiply(loss, 0.5, out=loss)
+    np.multiply(s, 0.5 - quantile, out=work)
+    np.add(loss, work, out=loss)
+    np.sign(s, out=s)
+    np.multiply(s, 0.5, out=s)
+    np.add(s, 0.5 - quantile, out=s)
+    np.multiply(s, scale, out=s)
+    _weigh(s, w)
+    _weigh(loss, w)
+    return _sum(loss)
+
+
+def _poisson(s: Tile, y: NDArray[Any], scale: float, scratch: LossScratch, w: Tile | None = None) -> float:
+    """ℓ = e^s - y·s, δ = e^s - y: the negative logarithm of Poisson's probability of y at the rate e^s.
+
+    The term ln(y!), which no output changes, is left out, so that losses may be below 0.
+    """
+    loss = scratch.tiles[0]
+    np.multiply(s, y, out=loss)
+    np.exp(s, out=s)
+    np.subtract(s, loss, out=loss)
+    np.subtract(s, y, out=s)
+    np.multiply(s, scale, out=s)
+    _weigh(s, w)
+    _weigh(loss, w)
+    return _sum(loss)
+
+
 KERNELS: Mapping[str, Loss] = MappingProxyType(
     {
         loss.name: loss
@@ -176,15 +227,20 @@ KERNELS: Mapping[str, Loss] = MappingProxyType(
             Loss("cross_entropy", _cross_entropy),
             Loss("bce", _bce),
             Loss("huber", _huber),
+            Loss("mae", _mae),
+            Loss("quantile", _quantile),
+            Loss("poisson", _poisson),
         )
     }
 )
 
 
 def fold_of(architecture: Architecture) -> Fold:
-    """Return the kernel of a network's loss, with its label smoothing if it has any."""
+    """Return the kernel of a network's loss, with its label smoothing or quantile if it has any."""
     if architecture.label_smoothing:
         return partial(_cross_entropy, smoothing=architecture.label_smoothing)
+    if architecture.loss == "quantile":
+        return partial(_quantile, quantile=architecture.quantile)
     return KERNELS[architecture.loss].fold
 
 
@@ -200,7 +256,7 @@ def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> 
 
     Raises:
         InputError: for a wrong type, shape or dtype, labels outside 0..n_L-1, targets that are NaN or infinite,
-            or bce targets outside [0, 1]; it names the first offending value and its row.
+            or targets outside the range of the loss; it names the first offending value and its row.
     """
     labels = lookup("loss", loss, LOSSES).labels
     need = f"{loss} needs " + (
@@ -213,7 +269,7 @@ def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> 
     if labels:
         _check_labels(y, need, outputs)
     else:
-        _check_floats(y, need, dtype, (0.0, 1.0) if loss == "bce" else None)
+        _check_floats(y, need, dtype, LOSSES[loss])
 
 
 def check_weights(w: object, rows: int, dtype: str) -> None:
@@ -251,8 +307,8 @@ def _check_labels(y: NDArray[Any], need: str, outputs: int) -> None:
         )
 
 
-def _check_floats(y: NDArray[Any], need: str, dtype: str, limits: tuple[float, float] | None) -> None:
-    """Refuse targets of another dtype, NaN, infinity, and what lies outside `limits`."""
+def _check_floats(y: NDArray[Any], need: str, dtype: str, facts: LossFacts) -> None:
+    """Refuse targets of another dtype, NaN, infinity, and what lies outside the range of a loss."""
     if y.dtype != np.dtype(dtype):
         raise InputError(f"{need}; y has dtype {y.dtype}. Pass y.astype(np.{dtype}).")
     if not y.size:
@@ -261,12 +317,9 @@ def _check_floats(y: NDArray[Any], need: str, dtype: str, limits: tuple[float, f
     if not (np.isfinite(low) and np.isfinite(high)):
         row, column = _first(~np.isfinite(y))
         raise InputError(f"{need}, all finite; y[{row}, {column}] is {y[row, column]}. Remove or mend that row.")
-    if limits and not (limits[0] <= low and high <= limits[1]):
-        row, column = _first((y < limits[0]) | (y > limits[1]))
-        raise InputError(
-            f"{need}, each from 0 to 1; y[{row}, {column}] is {y[row, column]}. "
-            f"Scale the targets to [0, 1], or use the loss mse."
-        )
+    if not (facts.least <= low and high <= facts.most):
+        row, column = _first((y < facts.least) | (y > facts.most))
+        raise InputError(f"{need}, each {facts.range}; y[{row}, {column}] is {y[row, column]}. {facts.advice}")
 
 
 def _first(bad: NDArray[np.bool_]) -> tuple[int, int]:

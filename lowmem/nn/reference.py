@@ -111,7 +111,7 @@ def _onehot(s: Array, y: Array) -> Array:
     return rows
 
 
-LOSS: Mapping[str, Callable[[Array, Array], float]] = MappingProxyType(
+LOSS: Mapping[str, Callable[..., float]] = MappingProxyType(
     {
         "mse": lambda s, y: float(np.mean((s - y) ** 2)),
         "cross_entropy": lambda s, y: float(
@@ -119,16 +119,24 @@ LOSS: Mapping[str, Callable[[Array, Array], float]] = MappingProxyType(
         ),
         "bce": lambda s, y: float(np.mean(y * softplus(-s) + (1 - y) * softplus(s))),
         "huber": lambda s, y: float(np.mean(np.where(abs(s - y) <= 1, (s - y) ** 2 / 2, abs(s - y) - 0.5))),
+        "mae": lambda s, y: float(np.mean(abs(s - y))),
+        "quantile": lambda s, y, quantile=0.5: float(
+            np.mean(np.maximum(quantile * (y - s), (quantile - 1) * (y - s)))
+        ),
+        "poisson": lambda s, y: float(np.mean(np.exp(s) - y * s)),
     }
 )
-"""Mean losses by name: over the batch for cross_entropy, over all elements for the others."""
+"""Mean losses by name: over the batch for cross_entropy, over all elements for the others. q: the quantile."""
 
-DELTA: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
+DELTA: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
         "mse": lambda s, y: 2 * (s - y) / s.size,
         "cross_entropy": lambda s, y: (softmax(s) - _onehot(s, y)) / len(s),
         "bce": lambda s, y: (sigmoid(s) - y) / s.size,
         "huber": lambda s, y: np.where(abs(s - y) <= 1, s - y, np.sign(s - y)) / s.size,
+        "mae": lambda s, y: np.sign(s - y) / s.size,
+        "quantile": lambda s, y, q=0.5: np.where(s > y, 1 - q, -q) / s.size,
+        "poisson": lambda s, y: (np.exp(s) - y) / s.size,
     }
 )
 """δ^(L) = ∂ℓ/∂s^(L) by name."""

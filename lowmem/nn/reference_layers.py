@@ -29,6 +29,8 @@ def normalised(norm: str, s: Array) -> tuple[Array, Array]:
 def loss_and_delta(arch: Architecture, s: Array, y: Array) -> tuple[float, Array]:
     """Return the mean loss and its gradient, label smoothing ε considered: the target is (1-ε) onehot + ε/n."""
     smoothing = arch.label_smoothing
+    if arch.loss == "quantile":
+        return LOSS["quantile"](s, y, arch.quantile), DELTA["quantile"](s, y, arch.quantile)
     if not smoothing:
         return LOSS[arch.loss](s, y), DELTA[arch.loss](s, y)
     target = (1 - smoothing) * np.eye(s.shape[1])[y] + smoothing / s.shape[1]

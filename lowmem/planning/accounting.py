@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from lowmem.errors import InputError
 from lowmem.network.layers.base import STATISTICS
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
@@ -11,6 +12,7 @@ from lowmem.planning.packing import Program, pack
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule, lower, simulate
+from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
 
 
@@ -20,18 +22,23 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     schedule: of the request's chain; updates are put in where they are missing.
     strategy: what the plan calls it, if not by the name of the schedule's planner.
 
-    Raises `ScheduleError` if the schedule does not reverse the chain.
+    Raises `ScheduleError` if the schedule does not reverse the chain, `InputError` if it needs a disk and has none.
     """
     schedule = lower(request.chain, schedule)
     trace = simulate(request.chain, schedule)
     program = pack(request.chain, schedule, at_best=trace.peak_bytes)
+    disk = request.disk
+    if program.disk_bytes and disk is None:
+        raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
     states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
     engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
-        seconds = whole_batch(request, simulate(request.timed_chain, schedule).cost)
+        rates = AT_ONCE if disk is None else disk.rates
+        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates).seconds)
+    moved = request.passes * request.runs
     return Plan(
         architecture=architecture,
         batch_size=request.batch_size,
@@ -62,6 +69,10 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         shard_slots=request.shard_slots,
         ranks=request.ranks,
         received=request.received,
+        disk=None if disk is None else disk.folder,
+        disk_bytes=program.disk_bytes,
+        disk_written=trace.written * moved,
+        disk_read=trace.read * moved,
     )
 
 

@@ -7,11 +7,14 @@ from functools import cached_property
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.accounting import least_overhead, plan_of, whole_batch
+from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
 from lowmem.schedule import PLANNERS, Schedule
+from lowmem.schedule.disk.planner import DiskPlanner
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.optimal.planner import Planner, most_slots
+from lowmem.schedule.optimal.table import Table
 
 FEW_LAYERS = 400
 """Layers up to which the fixed strategies are tried beside `optimal` where that is not proven optimal."""
@@ -91,7 +94,8 @@ class Candidates:
         if self.limit is None:
             raise InputError('strategy="optimal" needs a budget; without one "store_all" is the cheapest.')
         for plan in self._search(self.limit):
-            yield plan if plan is self.fixed[0] else replace(plan, strategy="optimal")
+            own_name = plan is self.fixed[0] or plan.strategy == "disk"
+            yield plan if own_name else replace(plan, strategy="optimal")
 
     def _search(self, limit: Limit) -> Iterator[Plan]:
         """Yield the plans that `_optimal` chooses among."""
@@ -109,11 +113,22 @@ class Candidates:
             self.lower_bound = whole_batch(request, planner.lower_bound(room))
             optimum = planner.best(room, taken)
             yield plan_of(request, optimum.schedule)
+            if request.disk is not None and request.strategy == "auto":
+                yield from self._with_disk(request.disk, planner.table, room, taken)
             if optimum.gap == 0 or request.architecture.layers > FEW_LAYERS:
                 return
         # Levels and packing may have made the plan above dearer than one of these.
         yield from self._revolve(None)
         yield from self._segments(None)
+
+    def _with_disk(self, disk: DiskTier, table: Table, room: int, taken: Callable[[Schedule], int]) -> Iterator[Plan]:
+        """Yield the quickest plan that sends states to the disk, if there is one."""
+        request = self.request
+        found = DiskPlanner(request.timed_chain, table, room, disk.rates, disk.limit).best(taken)
+        if found is not None:
+            bound = whole_batch(request, found.lower_bound)
+            self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)
+            yield plan_of(request, found.schedule)
 
     def _for_schedules(self, limit: Limit) -> tuple[int, Callable[[Schedule], int]]:
         """Return the bytes that a limit leaves to schedules, and a function that says how many a schedule takes.

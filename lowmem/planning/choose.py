@@ -4,15 +4,19 @@
 """
 
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Protocol
 
 from lowmem.common.checks import lookup
-from lowmem.network.architecture import AnyNetwork, architecture_of
+from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.nn.penalty import own_rule
 from lowmem.planning.accounting import least_cost
 from lowmem.planning.budget import budget_error, read_limit
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.engines.choice import choose_engine
+from lowmem.planning.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
 from lowmem.schedule import Planner, Schedule
@@ -46,6 +50,8 @@ def plan(
     gather: bool = False,
     table_bytes: int | None = None,
     rehearse: bool = False,
+    disk: str | PathLike[str] | DiskTier | None = None,
+    disk_limit: int | str | None = None,
     shards: int = 1,
     ranks: int = 1,
 ) -> Plan:
@@ -71,11 +77,16 @@ def plan(
         NumPy. Left out, as many as cores, cgroup and environment allow, and fewer where products are small. Bits and
         bytes depend on it.
     engine: "native", the compiled engine, or "numpy". Left out, LOWMEM_ENGINE in the environment, or else the
-        compiled engine where it is there. Bits and bytes depend on it.
+        compiled engine where it is there and knows all that the network and the optimizer are made of: an optimizer
+        of your own runs with NumPy. Bits and bytes depend on it.
     gather: keep the gradients of all layers until the backward is done, and update then (clipping by norm needs it).
     table_bytes: what the tables of planning itself may take for a moment, where that is less than usual.
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
         the compute, and one layer's gradient at a time.
+    disk: a folder on a disk. Where the budget is less than what storing everything needs, states may go to a file
+        there in each pass and come back from it, if that is quicker than making them again. How fast the disk and the
+        machine are is measured at the first use, in a few seconds, and remembered. Left out, nothing is written.
+    disk_limit: the bytes that this file may take. Left out, as many as are free.
     shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
         Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who
         computes which shard. A shard runs on one thread unless `threads` says more.
@@ -95,27 +106,50 @@ def plan(
     True
     """
     name = optimizer_name(optimizer)
+    architecture, tier = architecture_of(architecture), disk_tier(disk, disk_limit)
+    measured = with_costs(
+        {"costs": costs, "engine": engine, "micro_batch": micro_batch}, tier, architecture, name, batch_size
+    )
     return plan_for(
         PlanRequest(
-            architecture=architecture_of(architecture),
+            architecture=architecture,
             batch_size=batch_size,
-            micro_batch=micro_batch,
             budget=budget,
             optimizer=name,
+            own_rule=own_rule(optimizer),
             update=update_mode(name, gather=gather, rehearse=rehearse),
             strategy=strategy,
             segments=segments,
             slots=slots,
-            costs=costs,
             threads=threads,
-            engine=engine,
             table_bytes=table_bytes,
             batch_buffers=batch_buffers,
             odd_batches=odd_batches,
             shards=shards,
             ranks=ranks,
+            **measured,
         )
     )
+
+
+def with_costs(
+    options: dict[str, Any],
+    disk: DiskTier | None,
+    architecture: Architecture,
+    optimizer: str | Named | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Return keywords of `plan` with a disk, and with the costs of this machine if they have none.
+
+    Passes are weighed only where costs were given: with costs that a disk asks for, a batch stays in one pass.
+    """
+    if disk is None or options["costs"] is not None:
+        return options | {"disk": disk}
+    costs = measured_costs(
+        architecture.dtype, choose_engine(options["engine"], architecture, optimizer_name(optimizer))
+    )
+    rows = batch_size if options["micro_batch"] is None else options["micro_batch"]
+    return options | {"disk": disk, "costs": costs, "micro_batch": rows}
 
 
 def plan_for(request: PlanRequest) -> Plan:

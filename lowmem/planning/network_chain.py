@@ -5,6 +5,7 @@ from dataclasses import replace
 from lowmem.chain import Chain, Stage
 from lowmem.network.architecture import Architecture
 from lowmem.network.tiles import (
+    ALIGNMENT,
     aligned,
     lane_rows,
     loss_scratch_bytes,
@@ -24,6 +25,7 @@ def network_chain(
     shared: bool = False,
     lanes: int = 1,
     engine: str = "numpy",
+    alignment: int = ALIGNMENT,
 ) -> Chain:
     """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs.
 
@@ -31,9 +33,13 @@ def network_chain(
     lanes: threads that each carry a part of the rows, in an arena of their own: every size is a multiple of their
         number.
     engine: whose working memory is counted.
+    alignment: every size is rounded up to a multiple of it, in each lane; `PAGE` where states go to a disk.
     """
-    stages = tuple(_stage(architecture, layer, rows, lanes, engine) for layer in range(1, architecture.layers + 1))
+    stages = tuple(
+        _stage(architecture, layer, rows, lanes, engine, alignment) for layer in range(1, architecture.layers + 1)
+    )
     scratch = loss_scratch_bytes(architecture, tile_rows(rows)) if engine == "numpy" else 0
+    scratch = aligned(scratch, alignment)
     return Chain(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates, shared=shared)
 
 
@@ -50,19 +56,23 @@ def timed_chain(chain: Chain, architecture: Architecture, rows: int, costs: Cost
     return replace(chain, stages=stages, loss=0)
 
 
-def _stage(architecture: Architecture, number: int, rows: int, lanes: int, engine: str) -> Stage:
+def _stage(architecture: Architecture, number: int, rows: int, lanes: int, engine: str, alignment: int) -> Stage:
     """Cost and size of one layer."""
+
+    def in_lanes(size: int) -> int:
+        return lanes * aligned(size, alignment)
+
     layer, item, own = architecture.layer(number), architecture.item_bytes, lane_rows(rows, lanes)
     workspace, tile = layer.workspace(engine), tile_rows(own)
-    state = lanes * aligned(own * layer.leaving * item)
+    state = in_lanes(own * layer.leaving * item)
+    whole = whole_bytes(layer, workspace, own, tile_count(own))
     return Stage(
         forward=layer.forward_flops(rows),
         backward=layer.backward_flops(rows),
         state_bytes=state,
         delta_bytes=state,
-        forward_scratch=lanes * matrices_bytes(workspace.forward, tile, item),
-        advance_scratch=lanes * matrices_bytes(workspace.in_place, tile, item),
-        backward_scratch=lanes
-        * (whole_bytes(layer, workspace, own, tile_count(own)) + matrices_bytes(workspace.backward, tile, item)),
+        forward_scratch=in_lanes(matrices_bytes(workspace.forward, tile, item)),
+        advance_scratch=in_lanes(matrices_bytes(workspace.in_place, tile, item)),
+        backward_scratch=in_lanes(whole + matrices_bytes(workspace.backward, tile, item)),
         kind=layer.kind,
     )

@@ -14,7 +14,7 @@ from operator import add
 
 from lowmem.chain import Chain, Value
 from lowmem.schedule.effects import effects
-from lowmem.schedule.ops import Op, Schedule
+from lowmem.schedule.ops import Load, Op, Schedule, Store
 
 BATCH = -1
 """The offset of x^(0), which is the caller's and not in the arena."""
@@ -27,7 +27,7 @@ class Step:
     source: of the first value that the op needs. Forward: state first-1; Loss: state L; Backward: δ^(l).
     target: of the value that it makes, or of the last one that it needs if it makes none in the arena. Forward: state
         last; Loss: δ^(L), which takes the place of state L; Backward: state l-1, which becomes δ^(l-1).
-    scratch: where the op's working memory begins.
+    scratch: where the op's working memory begins; Store and Load, which need none: where the copy begins in the file.
 
     `BATCH` stands for x^(0) and for what does not lie in the arena.
     """
@@ -40,10 +40,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A schedule with addresses: the steps, and the bytes of the arena they need."""
+    """A schedule with addresses: the steps, and the bytes of the arena and of the file on the disk that they need."""
 
     steps: tuple[Step, ...]
     arena_bytes: int
+    disk_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -82,8 +83,25 @@ def pack(chain: Chain, schedule: Schedule, *, at_best: int = 0) -> Program:
         if arena <= at_best:
             break
     best.append(BATCH)  # block -1 is the caller's
-    placed = (Step(step.op, best[step.source], best[step.target], max(best[step.scratch], 0)) for step in steps)
-    return Program(tuple(placed), int(arena))
+    copies, disk_bytes = _copies(chain, schedule)
+    placed = (
+        Step(step.op, best[step.source], best[step.target], copies.get(at, max(best[step.scratch], 0)))
+        for at, step in enumerate(steps)
+    )
+    return Program(tuple(placed), int(arena), disk_bytes)
+
+
+def _copies(chain: Chain, schedule: Schedule) -> tuple[dict[int, int], int]:
+    """Return where each Store and Load, by its number, has its copy in the file, and the bytes of the file."""
+    gaps, offsets = Gaps(0), dict[int, int]()
+    lies: dict[int, int] = {}  # layer -> offset of its copy
+    for at, op in enumerate(schedule.ops):
+        if isinstance(op, Store):
+            lies[op.value.layer] = offsets[at] = gaps.take(chain.state_bytes(op.value.layer))
+        elif isinstance(op, Load):
+            offsets[at] = lies.pop(op.value.layer)
+            gaps.give(offsets[at], chain.state_bytes(op.value.layer))
+    return offsets, gaps.top
 
 
 def _blocks(chain: Chain, schedule: Schedule) -> tuple[list[Block], list[Step]]:

@@ -8,10 +8,11 @@ from typing import Any, Generic, TypeVar
 from lowmem.common.shards import Shards
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
+from lowmem.network.tiles import ALIGNMENT, PAGE
 from lowmem.planning.packing import Program
 from lowmem.planning.request import GradientBuffers, UpdateMode
 from lowmem.schedule import Schedule
-from lowmem.units import format_bytes, format_count
+from lowmem.units import format_bytes, format_count, format_seconds
 
 T = TypeVar("T", covariant=True)
 
@@ -97,6 +98,8 @@ class Plan:
     lanes: threads of the compiled engine that each carry a part of the rows of a pass; 1 with NumPy.
     threads: the most threads that a step may use, as asked for; None leaves it to the machine.
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
+    disk: the folder of the file that states are written to in each pass and read back from, None without a disk.
+    disk_bytes: of that file; 0 if nothing is written. disk_written, disk_read: bytes moved in one step.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
     shards: a batch is cut in that many shards, whose gradients are added up along a tree.
@@ -130,6 +133,10 @@ class Plan:
     lanes: int = 1
     threads: int | None = None
     seconds: float | None = None
+    disk: str | None = None
+    disk_bytes: int = 0
+    disk_written: int = 0
+    disk_read: int = 0
     lower_bound: float | None = None
     budget: int | None = None
     shards: int = 1
@@ -166,6 +173,16 @@ class Plan:
     def cost(self) -> float:
         """What the planner minimised: predicted seconds with a cost model, else FLOPs."""
         return self.flops if self.seconds is None else self.seconds
+
+    @property
+    def disk_traffic(self) -> int:
+        """Bytes that one step writes to the disk and reads back, added up."""
+        return self.disk_written + self.disk_read
+
+    @property
+    def alignment(self) -> int:
+        """Bytes: places of the arena begin at multiples of this, in each lane."""
+        return ALIGNMENT if self.disk is None else PAGE
 
     @property
     def gap(self) -> float | None:
@@ -218,6 +235,10 @@ class Plan:
             "flops": self.flops,
             "flop_factor": self.flop_factor,
             "seconds": self.seconds,
+            "disk": self.disk,
+            "disk_bytes": self.disk_bytes,
+            "disk_written": self.disk_written,
+            "disk_read": self.disk_read,
             "lower_bound": self.lower_bound,
             "gap": self.gap,
         }
@@ -240,6 +261,9 @@ class Plan:
         ]
         total = f"of a budget of {format_bytes(self.budget)}" if self.budget else "no budget given"
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
+        if self.disk_bytes:
+            moved = f"{format_bytes(self.disk_written)} written and {format_bytes(self.disk_read)} read a step"
+            rows.append(["on the disk", format_bytes(self.disk_bytes), f"states, in {self.disk}: {moved}"])
         passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > self.shards else ""
         if self.shards > 1:
             passes = f" in {self.shards} shards of {self.sharing.most_rows(self.batch_size)}{passes}"
@@ -249,7 +273,7 @@ class Plan:
         proof = ""
         if self.gap is not None:
             proof = ", proven optimal" if self.gap < 1e-9 else f", at most {self.gap:.2%} above the optimum"
-        timed = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms predicted"
+        timed = "" if self.seconds is None else f", {format_seconds(self.seconds)} predicted"
         note = (
             f"strategy {self.strategy}: {self.forward_runs:,} layer forwards a step "
             f"({self.architecture.layers * self.micro_batches:,} without recomputation), "

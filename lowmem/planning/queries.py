@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 from lowmem.common.checks import positive
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
+from lowmem.nn.penalty import own_rule
 from lowmem.planning.candidates import Candidates
-from lowmem.planning.choose import Named, optimizer_name, plan
+from lowmem.planning.choose import Named, optimizer_name, plan, with_costs
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, update_mode
-from lowmem.units import format_bytes, parse_bytes
+from lowmem.units import format_bytes, format_seconds, parse_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def _cells(answer: Answer) -> list[str]:
         f"{plan.arena_bytes / plan.store_all_bytes:.1%}",
         f"{plan.forward_runs:,}",
         f"{plan.flop_factor:.3f}",
-        "" if plan.seconds is None else f"{plan.seconds * 1e3:.3g} ms",
+        "" if plan.seconds is None else format_seconds(plan.seconds),
     ]
 
 
@@ -89,13 +92,16 @@ def compare(
     costs: CostModel | None = None,
     threads: int | None = None,
     engine: str | None = None,
+    disk: str | PathLike[str] | DiskTier | None = None,
+    disk_limit: int | str | None = None,
     shards: int = 1,
     ranks: int = 1,
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
-    budgets: as in `lowmem.plan`, as many as wanted. A budget that does not fit is a row that says so.
-    optimizer, micro_batch, costs, threads, engine, shards, ranks: as in `lowmem.plan`.
+    budgets: as in `lowmem.plan`, as many as wanted. A budget that does not fit is a row that says so. optimizer,
+    micro_batch, costs, threads, engine, disk, disk_limit, shards, ranks: as in `lowmem.plan`. With a disk, each budget
+        is a row without it and one with it.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -110,16 +116,22 @@ def compare(
     architecture, answers = architecture_of(architecture), []
     options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads, "engine": engine}
     options |= {"shards": shards, "ranks": ranks}
+    requests: list[tuple[str, dict[str, Any]]] = [("", {})]
+    tier = disk_tier(disk, disk_limit)
+    if tier is not None:
+        options = with_costs(options, tier, architecture, optimizer, batch_size)
+        requests.append((" and disk", {"disk": options.pop("disk")}))
     for strategy in ("store_all", "sqrt", "recompute_all"):
         fixed = plan(architecture, batch_size, None, optimizer, strategy, **options)
         answers.append(Answer(strategy, fixed, fixed.peak_bytes))
     for budget in _listed(budgets):
         asked = budget if isinstance(budget, str) else format_bytes(parse_bytes(budget))
-        try:
-            cheapest = plan(architecture, batch_size, budget, optimizer, **options)
-            answers.append(Answer(f"budget {asked}", cheapest, cheapest.peak_bytes))
-        except BudgetError as error:
-            answers.append(Answer(f"budget {asked}", None, error.minimum))
+        for name, more in requests:
+            try:
+                cheapest = plan(architecture, batch_size, budget, optimizer, **options, **more)
+                answers.append(Answer(f"budget {asked}{name}", cheapest, cheapest.peak_bytes))
+            except BudgetError as error:
+                answers.append(Answer(f"budget {asked}{name}", None, error.minimum))
     return Comparison(architecture, batch_size, tuple(answers))
 
 
@@ -156,6 +168,7 @@ def minimum_budget(
         batch_size,
         micro_batch,
         optimizer=name,
+        own_rule=own_rule(optimizer),
         update=update,
         shards=shards,
         ranks=ranks,

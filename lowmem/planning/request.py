@@ -10,9 +10,11 @@ from lowmem.common.checks import instance, lookup, positive, whole
 from lowmem.common.shards import Shards
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
+from lowmem.network.tiles import ALIGNMENT, PAGE
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.lane_count import lanes_for
+from lowmem.planning.machine import DiskTier
 from lowmem.planning.network_chain import network_chain, timed_chain
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate
@@ -99,8 +101,9 @@ class Limit:
 class PlanRequest:
     """What a plan is wanted for. The arguments are those of `lowmem.plan`, which explains them.
 
-    optimizer: its name. update: how a step updates. budget: as it was given. micro_batch: as it was given; `rows` is
-    what a pass has. engine: as it was given, None to choose; it is a name once the request is made.
+    optimizer: its name. own_rule: its class, where that has a rule which only the NumPy engine calls. update: how a
+    step updates. budget: as it was given. micro_batch: as it was given; `rows` is what a pass has. engine: as it was
+    given, None to choose; it is a name once the request is made. disk: what states may go to, which needs `costs`.
 
     Raises `InputError` for numbers and combinations that make no sense.
     """
@@ -110,6 +113,7 @@ class PlanRequest:
     micro_batch: int | None = None
     budget: int | str | None = None
     optimizer: str | None = None
+    own_rule: str | None = None
     update: UpdateMode = UpdateMode.NONE
     strategy: str | Planner | Schedule = "auto"
     segments: int | None = None
@@ -120,6 +124,7 @@ class PlanRequest:
     table_bytes: int | None = None
     batch_buffers: int = 0
     odd_batches: bool = False
+    disk: DiskTier | None = None
     shards: int = 1
     ranks: int = 1
 
@@ -132,7 +137,8 @@ class PlanRequest:
                 object.__setattr__(self, name, positive(name, number) if least else whole(name, number))
         if not callable(self.strategy) and not isinstance(self.strategy, Schedule):
             lookup("strategy", self.strategy, dict.fromkeys(STRATEGIES))
-        object.__setattr__(self, "engine", choose_engine(self.engine, self.architecture, self.optimizer))
+        engine = choose_engine(self.engine, self.architecture, self.optimizer, self.own_rule)
+        object.__setattr__(self, "engine", engine)
         if self.shards > 1 and self.threads is None:
             object.__setattr__(self, "threads", 1)  # the same bits on any machine and for any number of ranks
         self._check_options()
@@ -185,6 +191,7 @@ class PlanRequest:
         rows, batch, couples = self.rows, self.batch_size, self.architecture.couples
         if rows > batch:
             raise InputError(f"micro_batch={rows} is more than batch_size={batch}; give at most that.")
+        self.architecture.check_rows(batch, "Give batch_size=2 or more, or take another norm.")
         if rows < batch and couples:
             raise InputError(
                 f"micro_batch={rows} would split a batch of {batch}, but {couples} looks at all samples of a batch "
@@ -272,14 +279,18 @@ class PlanRequest:
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass, costs in FLOPs."""
-        updates = self.update.fuses
+        return self._chain(self.rows, self.lanes, updates=self.update.fuses)
+
+    def _chain(self, rows: int, lanes: int, *, updates: bool) -> Chain:
+        alignment = ALIGNMENT if self.disk is None else PAGE
         return network_chain(
             self.architecture,
-            self.rows,
+            rows,
             updates=updates,
             shared=updates and self.ranks > 1,
-            lanes=self.lanes,
+            lanes=lanes,
             engine=self._engine,
+            alignment=alignment,
         )
 
     @cached_property
@@ -293,7 +304,7 @@ class PlanRequest:
     def store_all(self) -> tuple[int, int]:
         """Arena bytes and FLOPs of plain backpropagation of the whole batch in one pass."""
         lanes = lanes_for(self._engine, self.architecture, self.batch_size, self.threads)
-        chain = network_chain(self.architecture, self.batch_size, lanes=lanes, engine=self._engine)
+        chain = self._chain(self.batch_size, lanes, updates=False)
         schedule = PLANNERS["store_all"](chain)
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)

@@ -34,9 +34,15 @@ class Moment:
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
     updates = plan.update.fuses
-    shared = updates and plan.ranks > 1
-    shape = plan.architecture, plan.micro_batch
-    return network_chain(*shape, updates=updates, shared=shared, lanes=plan.lanes, engine=plan.engine)
+    return network_chain(
+        plan.architecture,
+        plan.micro_batch,
+        updates=updates,
+        shared=updates and plan.ranks > 1,
+        lanes=plan.lanes,
+        engine=plan.engine,
+        alignment=plan.alignment,
+    )
 
 
 def moments(chain: Chain, schedule: Schedule) -> list[Moment]:
@@ -68,7 +74,7 @@ def planned_flops(plan: Plan) -> dict[str, int]:
     one_pass: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     for op in plan.schedule.ops:
         effect = effects(chain, op)
-        if effect.phase != "none":
+        if effect.phase not in ("none", "disk"):
             one_pass[effect.phase] += effect.cost
     first_time = chain.forward_cost(1, chain.length)
     one_pass["recomputation"] = one_pass["forward"] - first_time

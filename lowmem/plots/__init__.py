@@ -7,8 +7,10 @@ and needs no display: `figure.savefig("memory.svg")`. Matplotlib is imported whe
 from lowmem.planning.timeline import Moment, moments
 from lowmem.plots.diagram import schedule_diagram
 from lowmem.plots.frontier import Point, frontier
+from lowmem.plots.learning import learning_curves
 from lowmem.plots.page import report_html
 from lowmem.plots.scaling import Depth, scaling
+from lowmem.plots.side_by_side import side_by_side
 from lowmem.plots.style import house_style
 from lowmem.plots.timeline import memory_timeline
 
@@ -18,9 +20,11 @@ __all__ = [
     "Point",
     "frontier",
     "house_style",
+    "learning_curves",
     "memory_timeline",
     "moments",
     "report_html",
     "scaling",
     "schedule_diagram",
+    "side_by_side",
 ]

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Literal
 from lowmem.chain import Chain
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
-from lowmem.plots.style import BLUE, GREEN, GREY, LEGEND_TEXT, VERMILION, house_style, legend_above, new_figure
+from lowmem.plots.lettering import mark_from_0, set_marks, with_scale
+from lowmem.plots.style import BLUE, GREEN, GREY, VERMILION, house_style, legend_above, new_figure, set_title
 from lowmem.plots.subject import Axis, Subject, subject_of
 from lowmem.schedule import Schedule, simulate
 from lowmem.schedule.effects import effects
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 7.5, 4.5
+"""Inches of a figure."""
 
 KINDS = {
     "kept": ("state kept", GREY, 1.0),
@@ -53,30 +58,33 @@ def schedule_diagram(
     >>> chain = Chain.abstract(forward=[1] * 9, backward=[2] * 9, state_bytes=[1] * 10)
     >>> lm.plots.schedule_diagram(PLANNERS["revolve"](chain, slots=2), chain).savefig("revolve.svg")
     """
-    from matplotlib.collections import LineCollection
-    from matplotlib.ticker import MaxNLocator
-
     subject = subject_of(source, chain)
     edges, label = subject.edges(subject.moments(), over)
-    strokes = list(strokes_of(subject.chain, subject.schedule, edges))
     with house_style():
-        figure, (axis,) = new_figure()
-        for kind, (name, colour, width) in KINDS.items():
-            lines = [((s.start, s.low), (s.end, s.high)) for s in strokes if s.kind == kind]
-            if lines:
-                axis.add_collection(LineCollection(lines, colors=colour, linewidths=width, label=name))
-        axis.set_xlim(0, edges[-1])
-        axis.set_ylim(0, 1.02 * subject.chain.length)
-        axis.grid(visible=False)
-        axis.set_xlabel(label)
-        axis.set_ylabel("layer")
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        figure, (axis,) = new_figure(WIDTH, HEIGHT)
+        draw_schedule(axis, subject, edges)
+        set_marks(axis.xaxis, 0, edges[-1], WIDTH - 1.2)
+        axis.set_xlabel(with_scale(label))
+        mark_from_0(axis, subject.chain.length, "layer", HEIGHT - 1.1, whole=True)
         legend_above(figure)
-        axis.set_title(f"{subject.title}, {_price(subject)}", fontsize=LEGEND_TEXT)
+        set_title(axis, f"{subject.title}, {price(subject)}", WIDTH - 1.2)
     return figure
 
 
-def _price(subject: Subject) -> str:
+def draw_schedule(axis: "Axes", subject: Subject, edges: list[float]) -> None:
+    """Draw the lines of a schedule; edges[n] is when op n begins. Marks and labels are left to the caller."""
+    from matplotlib.collections import LineCollection
+
+    strokes = list(strokes_of(subject.chain, subject.schedule, edges))
+    for kind, (name, colour, width) in KINDS.items():
+        lines = [((s.start, s.low), (s.end, s.high)) for s in strokes if s.kind == kind]
+        if lines:
+            axis.add_collection(LineCollection(lines, colors=colour, linewidths=width, label=name))
+    axis.set_xlim(0, edges[-1])
+    axis.grid(visible=False)
+
+
+def price(subject: Subject) -> str:
     """Say what the schedule costs, relative to storing everything."""
     if subject.plan is not None:
         return f"{subject.plan.flop_factor:.2f} × the FLOPs"

@@ -1,28 +1,43 @@
 """Compute versus memory: what each strategy and budget costs, beside what was measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import mul
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from lowmem.common.checks import items, positive, truth
 from lowmem.planning.plan import Plan
 from lowmem.planning.queries import Comparison
-from lowmem.plots.style import GREY, LEGEND_TEXT, Look, byte_unit, house_style, legend_above, looks, new_figure
+from lowmem.plots.lettering import LEGEND_TEXT, TEXT, in_lines, plain, set_marks, text_width, with_scale
+from lowmem.plots.style import (
+    DARK,
+    FEWER_ROWS,
+    GREY,
+    Look,
+    house_style,
+    legend_above,
+    looks,
+    new_figure,
+    set_title,
+)
+from lowmem.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 MEMORY = "activations, relative to storing everything"
 COMPUTE, TIME = "FLOPs, relative to storing all", "predicted time, relative to storing all"
 
-STEPS = (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
-SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
-"""Where the axes are marked."""
+CURVES = ("optimal", "lowmem")
+"""Series that are one thing at many budgets, so that a line may join their points."""
+
+BETTER = "lower left is better"
+
+WIDTH, HEIGHT, LENGTH = 7.5, 4.5, (6.2, 3.4)
+"""Inches of a figure, and, at least, of its axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +56,15 @@ class Point:
 
     @classmethod
     def of(cls, plan: Plan) -> "Point":
-        """Return what a plan predicts."""
-        return cls(plan.strategy, plan.arena_bytes / plan.store_all_bytes, plan.flop_factor)
+        """Return what a plan predicts. Passes of fewer rows are a series of their own."""
+        return cls(series_of(plan), plan.arena_bytes / plan.store_all_bytes, plan.flop_factor)
+
+
+def series_of(plan: Plan) -> str:
+    """Return the series that a plan belongs to: its strategy, or passes of fewer rows, in which it saves memory."""
+    if plan.micro_batches == 1:
+        return plan.strategy
+    return FEWER_ROWS if plan.strategy == "store_all" else f"{plan.strategy}, {FEWER_ROWS}"
 
 
 def frontier(
@@ -53,13 +75,18 @@ def frontier(
     compute_label: str = COMPUTE,
     relative: bool = True,
     whole: int | None = None,
+    curves: Collection[str] = CURVES,
 ) -> "Figure":
-    """Draw compute against memory: each strategy a marker, and a series of many points a curve.
+    """Draw compute against memory, so that lower left is better: a marker for each point, a colour for each tool.
 
     points: a comparison, or points of any origin. Predicted points are drawn filled or as lines, measured ones open.
     title: above the figure. memory_label, compute_label: of the axes.
     relative: memory is a share, and (1, 1) is storing everything; otherwise memory is in MiB.
     whole: bytes of the share 1, for a second axis on top. A comparison needs none.
+    curves: series that are one thing at many budgets; a line joins their points. Settings that have nothing to do with
+        one another get none.
+
+    An axis is logarithmic where its range asks for it, and says which it is.
     """
     if isinstance(points, Comparison):
         plans = [answer.plan for answer in points.answers if answer.plan is not None]
@@ -78,34 +105,35 @@ def frontier(
     memory_label, compute_label, title = map(str, (memory_label, compute_label, title))
     whole = None if whole is None else positive("whole", whole)
     relative = truth("relative", relative)
-    # Predicted curves run along the memory; measured series keep their order, which may be that of a setting.
-    given = sorted(points, key=lambda point: (point.series, point.measured, 0 if point.measured else point.memory))
+    curves = set(items("curves", curves, str, "names of series"))
+    given = sorted(points, key=lambda point: (point.series not in curves, point.series, point.measured, point.memory))
     with house_style():
-        figure, (axis,) = new_figure()
-        _scales(axis, given, relative=relative)
-        _draw(axis, given)
+        figure, (axis,) = new_figure(WIDTH, HEIGHT)
+        across = _scales(axis, given, relative=relative, top=whole is not None)
+        _draw(axis, given, curves)
         if relative:
             axis.axhline(1, color=GREY, linewidth=1, zorder=1)
             axis.axvline(1, color=GREY, linewidth=1, zorder=1)
         _mark_least(axis, given, relative=relative)
-        axis.set_xlabel(memory_label)
-        axis.set_ylabel(compute_label)
+        axis.set_xlabel(in_lines(with_scale(memory_label, axis.get_xscale()), LENGTH[0], TEXT))
+        axis.set_ylabel(in_lines(with_scale(compute_label, axis.get_yscale()), LENGTH[1], TEXT))
         if whole is not None:
-            _top_axis(axis, whole)
+            _top_axis(axis, whole, across)
         legend_above(figure)
-        axis.set_title(title, fontsize=LEGEND_TEXT)
+        one_line = f"{title}; {BETTER}" if title else BETTER
+        fits = text_width(one_line, LEGEND_TEXT) <= LENGTH[0]
+        set_title(axis, one_line if fits else f"{title}\n{BETTER}", LENGTH[0])
     return figure
 
 
-def _draw(axis: "Axes", points: Sequence[Point]) -> None:
+def _draw(axis: "Axes", points: Sequence[Point], curves: Collection[str]) -> None:
     """Draw all series."""
     predicted = {point.series for point in points if not point.measured}
-    order = sorted({point.series for point in points}, key=lambda name: (name != "optimal", name))
-    look = looks(order)
+    look = looks([point.series for point in points])
     for (name, measured), group in groupby(points, key=lambda point: (point.series, point.measured)):
         row = list(group)
-        # A measured series lies on the line that was predicted for it; if there is none, its points are joined.
-        joined = len(row) > 1 and not (measured and name in predicted)
+        # A measured series lies on the line that was predicted for it.
+        joined = len(row) > 1 and name in curves and not (measured and name in predicted)
         label = f"{name}, measured" if measured and name in predicted else name
         _series(axis, row, look[name], label, joined=joined, measured=measured)
 
@@ -118,7 +146,7 @@ def _series(axis: "Axes", row: Sequence[Point], look: Look, label: str, *, joine
         color=look.colour,
         linestyle=look.line if joined else "none",
         linewidth=1.2 if measured else 2,
-        marker="" if len(row) > 12 and not measured else look.marker,
+        marker="" if joined and len(row) > 12 and not measured else look.marker,
         markerfacecolor="white" if measured else look.colour,
         markeredgecolor=look.colour,
         markeredgewidth=1.8,
@@ -131,7 +159,7 @@ def _series(axis: "Axes", row: Sequence[Point], look: Look, label: str, *, joine
 def _mark_least(axis: "Axes", points: Sequence[Point], *, relative: bool) -> None:
     """Ring the point of least memory and say in the legend what it takes."""
     least = min(points, key=lambda point: (point.memory, point.compute))
-    size = f"{least.memory:.1%}" if relative else f"{least.memory:.0f} MiB"
+    size = f"{100 * least.memory:.3g} %" if relative else f"{plain(round(least.memory, 1))} MiB"
     axis.plot(
         [least.memory],
         [least.compute],
@@ -142,53 +170,49 @@ def _mark_least(axis: "Axes", points: Sequence[Point], *, relative: bool) -> Non
         markeredgecolor=GREY,
         markeredgewidth=1.5,
         zorder=2,
-        label=f"least memory: {size} at {least.compute:.3g} ×",
+        label=f"least memory here: {size} at {_times(least.compute)}",
         clip_on=False,
     )
 
 
-def _scales(axis: "Axes", points: Sequence[Point], *, relative: bool) -> None:
-    """Set logarithmic axes where the range asks for them, with round marks."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
+def _scales(axis: "Axes", points: Sequence[Point], *, relative: bool, top: bool) -> tuple[float, float]:
+    """Set the scales, their ends and their marks. Return the ends of the memory."""
     memory, compute = [point.memory for point in points], [point.compute for point in points]
-    axis.set_xscale("log")
-    axis.set_xlim(0.8 * min(memory), (1.05 if relative else 1.25) * max(memory))
-    axis.xaxis.set_minor_locator(NullLocator())
-    scale = 1.0 if relative else 10.0 ** (len(str(int(max(memory)))) - 1) * 10
-    axis.xaxis.set_major_locator(FixedLocator([scale * share for share in SHARES]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.3g} %" if relative else f"{x:,.0f}"))
-    if max(compute) > 4 * min(compute):
-        # Logarithmic in what lies above nine tenths of the least: both a few per cent and a factor of 30 show.
-        below = 0.9 * min(compute)
-        axis.set_yscale("function", functions=(partial(_squeeze, below), partial(_stretch, below)))
-        axis.yaxis.set_major_locator(FixedLocator(STEPS))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g} ×"))
-    room = 0.06 * (max(compute) - min(compute) or 1)
-    axis.set_ylim(0.96 * min(compute), max(compute) + (room if axis.get_yscale() == "linear" else 5 * room))
+    if relative:
+        memory, compute = [*memory, 1.0], [*compute, 1.0]
+    across = _set_scale(axis, "x", memory)
+    set_marks(axis.xaxis, *across, LENGTH[0], _percent if relative else plain)
+    set_marks(axis.yaxis, *_set_scale(axis, "y", compute), LENGTH[1], _times)
+    axis.spines["top"].set_visible(top)
+    return across
 
 
-def _squeeze(below: float, y: "NDArray[Any]") -> "NDArray[Any]":
-    """Map compute to the height at which it is drawn."""
-    import numpy as np
+def _set_scale(axis: "Axes", which: Literal["x", "y"], values: Sequence[float]) -> tuple[float, float]:
+    """Make an axis logarithmic if its values differ by more than a factor of 4; return its ends, with some room."""
+    low, high = min(values), max(values)
+    if low > 0 and 4 * low < high:
+        low, high = low * (low / high) ** 0.05, high * (high / low) ** 0.05
+        scale = "log"
+    else:
+        room = 0.06 * (high - low) or 0.05 * abs(high) or 1
+        low, high, scale = low - room, high + room, "linear"
+    axis.set(**{f"{which}scale": scale, f"{which}lim": (low, high)})
+    return low, high
 
-    return np.asarray(np.log(np.maximum(y - below, 1e-9)))
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g} %"
 
 
-def _stretch(below: float, height: "NDArray[Any]") -> "NDArray[Any]":
-    """Map a height back to compute."""
-    import numpy as np
-
-    return np.asarray(np.exp(height) + below)
+def _times(factor: float) -> str:
+    return f"{factor:.3g} ×" if factor < 1000 else f"{plain(round(factor))} ×"
 
 
-def _top_axis(axis: "Axes", whole: int) -> None:
-    """Add the same memory in bytes on top."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
+def _top_axis(axis: "Axes", whole: int, across: tuple[float, float]) -> None:
+    """Add the same memory in bytes on top. across: the ends of the axis, as shares."""
     unit, factor = byte_unit(whole)
     top = axis.secondary_xaxis("top", functions=(partial(mul, whole / factor), partial(mul, factor / whole)))
-    top.tick_params(labelsize=LEGEND_TEXT, color="#404040")
-    top.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
-    top.xaxis.set_minor_locator(NullLocator())
-    top.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g} {unit}"))
+    top.tick_params(labelsize=LEGEND_TEXT, color=DARK)
+    top.set_xscale(axis.get_xscale())
+    low, high = (share * whole / factor for share in across)
+    set_marks(top.xaxis, low, high, LENGTH[0], lambda size: f"{plain(size)} {unit}")

@@ -1,6 +1,6 @@
 """Growth with depth: memory and compute of each strategy, beside the square root and the logarithm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import log2, sqrt
 from typing import TYPE_CHECKING
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from lowmem.common.checks import items
 from lowmem.planning.plan import Plan
 from lowmem.plots.frontier import COMPUTE
-from lowmem.plots.style import GREY, LEGEND_TEXT, byte_unit, house_style, legend_above, looks, new_figure
+from lowmem.plots.lettering import TEXT, in_lines, plain, set_marks, with_scale
+from lowmem.plots.style import GREY, house_style, legend_above, looks, new_figure, set_title
+from lowmem.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,18 +69,20 @@ def scaling(records: Iterable[Depth | Plan], *, title: str = "", compute_label: 
                         label=(f"{name}, measured" if measured else name) if row else "",
                     )
         _guides(memory, given, factor)
-        memory.set_ylabel(f"activations ({unit})")
-        compute.set_ylabel(compute_label)
-        for axis in (memory, compute):
-            _scales(axis, given)
+        memory.set_ylabel(f"activations in {unit} (log scale)")
+        compute.set_ylabel(in_lines(with_scale(compute_label, "log"), 3.8, TEXT))
+        _scales(memory, given, [record.memory / factor for record in given], plain)
+        _scales(compute, given, [record.compute for record in given], lambda y: f"{plain(y)} ×")
         legend_above(figure)
-        memory.set_title(title, fontsize=LEGEND_TEXT)
+        set_title(memory, title, 8)
     return figure
 
 
 def _guides(axis: "Axes", records: Sequence[Depth], factor: int) -> None:
     """Draw sqrt(L) and log(L), both from the middle of what the shallowest network takes."""
     depths = sorted({record.layers for record in records})
+    if depths[0] == 1:  # whose logarithm is 0
+        return
     first = [record.memory for record in records if record.layers == depths[0]]
     start = sqrt(min(first) * max(first)) / factor
     for name, function, style in (("∝ √L", sqrt, (0, (6, 2))), ("∝ log L", log2, (0, (1.5, 1.5)))):
@@ -86,14 +90,21 @@ def _guides(axis: "Axes", records: Sequence[Depth], factor: int) -> None:
         axis.plot(depths, values, color=GREY, linewidth=1.4, linestyle=style, zorder=1, label=name)
 
 
-def _scales(axis: "Axes", records: Sequence[Depth]) -> None:
-    """Set logarithmic axes, with a mark at every depth."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+def _scales(axis: "Axes", records: Sequence[Depth], values: Sequence[float], write: Callable[[float], str]) -> None:
+    """Set logarithmic axes: the depths that are drawn across, round numbers up."""
+    axis.set(xscale="log", yscale="log")
+    depths = [record.layers for record in records]
+    low, high = _with_room(depths)
+    axis.set_xlim(low, high)
+    set_marks(axis.xaxis, low, high, 3.8, plain, among=depths)
+    axis.set_xlabel("layers L (log scale)")
+    low, high = _with_room(values)
+    axis.set_ylim(low, high)
+    set_marks(axis.yaxis, low, high, 3.5, write)
 
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.xaxis.set_major_locator(FixedLocator(sorted({record.layers for record in records})))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:.2g}"))
-    axis.set_xlabel("layers L")
+
+def _with_room(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a logarithmic axis for some values."""
+    low, high = min(values), max(values)
+    room = (high / low) ** 0.05 if low < high else 1.4
+    return low / room, high * room

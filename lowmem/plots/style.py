@@ -7,9 +7,10 @@ differ by marker and line as well, so that nothing is lost in black and white.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from lowmem.plots.lettering import LEGEND_TEXT, SMALL_TEXT, TEXT, columns_of, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-GREY, PALE = "#8C8C8C", "#C8C8C8"
+GREY, PALE, DARK = "#8C8C8C", "#C8C8C8", "#404040"
 
-TEXT = 13
-"""Points of text; at half size it is still as large as a footnote."""
-
-LEGEND_TEXT, SMALL_TEXT = 12, 8.5
-
-LETTER, HANDLE, LEGEND_ROW = 0.092, 0.62, 0.25
-"""Inches: of a letter in the legend, of a series' handle with the space around it, of a row."""
+HANDLE, LEGEND_ROW = 0.66, 0.25
+"""Inches: of a series' handle in the legend with the space around it, of a row."""
 
 SMALL_ROW = 0.165
 """Inches: of a row of small print."""
@@ -40,6 +36,9 @@ class Look:
     line: str = "-"
 
 
+FEWER_ROWS = "passes of fewer rows"
+"""The series of plans that store everything, a part of the batch at a time."""
+
 STRATEGIES: Mapping[str, Look] = MappingProxyType(
     {
         "optimal": Look(BLUE, "o", "-"),
@@ -49,30 +48,39 @@ STRATEGIES: Mapping[str, Look] = MappingProxyType(
         "revolve": Look(GREEN, "v", "-."),
         "recompute_all": Look(VERMILION, "X", ":"),
         "lowmem": Look(BLUE, "o", "-"),
+        FEWER_ROWS: Look(SKY, "p", ":"),
     }
 )
 """The look of each strategy, which is the same in every figure. Beside other libraries lowmem looks like `optimal`."""
 
-OTHERS = (
-    Look(VERMILION, "P", "--"),
-    Look(GREEN, "v", "-."),
-    Look(ORANGE, "^", "--"),
-    Look(PURPLE, "D", "-."),
-    Look(SKY, "p", "--"),
-    Look(GREY, "h", ":"),
-    Look(BLACK, "*", ":"),
-    Look(BLUE, "<", "--"),
-    Look(VERMILION, "^", ":"),
-)
-"""The looks of series that are no strategy of lowmem, in the order in which these series come."""
+TOOLS = {
+    "lowmem": BLUE,
+    "PyTorch": VERMILION,
+    "JAX": GREEN,
+    "scikit-learn": PURPLE,
+    "naive NumPy": BLACK,
+    "rotor": ORANGE,
+}
+"""A colour for each tool; a series belongs to the tool with whose name its own begins."""
+
+OTHER_COLOURS = (VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY, BLACK)
+MARKERS, LINES = ("P", "v", "^", "D", "p", "h", "<", ">", "*"), ("--", "-.", ":")
+"""Colours, markers and lines of series that are no strategy of lowmem, in the order in which these series come."""
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each name: that of its strategy, or, for any other name, the next of `OTHERS`."""
+    """Return a look for each name: a strategy's own, a tool's colour, or else the next colour; no two are alike."""
     chosen: dict[str, Look] = {}
-    for name in names:
-        unknown = sum(other not in STRATEGIES for other in chosen)
-        chosen.setdefault(name, STRATEGIES.get(name) or OTHERS[unknown % len(OTHERS)])
+    others = 0
+    for name in dict.fromkeys(names):
+        if name in STRATEGIES:
+            chosen[name] = STRATEGIES[name]
+            continue
+        tool = next((tool for tool in TOOLS if name.startswith(tool)), None)
+        number = len(chosen)
+        colour = OTHER_COLOURS[others % len(OTHER_COLOURS)] if tool is None else TOOLS[tool]
+        others += tool is None
+        chosen[name] = Look(colour, MARKERS[number % len(MARKERS)], LINES[number % len(LINES)])
     return chosen
 
 
@@ -83,7 +91,7 @@ def house_style() -> Iterator[None]:
 
     style: dict[Any, Any] = {
         "axes.axisbelow": True,
-        "axes.edgecolor": "#404040",
+        "axes.edgecolor": DARK,
         "axes.grid": True,
         "axes.labelsize": TEXT,
         "axes.spines.right": False,
@@ -107,29 +115,43 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = 7.5, height: float = 4.5, panels: int = 1) -> tuple["Figure", list["Axes"]]:
-    """Return a figure (inches) and its axes side by side; call it inside `house_style()`."""
+def new_figure(
+    width: float = 7.5,
+    height: float = 4.5,
+    panels: int = 1,
+    rows: int = 1,
+    **options: Any,  # noqa: ANN401 - matplotlib's
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure (inches) and its axes, row by row; call it inside `house_style()`. options: of `subplots`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[call-arg, union-attr]
+    axes = list(figure.subplots(rows, panels, squeeze=False, **options).flat)
     for axis in axes:
         # Ticks are made when the figure is drawn, outside the style: their size must be fixed here.
-        axis.tick_params(which="both", labelsize=LEGEND_TEXT, color="#404040")
+        axis.tick_params(which="both", labelsize=LEGEND_TEXT, color=DARK)
+        axis.tick_params(axis="x", pad=6)
     return figure, axes
+
+
+def set_title(axis: "Axes", text: str, width: float, points: float = LEGEND_TEXT) -> None:
+    """Put a title above axes at the left, broken into lines of so many inches."""
+    axis.set_title(wrapped(text, width, points), fontsize=points, parse_math=False)
 
 
 def legend_above(figure: "Figure") -> None:
     """Put one legend of all labelled series above the axes, where it covers nothing; the figure grows by its rows."""
     entries: dict[str, Any] = {}
+    width, height = figure.get_size_inches()
+    room = 0.97 * width
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    width, height = figure.get_size_inches()
-    columns = _columns(list(entries), width)
-    rows = -(-len(entries) // columns)
-    figure.set_size_inches(width, height + rows * LEGEND_ROW)
-    figure.legend(
+            entries.setdefault(wrapped(label, room - HANDLE, LEGEND_TEXT), handle)
+    columns = columns_of(list(entries), room, LEGEND_TEXT, HANDLE)
+    lines = -(-len(entries) // columns) + sum(label.count("\n") for label in entries)
+    figure.set_size_inches(width, height + lines * LEGEND_ROW)
+    legend = figure.legend(
         list(entries.values()),
         list(entries),
         loc="outside upper left",
@@ -137,25 +159,8 @@ def legend_above(figure: "Figure") -> None:
         columnspacing=1.2,
         handlelength=1.8,
     )
-
-
-def _columns(labels: list[str], width: float) -> int:
-    """Return in how many columns labels fit into so many inches; they are filled from top to bottom."""
-    for columns in range(len(labels), 1, -1):
-        rows, longer = divmod(len(labels), columns)  # the first columns have one more
-        starts = [column * rows + min(column, longer) for column in range(columns + 1)]
-        longest = [max(map(len, labels[start:stop])) for start, stop in pairwise(starts)]
-        if sum(HANDLE + LETTER * length for length in longest) < width:
-            return columns
-    return 1
-
-
-def byte_unit(largest: float) -> tuple[str, int]:
-    """Return the binary unit in which `largest` bytes are best shown, and its bytes."""
-    for name, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if largest >= 2 * factor:
-            return name, factor
-    return "bytes", 1
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def flop_unit(largest: float) -> tuple[str, float]:
@@ -169,22 +174,7 @@ def flop_unit(largest: float) -> tuple[str, float]:
 def note_below(figure: "Figure", text: str) -> None:
     """Put small print below the axes: where and how the figure was measured; the figure grows by its lines."""
     width, height = figure.get_size_inches()
-    # Drawn in pixels, letters become somewhat wider than they are measured.
-    lines = [part for line in text.splitlines() for part in _wrapped(line, 0.96 * width)]
-    figure.set_size_inches(width, height + len(lines) * SMALL_ROW)
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL_TEXT, color="#595959", linespacing=1.35)
-
-
-def _wrapped(line: str, width: float) -> Iterator[str]:
-    """Break a line of small print at blanks, so that each part is as wide as fits in so many inches as it is drawn."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font, part = FontProperties(size=SMALL_TEXT), ""
-    for word in line.split():
-        longer = f"{part} {word}".strip()
-        if part and text_to_path.get_text_width_height_descent(longer, font, False)[0] / 72 > width:
-            yield part
-            longer = word
-        part = longer
-    yield part
+    note = wrapped(text, 0.97 * width, SMALL_TEXT)
+    figure.set_size_inches(width, height + (note.count("\n") + 1) * SMALL_ROW)
+    style = {"ha": "left", "fontsize": SMALL_TEXT, "color": "#595959", "linespacing": 1.35, "parse_math": False}
+    figure.supxlabel(note, x=0.015, **style)

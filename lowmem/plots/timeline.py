@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowmem.chain import Chain
 from lowmem.common.checks import truth
@@ -10,26 +10,37 @@ from lowmem.errors import InputError, shown
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
 from lowmem.planning.timeline import Moment
+from lowmem.plots.diagram import HEIGHT, WIDTH
+from lowmem.plots.lettering import SMALL_TEXT, mark_from_0, set_marks, with_scale
 from lowmem.plots.style import (
     BLACK,
     BLUE,
-    LEGEND_TEXT,
+    GREEN,
+    GREY,
     ORANGE,
     PALE,
     SKY,
     VERMILION,
-    byte_unit,
     house_style,
     legend_above,
     new_figure,
+    set_title,
 )
 from lowmem.plots.subject import Axis, Subject, subject_of
 from lowmem.schedule import Schedule
-from lowmem.units import format_bytes
+from lowmem.units import byte_unit, format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+RESIDENT = (
+    "Resident memory of the process above its floor, measured. It holds pages of the libraries and of the interpreter "
+    "as well, which no plan promises: it may lie above the peak."
+)
+
+LINES = ((BLACK, "--"), (GREY, ":"), (GREEN, "-."))
+"""Colour and style of the horizontal lines."""
 
 
 def memory_timeline(
@@ -48,8 +59,9 @@ def memory_timeline(
     over: the horizontal axis, FLOPs done (for a schedule: its cost so far) or the number of the op.
     everything: put the arena on top of all else that is allocated (parameters, gradients, optimizer, ...), with the
         promised peak as the line, and the budget if there is one. A schedule has nothing else.
-    measured: (FLOPs done, bytes) along the pass, drawn over the stack. A report that has `memory_over_work` brings
-        its own where `everything` is shown: resident memory, which does not tell the arena from all else.
+    measured: (FLOPs done, bytes) along the pass, drawn in axes of its own below. A report that has `memory_over_work`
+        brings its own where `everything` is shown: resident memory above the floor. It is no part of the promise: it
+        holds pages of libraries and of the interpreter besides what training allocates.
 
     Where a batch is run in several passes one of them is shown: they are alike. Raises `InputError` for a schedule
     without a chain, `ScheduleError` for one that does not reverse it.
@@ -66,22 +78,24 @@ def memory_timeline(
     if everything and subject.report is not None:
         measured = measured or subject.report.memory_over_work
     lines = _lines(subject, series, everything=everything)
-    highest = max([*lines.values(), *(size for _, size in measured)])
+    highest = max(lines.values())
     unit, factor = byte_unit(highest)
     base = subject.plan.fixed_bytes if everything and subject.plan else 0
+    edges, label = subject.edges(series, over)
+    rows = 2 if measured else 1
     with house_style():
-        figure, (axis,) = new_figure()
-        edges, label = subject.edges(series, over)
-        _stack(axis, series, edges, base / factor, factor)
-        for (name, size), style in zip(lines.items(), ("--", ":", "-."), strict=False):
-            axis.axhline(size / factor, color=BLACK, linestyle=style, label=f"{name}: {format_bytes(size)}")
+        heights: dict[str, Any] = {"height_ratios": (3.2, 1.5), "sharex": True} if measured else {}
+        figure, axes = new_figure(WIDTH, HEIGHT + 1.8 * (rows - 1), rows=rows, **heights)
+        draw_stack(axes[0], series, edges, base / factor, factor)
+        for (name, size), (colour, style) in zip(lines.items(), LINES, strict=False):
+            axes[0].axhline(size / factor, color=colour, linestyle=style, label=f"{name}: {format_bytes(size)}")
+        mark_from_0(axes[0], highest / factor, f"memory in {unit}", HEIGHT - 1.3)
         if measured:
-            _over_the_stack(axis, series, edges, measured, factor)
-        axis.set_xlabel(label)
-        axis.set_ylabel(f"memory ({unit})")
-        axis.set_ylim(0, 1.05 * (highest or 1) / factor)
+            _resident(axes[1], series, edges, measured)
+        set_marks(axes[-1].xaxis, 0, edges[-1], WIDTH - 1.2)
+        axes[-1].set_xlabel(with_scale(label))
         legend_above(figure)
-        axis.set_title(subject.title, fontsize=LEGEND_TEXT)
+        set_title(axes[0], subject.title, WIDTH - 1.2)
     return figure
 
 
@@ -109,7 +123,7 @@ def _lines(subject: Subject, series: list[Moment], *, everything: bool) -> dict[
     return lines
 
 
-def _stack(axis: "Axes", series: list[Moment], edges: list[float], base: float, factor: int) -> None:
+def draw_stack(axis: "Axes", series: list[Moment], edges: list[float], base: float, factor: int) -> None:
     """Draw the areas; each op lasts from one edge to the next."""
     kinds = {
         "all else": (PALE, [base] * len(series)),
@@ -127,12 +141,14 @@ def _stack(axis: "Axes", series: list[Moment], edges: list[float], base: float, 
     axis.set_xlim(0, edges[-1])
 
 
-def _over_the_stack(
-    axis: "Axes", series: list[Moment], edges: list[float], measured: Sequence[tuple[float, int]], factor: int
-) -> None:
-    """Draw the measured line, at the FLOPs or within the op that was running."""
+def _resident(axis: "Axes", series: list[Moment], edges: list[float], measured: Sequence[tuple[float, int]]) -> None:
+    """Draw the measured line below the stack, at the FLOPs or within the op that was running."""
     import numpy as np
 
+    highest = max(size for _, size in measured)
+    unit, factor = byte_unit(highest)
     done = list(accumulate((moment.flops for moment in series), initial=0.0))
     at = np.interp([flops for flops, _ in measured], done, edges)
-    axis.plot(at, [size / factor for _, size in measured], color=BLUE, linewidth=2, label="resident, measured")
+    axis.plot(at, [size / factor for _, size in measured], color=BLUE, linewidth=2)
+    set_title(axis, RESIDENT, WIDTH - 1.2, SMALL_TEXT)
+    mark_from_0(axis, highest / factor, unit, 0.9)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.network.tiles import ALIGNMENT, aligned
+from lowmem.network.tiles import PAGE, aligned
 
 Array = NDArray[np.floating[Any]]
 Bounds = Sequence[tuple[int, int]]
@@ -18,7 +18,7 @@ BLOCK, MARK = 4096, 0xA5
 
 
 class Arena:
-    """A block of memory that begins at a multiple of `ALIGNMENT`, and matrices that lie in it.
+    """A block of memory that begins at a multiple of `PAGE` bytes, and matrices that lie in it.
 
     size: bytes. item: the dtype of the matrices. The memory is touched at once, so that a machine that cannot give it
     says so here and not in the middle of a run. Equal views are made once.
@@ -26,10 +26,10 @@ class Arena:
 
     def __init__(self, size: int, item: np.dtype[Any]) -> None:
         try:
-            raw = np.empty(size + ALIGNMENT, np.uint8)
+            raw = np.empty(size + PAGE, np.uint8)
         except ValueError:  # NumPy's word for more bytes than an address can count
             raise MemoryError(f"an arena of {size:,} bytes") from None
-        start = -raw.ctypes.data % ALIGNMENT
+        start = -raw.ctypes.data % PAGE
         self.buffer = raw[start : start + size]
         self.buffer.fill(0)
         self.item = item

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from lowmem.common.checks import instance
 from lowmem.common.random import generator
 from lowmem.common.turns import Turn
-from lowmem.errors import InputError, NonFiniteError, RunError, shown
+from lowmem.errors import DiskError, InputError, NonFiniteError, RunError, shown
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
+from lowmem.nn.penalty import Penalised
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
@@ -59,7 +60,7 @@ class Backprop:
     group: the ranks that share batches, of which this process is one, if the plan is for several.
 
     Everything is allocated here; a call allocates no array. Raises `InputError` if network, plan and optimizer do not
-    fit together.
+    fit together, or if the plan's disk has no room.
 
     >>> import numpy as np, lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -76,6 +77,8 @@ class Backprop:
     ) -> None:
         _check_fit(mlp, plan, optimizer)
         _check_group(plan, group)
+        if plan.shards > 1 and isinstance(optimizer, Penalised):
+            raise InputError(f"{type(optimizer).__name__} has a penalty of weights alone, which goes with shards=1.")
         self.group = None if plan.ranks == 1 else group
         generator(seed)  # refuses what is no seed
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
@@ -91,6 +94,8 @@ class Backprop:
         self._turn = Turn("this object runs a step", "Its memory is there only once: make one for each thread.")
         self.steps = 0
         """Steps begun; with an optimizer in the plan, those that it has made."""
+        self.disk_traffic = 0
+        """Bytes that the latest step wrote to a disk and read back; of a full batch, `plan.disk_traffic`."""
 
     def __call__(self, x: NDArray[Any], y: NDArray[Any], weights: Array | None = None) -> tuple[float, Gradients]:
         """Run one step on a batch.
@@ -102,7 +107,8 @@ class Backprop:
         All are read where they are. Returns the loss (the mean over the batch) and the gradients. With an optimizer in
         the plan the parameters have been updated and the gradients are empty. Raises `InputError` for a batch that
         does not fit or holds NaN or infinity, `NonFiniteError` if the loss overflows; the parameters are then as
-        before.
+        before. Raises `DiskError` if a state cannot be written to the plan's disk or read back, which says whether
+        they are.
         """
         return self.step(x, y, weights)
 
@@ -137,13 +143,23 @@ class Backprop:
         if optimizer is not None:
             optimizer.begin_step()
         self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
+        before = self._moved()
         try:
             loss = self._train(x, y, weights, whole, carry_out)
-        except NonFiniteError:
-            if optimizer is not None:
+        except (NonFiniteError, DiskError) as error:
+            if optimizer is not None and not (isinstance(error, DiskError) and error.torn):
                 optimizer.step_count -= 1
             raise
+        finally:
+            self.disk_traffic = self._moved() - before
         return loss, self.gradients
+
+    def _moved(self) -> int:
+        """Return the bytes that all steps have written to a disk and read back."""
+        if self.engine.disk is None:
+            return 0
+        traffic = self.engine.disk.store.traffic
+        return traffic.written + traffic.read
 
     def claim(self) -> None:
         """Take the optimizer for this object. Raises `InputError` if it belongs to another one that is still there."""
@@ -246,6 +262,7 @@ class Backprop:
             raise InputError(f"{expected}; this one is not aligned in memory. Copy it once with x.copy().")
         if not 1 <= len(x) <= self.plan.batch_size:
             raise InputError(f"this plan is for 1 to {self.plan.batch_size} samples at a time; got {len(x)}.")
+        architecture.check_rows(len(x), "Pass at least two rows, or take another norm.")
         if not (np.isfinite(x.min()) and np.isfinite(x.max())):
             raise InputError("x contains NaN or infinity; clean or impute it first. Nothing was computed.")
         check_targets(architecture.loss, y, len(x), architecture.widths[-1], architecture.dtype)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lowmem.schedule.lowering import Planner, lower, lowered
-from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Loss, Op, Record, Schedule, Update
+from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Load, Loss, Op, Record, Schedule, Store, Update
 from lowmem.schedule.optimal.planner import optimal
 from lowmem.schedule.recompute_all import recompute_all
 from lowmem.schedule.revolve import revolve
@@ -33,11 +33,13 @@ __all__ = [
     "Forward",
     "Free",
     "Lifetime",
+    "Load",
     "Loss",
     "Op",
     "Planner",
     "Record",
     "Schedule",
+    "Store",
     "Trace",
     "Update",
     "lower",

@@ -9,10 +9,14 @@
 | AllReduce(l)         | g^(l)            | g^(l)           | r^(l)                                         |
 | Update(l)            | g^(l), or r^(l)  | the same        |                                               |
 | Free(value)          | value            | value           |                                               |
+| Store(state l)       | state l          |                 | d^(l), the copy on the disk                   |
+| Load(state l)        | d^(l)            | d^(l)           | state l                                       |
 
 State 0 is the caller's batch: it is always there and nothing ends it. So Backward(1) ends δ^(1) alone and makes g^(1)
-alone, and Record(1) ends nothing. Every op makes or ends named values, so memory is a fold over a schedule and no rule
-is implicit. A new op is a class in `ops`, a row here, and a call in the runtime.
+alone, and Record(1) ends nothing. Store and Load only begin a transfer, which runs beside the ops that follow: an op
+that needs a state being read waits for it, and so does an op that ends a state being written. Every op makes or ends
+named values, so memory is a fold over a schedule and no rule is implicit. A new op is a class in `ops`, a row here,
+and a call in the runtime.
 
 Where ranks share a batch, an update needs r^(l), what the gradients of all ranks add up to.
 
@@ -24,9 +28,21 @@ from typing import Literal, NamedTuple
 
 from lowmem.chain import Chain, Value
 from lowmem.errors import InputError
-from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Loss, Op, Record, Update, not_an_op
+from lowmem.schedule.ops import (
+    AllReduce,
+    Backward,
+    Forward,
+    Free,
+    Load,
+    Loss,
+    Op,
+    Record,
+    Store,
+    Update,
+    not_an_op,
+)
 
-Phase = Literal["forward", "loss", "backward", "update", "none"]
+Phase = Literal["forward", "loss", "backward", "update", "disk", "none"]
 
 
 class Effects(NamedTuple):
@@ -91,6 +107,32 @@ def effects(chain: Chain, op: Op) -> Effects:
             return Effects("none", op.layer, op.layer, needs=gradient, ends=gradient, makes=reduced)
         case Free():
             return _free(op.value)
+        case Store():
+            copy = _copy(chain, op.value)
+            return Effects("disk", copy.layer, copy.layer, needs=(op.value,), makes=(copy,))
+        case Load():
+            return _load(chain, op.value)
+        case _:
+            raise not_an_op(op)
+
+
+def state_of(op: Op) -> tuple[int, bool]:
+    """Return the number of the state that an op needs, and whether the op ends it; (0, False) if it needs none.
+
+    An op waits until the state is read, if it is being read, and until it is written if the op ends it. The output,
+    which the loss ends, never is on its way.
+    """
+    match op:
+        case Forward(first, _):
+            return first - 1, False
+        case Backward(layer):
+            return layer - 1, True
+        case Free(value):
+            return value.layer, True
+        case Store(value):
+            return value.layer, False
+        case Record() | Loss() | AllReduce() | Update() | Load():
+            return 0, False
         case _:
             raise not_an_op(op)
 
@@ -217,3 +259,28 @@ def _free(value: Value) -> Effects:
     if value.kind not in ("x", "s"):
         raise InputError("only states are given back early")
     return Effects("none", value.layer, value.layer, needs=(value,), ends=(value,))
+
+
+def _copy(chain: Chain, value: Value) -> Value:
+    """Return the copy of a state on the disk, where only states of chains without tapes go."""
+    if chain.taped:
+        raise InputError("the states of chains with tapes stay in memory")
+    if value.kind not in ("x", "s") or not 1 <= value.layer < chain.length:
+        raise InputError("only states between the batch and the output go to the disk")
+    return Value("d", value.layer)
+
+
+def _load(chain: Chain, value: Value) -> Effects:
+    """Return what reading a state back takes: its place, from the moment the transfer begins."""
+    copy = (_copy(chain, value),)
+    return Effects(
+        "disk",
+        value.layer,
+        value.layer,
+        needs=copy,
+        ends=copy,
+        makes=(value,),
+        too_late=chain.gradients[value.layer],
+        place_bytes=0 if chain.in_hand_free else chain.bytes_of(value),
+        weighed=not chain.in_hand_free,
+    )

@@ -90,7 +90,29 @@ class Free:
         return f"Free({self.value})"
 
 
-Op = Forward | Record | Loss | Backward | AllReduce | Update | Free
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Begin to write a state to the disk. What would end or overwrite the state waits until it is written."""
+
+    value: Value
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Store({self.value})"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Begin to read a state back from the disk, where its copy ends. What needs the state waits until it is read."""
+
+    value: Value
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"Load({self.value})"
+
+
+Op = Forward | Record | Loss | Backward | AllReduce | Update | Free | Store | Load
 _BY_NAME = {op.__name__.lower(): op for op in get_args(Op)}
 
 
@@ -132,7 +154,7 @@ def _to_list(op: Op) -> list[Any]:
     match op:
         case Forward(first, last):
             return [name, first, last]
-        case Free(value):
+        case Free(value) | Store(value) | Load(value):
             return [name, value.kind, value.layer]
         case Record(layer) | Backward(layer) | AllReduce(layer) | Update(layer):
             return [name, layer]
@@ -153,11 +175,12 @@ def not_an_op(op: Never) -> InputError:
 def _from_list(item: list[Any]) -> Op:
     """Read one op from its JSON list."""
     name, *numbers = item
-    if name == "free":
+    if name in ("free", "store", "load"):
         kind, layer = numbers
         if kind not in ("x", "s", "δ", "g"):
             raise ValueError(f"unknown value {kind!r}")
-        return Free(Value(kind, _layer(layer)))
+        of_value: Op = _BY_NAME[name](Value(kind, _layer(layer)))
+        return of_value
     op: Op = _BY_NAME[name](*map(_layer, numbers))
     return op
 

@@ -2,7 +2,8 @@
 
 It folds the table of `lowmem.schedule.effects` over the ops: it walks them with the set of live values, refuses the
 first op that needs a value that is not there, and adds up bytes and costs. Planners are checked against it, and
-nothing runs that it has not passed.
+nothing runs that it has not passed. Where states go to a disk, it judges two resources: transfers run beside the ops,
+and ops wait for them.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from lowmem.chain import Chain, Kind, Value
 from lowmem.common.checks import instance
 from lowmem.errors import InputError, ScheduleError
+from lowmem.schedule.disk.transfers import AT_ONCE, DiskRates, Transfers
 from lowmem.schedule.effects import Effects, effects
 from lowmem.schedule.ops import Schedule
 
@@ -36,6 +38,8 @@ class Trace:
 
     peak_bytes: the most bytes alive at once, counted as the chain says; peak_at: the op (index) where that is.
     forward_runs: layer forwards executed, the first sweep included. cost: every forward and backward executed.
+    disk_bytes: the most bytes on the disk at once. written, read: bytes of all transfers.
+    seconds: from the first op to the last, with what ops wait for the disk, where costs are in seconds; else the cost.
     lives: the lifetimes as plain tuples (kind, layer, start, end, bytes); `lifetimes` gives them names.
     """
 
@@ -44,6 +48,10 @@ class Trace:
     forward_runs: int
     cost: float
     lives: tuple[Life, ...] = field(repr=False)
+    disk_bytes: int = 0
+    written: int = 0
+    read: int = 0
+    seconds: float = 0.0
 
     @property
     def lifetimes(self) -> tuple[Lifetime, ...]:
@@ -56,8 +64,10 @@ class Trace:
         return self.cost
 
 
-def simulate(chain: Chain, schedule: Schedule) -> Trace:
+def simulate(chain: Chain, schedule: Schedule, rates: DiskRates = AT_ONCE) -> Trace:
     """Check that `schedule` reverses `chain` and say what it takes.
+
+    rates: of the disk, if any states go there; without them transfers take no time.
 
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
     with what was left undone.
@@ -69,6 +79,7 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
     lives: list[Life] = []
     held, peak, peak_at, forward_runs = chain.source_bytes, 0, 0, 0
     cost: float = 0
+    disk: _Disk | None = None  # there from the first transfer on
     for index, op in enumerate(schedule.ops):
         try:
             effect = effects(chain, op)
@@ -79,6 +90,10 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
             now = held + effect.place_bytes + effect.scratch_bytes - effect.in_hand_bytes
             if now > peak:
                 peak, peak_at = now, index
+        if effect.phase == "disk" and disk is None:
+            disk = _Disk(chain, rates, cost)
+        if disk is not None:
+            disk.follow(effect)
         for value in effect.ends:
             start, size = live.pop(value)
             lives.append((value.kind, value.layer, start, index, size))
@@ -94,7 +109,38 @@ def simulate(chain: Chain, schedule: Schedule) -> Trace:
     _check_end(chain, live, lowest["g"] - 1, len(schedule))
     # What counts and stays to the end: in chains with tapes gradients, and what the caller holds.
     lives += [(kind, layer, start, len(schedule), size) for (kind, layer), (start, size) in live.items() if size]
-    return Trace(peak, peak_at, forward_runs, cost, tuple(lives))
+    if disk is None:
+        return Trace(peak, peak_at, forward_runs, cost, tuple(lives), seconds=cost)
+    disk.transfers.finish()
+    seconds = disk.transfers.now
+    return Trace(peak, peak_at, forward_runs, cost, tuple(lives), disk.most, disk.written, disk.read, seconds)
+
+
+class _Disk:
+    """The disk of a simulation: what lies there, what was moved, and the time."""
+
+    def __init__(self, chain: Chain, rates: DiskRates, now: float) -> None:
+        self._chain, self.transfers = chain, Transfers(rates)
+        self.transfers.now = now
+        self.held = self.most = self.written = self.read = 0
+
+    def follow(self, effect: Effects) -> None:
+        """Take note of an op: it waits for transfers, runs, or begins one."""
+        for value in effect.needs:
+            if value.kind in ("x", "s"):
+                self.transfers.wait(value.layer, written=value in effect.ends, read=True)
+        self.transfers.run(effect.cost)
+        for kind, layer in effect.makes:
+            if kind == "d":
+                size = self._chain.state_bytes(layer)
+                self.transfers.write(layer, size)
+                self.written, self.held = self.written + size, self.held + size
+                self.most = max(self.most, self.held)
+        for kind, layer in effect.ends:
+            if kind == "d":
+                size = self._chain.state_bytes(layer)
+                self.transfers.read(layer, size)
+                self.read, self.held = self.read + size, self.held - size
 
 
 def _check(effect: Effects, live: Container[Value], lowest: Mapping[str, int]) -> None:
@@ -116,6 +162,6 @@ def _check_end(chain: Chain, live: Iterable[Value], remaining: int, count: int) 
         raise ScheduleError(
             f"the schedule ends, after {count} ops, with layers 1..{remaining} not reversed.", index=count
         )
-    left = [str(value) for value in live if value.layer and (value.in_arena or chain.updates)]
+    left = [str(value) for value in live if value.layer and (value.in_arena or value.kind == "d" or chain.updates)]
     if left:
         raise ScheduleError(f"the schedule ends with values left behind: {', '.join(left)}.", index=count)

@@ -75,6 +75,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "memory_limit": [None, str, _POSITIVE],
         "strategy": [StrOptions(set(STRATEGIES))],
         "threads": [None, _POSITIVE],
+        "disk": [None, str],
+        "disk_limit": [None, str, _POSITIVE],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
         "initialiser": [None, StrOptions(set(SCHEMES))],
         "residual": ["boolean"],
@@ -153,7 +155,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         buffers = batch_bytes(samples, count, rows, architecture)
         if self.early_stopping:
             buffers += HeldOut.bytes_for(architecture, held_rows)
-        terms = Terms(rows, self.memory_limit, self.strategy, self.threads, buffers, bool(count % rows))
+        disk = (self.disk, self.disk_limit)
+        terms = Terms(rows, self.memory_limit, self.strategy, self.threads, buffers, bool(count % rows), disk)
         earlier: Session | Paused | None = self.__dict__.pop("_training", None)
         if isinstance(earlier, Session) and incremental and earlier.terms.cover(terms):
             earlier.begin(self.alpha)

@@ -37,7 +37,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         of the samples, and with early_stopping the best parameters. It counts neither X and y nor the interpreter and
         its libraries. Each process of `n_jobs` has a limit of its own. A limit that is too low is refused with the
         lowest that works. None stores everything.
-    strategy, threads: as in `lowmem.plan`.
+    strategy, threads, disk, disk_limit: as in `lowmem.plan`.
     dtype: of the network: "float32", "float64", or "auto", which is float32 for X in float32 and float64 otherwise. X
         is not copied: where it has another dtype, is memory-mapped or strided, each batch is gathered and cast.
     initialiser: a scheme of `lowmem.nn.initialisers`, such as "orthogonal" for deep networks. None initialises as
@@ -96,6 +96,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         memory_limit: int | str | None = None,
         strategy: str = "auto",
         threads: int | None = None,
+        disk: str | None = None,
+        disk_limit: int | str | None = None,
         dtype: str = "auto",
         initialiser: str | None = None,
         residual: bool = False,
@@ -128,6 +130,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.memory_limit = memory_limit
         self.strategy = strategy
         self.threads = threads
+        self.disk = disk
+        self.disk_limit = disk_limit
         self.dtype = dtype
         self.initialiser = initialiser
         self.residual = residual
@@ -260,6 +264,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         memory_limit: int | str | None = None,
         strategy: str = "auto",
         threads: int | None = None,
+        disk: str | None = None,
+        disk_limit: int | str | None = None,
         dtype: str = "auto",
         initialiser: str | None = None,
         residual: bool = False,
@@ -292,6 +298,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.memory_limit = memory_limit
         self.strategy = strategy
         self.threads = threads
+        self.disk = disk
+        self.disk_limit = disk_limit
         self.dtype = dtype
         self.initialiser = initialiser
         self.residual = residual

@@ -1,9 +1,5 @@
-"""scikit-learn's solvers: lowmem's optimizers with a penalty of the weights, and Adam's ε at scikit-learn's place.
+"""scikit-learn's solvers: lowmem's optimizers with a penalty of the weights, and Adam's ε at scikit-learn's place."""
 
-The penalty is added to a chunk just before its update, so that it takes no array and no pass of its own.
-"""
-
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -11,68 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.nn.optimizers import SGD, Adam, AdamW, Optimizer
+from lowmem.nn.optimizers import SGD, Adam, AdamW
+from lowmem.nn.penalty import Penalised
 
 Array = NDArray[np.floating[Any]]
-
-LEAST_PENALTY = 1e-20
-"""A smaller λ counts as 0: g / λ would overflow in float32."""
 
 LEAST_RATE = 1e-6
 """The rate at which learning_rate="adaptive" ends training, as in scikit-learn."""
 
 
-class Spans:
-    """Where weights lie in memory: it tells weights from biases in a chunk of the parameters."""
-
-    def __init__(self, weights: Sequence[Array]) -> None:
-        spans = sorted((_address(w), w.nbytes) for w in weights)
-        self._starts = [start for start, _ in spans]
-        self._stops = [start + size for start, size in spans]
-
-    def within(self, chunk: Array) -> slice:
-        """Return the part of a chunk that holds weights. chunk: parameters of one layer."""
-        start, item = _address(chunk), chunk.itemsize
-        place = bisect_right(self._starts, start + chunk.nbytes - 1) - 1
-        if place < 0:
-            return slice(0, 0)
-        first, last = max(self._starts[place], start), min(self._stops[place], start + chunk.nbytes)
-        return slice((first - start) // item, max(last - start, first - start) // item)
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-class Penalised(Optimizer):
-    """An optimizer that adds λ w to the gradient of weights, and nothing to that of biases.
-
-    penalty: λ, set before each step: scikit-learn's alpha over the sum of the batch's weights.
-    weights: where the weights lie; None adds nothing.
-    """
-
-    penalty: float = 0.0
-    weights: Spans | None = None
-
-    def update(self, w: Array, g: Array, states: tuple[Array, ...], scratch: tuple[Array, ...]) -> None:
-        """Update a chunk; see `Optimizer.update`."""
-        if self.weights is not None and self.penalty > LEAST_PENALTY:
-            part = self.weights.within(w)
-            self.penalise(w[part], g[part])
-        super().update(w, g, states, scratch)
-
-    def penalise(self, w: Array, g: Array) -> None:
-        """Add the penalty to weights and their gradient: g + λ w as (g / λ + w) λ, without a working array."""
-        np.divide(g, self.penalty, out=g)
-        np.add(g, w, out=g)
-        np.multiply(g, self.penalty, out=g)
+class Solver(Penalised):
+    """An optimizer with scikit-learn's penalty: λ is alpha over the sum of the batch's weights."""
 
     def set_rate(self, lr: float, states: Sequence[Array]) -> None:
         """Change the learning rate between steps. states: the solver's arrays."""
         self.lr = lr
 
 
-class PenalisedSGD(Penalised, SGD):
+class PenalisedSGD(Solver, SGD):
     """SGD as in scikit-learn: a gradient enters the velocity multiplied by the learning rate of its own step."""
 
     def set_rate(self, lr: float, states: Sequence[Array]) -> None:
@@ -83,7 +35,7 @@ class PenalisedSGD(Penalised, SGD):
         self.lr = lr
 
 
-class PenalisedAdam(Penalised, Adam):
+class PenalisedAdam(Solver, Adam):
     """Adam as in scikit-learn: `epsilon` is added to sqrt(v), and not to sqrt(v̂)."""
 
     epsilon: float = 1e-8
@@ -94,12 +46,8 @@ class PenalisedAdam(Penalised, Adam):
         self.eps = self.epsilon / (1.0 - self.beta2**self.step_count) ** 0.5
 
 
-class PenalisedAdamW(Penalised, AdamW):
+class PenalisedAdamW(Solver, AdamW):
     """AdamW: besides the step, weights shrink by η λ w; biases do not."""
-
-    def penalise(self, w: Array, g: Array) -> None:
-        """Shrink the weights by η λ w."""
-        np.multiply(w, 1.0 - self.lr * self.penalty, out=w)
 
 
 DESCENTS = ("sgd", "momentum", "nesterov")
@@ -107,7 +55,7 @@ SOLVERS: Mapping[str, str] = MappingProxyType(dict.fromkeys(DESCENTS, "sgd") | {
 """The family of each solver."""
 
 
-def solver(parameters: Mapping[str, Any]) -> Penalised:
+def solver(parameters: Mapping[str, Any]) -> Solver:
     """Return the solver that an estimator's parameters describe, before its first step."""
     name, lr = parameters["solver"], parameters["learning_rate_init"]
     if name in DESCENTS:

@@ -18,11 +18,12 @@ from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
+from lowmem.nn.penalty import Spans
 from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.choose import plan
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
-from lowmem.sklearn._solvers import Penalised, PenalisedAdamW, Spans
+from lowmem.sklearn._solvers import PenalisedAdamW, Solver
 
 Array = NDArray[Any]
 
@@ -76,6 +77,7 @@ class Terms:
     limit, strategy, threads: parameters of the estimator.
     buffers: bytes that the plan counts besides those of a step.
     odd: whether the last batch of an epoch has fewer samples.
+    disk: parameters disk and disk_limit of the estimator.
     """
 
     rows: int
@@ -84,12 +86,13 @@ class Terms:
     threads: int | None
     buffers: int
     odd: bool
+    disk: tuple[str | None, int | str | None] = (None, None)
 
     def cover(self, other: "Terms") -> bool:
         """Return True if a plan made for these terms serves the other terms too."""
-        same = (self.rows, self.limit, self.strategy, self.threads)
+        same = (self.rows, self.limit, self.strategy, self.threads, self.disk)
         enough = self.buffers >= other.buffers and self.odd >= other.odd
-        return enough and same == (other.rows, other.limit, other.strategy, other.threads)
+        return enough and same == (other.rows, other.limit, other.strategy, other.threads, other.disk)
 
 
 def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architecture) -> int:
@@ -113,14 +116,14 @@ def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architect
     return owned + weights + samples.y.nbytes + OBJECTS
 
 
-def plan_within_limit(architecture: Architecture, optimizer: Penalised, terms: Terms) -> Plan:
+def plan_within_limit(architecture: Architecture, optimizer: Solver, terms: Terms) -> Plan:
     """Return the plan of a step. Raises `BudgetError`, which names the estimator's parameters, if none fits."""
     options: dict[str, Any] = {"batch_buffers": terms.buffers, "odd_batches": terms.odd, "threads": terms.threads}
+    options["disk"], options["disk_limit"] = terms.disk
     if terms.limit is not None:
         options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:
-        # The penalty is added by the solver in Python, which the compiled engine does not call.
-        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, engine="numpy", **options)
+        planned = plan(architecture, terms.rows, terms.limit, optimizer, terms.strategy, **options)
     except BudgetError as error:
         raise BudgetError(
             f"memory_limit: {error.reason}",
@@ -187,7 +190,7 @@ class Batches(ArrayBatches):
 class Paused:
     """A solver and its arrays, from a session that will be continued."""
 
-    optimizer: Penalised
+    optimizer: Solver
     states: tuple[Array, ...]
 
 
@@ -204,7 +207,7 @@ class Session:
         self,
         mlp: MLP,
         plan: Plan,
-        optimizer: Penalised,
+        optimizer: Solver,
         *,
         alpha: float,
         terms: Terms,

@@ -10,8 +10,8 @@ It needs PyTorch, `pip install "lowmem[torch]"`, and nothing else of lowmem need
 
 from lowmem.torch.chain import MeasuredChain, MeasuredStage
 from lowmem.torch.checkpointed import Checkpointed, checkpointed
-from lowmem.torch.measure import measure
-from lowmem.torch.meter import measured_peak
+from lowmem.torch.measuring.measure import measure
+from lowmem.torch.measuring.meter import measured_peak
 from lowmem.torch.plan import STRATEGIES, Plan, plan
 from lowmem.torch.report import Report, cheapest
 

@@ -1,6 +1,5 @@
 """What a measurement says of a model: seconds and bytes of its stages, as a table, as JSON, and to plan with."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +8,8 @@ import torch
 from lowmem.chain import Chain, Stage, Tape
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
-from lowmem.torch.passes import Autocast, Tensors
+from lowmem.torch.again import Autocast
+from lowmem.torch.values import Tensors
 from lowmem.units import format_bytes
 
 
@@ -27,6 +27,8 @@ class MeasuredStage:
     they count with the last stage. parameter_bytes: of the parameters themselves.
     forward_peak, record_peak: the most that the two kinds of forward allocate. backward_peak: the most that lives
     while the stage is reversed, its tape included.
+    taped_sweeps: whether a forward without a tape saves one all the same and drops it at its end, as of stages that
+    differentiate something themselves. buffer_bytes: of buffers that it writes to, those of BatchNorm left out.
     """
 
     name: str
@@ -45,6 +47,8 @@ class MeasuredStage:
     forward_peak: int
     record_peak: int
     backward_peak: int
+    taped_sweeps: bool = False
+    buffer_bytes: int = 0
 
     @property
     def kept_bytes(self) -> int:
@@ -62,6 +66,7 @@ class Sample:
     """What a plan holds for: a batch of this shape or smaller, in this type, on this kind of device.
 
     trained: which parameters have gradients. autocast: the types that operations are cast to, if they are.
+    orders: how each tensor lies in memory. evaluating: names of modules in evaluation mode.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -70,9 +75,11 @@ class Sample:
     device: str
     autocast: tuple[str, ...]
     trained: tuple[bool, ...]
+    orders: tuple[str, ...] = ()
+    evaluating: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, inputs: Tensors, autocast: Autocast, parameters: Iterable[torch.Tensor]) -> "Sample":
+    def of(cls, inputs: Tensors, autocast: Autocast, model: torch.nn.Module) -> "Sample":
         """Describe a batch, and how it is run."""
         return cls(
             shapes=tuple(tuple(tensor.shape) for tensor in inputs),
@@ -80,7 +87,9 @@ class Sample:
             differentiable=tuple(tensor.requires_grad for tensor in inputs),
             device=inputs[0].device.type,
             autocast=tuple(f"{kind} {dtype}" for kind, enabled, dtype in autocast.states if enabled),
-            trained=tuple(parameter.requires_grad for parameter in parameters),
+            trained=tuple(parameter.requires_grad for parameter in model.parameters()),
+            orders=tuple(map(_order, inputs)),
+            evaluating=tuple(name for name, module in model.named_modules() if name and not module.training),
         )
 
     def check(self, other: "Sample") -> None:
@@ -96,9 +105,9 @@ class Sample:
             if mine != theirs:
                 raise _other(text, mine, theirs)
         if self.trained != other.trained:
-            raise InputError(
-                "parameters have been frozen or unfrozen since the plan was made. Plan anew with lowmem.torch.plan."
-            )
+            raise _since("parameters have been frozen or unfrozen")
+        if self.evaluating != other.evaluating:
+            raise _since("modules have been put in evaluation mode, or back in training,")
 
 
 _NAMES = {
@@ -106,7 +115,17 @@ _NAMES = {
     "device": "the device",
     "differentiable": "requires_grad of the inputs",
     "autocast": "autocast to",
+    "orders": "inputs that lie in memory",
 }
+
+
+def _order(tensor: torch.Tensor) -> str:
+    """Say how a tensor lies in memory: what its layers copy, and so what they take, depends on it."""
+    if tensor.is_contiguous():
+        return "contiguous"
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return "channels last"
+    return "with gaps or transposed"
 
 
 def _other(what: str, planned: object, given: object) -> InputError:
@@ -115,6 +134,11 @@ def _other(what: str, planned: object, given: object) -> InputError:
         f"the plan was made for {what} {planned or 'nothing'}; got {given or 'nothing'}. "
         "Plan with a sample like this batch: lowmem.torch.plan(model, sample, budget)."
     )
+
+
+def _since(what: str) -> InputError:
+    """Return the error for a model that is not as it was."""
+    return InputError(f"{what} since the plan was made. Plan anew with lowmem.torch.plan.")
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
@@ -127,7 +151,8 @@ class MeasuredChain:
 
     groups: how many of the model's children each stage is, those of nested Sequentials counted. frozen: how many of
     these stages, at the start, are not trained and have no backward; `stages` are the others.
-    source_bytes: bytes of a step that no plan changes: the output of frozen stages, states of random generators.
+    source_bytes: bytes of a step that no plan changes: the output of frozen stages, states of random generators,
+    copies of buffers that stages write to. frozen_peak: the most that lives while the frozen stages run.
     loss_peak: the most that the loss takes beside the model's output, from its forward to the gradient of the output.
     kept_bytes: bytes of the output and the loss, which the caller holds until the end of the step.
     parameter_bytes: of all parameters, which no plan counts.
@@ -141,6 +166,7 @@ class MeasuredChain:
     kept_bytes: int
     parameter_bytes: int
     sample: Sample
+    frozen_peak: int = 0
 
     def chain(self, *, accumulating: bool = False) -> Chain:
         """Return the chain that planners see.

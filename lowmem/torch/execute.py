@@ -7,6 +7,7 @@ lives no longer than the last stage needs it.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, dropwhile, islice, takewhile
@@ -16,23 +17,11 @@ import torch
 
 from lowmem.errors import InputError, RunError
 from lowmem.schedule import Forward, Free, Loss
-from lowmem.torch.passes import (
-    Autocast,
-    Box,
-    SharedGradients,
-    Tape,
-    Tensors,
-    as_tuple,
-    forked_random,
-    random_state,
-    record,
-    reverse,
-    same,
-    still_statistics,
-    sweep,
-)
+from lowmem.torch.again import Autocast, Buffers, forked_random, random_state, same, still_statistics
+from lowmem.torch.passes import Box, SharedGradients, Tape, record, reverse, sweep
 from lowmem.torch.spans import Action, RecordSpan, ReverseSpan
 from lowmem.torch.stages import Group, bytes_of
+from lowmem.torch.values import Tensors, as_tuple, detached, rebuilt, value_of
 
 
 @dataclass(frozen=True)
@@ -40,45 +29,82 @@ class Stage:
     """A stage as a step runs it.
 
     differentiable: for each tensor that enters whether its gradient is wanted. output_bytes: what its output may take.
-    last_uses: of parameters that other stages use too, whether those stages are reversed before; by position in
-    `group.parameters()`; empty where nothing is shared.
+    taped_sweeps, writes_buffers: as measured. last_uses: of parameters that other stages use too, whether those
+    stages are reversed before; by position in `group.parameters()`; empty where nothing is shared.
     """
 
     group: Group
     differentiable: tuple[bool, ...]
     output_bytes: int
-    last_uses: tuple[bool, ...] = ()
+    taped_sweeps: bool
+    writes_buffers: bool
+    last_uses: tuple[bool, ...]
 
 
 class Step:
-    """A forward pass and its backward pass, once."""
+    """A forward pass and its backward pass, once. trained: the parameters that have gradients."""
 
-    def __init__(self, stages: Sequence[Stage], todo: Sequence[Action], device: torch.device) -> None:
-        self.stages, self.todo, self.device = stages, todo, device
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        todo: Sequence[Action],
+        device: torch.device,
+        trained: Sequence[torch.Tensor],
+    ) -> None:
+        self.stages, self.todo, self.device, self.trained = stages, todo, device, trained
+        # DistributedDataParallel and hooks would take what connects a parameter for a second gradient.
+        hooked = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.parameters = (
+            [] if hooked else [p for p in trained if not (p._backward_hooks or p._post_accumulate_grad_hooks)]
+        )
+        self.unconnected = len(self.parameters) < len(trained)
         self.again = run_again(todo)
         self.autocast = Autocast.now(device)
         self.states: dict[int, Tensors] = {}
-        self.tapes: dict[int, Tape] = {}
+        self.tapes: dict[int, tuple[int, Tape]] = {}
         self.randoms: dict[int, Tensors | None] = {}
+        self.buffers: dict[int, Buffers] = {}
         self.gradients = Box()
         self.shared = SharedGradients()
+        self.accumulate = True
 
     def forward(self, inputs: Tensors) -> None:
         """Do what comes before the loss."""
         self.states[0] = inputs
         for action in takewhile(lambda action: not isinstance(action, Loss), self.todo):
             self._do(action)
+        self.versions = self._versions()
 
-    def backward(self) -> tuple[torch.Tensor | None, ...]:
-        """Do what comes behind the loss, and return the gradients of the inputs that have one."""
+    def _versions(self) -> list[int]:
+        """Return how often that has been written to from which stages run again behind the loss."""
+        behind = dropwhile(lambda action: not isinstance(action, Loss), self.todo)
+        begin = [action.first for action in behind if isinstance(action, (Forward, RecordSpan))]
+        needed = [*(self.states[0] if 1 in begin else ()), *(self.trained if begin else ())]
+        return [tensor._version for tensor in needed]
+
+    def backward(self, *, accumulate: bool) -> tuple[torch.Tensor | None, ...]:
+        """Do what comes behind the loss, and return the gradients of the inputs that have one, and of parameters.
+
+        accumulate: add the gradients of parameters to those that are there, as they come, and return none.
+        """
         if not self.states:
             raise RunError("this step was reversed already, and its memory is gone. Run the model forward again.")
+        if self.versions != self._versions():
+            raise RunError(
+                "the batch or a parameter was overwritten between forward and backward, and stages are to run again "
+                "on it. Call backward() before optimizer.step(), and before the batch is used for something else."
+            )
+        self.accumulate = accumulate
         with self.autocast.again():
             for action in islice(dropwhile(lambda action: not isinstance(action, Loss), self.todo), 1, None):
                 self._do(action)
         self.states.clear()
-        self.shared.finish()
-        return self.gradients.take() or (None,) * sum(self.stages[0].differentiable)
+        own: Sequence[torch.Tensor | None] = (None,) * len(self.parameters)
+        if accumulate:
+            self.shared.finish()
+        else:
+            own = [self.shared.sums.pop(parameter, None) for parameter in self.parameters]
+        return (*(self.gradients.take() or (None,) * sum(self.stages[0].differentiable)), *own)
 
     def _do(self, action: Action) -> None:
         """Carry out one action."""
@@ -86,23 +112,29 @@ class Step:
             case Forward(first, last):
                 state = self.states[first - 1]
                 for layer in range(first, last + 1):
-                    state = sweep(partial(self._run, layer), state)
+                    stage = self.stages[layer - 1]
+                    state = sweep(partial(self._run, layer), state, stage.differentiable, taped=stage.taped_sweeps)
                 self.states[last] = state
             case RecordSpan(first, last):
                 entering = [self.states[0] if first == 1 else self.states.pop(first - 1)]
                 run = partial(self._run_span, first, last)
                 self.states[last], tape = record(run, entering, self.stages[first - 1].differentiable)
                 assert tape is not None  # _run has seen that outputs have a gradient
-                self.tapes[last] = tape
+                self.tapes[last] = first, tape
             case Free(value):
                 del self.states[value.layer]
             case ReverseSpan(last):
-                stage, tape = self.stages[last - 1], self.tapes.pop(last)
+                first, tape = self.tapes.pop(last)
                 if any(gradient is not None for gradient in self.gradients.tensors):
-                    shared = None
-                    if stage.last_uses:
-                        shared = self.shared.of(stage.group.parameters(), stage.last_uses)
-                    self.gradients = reverse(tape, self.gradients, shared)
+                    self.gradients = reverse(tape, self.gradients, self._shared(first, last))
+
+    def _shared(self, first: int, last: int) -> SharedGradients | None:
+        """Return what takes the gradients of parameters of a span, None where they are added to those there."""
+        stage = self.stages[last - 1]
+        if not self.accumulate:
+            own = {id(p): p for each in self.stages[first - 1 : last] for p in each.group.parameters()}
+            return self.shared.of([*own.values()], [False] * len(own))
+        return self.shared.of(stage.group.parameters(), stage.last_uses) if stage.last_uses else None
 
     def _run_span(self, first: int, last: int, given: list[Any]) -> Any:  # noqa: ANN401 - tensors
         """Run stages one after the other."""
@@ -126,20 +158,23 @@ class Step:
         return result
 
     def _run_repeated(self, layer: int, value: Any) -> Any:  # noqa: ANN401 - tensors
-        """Run a stage that runs more than once: later with the random numbers of the first time."""
-        group = self.stages[layer - 1].group
-        buffers = group.buffer_versions()
+        """Run a stage that runs more than once: later with random numbers and buffers of the first time."""
+        stage = self.stages[layer - 1]
+        group, versions = stage.group, stage.group.buffer_versions()
         if layer not in self.randoms:
             before = random_state(self.device)
+            if stage.writes_buffers:
+                self.buffers[layer] = Buffers(group.with_buffers)
             with self.autocast.one_stage():
                 result = group(value)
             self.randoms[layer] = None if same(before, random_state(self.device)) else before
         else:
             numbers, still = forked_random(self.device, self.randoms[layer]), still_statistics(group.norms)
-            with self.autocast.one_stage(), numbers, still:
+            buffers = self.buffers[layer].again() if stage.writes_buffers else nullcontext()
+            with self.autocast.one_stage(), numbers, still, buffers:
                 result = group(value)
-        if buffers != group.buffer_versions():
-            raise group.refuse(CHANGES_BUFFERS)
+        if not stage.writes_buffers and versions != group.buffer_versions():
+            raise group.refuse("writes to buffers, which it did not when it was measured. Plan anew.")
         return result
 
     def _check(self, layer: int, outputs: Tensors) -> None:
@@ -148,7 +183,8 @@ class Step:
         size = bytes_of(outputs)
         if size > stage.output_bytes:
             raise stage.group.refuse(
-                f"gave {size:,} bytes, and the plan knows of {stage.output_bytes:,}. Plan with such a batch."
+                f"gave {size:,} bytes, and the plan knows of {stage.output_bytes:,}. Plan with such a batch. "
+                "What gives more in one run than in another has no plan."
             )
         if torch.is_grad_enabled():
             found = tuple(tensor.requires_grad for tensor in outputs)
@@ -162,12 +198,6 @@ def run_again(todo: Sequence[Action]) -> set[int]:
     """Return the stages that run more than once."""
     spans = [range(each.first, each.last + 1) for each in todo if isinstance(each, (Forward, RecordSpan))]
     return {layer for layer, count in Counter(chain.from_iterable(spans)).items() if count > 1}
-
-
-CHANGES_BUFFERS = (
-    "writes to buffers that are no norm's running statistics, so running it again would not give the same. "
-    "Leave it out of the chain."
-)
 
 
 class _Chain(torch.autograd.Function):
@@ -185,12 +215,13 @@ class _Chain(torch.autograd.Function):
             raise InputError(
                 "gradients of gradients (create_graph=True) cannot go through a plan; use the plain model."
             )
-        if not torch.autograd._is_checkpoint_valid():
+        whole = torch.autograd._is_checkpoint_valid()  # neither torch.autograd.grad nor backward(inputs=...)
+        if not whole and ctx.step.unconnected:
             raise InputError(
-                "torch.autograd.grad and backward(inputs=...) cannot go through a plan, which accumulates the "
-                "gradients of all parameters. Call backward() without inputs, or use the plain model."
+                "torch.autograd.grad and backward(inputs=...) cannot go through a plan in distributed training, or "
+                "where parameters have hooks. Call backward() without inputs, or use the plain model."
             )
-        return (None, None, None, *ctx.step.backward())
+        return (None, None, None, *ctx.step.backward(accumulate=whole))
 
 
 class _Output(torch.autograd.Function):
@@ -200,7 +231,7 @@ class _Output(torch.autograd.Function):
     def forward(ctx: Any, step: Step, end: torch.Tensor, differentiable: Sequence[bool]) -> Tensors:  # noqa: ANN401
         ctx.step, ctx.differentiable = step, differentiable
         ctx.set_materialize_grads(False)
-        outputs = tuple(tensor.detach() for tensor in step.states.pop(len(step.stages)))
+        outputs = tuple(detached(step.states.pop(len(step.stages))))
         ctx.mark_non_differentiable(*(x for x, yes in zip(outputs, differentiable, strict=True) if not yes))
         return outputs
 
@@ -211,13 +242,13 @@ class _Output(torch.autograd.Function):
         return None, torch.empty(0, device=ctx.step.device), None
 
 
-def run_step(step: Step, inputs: Tensors) -> Tensors:
+def run_step(step: Step, inputs: Tensors) -> Any:  # noqa: ANN401 - a tensor, or a tuple of tensors
     """Run the forward pass of a step and return its outputs, whose backward runs the rest."""
-    device = inputs[0].device
-    root = torch.empty(0, requires_grad=True, device=device)
+    root = torch.empty(0, requires_grad=True, device=step.device)
     wanted = step.stages[0].differentiable
     with_gradient = (tensor for tensor, yes in zip(inputs, wanted, strict=True) if yes)
-    cut_off = tuple(tensor.detach() for tensor in inputs)
-    end = _Chain.apply(step, root, cut_off, *with_gradient)
-    tape = step.tapes[len(step.stages)]
-    return _Output.apply(step, end, tape.differentiable)
+    # Gradients of parameters come by other ways, but the graph must show torch.autograd.grad that there is one.
+    end = _Chain.apply(step, root, detached(inputs), *with_gradient, *step.parameters)
+    kind = step.states[len(step.stages)]
+    _, tape = step.tapes[len(step.stages)]
+    return value_of(rebuilt(kind, _Output.apply(step, end, tape.differentiable)))

@@ -1,4 +1,4 @@
-"""A stage on its own: run without a tape, recorded, or reversed; and what must be the same when it is run again.
+"""A stage on its own: run without a tape, recorded, or reversed.
 
 To record means to run under autograd with the input cut off from what came before. Two small autograd functions stand
 at the ends. `_Enter` makes the input part of a new graph and takes the gradient with respect to it; so the graph alone
@@ -7,18 +7,14 @@ it is freed as soon as the stage has used it. A reversed stage thus holds as muc
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
-Tensors = tuple[torch.Tensor, ...]
-
-
-def as_tuple(value: Any) -> Tensors:  # noqa: ANN401 - whatever a stage takes or gives
-    """Return the tensors of a value that is one tensor or a tuple of them."""
-    return value if isinstance(value, tuple) else (value,)
+from lowmem.torch.values import Tensors, as_tuple, detached, rebuilt, value_of
 
 
 @dataclass
@@ -72,15 +68,26 @@ class Tape:
     inlet: Box = field(default_factory=Box)
 
 
-def value_of(tensors: Tensors) -> Any:  # noqa: ANN401 - a tensor, or a tuple of tensors
-    """Return tensors as a stage takes them."""
-    return tensors if len(tensors) > 1 else tensors[0]
+def sweep(run: Callable[[Any], Any], inputs: Tensors, wanted: Sequence[bool], *, taped: bool = False) -> Tensors:
+    """Run a stage and keep nothing for its backward.
+
+    It runs under autograd all the same, and what it saves is dropped: for inference PyTorch has other kernels (of
+    LSTMs, for one), whose results differ in the last bits. wanted: for each tensor of the input whether its gradient
+    is. taped: save the tape and drop it afterwards, for stages that differentiate something themselves.
+    """
+    with torch.enable_grad(), nullcontext() if taped else saved_tensors_hooks(_drop, _dropped):
+        given = [x.detach().requires_grad_(yes) for x, yes in zip(inputs, wanted, strict=True)]
+        given = [value_of(rebuilt(inputs, given))]
+        return detached(as_tuple(run(given.pop())))
 
 
-def sweep(run: Callable[[Any], Any], inputs: Tensors) -> Tensors:
-    """Run a stage without a tape."""
-    with torch.no_grad():
-        return as_tuple(run(value_of(inputs)))
+def _drop(tensor: torch.Tensor) -> None:
+    """Save nothing."""
+
+
+def _dropped(nothing: None) -> torch.Tensor:
+    """Refuse to give back what was not saved."""
+    raise RuntimeError("this stage was run without a tape")
 
 
 def record(
@@ -100,14 +107,29 @@ def record(
         chosen = [tensor.detach() for tensor, yes in zip(inputs, wanted, strict=True) if yes]
         entered = iter(_Enter.apply(inlet, root, *chosen) if chosen else ())
         pairs = zip(inputs, wanted, strict=True)
-        given = [value_of(tuple(next(entered) if yes else tensor.detach() for tensor, yes in pairs))]
-        del chosen, entered, inputs, pairs
+        tensors = [next(entered) if yes else tensor.detach() for tensor, yes in pairs]
+        given = [value_of(rebuilt(inputs, tensors))]
+        del chosen, entered, inputs, pairs, tensors
         outputs = as_tuple(run(given))
         flags = tuple(tensor.requires_grad for tensor in outputs)
         if not any(flags):
             return outputs, None
         end = _Leave.apply(outlet, *(tensor for tensor, yes in zip(outputs, flags, strict=True) if yes))
-        return tuple(tensor.detach() for tensor in outputs), Tape(end, root, flags, outlet, inlet)
+        return detached(outputs), Tape(end, root, flags, outlet, inlet)
+
+
+def leaves(tape: Tape) -> Iterator[torch.Tensor]:
+    """Yield the parameters that the graph of a tape leads to."""
+    seen, todo = set(), [tape.end.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf is not tape.root:
+            yield leaf
+        todo += [following for following, _ in node.next_functions]
 
 
 def alone(stage: Callable[[Any], Any]) -> Callable[[list[Any]], Any]:
@@ -169,99 +191,3 @@ class SharedGradients:
         for parameter, gradient in self.sums.items():
             torch.autograd.backward((parameter,), (gradient,))
         self.sums.clear()
-
-
-# What must be the same when a stage is run again ------------------------------------------------------------------
-
-
-def random_state(device: torch.device) -> Tensors:
-    """Return the states of the random generators that a stage on `device` may use."""
-    states = [torch.get_rng_state()]
-    if device.type != "cpu":
-        states.append(torch.get_device_module(device).get_rng_state(device))
-    return tuple(states)
-
-
-def set_random_state(device: torch.device, states: Tensors) -> None:
-    """Set what `random_state` returned."""
-    torch.set_rng_state(states[0])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[1], device)
-
-
-def same(states: Tensors, others: Tensors) -> bool:
-    """Say whether two states of generators are equal."""
-    return all(torch.equal(one, other) for one, other in zip(states, others, strict=True))
-
-
-@contextmanager
-def forked_random(device: torch.device, states: Tensors | None) -> Iterator[None]:
-    """Run something with random numbers as they came at `states`; afterwards all is as before. None: do nothing."""
-    if states is None:
-        yield
-        return
-    before = random_state(device)
-    set_random_state(device, states)
-    try:
-        yield
-    finally:
-        set_random_state(device, before)
-
-
-@contextmanager
-def still_statistics(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Let norms in training use the batch's statistics and leave their running ones alone: they moved already."""
-    moving = [norm for norm in norms if norm.training and norm.track_running_stats]
-    for norm in moving:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in moving:
-            norm.track_running_stats = True
-
-
-@dataclass(frozen=True, slots=True)
-class Autocast:
-    """The state of autocast on the processor and on a device, to be entered again when the context has been left."""
-
-    states: tuple[tuple[str, bool, Any], ...]
-    cache: bool
-
-    @classmethod
-    def now(cls, device: torch.device) -> "Autocast":
-        """Return the state that is in force."""
-        kinds = dict.fromkeys(("cpu", device.type))
-        states = ((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
-        return cls(tuple(states), torch.is_autocast_cache_enabled())
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is cast."""
-        return any(enabled for _, enabled, _ in self.states)
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        """Enter the state again."""
-        with ExitStack() as stack:
-            for kind, enabled, dtype in self.states:
-                if enabled or torch.is_autocast_enabled(kind):
-                    stack.enter_context(torch.autocast(kind, dtype, enabled, self.cache))
-            yield
-
-    def one_stage(self) -> Any:  # noqa: ANN401 - a context
-        """Return a context in which a stage casts its weights for itself.
-
-        A weight that was cast without a tape must not serve where a tape is recorded, and a cast that is remembered
-        would stay in memory longer than the stage needs it.
-        """
-        return _own_casts() if self.enabled else nullcontext()
-
-
-@contextmanager
-def _own_casts() -> Iterator[None]:
-    torch.clear_autocast_cache()
-    try:
-        yield
-    finally:
-        torch.clear_autocast_cache()

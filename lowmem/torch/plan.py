@@ -14,7 +14,7 @@ from lowmem.errors import BudgetError, InputError
 from lowmem.schedule import PLANNERS, Schedule, simulate
 from lowmem.schedule.tapes.planner import best_schedule
 from lowmem.torch.chain import MeasuredChain
-from lowmem.torch.measure import ROUNDS, measure
+from lowmem.torch.measuring.measure import ROUNDS, measure
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 
 STRATEGIES = ("optimal", "sqrt", "segments", "store_all")
@@ -95,7 +95,9 @@ class Plan:
             plan = cls(measured=MeasuredChain.from_dict(data.pop("measured")), schedule=schedule, **data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this text is not a plan that lowmem.torch wrote: {error}.") from None
-        simulate(plan.chain, plan.schedule)
+        trace = simulate(plan.chain, plan.schedule)
+        if (max(trace.peak_bytes, plan.measured.frozen_peak), trace.cost) != (plan.peak_bytes, plan.cost):
+            raise InputError("this plan was altered: its schedule does not take what it says. Plan anew.")
         return plan
 
 
@@ -134,7 +136,8 @@ def plan(
     lookup("strategy", strategy, dict.fromkeys(STRATEGIES))
     chain = measured.chain(accumulating=accumulating)
     everything = simulate(chain, PLANNERS["store_all"](chain))
-    limit = _limit(budget, everything.peak_bytes)
+    whole = max(everything.peak_bytes, measured.frozen_peak)
+    limit = _limit(budget, whole)
     bound = everything.cost
     if (segments is not None) != (strategy == "segments"):
         raise InputError('segments= goes with strategy="segments", which needs it, and with no other.')
@@ -142,18 +145,21 @@ def plan(
         try:
             best = best_schedule(chain, limit)
         except BudgetError as error:
-            raise _refused(error.minimum, limit, measured) from None
+            raise _refused(max(error.minimum, measured.frozen_peak), limit, measured) from None
         schedule, bound = best.schedule, best.lower_bound
     else:
         options = {} if segments is None else {"segments": segments}
         schedule = PLANNERS["store_all" if strategy == "optimal" else strategy](chain, **options)
     trace = simulate(chain, schedule)
-    if limit is not None and trace.peak_bytes > limit:
+    peak = max(trace.peak_bytes, measured.frozen_peak)
+    if limit is not None and peak > limit:
+        if strategy == "optimal":  # what is frozen runs the same in every plan
+            raise _refused(peak, limit, measured)
         raise BudgetError(
-            f'strategy="{strategy}" takes {format_bytes(trace.peak_bytes)}, more than the budget of '
-            f'{format_bytes(limit)}. Leave the strategy out, or give budget="{ceil_bytes(trace.peak_bytes)}".',
+            f'strategy="{strategy}" takes {format_bytes(peak)}, more than the budget of '
+            f'{format_bytes(limit)}. Leave the strategy out, or give budget="{ceil_bytes(peak)}".',
             budget=limit,
-            minimum=trace.peak_bytes,
+            minimum=peak,
         )
     return Plan(
         measured=measured,
@@ -161,10 +167,10 @@ def plan(
         strategy=strategy,
         budget=limit,
         accumulating=accumulating,
-        peak_bytes=trace.peak_bytes,
+        peak_bytes=peak,
         cost=trace.cost,
         lower_bound=bound,
-        store_all_bytes=everything.peak_bytes,
+        store_all_bytes=whole,
         store_all_cost=everything.cost,
     )
 

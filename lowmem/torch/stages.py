@@ -12,7 +12,11 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lowmem.errors import InputError
-from lowmem.torch.passes import Tensors
+from lowmem.torch.again import Autocast
+from lowmem.torch.values import Tensors
+
+STILL = (torch.nn.modules.batchnorm._BatchNorm.forward, torch.nn.SyncBatchNorm.forward)
+"""Norms whose running statistics can be left alone, as the output does not depend on them in training."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -30,9 +34,8 @@ class Group:
 
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = tuple(children)
-        norm = torch.nn.modules.batchnorm._NormBase
-        self.norms = [module for module in self.modules() if isinstance(module, norm)]
-        self._with_buffers = [m for m in self.modules() if m._buffers and not isinstance(m, norm)]
+        self.norms = [module for module in self.modules() if _forward(module) in STILL]
+        self.with_buffers = [module for module in self.modules() if module._buffers and module not in self.norms]
 
     def __call__(self, x: Any) -> Any:  # noqa: ANN401 - tensors
         """Run the children."""
@@ -46,9 +49,28 @@ class Group:
             yield from child.module.modules()
 
     def buffer_versions(self) -> list[int]:
-        """Return how often each buffer was written to, those left out that norms keep statistics in."""
-        buffers = (b for module in self._with_buffers for b in module._buffers.values() if b is not None)
+        """Return how often each buffer was written to, those left out that BatchNorm keeps statistics in."""
+        buffers = (b for module in self.with_buffers for b in module._buffers.values() if b is not None)
         return [number for buffer in buffers for number in (id(buffer), buffer._version)]
+
+    def buffer_bytes(self) -> int:
+        """Return the bytes of these buffers."""
+        return bytes_of(buffer for module in self.with_buffers for buffer in module._buffers.values())
+
+    def attributes(self) -> dict[str, tuple[torch.Tensor, ...]]:
+        """Return the tensors that modules keep as plain attributes, or in lists, by name.
+
+        Those of modules with forward pre-hooks are left out: there old weight norms put the weight before each run.
+        """
+        found: dict[str, tuple[torch.Tensor, ...]] = {}
+        for child in self.children:
+            for path, module in child.module.named_modules(prefix=child.name):
+                own = {} if module._forward_pre_hooks else vars(module)
+                for name in own.keys() - {"_parameters", "_buffers", "_modules"}:
+                    value = tuple(own[name].values()) if isinstance(own[name], dict) else own[name]
+                    several = value if isinstance(value, (list, tuple)) else (value,)
+                    found[f"{path}.{name}"] = tuple(each for each in several if isinstance(each, torch.Tensor))
+        return found
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters inside, each once."""
@@ -60,10 +82,14 @@ class Group:
         names = [child.name for child in self.children]
         return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
+    @property
+    def kind(self) -> str:
+        """What the stage is made of, for tables and errors."""
+        return " + ".join(type(child.module).__name__ for child in self.children)
+
     def refuse(self, why: str) -> InputError:
         """Return the error that refuses this stage."""
-        kinds = ", ".join(type(child.module).__name__ for child in self.children)
-        return InputError(f"stage {self.name} ({kinds}) {why}")
+        return InputError(f"stage {self.name} ({self.kind}) {why}")
 
 
 Run = Callable[[Group, Tensors], Tensors]
@@ -89,9 +115,19 @@ def as_sequential(model: "torch.nn.Module | Iterable[torch.nn.Module]") -> torch
     return sequential
 
 
+def _forward(module: torch.nn.Module) -> Any:  # noqa: ANN401 - a function
+    """Return the forward of a module's class; TorchScript's modules have none."""
+    return getattr(type(module), "forward", None)
+
+
 def is_plain(module: Any) -> bool:  # noqa: ANN401 - whatever the user gives
-    """Say whether a module is a Sequential that runs its children and does nothing else."""
-    return isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward
+    """Say whether a module is a Sequential that runs its children and does nothing else.
+
+    A model that has a plan already is one too: a plan for the whole takes the place of its own.
+    """
+    if not isinstance(module, torch.nn.Sequential):
+        return False
+    return _forward(module) is torch.nn.Sequential.forward or getattr(type(module), "runs_children", False)
 
 
 def hooked(module: torch.nn.Module) -> bool:
@@ -100,16 +136,14 @@ def hooked(module: torch.nn.Module) -> bool:
 
 
 def children_of(model: torch.nn.Sequential, prefix: str = "") -> list[Child]:
-    """Return the children, those of nested plain Sequentials in their place."""
+    """Return the children, those of nested plain Sequentials in their place; a module may come more than once."""
     found: list[Child] = []
-    for name, module in model.named_children():
-        if is_plain(module) and not hooked(module) and len(module):
+    for name, module in model._modules.items():
+        assert module is not None  # of a Sequential
+        if is_plain(module) and not hooked(module) and len(module._modules):
             found += children_of(module, f"{prefix}{name}.")
         else:
             found.append(Child(f"{prefix}{name}", module))
-    # named_children leaves out a module that occurs again, which then runs again.
-    if len(set(map(id, model))) < len(model):
-        raise InputError("a module occurs twice in the Sequential; give each stage a module of its own.")
     return found
 
 
@@ -158,14 +192,31 @@ def _checked(group: Group, inputs: Tensors, run: Run) -> Tensors | None:
     versions = [tensor._version for tensor in inputs]
     try:
         outputs = run(group, inputs)
+    except InputError:
+        raise
     except Exception as error:  # a stage may raise anything
-        raise group.refuse(
-            f"cannot be run on what the stage before gives: {type(error).__name__}: {str(error).splitlines()[0]}."
-        ) from error
+        raise group.refuse(f"cannot be run on what the stage before gives: {why(error)}.") from error
     if not all(isinstance(tensor, torch.Tensor) for tensor in outputs) or not outputs:
         kinds = ", ".join(type(value).__name__ for value in outputs)
         raise group.refuse(f"must give a tensor or a tuple of tensors; got ({kinds}).")
+    device = inputs[0].device
+    for tensor in outputs:
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise group.refuse(f"gives a tensor of layout {kind}; stages must pass on plain, strided ones.")
+        if tensor.device != device:
+            raise group.refuse(
+                f"takes tensors on {device} and gives one on {tensor.device}; a plan is for one device."
+            )
+    own = [*group.parameters(), *(buffer for module in group.modules() for buffer in module.buffers())]
+    if set(map(_place, outputs)) & set(map(_place, own)):
+        raise group.refuse("returns memory of its own parameters or buffers. Let it return a copy.")
     return outputs if versions == [tensor._version for tensor in inputs] else None
+
+
+def why(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _place(tensor: torch.Tensor) -> Any:  # noqa: ANN401 - a name of a place in memory
@@ -180,10 +231,25 @@ def _output(groups: Sequence[Group], sample: Tensors, run: Run) -> Tensors:
     return sample
 
 
-def bytes_of(tensors: Iterable[torch.Tensor | None]) -> int:
-    """Return the bytes of the memory behind tensors, each piece once."""
-    places = {_place(tensor): tensor.untyped_storage().nbytes() for tensor in tensors if tensor is not None}
-    return sum(places.values())
+def run_frozen(groups: Sequence[Group], value: Any, autocast: Autocast) -> Any:  # noqa: ANN401 - tensors
+    """Run the stages at the start that need no backward."""
+    with torch.enable_grad():  # as the plain model runs them; nothing here has a gradient
+        for group in groups:
+            with autocast.one_stage():
+                value = group(value)
+    return value
+
+
+def bytes_of(tensors: Iterable[torch.Tensor | None], granule: int = 1) -> int:
+    """Return the bytes of the memory behind tensors, each piece once and as a multiple of the granule."""
+    pieces = (piece for tensor in tensors if tensor is not None for piece in _pieces(tensor))
+    sizes = {_place(piece): piece.untyped_storage().nbytes() for piece in pieces}
+    return sum(-(-size // granule) * granule for size in sizes.values())
+
+
+def _pieces(tensor: torch.Tensor) -> Tensors:
+    """Return the plain tensors that a tensor consists of; gradients of embeddings may be sparse."""
+    return (tensor._indices(), tensor._values()) if tensor.layout == torch.sparse_coo else (tensor,)
 
 
 class Watch:

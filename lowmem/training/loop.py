@@ -1,6 +1,6 @@
 """The loop of training: epochs of steps over the batches, and callbacks for what happens beside the steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from lowmem.common.checks import finite
 from lowmem.common.turns import Turn
 from lowmem.data.samples import Batch, Batches
-from lowmem.errors import InputError, NonFiniteError, Origin, StepNumber
+from lowmem.errors import DiskError, InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
+from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.plan import Plan
@@ -22,8 +23,8 @@ from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.patience import Patience
 from lowmem.training.learning_rate import LearningRate
+from lowmem.training.position import Position
 from lowmem.training.sample_weights import BatchWeights
-from lowmem.training.saved_run import Position
 from lowmem.training.signals import HeldSignals
 
 Array = NDArray[Any]
@@ -37,6 +38,7 @@ class Epoch:
     loss: mean over the samples; each sample's loss is taken before the update of its step.
     samples: how many samples the steps learned from; those of skipped steps do not count.
     seconds: time of the steps, without evaluation and saves.
+    validation_seconds: time of the evaluation after them.
     validation_loss: mean loss on the validation data after the epoch; None without validation data.
     accuracy: share of the validation data whose class is right; None where the targets are no labels.
     skipped: steps without an update, because their loss was not finite.
@@ -53,11 +55,13 @@ class Epoch:
     skipped: int = 0
     learning_rate: float = 0.0
     peak_bytes: int = 0
+    validation_seconds: float = 0.0
 
     @property
     def samples_per_second(self) -> float:
-        """Samples that the steps learned from in a second."""
-        return self.samples / self.seconds if self.seconds else 0.0
+        """Samples that the steps learned from in a second of the epoch, its evaluation included."""
+        seconds = self.seconds + self.validation_seconds
+        return self.samples / seconds if seconds else 0.0
 
 
 @dataclass(slots=True)
@@ -66,8 +70,8 @@ class Stepper:
 
     outputs: memory for the outputs of a batch of evaluation.
     weights: multiply the losses of a batch's samples.
-    schedule: sets the optimizer's learning rate before each step; None leaves the rate alone.
     skips: True if a loss that is not finite costs its step alone, and not the run.
+    schedule: sets the optimizer's learning rate before each step; None leaves the rate alone.
     first_peak: the most memory that the process had held after the first step; None before it.
     torn: True while a step runs, and after one that was broken off: then parameters may be half updated.
     """
@@ -76,8 +80,8 @@ class Stepper:
     optimizer: Optimizer
     outputs: Array
     weights: BatchWeights
-    schedule: LearningRate | None
     skips: bool
+    schedule: LearningRate | None = None
     first_peak: int | None = None
     torn: bool = False
 
@@ -106,6 +110,9 @@ class Stepper:
         except InputError:  # the batch was refused, nothing was computed
             self.torn = False
             raise
+        except DiskError as error:
+            self.torn = error.torn
+            raise
         at.batch += 1
         at.steps += 1
         self.torn = False
@@ -133,7 +140,7 @@ class Loop:
 
     at: the position, moved on with every step.
     train, held_out: the batches to train on, and those to evaluate after each epoch.
-    patience: counts epochs whose loss is not the lowest, and may end the run.
+    patience: counts epochs without an improvement, may end the run, and keeps the best weights.
     callbacks: hear of every event, see `Callback`.
     signals: wait until the step at hand is finished.
     turn: held while an epoch runs, so that no other thread uses what it works with.
@@ -189,21 +196,25 @@ class Loop:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over.
 
         process_promise: the peak of the whole process that was promised, None if only a budget was given.
+        Loss and accuracy are those of the epoch whose weights the network has.
         """
         if self.last is None:
             raise InputError("there is nothing to report before the first epoch; run trainer.epochs(data, 1) first.")
+        best, ended = self.patience.best, self.at.epoch >= self.at.until
+        of_network = best if self.patience.weights is not None and best is not None and ended else self.last
         return Report(
             plan=self.plan,
             traced_peak=None,
             resident_peak=resident_peak(),
             seconds_per_step=self.last.seconds / self.last_steps,
             steps=self.at.steps,
-            loss=self.last.loss,
-            accuracy=self.last.accuracy,
+            loss=of_network.loss,
+            accuracy=of_network.accuracy,
             process_promise=process_promise,
             first_step_peak=self.stepper.first_peak,
             # The batch's buffers come and go with the data.
             arrays=replace(self.stepper.backprop.account(), batch=None),
+            provenance=here_and_now(),
         )
 
     def _go_through(self) -> bool:
@@ -243,6 +254,9 @@ class Loop:
             for callback in self.callbacks:
                 callback.on_failure(self, error)
             raise
+        except DiskError as error:
+            error.last_save = self.last_save
+            raise
         if origin is not None:
             for callback in self.callbacks:
                 callback.on_skip(self, origin)
@@ -252,7 +266,8 @@ class Loop:
         at = self.at
         if not at.samples:
             raise NonFiniteError(f"no step of epoch {at.epoch + 1} had a finite loss. Try a smaller learning rate.")
-        loss, accuracy = (None, None) if self.held_out is None else self.stepper.evaluate(self.held_out)
+        start = perf_counter()
+        loss, accuracy = self._evaluate()
         epoch = Epoch(
             number=at.epoch + 1,
             loss=at.loss / at.samples,
@@ -263,6 +278,7 @@ class Loop:
             skipped=at.skipped,
             learning_rate=self.stepper.optimizer.lr,
             peak_bytes=resident_peak(),
+            validation_seconds=0.0 if self.held_out is None else perf_counter() - start,
         )
         self.last, self.last_steps = epoch, at.batch
         self.stepper.torn = True  # until the epoch is counted everywhere
@@ -272,6 +288,16 @@ class Loop:
         for callback in self.callbacks:
             callback.on_epoch(self, epoch)
         return epoch
+
+    def _evaluate(self) -> tuple[float | None, float | None]:
+        """Return loss and accuracy on the validation data, and tell the callbacks how far that is."""
+        if self.held_out is None:
+            return None, None
+        return self.stepper.evaluate(_Counted(self.held_out, self._tell_evaluated))
+
+    def _tell_evaluated(self, done: int) -> None:
+        for callback in self.callbacks:
+            callback.on_evaluation(self, done)
 
     def _stop(self, signal: int) -> None:
         """Tell the callbacks of a signal, the last one first."""
@@ -284,3 +310,25 @@ class Loop:
         with ExitStack() as last_first:
             for callback in self.callbacks:
                 last_first.callback(callback.on_end, self)
+
+
+class _Counted(Batches):
+    """Batches whose number is told as they are done."""
+
+    def __init__(self, batches: Batches, tell: Callable[[int], None]) -> None:
+        self._batches, self._tell = batches, tell
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of every array owned here."""
+        return self._batches.nbytes
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self._batches)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of one epoch."""
+        for done, batch in enumerate(self._batches.epoch(epoch, start=start), start=1):
+            yield batch
+            self._tell(done)

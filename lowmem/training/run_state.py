@@ -2,17 +2,26 @@
 
 from typing import Any
 
+from lowmem.common.checks import positive
 from lowmem.data.formats.columns import Schema
+from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
+from lowmem.nn.mlp import MLP
 from lowmem.runtime.collectives.group import Group
+from lowmem.training.callbacks.best_weights import BestWeights
+from lowmem.training.callbacks.patience import Patience, Stopping
 from lowmem.training.callbacks.saves import Saves
+from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.loop import Loop, Stepper
-from lowmem.training.saved_run import Position, SavedRun
+from lowmem.training.position import Position
+from lowmem.training.saved_run import SavedRun
 
 
 class RunState:
     """What a run has done, what it still has to do, and where it was saved."""
+
+    mlp: MLP
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
@@ -23,6 +32,7 @@ class RunState:
         self._data_marks: dict[str, Any] = {}
         self._standardisation: Standardisation | None = None
         self._resumed: SavedRun | None = None
+        self._best: BestWeights | None = None
         self._loop: Loop | None = None
         self._saves: Saves | None = None
         self._last_save: str | None = None
@@ -43,9 +53,19 @@ class RunState:
         return self._position.epoch
 
     @property
+    def steps_done(self) -> int:
+        """Steps trained, with those before a saved run was resumed."""
+        return self._position.steps
+
+    @property
     def epochs_planned(self) -> int:
         """The number of epochs after which the run ends."""
         return self._position.until
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The number of the best epoch, whose weights patience keeps; None before the first epoch is over."""
+        return self._position.best_epoch if self._position.best is not None else None
 
     @property
     def columns(self) -> Schema | None:
@@ -74,6 +94,32 @@ class RunState:
         """False while steps are run, and after an error among them: then there is nothing to save."""
         return self._loop is None or self._loop.between_epochs
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - as object's
+        """Refuse copies and pickles, whose memory would be bound to nothing."""
+        raise InputError(
+            "a trainer cannot be copied or pickled: its memory is bound to its network. Save it with "
+            "trainer.save(path), and resume the file as often as wanted with lowmem.Trainer.resume(path)."
+        )
+
+    def _end_of(self, count: int | None, until: int | None) -> int:
+        """Return the number of epochs after which the run ends. Raises `InputError` if none would be trained.
+
+        count: epochs to train now. until: epochs in all. Both None: as the run was begun.
+        """
+        at = self._position
+        if count is not None and until is not None:
+            raise InputError("count says how many epochs to train now, until how many the run has in all; give one.")
+        if count is not None:
+            return at.epoch + positive("epochs", count)
+        if until is None and at.until <= at.epoch:
+            raise InputError(
+                "epochs must be a positive whole number; only a run that was interrupted knows how many are left."
+            )
+        until = at.until if until is None else positive("until", until)
+        if until <= at.epoch:
+            raise InputError(f"this run has {at.epoch} epochs already; until={at.epoch + 1} or more goes on.")
+        return until
+
     def _check_whole(self, what: str) -> None:
         """Refuse to go on after a step that was broken off. what: what cannot be done with the run."""
         if self._stepper is not None and self._stepper.torn:
@@ -82,3 +128,39 @@ class RunState:
                 f"this run cannot be {what}: step {self._position.steps + 1} was broken off, and its parameters are "
                 f"half updated. {saved}, or begin a new trainer."
             )
+
+    def _remember(self, train: Samples) -> None:
+        """Note what the data are; in the middle of an epoch they must be those that it began with."""
+        marks, at = marks_of(train), self._position
+        if at.batch:
+            check_marks(marks, self._data_marks)
+        if self._data_marks and marks["fingerprint"] != self._data_marks.get("fingerprint"):
+            at.forget()  # losses on other data tell nothing of these
+        self._data_marks = marks
+        self._standardisation = train.standardisation
+
+    def _patience(self, stopping: Stopping) -> Patience:
+        """Return what ends the run early, and keeps the best weights; the network has its last ones from here on."""
+        at = self._position
+        if at.metric != stopping.metric:
+            at.forget()
+            at.metric = stopping.metric
+        if self._best is not None:
+            self._best.show(best=False)
+        if stopping.epochs is None:
+            self._best = None
+            return Patience(stopping, None)
+        if at.waited >= stopping.epochs:
+            at.waited = 0  # it ended by that, and is continued on purpose
+        if self._best is None:
+            self._best = BestWeights(self.mlp)  # of a resumed run, whose last weights are loaded later
+            if not at.aside and (at.batch or at.best_epoch != at.epoch):
+                at.best = None  # its weights were not kept
+        return Patience(stopping, self._best)
+
+    @property
+    def _aside(self) -> BestWeights | None:
+        """The best and the last weights, where they are kept and differ."""
+        at = self._position
+        differ = at.best is not None and (at.batch > 0 or at.best_epoch != at.epoch)
+        return self._best if differ else None

@@ -2,7 +2,8 @@
 
 Its tensors are layers.<l>.weight (n_l, n_{l-1}) and layers.<l>.bias (n_l,) for l = 1..L; the other arrays of a layer,
 by their names in `Layer.parameters` and `Layer.running`; optimizer.<k>, the optimizer's arrays, flat, in the order of
-the layers; and data.mean and data.deviation where inputs are standardised. The metadata hold the configuration and the
+the layers; data.mean and data.deviation where inputs are standardised; and, where the layers have the best weights of
+a run with patience, training.last, flat, with those of its last step. The metadata hold the configuration and the
 position as JSON, and a checksum of everything. A file is verified in one pass through a small buffer before anything
 is allocated for it.
 """
@@ -31,10 +32,11 @@ from lowmem.interchange.safetensors import BLOCK, Entry, Tensor, pieces_of
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer, restored
+from lowmem.training.position import Position, position_of
 from lowmem.training.saved_run_checks import (
     ARCHITECTURE,
     LATER_FIELDS,
-    POSITION,
+    MOST,
     check_columns,
     check_names,
     check_scale,
@@ -52,44 +54,10 @@ NO_RUN = (
 )
 """Verdict and advice for a file that holds no run."""
 
-MOST = 1 << 62
-"""Counts of epochs, steps and samples are below this."""
+LAST = "training.last"
+"""The tensor with the weights of the last step."""
 
 SETTINGS = ("architecture", "optimizer", "options", "position", "data", "notes")
-
-
-@dataclass(slots=True)
-class Position:
-    """Where a run stands. Position and seed determine which samples come next.
-
-    epoch: number of epochs done.
-    batch: number of batches done in the epoch that was begun.
-    steps: number of steps done in the whole run.
-    until: number of epochs after which the run ends.
-    loss: sum of the losses of the samples in the epoch that was begun.
-    samples: number of these samples.
-    skipped: steps without an update in the epoch that was begun.
-    seconds: time of the steps in the epoch that was begun.
-    best: the lowest loss of an epoch so far, for early stopping; None before the first epoch is over.
-    waited: number of epochs since that one.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
-    until: int = 0
-    loss: float = 0.0
-    samples: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    waited: int = 0
-
-    def next_epoch(self) -> None:
-        """Go on to the begin of the next epoch."""
-        self.epoch += 1
-        self.batch = self.samples = self.skipped = 0
-        self.loss = self.seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +134,11 @@ class SavedRun:
                     at = self.others[f"optimizer.{number}"] + place * array.itemsize
                     tensor_file.read_into(stream, at, array[own : own + count])
 
+    def load_last(self, learned: Array) -> None:
+        """Read the weights of the last step into a flat array, where the layers of the file have the best ones."""
+        if self.position.aside:
+            self._load({LAST: learned})
+
     def _load(self, tensors: Mapping[str, Array]) -> None:
         """Read tensors that belong to no layer into arrays of the same shapes."""
         with self._opened() as stream:
@@ -192,12 +165,14 @@ def save_run(
     data: dict[str, Any],
     notes: dict[str, Any],
     standardisation: Standardisation | None = None,
+    last: Array | None = None,
 ) -> None:
     """Write a run to `path`, replacing an earlier file only when the new one is complete.
 
     optimizer_state: the optimizer's arrays, flat.
     options, position, data, notes: as in `SavedRun`.
     standardisation: of the inputs, None if they are not standardised.
+    last: the weights of the last step, flat; None if they are those of the network.
 
     Raises `SaveError` if the file cannot be written or a parameter is not finite. An earlier file is unchanged then.
     """
@@ -207,6 +182,8 @@ def save_run(
         yield from ((f"optimizer.{number}", array) for number, array in enumerate(optimizer_state, start=1))
         if standardisation is not None:
             yield from (("data.mean", standardisation.mean), ("data.deviation", standardisation.deviation))
+        if last is not None:
+            yield LAST, last
 
     for name, tensor in tensors():
         if not all(map(finite, pieces_of(tensor))):
@@ -216,7 +193,7 @@ def save_run(
         "architecture": architecture.to_dict(),
         "optimizer": {"name": optimizer.name, "step_count": optimizer.step_count, **optimizer.settings()},
         "options": options,
-        "position": asdict(position),
+        "position": asdict(position) | {"aside": last is not None},
         "data": data,
         "notes": notes,
     }
@@ -280,14 +257,14 @@ def _read_settings(path: Path, settings: Any, entries: Mapping[str, Entry], begi
         raise ValueError(f"its optimizer has made {steps!r} steps")
     optimizer = restored(name, rest)
     optimizer.step_count = steps
-    exact("position", settings["position"], POSITION)
-    position = Position(**settings["position"])
-    if not all(0 <= value < MOST for value in asdict(position).values() if type(value) is int):
-        raise ValueError("its position has a number that is negative or too large")
+    position = Position(**position_of(settings["position"]))
     check_names(settings["data"].get("class_names"), architecture)
     check_columns(settings["data"].get("columns"), architecture)
     check_scale(settings["data"].get("scale"))
-    compare(entries, expected_tensors(architecture, states, settings["data"].get("standardised") is True))
+    expected = expected_tensors(architecture, states, settings["data"].get("standardised") is True)
+    if position.aside:
+        expected[LAST] = (architecture.dtype, (architecture.parameters + architecture.running,))
+    compare(entries, expected)
     starts = [begin + entry.start for _, entry in _in_order(architecture, states, entries)]
     of_layers = sum(1 for _ in _names(architecture))
     others = filter(entries.__contains__, _other_names(states))
@@ -340,8 +317,8 @@ def _names(architecture: Architecture) -> Iterator[str]:
 
 
 def _other_names(states: int) -> list[str]:
-    """Return the names of the tensors that belong to no layer, in their order; a run may lack those of the data."""
-    return [*(f"optimizer.{number}" for number in range(1, states + 1)), "data.mean", "data.deviation"]
+    """Return the names of the tensors that belong to no layer, in their order; a run may lack those behind."""
+    return [*(f"optimizer.{number}" for number in range(1, states + 1)), "data.mean", "data.deviation", LAST]
 
 
 def _named(arrays: Sequence[Mapping[str, Array]]) -> Iterator[tuple[str, Array]]:

@@ -13,7 +13,7 @@ ARCHITECTURE = {
     **dict.fromkeys(("activation", "loss", "dtype"), (str,)),
     "residual": (bool, str),
     "norm": (str, type(None)),
-    **dict.fromkeys(("dropout", "label_smoothing"), (float,)),
+    **dict.fromkeys(("dropout", "label_smoothing", "quantile"), (float,)),
     "overrides": (dict,),
 }
 LATER_FIELDS: dict[str, Any] = {
@@ -21,15 +21,13 @@ LATER_FIELDS: dict[str, Any] = {
     "norm": None,
     "dropout": 0.0,
     "label_smoothing": 0.0,
+    "quantile": 0.5,
     "overrides": {},
 }
 """Fields that runs of an earlier version lack, and their values."""
 
-POSITION = {
-    **dict.fromkeys(("epoch", "batch", "steps", "until", "samples", "skipped", "waited"), (int,)),
-    **dict.fromkeys(("loss", "seconds"), (float,)),
-    "best": (float, type(None)),
-}
+MOST = 1 << 62
+"""Counts of epochs, steps and samples are below this."""
 
 
 def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> None:

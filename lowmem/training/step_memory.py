@@ -12,14 +12,14 @@ from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.choose import plan
+from lowmem.planning.choose import plan, with_costs
+from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.runtime.collectives.group import Group
 from lowmem.schedule import Schedule
 from lowmem.training.data_marks import saving_bytes
-from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Stepper
 from lowmem.training.sample_weights import BatchWeights
 
@@ -39,6 +39,7 @@ class StepMemory:
     weights: of the samples of a batch; their buffer is counted and allocated here.
     budget, ram: as in `Trainer`; one of the two is None.
     options: keywords of `lowmem.plan`: strategy, micro_batch, segments, slots, threads, costs, table_bytes.
+    disk: what states may go to.
 
     group: the ranks that share batches, None for one process.
 
@@ -58,6 +59,7 @@ class StepMemory:
         clip_norm: float | None,
         clip_twice: bool,
         options: dict[str, Any],
+        disk: DiskTier | None = None,
         group: Group | None = None,
     ) -> None:
         if callable(options["strategy"]) or isinstance(options["strategy"], Schedule):
@@ -69,7 +71,8 @@ class StepMemory:
         options = options | {"ranks": 1 if group is None else group.size}
         self._mlp, self._optimizer, self._weights = mlp, optimizer, weights
         self._batch_size, self._budget = batch_size, budget
-        self._clip_norm, self._clip_twice, self._options = clip_norm, clip_twice, options
+        self._clip_norm, self._clip_twice = clip_norm, clip_twice
+        self._options = with_costs(options, disk, mlp.architecture, optimizer, batch_size)
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
             warm_up(mlp.architecture.dtype)
@@ -87,35 +90,50 @@ class StepMemory:
         """The shards of a batch that this rank has; None for one process, which has all."""
         return None if self._group is None else self.plan.sharing.of_rank(self._group.rank)
 
-    def count(self, train: Samples, held_out: Samples | None) -> None:
+    def count(self, train: Samples, held_out: Samples | None, weights: int = 0) -> None:
         """Count the buffers of these data, and plan again if the plan did not count as much.
+
+        weights: bytes of the best weights, which early stopping keeps.
 
         Raises `BudgetError` if the data's buffers do not fit beside the step, `InputError` if the step is allocated
         already and the plan would change.
         """
         architecture = self._mlp.architecture
+        self._check_last_batch(len(train))
         buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture, share=self.share)
         # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too.
         buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
         buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
         buffers += self._weights.bytes_for(self._batch_size)
-        buffers += RUN_OBJECTS + train.reader_bytes + saving_bytes(train) + OP_OBJECTS * len(self.plan.schedule)
+        buffers += max(train.reading_bytes, 0 if held_out is None else held_out.reading_bytes)  # one after the other
+        buffers += RUN_OBJECTS + saving_bytes(train) + OP_OBJECTS * len(self.plan.schedule)
+        buffers += weights
         odd = len(train) % self._batch_size != 0
         if self._allocated and buffers <= self._buffers and odd <= self._odd:
             return
         planned = self._plan(buffers, odd=odd)
         if self._allocated and planned.schedule != self.plan.schedule:
             raise InputError(
-                "these data need larger batch buffers than the data this trainer began with, and the plan would "
-                "change. Begin a new trainer with the larger data."
+                "these data, or the weights that patience keeps, need more memory than what this trainer began with, "
+                "and the plan would change. Begin a new trainer with them."
             )
         self.plan, self._buffers, self._odd = planned, buffers, odd
 
-    def allocate(self, seed: int, schedule: LearningRate | None, *, skips: bool) -> Stepper:
+    def _check_last_batch(self, samples: int) -> None:
+        """Refuse samples whose last batch has a single one, where layers compare the samples of a batch."""
+        rows, architecture = min(self._batch_size, samples), self._mlp.architecture
+        better = [f"batch_size={other}" for other in range(rows - 1, 1, -1) if samples % other != 1]
+        advice = " or ".join([*better[:1], "one sample more" if samples > 1 else "more samples"])
+        where = (
+            f"The last batch of {samples} samples in batches of {rows} has one. Give {advice}, or take another norm."
+        )
+        architecture.check_rows(samples % rows or rows, where)
+
+    def allocate(self, seed: int, *, skips: bool) -> Stepper:
         """Allocate what the plan counts, once, and return what makes the steps.
 
         seed: determines the masks of dropout.
-        schedule, skips: see `Stepper`.
+        skips: see `Stepper`.
         """
         gc.collect()  # what planning has left
         if self._cap is not None:
@@ -128,7 +146,7 @@ class StepMemory:
         outputs = np.empty((self.evaluation_rows, mlp.architecture.widths[-1]), mlp.parameters.dtype)
         self._weights.allocate(self._batch_size)
         self._allocated = True
-        return Stepper(backprop, optimizer, outputs, self._weights, schedule, skips)
+        return Stepper(backprop, optimizer, outputs, self._weights, skips)
 
     def _plan(self, buffers: int, *, odd: bool) -> Plan:
         """Plan a step.

@@ -1,31 +1,32 @@
 """`Trainer`: trains a network inside a budget; what cannot fit is refused before anything is allocated."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from lowmem.common.checks import as_path, instance, one_of, positive, positive_number, truth, whole
+from lowmem.common.checks import as_path, instance, one_of, positive_number, truth, whole
 from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
-from lowmem.data.samples import Samples
-from lowmem.errors import InputError, shown
+from lowmem.errors import InputError
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
 from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.collectives.states import saving_states, state_layout
-from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule
+from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
 from lowmem.training.callbacks.base import Callback
+from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.journal import Journal
-from lowmem.training.callbacks.patience import Patience
-from lowmem.training.callbacks.progress import Progress
+from lowmem.training.callbacks.patience import Metric, Stopping
+from lowmem.training.callbacks.progress import Progress, Tell
 from lowmem.training.callbacks.saves import Saves, read_interval
 from lowmem.training.class_weights import ClassWeights
-from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
 from lowmem.training.run_state import RunState
@@ -54,7 +55,7 @@ class Trainer(RunState):
         batch buffers. The data set itself is the caller's.
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
-    strategy, micro_batch, segments, slots, threads, engine, costs, shards: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, threads, engine, costs, disk, disk_limit, shards: as in `lowmem.plan`.
     group: the ranks that share batches, such as `lowmem.distributed.mpi()`; None for this process alone. All ranks
         call the same methods with the same data. Bits do not depend on how many there are.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
@@ -110,6 +111,8 @@ class Trainer(RunState):
         table_bytes: int | None = None,
         class_weights: ClassWeights | None = None,
         non_finite: Literal["stop", "skip"] = "stop",
+        disk: str | PathLike[str] | DiskTier | None = None,
+        disk_limit: int | str | None = None,
     ) -> None:
         super().__init__()
         if budget is not None and ram is not None:
@@ -121,15 +124,17 @@ class Trainer(RunState):
         if not is_taken(self.optimizer):
             self.optimizer.clip_value = self.clip_value
         self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, whole("seed", seed)
-        self.schedule, self.non_finite = as_schedule(schedule, self.optimizer), non_finite
+        self.schedule: LearningRate | Unfinished | float | str | None = as_schedule(schedule, self.optimizer)
+        self.non_finite = non_finite
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
         clip_twice = truth("clip_twice", clip_twice)
         if clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
         self.clip_twice = clip_twice
         planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
-        self._options = dict(zip(PLANNING, planning, strict=True))
+        self._options: dict[str, Any] = dict(zip(PLANNING, planning, strict=True))
         self._group = None if group is None or group.size == 1 else group
+        tier = disk_tier(disk, disk_limit)
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
             mlp,
@@ -142,7 +147,10 @@ class Trainer(RunState):
             clip_twice=clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
             group=self._group,
+            disk=tier,
         )
+        if tier is not None:  # runs without a disk are saved as ever
+            self._options |= {"disk": tier.folder, "disk_limit": tier.limit}
         self._turn = Turn("this trainer trains", AT_A_TIME, again=True)
 
     @property
@@ -159,47 +167,51 @@ class Trainer(RunState):
         validation: Data | None = None,
         *,
         save_to: str | Path | None = None,
+        until: int | None = None,
         save_every: int | str | None = None,
         patience: int | None = None,
+        patience_metric: Metric = "loss",
+        min_improvement: float = 0.0,
         journal: str | Path | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: Tell | None = None,
+        on_evaluation: Tell | None = None,
     ) -> Iterator[Epoch]:
-        """Train for `count` epochs, yielding an `Epoch` after each.
+        """Train for `count` more epochs, or until the run has `until` epochs in all, yielding an `Epoch` after each.
 
         data: (x, y), a `Dataset`, or what `open_data` returns. x has shape (samples, n_0) and any real dtype; it is
             cast a batch at a time. y are labels (samples,) or targets (samples, n_L), by the loss.
-        count: how many epochs to train. After `resume`, an epoch that was begun before counts as the first, and None
-            means as many as the saved run had still to do.
+        count: how many epochs to train now. After `resume`, an epoch that was begun before counts as the first.
+        until: epochs of the run in all, those done included, in place of `count`. If both are None, a resumed run
+            trains what it had still to do.
         validation: data in the same forms, evaluated after each epoch.
         save_to: file to which the run is saved after each epoch, and when SIGTERM or Ctrl-C ends it: the step at hand
             is finished and saved before the signal has its usual effect. A save that fails is a warning, and an error
             only if it is the last one.
         save_every: when to save instead of after each epoch: a number of steps, or a time such as "10min".
-        patience: the run ends after this many epochs in a row without a lower loss, of the validation data if there
-            are any.
+        patience: the run ends after this many epochs in a row without an improvement. At its end, early or not, the
+            network has the weights of its best epoch, which a second copy of them keeps; saved runs hold both, and go
+            on with the last ones.
+        patience_metric: "loss" of the validation data, or of the training data where there are none; or "accuracy".
+        min_improvement: what an epoch must gain on the last improvement to count as one.
         journal: file that gets a line of JSON for each epoch and event.
         on_step: called after each step with the batches done in this epoch and the batches of an epoch.
+        on_evaluation: called after each batch of the validation data, with those done and how many there are.
 
         Everything is checked and planned at the call, before the first epoch is asked for. Raises `InputError` for
-        data that do not fit the network, `BudgetError` if their buffers do not fit the budget; while running,
-        `NonFiniteError` and `SaveError`.
+        data that do not fit the network and for a learning rate that has fallen to 0, `BudgetError` if the data's
+        buffers do not fit the budget; while running, `NonFiniteError` and `SaveError`.
         """
-        if count is None and self._position.until <= self._position.epoch:
-            raise InputError(
-                "epochs must be a positive whole number; only a run that was interrupted knows how many are left."
-            )
         with self._turn:  # refuses a trainer that trains in another thread
             self._check_whole("continued")
-        patience = None if patience is None else positive("patience", patience)
-        until = self._position.until if count is None else self._position.epoch + positive("epochs", count)
+        until = self._end_of(count, until)
+        stopping = Stopping(patience, patience_metric, min_improvement)
         known = self.mlp.architecture, self.class_names, self.columns
         train, held_out = both(data, validation, *known, begun=bool(self._data_marks))
+        stopping.check_data(validated=held_out is not None, labels=self.mlp.architecture.loss_facts.labels)
         self._remember(train)
         self._weights.name(train.class_names)
         read_interval(save_every)
-        if on_step is not None and not callable(on_step):
-            raise InputError(f"on_step must be a function of two numbers; got {shown(on_step)}.")
-        callbacks: list[Callback] = [] if on_step is None else [Progress(on_step)]
+        callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
         if save_to is not None:
             check_place(as_path("save_to", save_to), "the run")
         if journal is not None and self.speaks:
@@ -207,10 +219,12 @@ class Trainer(RunState):
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)
-        self._memory.count(train, held_out)
-        if isinstance(self.schedule, Unfinished):
-            self.schedule = self.schedule.over(until * -(-len(train) // min(self.batch_size, len(train))))
+        self._memory.count(train, held_out, 0 if patience is None else BestWeights.bytes_for(self.mlp))
+        steps = -(-len(train) // min(self.batch_size, len(train)))
+        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, steps)
+        patient = self._patience(stopping)
         stepper = self._allocated()
+        stepper.schedule = self.schedule = schedule
         self._position.until, architecture = until, self.mlp.architecture
         rows, share = min(self.batch_size, len(train)), self._memory.share
         batches = train.batches(rows, architecture, self.seed, share)
@@ -219,31 +233,21 @@ class Trainer(RunState):
         rows = self._memory.evaluation_rows
         evaluation = None if held_out is None else held_out.batches(rows, architecture, None)
         signals = HeldSignals(INTERRUPT if save_to is None else SIGNALS)
-        hear = Patience(patience), tuple(callbacks)
-        self._loop = Loop(stepper, self._position, batches, evaluation, *hear, signals, self._turn)
+        self._loop = Loop(stepper, self._position, batches, evaluation, patient, tuple(callbacks), signals, self._turn)
         self._loop.last_save = self._last_save
         self._loop.begin()
         return self._loop.epochs()
 
-    def _remember(self, train: Samples) -> None:
-        """Note what the data are; in the middle of an epoch they must be those that it began with."""
-        marks = marks_of(train)
-        if self._position.batch:
-            check_marks(marks, self._data_marks)
-        self._data_marks = marks
-        self._standardisation = train.standardisation
-
     def _allocated(self) -> Stepper:
         """Return what makes a step; its memory is allocated at the first call, with what a saved run holds of it."""
         if self._stepper is None:
-            assert not isinstance(self.schedule, Unfinished)
-            stepper = self._memory.allocate(self.seed, self.schedule, skips=self.non_finite == "skip")
+            stepper = self._memory.allocate(self.seed, skips=self.non_finite == "skip")
             stepper.backprop.claim()
             self.optimizer.clip_value, self._stepper = self.clip_value, stepper
             if self._resumed is not None:
                 backprop = self._stepper.backprop
-                layout = state_layout(self.plan, backprop.buffers)
-                self._resumed.load_states(backprop.optimizer_state, layout)
+                self._resumed.load_states(backprop.optimizer_state, state_layout(self.plan, backprop.buffers))
+                self._resumed.load_last(self.mlp.learned)
                 self._resumed = None
         return self._stepper
 
@@ -264,13 +268,6 @@ class Trainer(RunState):
         with self._turn:
             return self._stepper.evaluate(batches)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - as object's
-        """Refuse copies and pickles, whose memory would be bound to nothing."""
-        raise InputError(
-            "a trainer cannot be copied or pickled: its memory is bound to its network. Save it with "
-            "trainer.save(path), and resume the file as often as wanted with lowmem.Trainer.resume(path)."
-        )
-
     def report(self) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over."""
         if self._loop is None:
@@ -282,7 +279,10 @@ class Trainer(RunState):
     def save(self, path: str | Path) -> None:
         """Save the run to one safetensors file, replacing an earlier one only when the new one is complete.
 
-        No array is copied for it. Raises `SaveError` if the file cannot be written or a parameter is not finite;
+        With patience, the file has the weights of the best epoch, and those of the last step beside them, with which
+        a resumed run goes on. No array is copied for it.
+
+        Raises `SaveError` if the file cannot be written or a parameter is not finite;
         `InputError` before `epochs` has been called, as until then there is nothing but the network, after a step that
         was broken off, as its bits are lost, and while another thread trains.
         """
@@ -298,11 +298,12 @@ class Trainer(RunState):
             "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
             **what_bits_depend_on(self.plan),
         }
+        aside = self._aside
         with self._turn, saving_states(self._stepper.backprop) as states:
             if states is not None:
                 save_run(
                     path,
-                    self.mlp,
+                    self.mlp if aside is None else aside.best,
                     self.optimizer,
                     states,
                     options=options,
@@ -310,6 +311,7 @@ class Trainer(RunState):
                     data=self._data_marks,
                     notes=self.notes,
                     standardisation=self._standardisation,
+                    last=None if aside is None else aside.last.learned,
                 )
         self._last_save = f"{path} (step {self._position.steps})"
         if self._loop is not None:

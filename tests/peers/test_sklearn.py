@@ -268,12 +268,17 @@ def test_strided_samples_are_not_copied_either() -> None:
     np.testing.assert_array_equal(model.coefs_[0], other.coefs_[0])
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam", "adamw"])
+def test_estimators_train_on_the_engine_that_is_chosen(solver: str) -> None:
+    assert MLPClassifier(**SMALL, solver=solver).fit(X, Y).plan_.engine == lm.plan((4, 8, 3), 8).engine
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("hidden", [(), (1,), (33, 65), (100,), (256, 256)])
 def test_a_prediction_does_not_depend_on_the_samples_beside_it(hidden: tuple[int, ...], dtype: type) -> None:
     rng = np.random.default_rng(0)
-    row, w = rng.standard_normal((1, 33)).astype(dtype), rng.standard_normal((65, 33)).astype(dtype)
-    if len(np.unique(np.repeat(row, TILE, axis=0) @ w.T, axis=0)) > 1:
+    w: Array = rng.standard_normal((65, 33)).astype(dtype)
+    if len(np.unique(np.repeat(w[:1], TILE, axis=0) @ w.T, axis=0)) > 1:
         pytest.skip("this BLAS rounds rows of one product differently by their place")
     x: Array = rng.standard_normal((700, 501)).astype(dtype)
     model = MLPClassifier(hidden, max_iter=1, random_state=0).fit(x[:200], rng.integers(0, 3, 200))

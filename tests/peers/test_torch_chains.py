@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import lowmem.torch as lt
-from lowmem.torch.meter import meter
+from lowmem.torch.measuring.meter import meter
 from tests.test_docs import CHAINS
 from tests.test_readme import run_page
 
@@ -478,16 +478,6 @@ class PassesOn(nn.Module):
         return pair[0] * 2, pair[1]
 
 
-class Counts(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x: Any) -> Any:
-        self.count += 1
-        return x * self.count
-
-
 class Borrows(nn.Module):
     def __init__(self, other: Any) -> None:
         super().__init__()
@@ -513,10 +503,8 @@ LINEAR = nn.Linear(64, 64)
             r"stage 1 \(TwoInputs\) cannot be run on what the stage before",
         ),
         (nn.Sequential(Overwrites(), nn.Linear(64, 64)), r"stage 0 \(Overwrites\) overwrites the batch"),
-        (nn.Sequential(nn.Linear(64, 64), Counts()), r"stage 1 \(Counts\) writes to buffers"),
         (nn.Sequential(nn.Flatten()), "stage 0 .Flatten. returns the batch that it is given, and nothing"),
         (nn.Sequential(LINEAR, Borrows(LINEAR)), r"stage 1 \(Borrows\) uses a parameter of shape \(64, 64\)"),
-        (nn.Sequential(LINEAR, nn.GELU(), LINEAR), "a module occurs twice"),
         (Renamed(nn.Linear(64, 64)), "a torch.nn.Sequential or a list of modules is needed; got Renamed"),
         (nn.Linear(64, 64), "a torch.nn.Sequential or a list of modules is needed; got Linear"),
         (nn.Sequential(), "the model has no stages"),
@@ -560,10 +548,6 @@ def test_hooks_of_the_model_itself_are_refused_and_those_of_stages_run() -> None
 def test_gradients_that_no_plan_gives_are_refused() -> None:
     model, x = mlp(4), torch.randn(8, 64, requires_grad=True)
     planned = lt.checkpointed(model, lt.plan(model, x))
-    with pytest.raises(InputError, match=r"torch.autograd.grad and backward\(inputs=...\) cannot go through a plan"):
-        torch.autograd.grad(loss_of(planned(x)), [x])
-    with pytest.raises(RuntimeError, match="appears to not have been used"):  # PyTorch's own words
-        torch.autograd.grad(loss_of(planned(x)), list(planned.parameters()))
     with pytest.raises(InputError, match="gradients of gradients"):
         loss_of(planned(x)).backward(create_graph=True)
     output = planned(x)

@@ -1,10 +1,13 @@
 """Parquet tables, read by runs of rows with pyarrow (`pip install lowmem[parquet]`)."""
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,13 @@ AT_ONCE = 4096
 READ_BYTES = 1 << 16
 """Bytes of a column that are read together."""
 
+BESIDE, OF_COLUMN = 5 << 19, 9 << 10
+"""Bytes that reading takes besides those that pyarrow counts: in all, and for each column."""
+
+ALONE, AGAIN = 1.1, 1.8
+"""Times that reading takes the bytes that pyarrow counts: where there is one row group, and where pages of the next
+one find memory in pieces that those before have left. Measured with the system's allocator."""
+
 WHOLE = ("int", "uint")
 INDEX_NAME = re.compile(r"__index_level_\d+__")
 """The name that pandas gives an index without one."""
@@ -31,16 +41,31 @@ NUMBERS = ("int", "uint", "float", "double", "half", "bool")
 TEXTS = ("string", "large_string", "dictionary<values=string", "dictionary<values=large_string")
 
 
+@dataclass(slots=True)
+class Unpacked:
+    """What the readers of a file share: the most bytes that pyarrow held for one of them.
+
+    A page of each column is in memory at a time, packed and unpacked. How large pages are is not known before they are
+    read: the first pass over a file shows it.
+    """
+
+    most: int = 0
+
+
 class ParquetRows(Rows):
     """A Parquet file with columns of numbers; the target may be text.
 
-    names: of the classes, where another reader of the file shares them.
+    names, unpacked: of another reader of the file, which shares them.
     """
 
-    def __init__(self, path: Path, wanted: Selection, names: ClassNames | None = None) -> None:
+    def __init__(
+        self, path: Path, wanted: Selection, names: ClassNames | None = None, unpacked: Unpacked | None = None
+    ) -> None:
         self.name, self.path, self._wanted = str(path), path, wanted
+        self._unpacked = Unpacked() if unpacked is None else unpacked
         self._watched = Watched(path)
-        self._file = _opened(path)
+        self._file, self._pool = _opened(path)
+        self._before = self._pool.bytes_allocated()
         try:
             self._begin(wanted, names)
         except BaseException:
@@ -59,6 +84,7 @@ class ParquetRows(Rows):
         self.remarks = columns.remarks
         self._x = [held.names[column] for column in columns.x]
         self._y, self._w = (None if column is None else held.names[column] for column in (columns.y, columns.w))
+        self._read = [*self._x, *(name for name in (self._y, self._w) if name is not None)]
         kinds = {name: str(held.field(name).type) for name in held.names}
         if self._y is not None and kinds[self._y].startswith(TEXTS):
             self.class_names = names or ClassNames(wanted.class_names)
@@ -88,6 +114,12 @@ class ParquetRows(Rows):
             return InputError(f"{says}{advice}.")
         target = (", or make it the target with ", Advice("target", name)) if self._wanted.target is None else ()
         return InputError(f"{says}{advice}, or leave it out with ", Advice("ignore", name), *target, ".")
+
+    @property
+    def reading_bytes(self) -> int:
+        """See `Rows.reading_bytes`."""
+        counted = self._unpacked.most * (ALONE if len(self._starts) == 2 else AGAIN)
+        return BESIDE + OF_COLUMN * len(self._read) + int(counted)
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""
@@ -125,9 +157,9 @@ class ParquetRows(Rows):
         """Return record batches from a row on."""
         group = next(g for g in range(len(self._starts) - 1) if self._starts[g + 1] > start)
         groups = list(range(group, len(self._starts) - 1))
-        columns = [*self._x, *(name for name in (self._y, self._w) if name is not None)]
         skip = start - self._starts[group]
-        for table in self._file.iter_batches(AT_ONCE, row_groups=groups, columns=columns):
+        for table in self._file.iter_batches(AT_ONCE, row_groups=groups, columns=self._read, use_threads=False):
+            self._unpacked.most = max(self._unpacked.most, self._pool.bytes_allocated() - self._before)
             if skip < table.num_rows:
                 yield table.slice(skip)
             skip = max(0, skip - table.num_rows)
@@ -144,14 +176,21 @@ class ParquetRows(Rows):
         """Return a column without empty values."""
         column = table.column(name)
         if column.null_count:
-            at = row + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            at = row + column.is_null().to_pylist().index(True)
             raise InputError(
                 f"{self.path}: column {name!r} has an empty value in row {at:,}. Fill it in, or remove that row."
             )
         return column
 
     def _numbers(self, table: Any, name: str, row: int) -> Array:  # noqa: ANN401 - a record batch
-        return cast("Array", self._column(table, name, row).to_numpy(zero_copy_only=False))
+        """Return a column of numbers. Its own `to_numpy` would import pandas where that is installed: 48 MiB."""
+        column = self._column(table, name, row)
+        held, start, stop = column.buffers()[1], column.offset, column.offset + len(column)
+        if column.type.bit_width == 1:
+            bits = np.frombuffer(held, np.uint8)[start // 8 : -(-stop // 8)]
+            return np.unpackbits(bits, bitorder="little")[start % 8 :][: stop - start]
+        numbers: Array = np.frombuffer(held, column.type.to_pandas_dtype())[start:stop]
+        return numbers
 
     def _labels(self, table: Any, names: ClassNames, name: str, row: int) -> Array:  # noqa: ANN401 - a record batch
         """Return class numbers for a column of text."""
@@ -169,7 +208,7 @@ class ParquetRows(Rows):
     def again(self) -> "ParquetRows":
         """See `Rows.again`."""
         self._watched.check()
-        other = ParquetRows(self.path, self._wanted, self.class_names)
+        other = ParquetRows(self.path, self._wanted, self.class_names, self._unpacked)
         other._watched = self._watched
         return other
 
@@ -177,6 +216,7 @@ class ParquetRows(Rows):
         """See `Rows.close`."""
         self._tables, self._left = iter(()), None
         self._file.close()
+        self._pool.release_unused()
 
 
 def _index_columns(held: Any) -> list[int]:  # noqa: ANN401 - a schema of pyarrow
@@ -193,14 +233,32 @@ def _index_columns(held: Any) -> list[int]:  # noqa: ANN401 - a schema of pyarro
     return places
 
 
-def _opened(path: Path) -> Any:  # noqa: ANN401 - a parquet file
-    """Open a Parquet file."""
+def _opened(path: Path) -> tuple[Any, Any]:
+    """Open a Parquet file. Return it, and the pool of memory that pyarrow reads it with."""
     try:
-        from pyarrow import ArrowException, parquet  # 39 MiB, for those who read Parquet
+        with _systems_allocator():
+            from pyarrow import ArrowException, default_memory_pool, parquet  # 39 MiB, for those who read Parquet
     except ImportError:
         raise InputError(f"{path} is a Parquet file; reading it needs pyarrow: pip install pyarrow.") from None
     try:
         # Left to itself, pyarrow reads many row groups ahead: 75 MB for groups of 4 MB.
-        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES), default_memory_pool()
     except (ArrowException, OSError, ValueError) as problem:
         raise InputError(f"{path} cannot be read as Parquet: {' '.join(str(problem).split())[:200]}.") from None
+
+
+@contextlib.contextmanager
+def _systems_allocator() -> Iterator[None]:
+    """Let pyarrow allocate as the system does, if nobody has imported it yet.
+
+    Its own allocators keep what is freed: up to as much again as is in use.
+    """
+    name = "ARROW_DEFAULT_MEMORY_POOL"
+    if "pyarrow" in sys.modules or name in os.environ:
+        yield
+        return
+    os.environ[name] = "system"
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -27,10 +27,13 @@ def note_unusable(reason: str) -> None:
     _unusable[:] = [reason]
 
 
-def choose_engine(wish: str | None, architecture: Architecture, optimizer: str | None) -> str:
+def choose_engine(
+    wish: str | None, architecture: Architecture, optimizer: str | None, own_rule: str | None = None
+) -> str:
     """Return "native" or "numpy" for a network and an optimizer's name.
 
     wish: what the caller asks for; None leaves it to LOWMEM_ENGINE, and without that to what is there.
+    own_rule: the class of an optimizer whose rule is its own, whatever its name.
     Raises `InputError` if the compiled engine is asked for and cannot be used, `UnknownNameError` for other names.
     """
     source = f"engine={wish!r}"
@@ -41,7 +44,7 @@ def choose_engine(wish: str | None, architecture: Architecture, optimizer: str |
         lookup("engine", wish, dict.fromkeys(ENGINES))
     if wish == "numpy":
         return wish
-    reason = why_not_native(architecture, optimizer)
+    reason = why_not_native(architecture, optimizer, own_rule)
     if reason is None:
         return "native"
     if wish is not None:
@@ -49,7 +52,9 @@ def choose_engine(wish: str | None, architecture: Architecture, optimizer: str |
     return "numpy"
 
 
-def why_not_native(architecture: Architecture | None = None, optimizer: str | None = None) -> str | None:
+def why_not_native(
+    architecture: Architecture | None = None, optimizer: str | None = None, own_rule: str | None = None
+) -> str | None:
     """Return why the compiled engine is not used, as the end of a sentence; None if it can be, as far as is known."""
     if _unusable:
         return _unusable[0]
@@ -63,6 +68,8 @@ def why_not_native(architecture: Architecture | None = None, optimizer: str | No
             unknown.append(f"the loss {architecture.loss!r}")
         if not all(layer.is_native for layer in set(architecture.each_layer)):
             unknown.append("a kind of layer of this network")
-    if optimizer not in RULES:
+    if own_rule is not None:
+        unknown.append(f"the optimizer {own_rule}, which has a rule of its own")
+    elif optimizer not in RULES:
         unknown.append(f"the optimizer {optimizer!r}")
     return f"the compiled engine does not know {' and '.join(unknown)}" if unknown else None

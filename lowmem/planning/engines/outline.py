@@ -11,19 +11,26 @@ from lowmem.network.layers import Layer
 from lowmem.network.layers.base import Reversed, Widths
 from lowmem.network.tiles import matrices_bytes, tile_count, whole_bytes
 from lowmem.planning.packing import Program, Step
-from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Loss, Record, Update
+from lowmem.schedule.effects import state_of
+from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Load, Loss, Record, Store, Update
 
-Phase: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
-"""Of a step. A layer's first forward in a pass is "forward", any later one "recomputation"."""
+Work: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
+"""Phases of a step that compute. A layer's first forward in a pass is "forward", any later one "recomputation"."""
 
-PHASES: tuple[str, ...] = get_args(Phase)
+PHASES: tuple[str, ...] = get_args(Work)
 
-Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "exchange", "update"] | Reversed
+Phase: TypeAlias = Work | Literal["disk"]
+"""Phases of a step; "disk" is what it takes to begin transfers, and to wait for them."""
+
+DiskKind: TypeAlias = Literal["store", "load", "wait"]
+
+Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "exchange", "update"] | DiskKind | Reversed
 """What a call does.
 
 forward: carries a layer from one place to another. sweep: carries a state through several layers in its place.
 loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. exchange: sends it to other ranks.
 update: updates a layer's parameters.
+store, load: begins to move a state to or from the disk. wait: waits for a state that is on its way.
 The others are the calls of a layer's backward, see `Layer.reversal`.
 """
 
@@ -34,9 +41,10 @@ Place: TypeAlias = tuple[int, int]
 class Item(NamedTuple):
     """One call of a pass.
 
-    layer: its number; of a sweep the first one; 0 for the loss, which belongs to none.
+    layer: its number; of a sweep the first one; 0 for the loss, which belongs to none. The disk's calls have that of
+        the state.
     step: the step of the program that it belongs to.
-    last: of a sweep the last layer.
+    last: of a sweep the last layer; of a wait 1 if the state must be written too.
     """
 
     kind: Kind
@@ -53,7 +61,9 @@ def outline(architecture: Architecture, program: Program, *, first: bool, last: 
     on, and parameters are updated in the last one.
     """
     reached = 0  # layers 1..reached have run in this pass
+    disk = DiskCalls()
     for step in program.steps:
+        yield from disk.of(step)
         match step.op:
             case Forward(start, stop):
                 yield Item("forward", "recomputation" if start <= reached else "forward", start, step)
@@ -76,10 +86,35 @@ def outline(architecture: Architecture, program: Program, *, first: bool, last: 
             case Update(layer):
                 if last:
                     yield Item("update", "update", layer, step)
-            case Free() | Record():  # nothing is called; networks have no tapes, and the simulator refuses Record
+            case (
+                Free() | Record() | Store() | Load()
+            ):  # nothing more is called; networks have no tapes, and the simulator refuses Record
                 pass
             case unknown:
                 assert_never(unknown)
+
+
+class DiskCalls:
+    """What the disk has to do with the steps of a pass, one after the other: waits come before the step."""
+
+    def __init__(self) -> None:
+        self._read: set[int] = set()  # states that are on their way
+        self._written: set[int] = set()
+
+    def of(self, step: Step) -> Iterator[Item]:
+        """Yield the disk's calls of a step: a wait before the step, or the transfer that it begins."""
+        state, ends = state_of(step.op)
+        if state in self._read or (ends and state in self._written):
+            yield Item("wait", "disk", state, step, int(ends))
+            self._read.discard(state)
+            self._written.discard(state)
+        match step.op:
+            case Store(value):
+                self._written.add(value.layer)
+                yield Item("store", "disk", value.layer, step)
+            case Load(value):
+                self._read.add(value.layer)
+                yield Item("load", "disk", value.layer, step)
 
 
 class ReversalPlaces(NamedTuple):

@@ -88,7 +88,7 @@ def counts(
                     where = reversal_places(architecture.layer(item.layer), step, rows)
                     places.matrices |= {where.delta, where.state, *where.whole}
                     places.workspaces.add(where.scratch)
-            case "loss" | "sum" | "exchange" | "update":
+            case "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait":
                 kinds["calls"] += 1
     for (place, scratch), marks in in_place.items():
         for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:

@@ -18,6 +18,7 @@ from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.numpy.engine import NumpyEngine
+from lowmem.runtime.offload.binding import DiskBinding
 
 Array = NDArray[Any]
 
@@ -31,11 +32,13 @@ class Engine(Protocol):
 
     name: as `plan.engine` will say it. arena: where states, deltas and working memory lie.
     shard_sums: of the gradients of shards; None where a batch has one.
+    disk: what moves states to a disk and back, None where the plan moves none.
     """
 
     name: str
     arena: Arena
     shard_sums: ShardSums | None
+    disk: DiskBinding | None
 
     def run(
         self,
@@ -56,7 +59,8 @@ class Engine(Protocol):
         whole: rows of the batch where x has only those of this rank's shards; None where x is all of it.
         carry_out: gets the calls of each pass, if given, in place of the engine's own way to carry them out.
 
-        Raises `NonFiniteError` if the loss is not finite, before any parameter has changed.
+        Raises `NonFiniteError` if the loss is not finite, before any parameter has changed; `DiskError`, which says
+        whether parameters have changed, if a state could not be moved to the disk or back.
         """
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:

@@ -101,7 +101,7 @@ class Planner:
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
         self.uniform = _is_uniform(chain)
-        budget = max(budget, 0)
+        self._budget = budget = max(budget, 0)
         self._table: Table | None = None
         self._lower = 0.0
         self._latest: tuple[Schedule, Trace] | None = None
@@ -122,6 +122,14 @@ class Planner:
         self._lower = below.lower(below.top)
         del below  # the next table needs this memory
         self._table = _grown(chain, budget, down=False, limits=limits)
+
+    @property
+    def table(self) -> Table:
+        """The table that schedules are read from; where a formula does without one, it is made now."""
+        if self._table is None:
+            self._fill(self._budget)
+        assert self._table is not None
+        return self._table
 
     @property
     def window(self) -> int | None:

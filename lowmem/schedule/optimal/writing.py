@@ -8,12 +8,17 @@ from lowmem.schedule.optimal.table import ROUNDING, Table
 
 def write(table: Table, level: int) -> Schedule:
     """Write out the best schedule for a level of the table, dropping a checkpoint early where that is cheaper."""
+    return Schedule("optimal", tuple(write_segment(table, 0, table.levels.length, level)))
+
+
+def write_segment(table: Table, first: int, last: int, level: int) -> list[Op]:
+    """Write out how layers first+1..last are reversed at a level beside state `first`; see `write`."""
     levels = table.levels
     ops: list[Op] = []
-    todo = [(0, levels.length, level)]
+    todo = [(first, last, level)]
     while todo:
         i, j, at = todo.pop()
-        while todo and i and _drop_pays(table, todo[-1], (i, j, at)):
+        while todo and i != first and _drop_pays(table, todo[-1], (i, j, at)):
             # The checkpoint i would serve this segment only, and its bytes are worth more than the way it shortens.
             ops.append(Free(levels.chain.state(i)))
             i, _, at = todo.pop()
@@ -25,7 +30,7 @@ def write(table: Table, level: int) -> Schedule:
         if j == levels.length:
             ops += (Forward(j, j), Loss())
         ops.append(Backward(j))
-    return Schedule("optimal", tuple(ops))
+    return ops
 
 
 def _best_split(table: Table, i: int, j: int, level: int) -> int:

@@ -24,6 +24,9 @@ class Callback:
     def on_skip(self, loop: "Loop", origin: Origin) -> None:
         """The loss of a step is not finite, and the step was skipped."""
 
+    def on_evaluation(self, loop: "Loop", done: int) -> None:
+        """A batch of the validation data was evaluated. done: how many, of `len(loop.held_out)`."""
+
     def on_epoch(self, loop: "Loop", epoch: "Epoch") -> None:
         """An epoch is over and evaluated. `loop.at` stands at the next one."""
 

@@ -24,7 +24,7 @@ def bind_network(
     struct.parameters, struct.running = address(mlp.parameters), address(mlp.running)
     struct.vectors, struct.vectors_each = address(vectors), len(vectors) // lanes
     struct.item, struct.lanes, struct.tile = architecture.item_bytes, lanes, tile
-    struct.loss, struct.smoothing = LOSSES.index(architecture.loss), architecture.label_smoothing
+    struct.loss, struct.loss_parameter = LOSSES.index(architecture.loss), architecture.loss_parameter
     return struct
 
 

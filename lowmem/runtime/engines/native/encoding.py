@@ -14,7 +14,7 @@ from lowmem.network.tiles import aligned
 from lowmem.planning.engines.native_memory import STATISTICS
 from lowmem.planning.plan import Plan
 from lowmem.runtime.engines.native import structs
-from lowmem.schedule import AllReduce, Backward, Forward, Free, Loss, Record, Update
+from lowmem.schedule import AllReduce, Backward, Forward, Free, Load, Loss, Op, Record, Store, Update
 
 FORWARD, LOSS, BACKWARD, UPDATE = range(4)
 NO_SKIP, SKIP, LEARNED_SKIP = range(3)
@@ -71,6 +71,11 @@ def ops_of(plan: Plan) -> NDArray[Any]:
     return records
 
 
+def is_native(op: Op) -> bool:
+    """Say whether an op has a record: whether the compiled engine does anything for it."""
+    return isinstance(op, Forward | Loss | Backward | Update)
+
+
 def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Yield kind, first and last layer, and the offsets of source, target and working memory."""
     last, lanes = plan.architecture.layers, plan.lanes
@@ -86,9 +91,7 @@ def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
                 yield BACKWARD, layer, layer, source, target, scratch
             case Update(layer):
                 yield UPDATE, layer, layer, 0, 0, 0
-            case (
-                Free() | Record() | AllReduce()
-            ):  # nothing is run by the library; networks have no tapes, and the simulator refuses Record
+            case Free() | Record() | Store() | Load() | AllReduce():  # nothing is run; networks have no tapes
                 pass
             case unknown:
                 assert_never(unknown)

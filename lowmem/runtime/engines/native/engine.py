@@ -1,5 +1,6 @@
 """`NativeEngine`: carries out a program in the compiled library, no Python in a step."""
 
+from contextlib import nullcontext
 from math import isfinite, nan, sqrt
 from typing import Any
 
@@ -17,7 +18,7 @@ from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.collectives.sums import ShardSums
-from lowmem.runtime.engines.calls import CarryOut
+from lowmem.runtime.engines.calls import Call, CarryOut
 from lowmem.runtime.engines.native import encoding
 from lowmem.runtime.engines.native.binding import address, bind_network
 from lowmem.runtime.engines.native.forward import run_forward
@@ -26,7 +27,9 @@ from lowmem.runtime.engines.native.pool import Pool
 from lowmem.runtime.engines.native.profiled import profiled_calls
 from lowmem.runtime.engines.native.rules import check_rule, fill_rule
 from lowmem.runtime.engines.native.sharded import ShardedSteps
+from lowmem.runtime.engines.native.stretches import stretches
 from lowmem.runtime.nonfinite import overflowed
+from lowmem.runtime.offload.binding import DiskBinding
 
 Array = NDArray[Any]
 
@@ -54,12 +57,15 @@ class NativeEngine:
         self.library, self.mlp, self.plan = load(), mlp, plan
         self.buffers, self._optimizer = buffers, optimizer
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
+        self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         each = lane_rows(plan.micro_batch, lanes)
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
         self._vectors = np.zeros(native_memory.vector_numbers(architecture, lanes), architecture.dtype)
         self._statistics = np.zeros(native_memory.statistics_numbers(architecture), architecture.dtype)
+        self._reached = 0  # ops of the pass at hand that have been carried out
         self._seen = np.zeros(architecture.layers, np.uint8)
         self.sums = np.zeros((3, lanes))  # losses, squares of gradients, and FLOPs where they are counted
+        self.stretches = stretches(plan, self.disk)
         self._pool = Pool(self.library, lanes)
         self.struct = bind_network(self.library, mlp, self.layers, self._vectors, lanes, tile_rows(each))
         self._bind(each, seed)
@@ -104,23 +110,42 @@ class NativeEngine:
             fill_rule(struct.rule, self._optimizer, 1.0 if scale is None else scale)
         if self._sharded is not None:
             struct.update = GATHER  # the library updates no layer on its own
-            with self._pool as struct.pool:
+            with self._pool as struct.pool, self.disk.step(self._torn) if self.disk is not None else nullcontext():
                 return float(self._sharded.run(x, y, weights, rows, carry_out) * struct.scale)
         total = 0.0
-        with self._pool as struct.pool:
+        with self._pool as struct.pool, self.disk.step(self._torn) if self.disk is not None else nullcontext():
             for start in range(0, rows, self.plan.micro_batch):
                 stop = min(start + self.plan.micro_batch, rows)
                 struct.rows, struct.first_row = stop - start, start
                 struct.accumulate, struct.last = start > 0, stop == rows
                 self.set_batch(x[start:stop], y[start:stop], None if weights is None else weights[start:stop])
                 if carry_out is None:
-                    self.library.functions.lm_run(struct, 0, len(self.ops))
+                    self._walk()
                 else:
                     carry_out(profiled_calls(self))
                 total += struct.loss_total
                 if not isfinite(total):
                     raise overflowed(total)
         return float(total * struct.scale)
+
+    def _walk(self) -> None:
+        """Carry out the pass that is bound: stretches of ops, and what the disk has to do between them."""
+        self._reached = 0
+        for item in self.stretches:
+            if isinstance(item, Call):
+                item.run()
+            else:
+                status = self.library.functions.lm_run(self.struct, *item)
+                self._reached = item[1]
+                if status:  # the loss is not finite, and whoever adds it up will see it
+                    break
+
+    def _torn(self) -> bool:
+        """Say whether the pass at hand has updated parameters."""
+        if self._sharded is not None:
+            return self._sharded.updated
+        updates = bool(self.struct.last) and self.struct.update == APPLY
+        return updates and bool((self.ops["kind"][: self._reached] == encoding.UPDATE).any())
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""

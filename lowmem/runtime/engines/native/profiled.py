@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
 def profiled_calls(engine: NativeEngine) -> list[Call]:
     """Return the calls of the pass that is bound. A sweep is cut where layers run again and where they run first."""
-    phases, records = zip(*_pieces(engine.ops), strict=True)
+    numbers, phases, records = zip(*_pieces(engine.ops), strict=True)
     ops: NDArray[Any] = np.array(list(records), np.dtype(structs.Op))
-    calls = []
-    for index, phase in enumerate(phases):
+    between: dict[int, list[Call]] = {}  # number of an op -> what the disk has to do before it
+    reached = 0
+    for item in engine.stretches:
+        if isinstance(item, Call):
+            between.setdefault(reached, []).append(item)
+        else:
+            reached = item[1]
+    calls: list[Call] = []
+    for index, (number, phase) in enumerate(zip(numbers, phases, strict=True)):
+        calls += between.pop(number, ())
         layer = 0 if phase == "loss" else int(ops[index]["first"])
         calls.append(Call(phase, layer, Piece(engine, ops, index), ()))
         if phase == "backward" and engine.struct.accumulate:
@@ -30,21 +38,21 @@ def profiled_calls(engine: NativeEngine) -> list[Call]:
     return calls
 
 
-def _pieces(ops: NDArray[Any]) -> Iterator[tuple[Phase, tuple[Any, ...]]]:
-    """Yield each op with its phase."""
+def _pieces(ops: NDArray[Any]) -> Iterator[tuple[int, Phase, tuple[Any, ...]]]:
+    """Yield each op with its number and phase."""
     reached = 0  # layers 1..reached have run in this pass
     names: dict[int, Phase] = {encoding.LOSS: "loss", encoding.BACKWARD: "backward", encoding.UPDATE: "update"}
-    for record in ops:
+    for number, record in enumerate(ops):
         kind, first, last, unused, source, target, scratch = record.item()
         if kind != encoding.FORWARD:
-            yield names[kind], record.item()
+            yield number, names[kind], record.item()
             continue
         again = min(reached, last)
         if first <= again:
-            yield "recomputation", (kind, first, again, unused, source, target, scratch)
+            yield number, "recomputation", (kind, first, again, unused, source, target, scratch)
             first, source = again + 1, target
         if first <= last:
-            yield "forward", (kind, first, last, unused, source, target, scratch)
+            yield number, "forward", (kind, first, last, unused, source, target, scratch)
         reached = max(reached, last)
 
 

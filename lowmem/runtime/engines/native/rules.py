@@ -2,17 +2,18 @@
 
 from lowmem.errors import InputError
 from lowmem.network.native_names import RULES
-from lowmem.nn.optimizers import SGD, Adam, AdamW, Optimizer
+from lowmem.nn.optimizers import SGD, Adam, Optimizer
+from lowmem.nn.penalty import LEAST_PENALTY, Penalised, own_rule
 from lowmem.runtime.engines.native.structs import UpdateRule
 
 
 def check_rule(optimizer: Optimizer) -> None:
     """Refuse an optimizer that has a known name and does something else. Raises `InputError`."""
-    kind = type(optimizer)
-    if kind.update is not Optimizer.update or kind.rule not in (SGD.rule, Adam.rule, AdamW.rule):
+    kind = own_rule(optimizer)
+    if kind is not None:
         raise InputError(
-            f"the compiled engine does not know the update of {kind.__name__}, {optimizer.name!r} by name. Give it a "
-            'name of its own, or plan with engine="numpy".'
+            f"the compiled engine does not know the rule of {kind}, {optimizer.name!r} by name. Plan with the "
+            'optimizer itself in place of its name, or with engine="numpy".'
         )
 
 
@@ -21,6 +22,7 @@ def fill_rule(rule: UpdateRule, optimizer: Optimizer, factor: float) -> None:
     rule.rule = RULES.index(optimizer.name)
     rule.lr, rule.weight_decay, rule.factor = optimizer.lr, optimizer.weight_decay, factor
     rule.clip = optimizer.clip_value or 0.0
+    rule.penalty = optimizer.penalty if isinstance(optimizer, Penalised) and optimizer.penalty > LEAST_PENALTY else 0.0
     if isinstance(optimizer, SGD):
         rule.momentum = optimizer.momentum
     if isinstance(optimizer, Adam):

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from lowmem.planning.engines.outline import DiskCalls
 from lowmem.planning.plan import Plan
 from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Call, CarryOut
 from lowmem.runtime.engines.native.binding import address
+from lowmem.runtime.engines.native.encoding import is_native
 from lowmem.runtime.engines.native.profiled import profiled_calls
 from lowmem.runtime.engines.native.structs import EngineStruct
-from lowmem.schedule import AllReduce, Backward, Forward, Loss, Update
+from lowmem.schedule import AllReduce, Backward, Loss, Update
 
 if TYPE_CHECKING:
     from lowmem.runtime.engines.native.engine import NativeEngine
@@ -34,7 +36,10 @@ class ShardedSteps:
         self._engine, self.sums = engine, sums
         self._item, self._states = plan.architecture.item_bytes, engine.buffers.states
         self._part = EngineStruct()  # the engine as a part of a layer's parameters sees it
+        self._disk = [item for item in engine.stretches if isinstance(item, Call)]
         self._cuts = array("q", (number for cut in _cuts(plan) for number in cut))
+        self.updated = False
+        """Whether the step at hand has updated parameters."""
 
     def run(self, x: Array, y: Array, weights: Array | None, rows: int, carry_out: CarryOut | None) -> float:
         """Run all passes, and return the sum of the losses. rows: of the whole batch, of which x has this rank's.
@@ -43,6 +48,7 @@ class ShardedSteps:
         """
         struct, before, idle = self._engine.struct, self.sums.shards.own_rows(rows)[0], True
         struct.accumulate, struct.last = 0, 1
+        self.updated = False
         self.sums.begin(rows)
         for one in self.sums.passes(rows):
             own = slice(one.start - before, one.stop - before)
@@ -70,6 +76,9 @@ class ShardedSteps:
                 sums.send(layer)
             elif idle:
                 continue
+            elif kind == DISK:
+                run(engine.struct, first, stop)
+                self._disk[layer].run()
             elif kind == REVERSED:
                 self._aim(layer)
                 run(engine.struct, first, stop)
@@ -108,14 +117,15 @@ class ShardedSteps:
         """Update a layer in the last pass of a step."""
         if self.sums.ready(layer):
             for first, stop in self._parts(layer):
-                self._engine.library.functions.lm_update_all(self._part, stop - first)
+                self._engine.library.functions.lm_update_part(self._part, stop - first)
+            self.updated = True
             self.sums.updated(layer, self._engine.mlp.parameters)
 
     def update_all(self) -> None:
         """Update all layers with the sums of their gradients, which are kept."""
         for layer in range(self._engine.plan.architecture.layers, 0, -1):
             for first, stop in self._parts(layer):
-                self._engine.library.functions.lm_update_all(self._part, stop - first)
+                self._engine.library.functions.lm_update_part(self._part, stop - first)
 
     def norm(self) -> float:
         """Return the norm of the sums of all layers' gradients. The sum is exact: its order does not matter."""
@@ -144,29 +154,33 @@ class ShardedSteps:
             yield first, stop
 
 
-LOST, REVERSED, SEND, UPDATE = range(4)
-"""What comes behind a cut: the loss is there, a gradient is there, gradients are sent, a layer is updated."""
+LOST, REVERSED, SEND, UPDATE, DISK = range(5)
+"""What comes behind a cut: the loss is there, a gradient is there, gradients are sent, a layer is updated, or a call
+of the disk."""
 
 
 def _cuts(plan: Plan) -> Iterator[tuple[int, int, int, int]]:
-    """Yield where the compiled ops are cut: what comes then, its layer, the first op before it and the op behind."""
-    first = at = 0
+    """Yield where the compiled ops are cut: what comes then, its layer, the first op before it and the op behind.
+
+    For the disk the number of its call stands in place of the layer.
+    """
+    first = at = calls = 0
+    disk = DiskCalls()
     for step in plan.program.steps:
+        for _ in disk.of(step) if plan.disk_bytes else ():
+            yield DISK, calls, first, at
+            first, calls = at, calls + 1
+        at += is_native(step.op)
         match step.op:
-            case Forward():
-                at += 1
             case Loss():
-                at += 1
                 yield LOST, 0, first, at
                 first = at
             case Backward(layer):
-                at += 1
                 yield REVERSED, layer, first, at
                 first = at
             case AllReduce(layer):
                 yield SEND, layer, at, at
             case Update(layer):
-                at += 1
                 yield UPDATE, layer, at, at
                 first = at
             case _:

@@ -43,7 +43,7 @@ class UpdateRule(Structure):
 
     _fields_: ClassVar[Fields] = [
         *_fields(c_int32, "rule unused"),
-        *_fields(c_double, "lr weight_decay momentum beta1 beta2 epsilon correction1 correction2 clip factor"),
+        *_fields(c_double, "lr weight_decay penalty momentum beta1 beta2 epsilon correction1 correction2 clip factor"),
     ]
 
 
@@ -56,7 +56,7 @@ class EngineStruct(Structure):
         *_fields(c_void_p, "arena vectors statistics seen losses squares"),
         *_fields(c_int64, "layer_count op_count lane_arena lane_gradient vectors_each each tile"),
         *_fields(c_int32, "item lanes loss update"),
-        ("smoothing", c_double),
+        ("loss_parameter", c_double),
         ("rule", UpdateRule),
         ("seed", c_uint64),
         *_fields(c_void_p, "x y w"),

@@ -22,6 +22,7 @@ from lowmem.runtime.engines.calls import Bound, Call, Sweep
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater, add_gradient
+from lowmem.runtime.offload.binding import DiskBinding
 
 NO_SUMS: Array = np.empty((0, 0, 0))
 """For layers that sum up nothing."""
@@ -29,7 +30,7 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater: None without an optimizer. sums: of shards."""
+    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards: None without."""
 
     mlp: MLP
     arena: Arena
@@ -40,6 +41,7 @@ class Parts:
     kernels: Sequence[LayerKernels]
     contexts: Sequence[Context]
     sums: ShardSums | None = None
+    disk: DiskBinding | None = None
 
 
 class Binder:
@@ -88,6 +90,9 @@ class Binder:
                 if self.parts.sums is not None:
                     return Call(item.phase, item.layer, updater.update_in_last, (item.layer, chunks))
                 return Call(item.phase, item.layer, updater.update, (chunks,))
+            case "store" | "load" | "wait":
+                assert self.parts.disk is not None
+                return self.parts.disk.bind(item)
             case _:
                 return self._backward(item, self.parts.buffers.into(first=first).arrays[item.layer - 1])
 
@@ -136,7 +141,7 @@ class Binder:
                 return Call(item.phase, item.layer, kernels.finish, (context, self._reversal_of(item)))
             case "gather":
                 return Call(item.phase, item.layer, kernels.gather, (context, self._reversal_of(item), into))
-            case "forward" | "sweep" | "loss" | "sum" | "exchange" | "update":
+            case "forward" | "sweep" | "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait":
                 raise ValueError(f"{item.kind} is no call of a layer's backward")
             case unknown:
                 assert_never(unknown)

@@ -1,7 +1,7 @@
 """`NumpyEngine`: carries out a program call by call."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,7 @@ from lowmem.runtime.engines.numpy.binding import Binder, Parts
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater
+from lowmem.runtime.offload.binding import DiskBinding
 
 BROADCAST_BUFFER = 2048
 """Numbers in the buffer through which NumPy broadcasts a bias. The usual 8192 take 66 KiB in float64, which would be
@@ -63,6 +64,7 @@ class NumpyEngine:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
+        self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
@@ -77,6 +79,7 @@ class NumpyEngine:
             kernels=kernels_of(architecture),
             contexts=self._contexts(),
             sums=self.shard_sums,
+            disk=self.disk,
         )
         self._passes: dict[int, list[Pass]] = {}
         self._bind(plan.batch_size)
@@ -107,7 +110,7 @@ class NumpyEngine:
             before = sums.shards.own_rows(rows)[0]
             sums.begin(rows)
         try:
-            with self._settings():
+            with self._settings(), self.disk.step(self._torn) if self.disk is not None else nullcontext():
                 for one in passes if sums is None else sums.along(passes, rows):
                     own = slice(one.start - before, one.stop - before)
                     feed.fill(x[own], y[own], None if weights is None else weights[own], one.bounds)
@@ -121,6 +124,10 @@ class NumpyEngine:
         finally:
             feed.clear()
         return (feed.loss if sums is None else sums.loss) * feed.scale
+
+    def _torn(self) -> bool:
+        """Say whether the step at hand has updated parameters."""
+        return self._parts.updater is not None and self._parts.updater.updated
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""

@@ -24,18 +24,20 @@ class Updater:
 
     chunks[l-1]: the parameters of layer l, cut so that the passes of an update find a chunk in cache.
     scale: what gradients are multiplied by first, if it is below 1; None to look at them alone.
+    updated: whether the run at hand has updated anything.
     """
 
     def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer, sums: ShardSums | None = None) -> None:
         self.optimizer, self._sums = optimizer, sums
         self.scale: float | None = 1.0
+        self.updated = False
         self._parameters = mlp.parameters
         self.chunks = _chunks(mlp, buffers, sums, OPTIMIZERS[optimizer.name].scratch)
         self._squares: list[float] = []
 
     def begin(self, scale: float | None) -> None:
         """Begin a run."""
-        self.scale = scale
+        self.scale, self.updated = scale, False
         self._squares.clear()
 
     def update(self, chunks: Sequence[Chunk]) -> None:
@@ -44,6 +46,7 @@ class Updater:
             if self.scale is None:
                 self._squares.append(float(np.dot(g, g)))
                 continue
+            self.updated = True
             if self.scale < 1:
                 np.multiply(g, self.scale, out=g)
             self.optimizer.update(w, g, states, scratch)

@@ -14,11 +14,11 @@ typedef struct {
     void *work;
 } lm_way;
 
-/* Targets of some rows; see lm_engine. */
+/* Targets of some rows; see lm_engine. parameter: label smoothing of cross_entropy, or the quantile. */
 typedef struct {
     const void *y, *w;
     int32_t loss, label_bytes;
-    double smoothing, scale;
+    double parameter, scale;
 } lm_targets;
 
 #define LM_TABLE(REAL, NAME) \

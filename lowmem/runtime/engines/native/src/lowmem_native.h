@@ -20,7 +20,7 @@
 #endif
 
 /* Raised whenever a struct or a meaning below changes: a library of another number is not used. */
-#define LM_INTERFACE 1
+#define LM_INTERFACE 3
 
 enum lm_op_kind { LM_FORWARD = 0, LM_LOSS = 1, LM_BACKWARD = 2, LM_UPDATE = 3 };
 
@@ -41,7 +41,7 @@ enum lm_activation {
 
 enum lm_norm { LM_NO_NORM = 0, LM_LAYER_NORM, LM_RMS_NORM, LM_BATCH_NORM };
 enum lm_branch { LM_NO_SKIP = 0, LM_SKIP, LM_LEARNED_SKIP };
-enum lm_loss { LM_MSE = 0, LM_CROSS_ENTROPY, LM_BCE, LM_HUBER };
+enum lm_loss { LM_MSE = 0, LM_CROSS_ENTROPY, LM_BCE, LM_HUBER, LM_MAE, LM_QUANTILE, LM_POISSON };
 enum lm_rule { LM_NO_RULE = 0, LM_SGD, LM_MOMENTUM, LM_NESTEROV, LM_ADAM, LM_ADAMW };
 
 /* What an Update op does: nothing (gradients are gathered), the rule, or only the sum of squares for a norm. */
@@ -76,10 +76,11 @@ typedef struct {
 
 typedef struct lm_pool lm_pool;
 
-/* How parameters are changed. factor multiplies every gradient first, clip cuts it to [-clip, clip] (0: not). */
+/* How parameters are changed. factor multiplies every gradient first, clip cuts it to [-clip, clip] (0: not).
+ * penalty: of weight matrices alone, beside weight_decay and in the same way. */
 typedef struct {
     int32_t rule, unused;
-    double lr, weight_decay, momentum, beta1, beta2, epsilon, correction1, correction2, clip, factor;
+    double lr, weight_decay, penalty, momentum, beta1, beta2, epsilon, correction1, correction2, clip, factor;
 } lm_update_rule;
 
 /* A bound network, and the pass that it runs next.
@@ -105,7 +106,7 @@ typedef struct {
     double *losses, *squares;
     int64_t layer_count, op_count, lane_arena, lane_gradient, vectors_each, each, tile;
     int32_t item, lanes, loss, update;
-    double smoothing;
+    double loss_parameter;
     lm_update_rule rule;
     uint64_t seed;
     /* the pass */
@@ -134,6 +135,9 @@ LM_EXPORT double lm_loss(lm_engine *engine, void *outputs, int64_t rows);
 /* Euclidean norm squared of the gathered gradients, and their update by `rule`, `size` numbers, shared out by lane. */
 LM_EXPORT double lm_squares(lm_engine *engine, int64_t size);
 LM_EXPORT void lm_update_all(lm_engine *engine, int64_t size);
+/* Update `size` numbers that lie at `parameters`, `gradients` and `states` by `rule`, shared out by lane; of the rest
+ * of the engine only blas, pool, item and lanes are used. */
+LM_EXPORT void lm_update_part(lm_engine *engine, int64_t size);
 
 LM_EXPORT int32_t lm_interface(void);
 /* Sizes of lm_engine, lm_layer, lm_op, lm_update_rule, lm_blas: the caller compares them with its own. */

@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
-from lowmem.errors import InputError
+from lowmem.torch.again import Autocast
 from lowmem.torch.chain import MeasuredStage
-from lowmem.torch.meter import Readings, meter
-from lowmem.torch.passes import Autocast, Tensors, alone, record, reverse, sweep
-from lowmem.torch.probe import Probe, ones
+from lowmem.torch.measuring.loss import Loss, run_loss
+from lowmem.torch.measuring.meter import Readings, granule, meter
+from lowmem.torch.measuring.probe import Probe
+from lowmem.torch.passes import alone, record
 from lowmem.torch.stages import Watch, bytes_of
+from lowmem.torch.values import Tensors
 
 UNKNOWN_LOSS = 3
 """What a loss takes beside the output, in outputs: as much as cross_entropy and mse_loss do."""
 
 
 def memory(
-    probes: Sequence[Probe], first: Tensors, autocast: Autocast, loss: "Callable[[Any], torch.Tensor] | None"
+    probes: Sequence[Probe], first: Tensors, autocast: Autocast, loss: Loss | None
 ) -> tuple[list[MeasuredStage], int, int]:
     """Measure the bytes of every stage, the most that the loss takes beside the output, and what stays of both."""
     found: list[_Marks] = []
@@ -30,23 +29,15 @@ def memory(
             found.append(marks)
             kept = marks.kept_of_output > 0
         (outputs,) = entering
-        before, loss_bytes = bytes_now.mark(), 0
-        if loss is not None:
-            value, tape = record(alone(loss), [outputs], [tensor.is_floating_point() for tensor in outputs])
-            if tape is None:
-                raise InputError("the loss has no gradient; it must be a differentiable function of the output.")
-            inlet = reverse(tape, ones(value, tape.differentiable))
-            loss_bytes = bytes_of(
-                value
-            )  # may be more than a number: mse_loss gives one in memory of the output's size
-            del value, tape, inlet
+        before = bytes_now.mark()
+        of_loss = None if loss is None else run_loss(loss, outputs, probes[-1].leaving)
         bytes_now.mark()
     readings = bytes_now.readings
-    stages = _stages(found, readings)
+    stages = _stages(found, readings, set() if of_loss is None else set(map(id, of_loss.parameters)))
     output = stages[-1].output_bytes
-    if loss is None:
+    if of_loss is None:
         return stages, UNKNOWN_LOSS * output, 2 * output
-    return stages, readings.peaks[before] - readings.live[before], output + loss_bytes
+    return stages, readings.peaks[before] - readings.live[before], output + of_loss.bytes
 
 
 @dataclass
@@ -71,15 +62,15 @@ def _run_once(
     the output is the caller's, and stays too.
     """
     inputs = given.pop()
+    device = inputs[0].device
     first = mark()
-    with autocast.one_stage():
-        following = [sweep(probe.group, inputs)]
+    following = [probe.sweep(inputs, autocast)]
     mark()  # 1: the output
     with autocast.one_stage():
         outputs, tape = record(alone(probe.group), [inputs], probe.wanted)
     assert tape is not None
     mark()  # 2: output and tape
-    gradients = ones(following[0], tape.differentiable)
+    gradients = probe.gradients(following[0])
     mark()  # 3: gradient of the output
     of_input, of_output = Watch(inputs), Watch(outputs)
     stays = (inputs if hold else None, outputs if last else None)
@@ -90,9 +81,10 @@ def _run_once(
     mark()  # 5: gradients of input and parameters, and what the graph still holds
     del tape
     mark()  # 6: gradients of input and parameters
-    delta = bytes_of(inlet.take())
+    piece = granule(device)
+    delta = bytes_of(inlet.take(), piece)
     own = probe.group.parameters()
-    sizes = {id(parameter): bytes_of([parameter.grad]) for parameter in own}
+    sizes = {id(parameter): bytes_of([parameter.grad], piece) for parameter in own}
     for parameter in own:
         parameter.grad = None
     del stays, inlet
@@ -100,10 +92,9 @@ def _run_once(
     return following, _Marks(probe, first, hold, *kept, sizes, delta)
 
 
-def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
-    """Turn readings into sizes."""
+def _stages(found: Sequence[_Marks], readings: Readings, counted: set[int]) -> list[MeasuredStage]:
+    """Turn readings into sizes. counted: names of parameters whose gradients are there from the loss on."""
     live, peaks = readings.live, readings.peaks
-    counted: set[int] = set()
     gradients = []
     for marks in reversed(found):  # the gradient of a shared parameter is there from its last stage on
         gradients.append(sum(size for key, size in marks.gradients.items() if key not in counted))
@@ -121,7 +112,7 @@ def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
         stages.append(
             MeasuredStage(
                 name=group.name,
-                kind=" + ".join(type(child.module).__name__ for child in group.children),
+                kind=group.kind,
                 differentiable=marks.probe.wanted,
                 random=marks.probe.random,
                 lingers=live[at + 5] > live[at + 6],
@@ -136,6 +127,8 @@ def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
                 forward_peak=peaks[at] - live[at],
                 record_peak=peaks[at + 1] - live[at + 1],
                 backward_peak=peaks[at + 4] - base,
+                taped_sweeps=marks.probe.taped_sweeps,
+                buffer_bytes=group.buffer_bytes() if marks.probe.writes_buffers else 0,
             )
         )
         entering = output

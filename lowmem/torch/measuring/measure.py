@@ -8,15 +8,20 @@ and random numbers are as before.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 
+from lowmem.common.checks import whole
 from lowmem.errors import InputError
-from lowmem.torch.chain import MeasuredChain, Sample
-from lowmem.torch.memory import memory
-from lowmem.torch.passes import Autocast, Tensors, as_tuple, random_state, set_random_state, sweep
-from lowmem.torch.probe import Probe, probe
-from lowmem.torch.stages import Group, as_sequential, bytes_of, children_of, joined
+from lowmem.torch.again import Autocast, random_state, set_random_state
+from lowmem.torch.chain import MeasuredChain, MeasuredStage, Sample
+from lowmem.torch.measuring.memory import memory
+from lowmem.torch.measuring.meter import check_device, meter
+from lowmem.torch.measuring.probe import probe
+from lowmem.torch.passes import alone, record
+from lowmem.torch.stages import Group, as_sequential, bytes_of, children_of, joined, run_frozen
+from lowmem.torch.values import Tensors, as_tuple, rebuilt, value_of
 
 ROUNDS = 3
 """How often the first stage of a kind is timed; the shortest time counts, as others can only add to it."""
@@ -44,39 +49,63 @@ def measure(
     Raises `InputError` for a model that is no chain, and for a stage that cannot be run again, by its name.
     """
     sequential = as_sequential(model)
+    if not sequential.training:
+        raise InputError("the model is in evaluation mode; a plan is for training. Call model.train() first.")
+    whole("rounds", rounds, 1)
     inputs = _inputs(sample)
     device = inputs[0].device
+    check_device(device)
     with _untouched(sequential, device):
         autocast = Autocast.now(device)
 
         def run(group: Group, given: Tensors) -> Tensors:
-            with autocast.one_stage():
-                return sweep(group, given)
+            with autocast.one_stage(), catch_warnings(action="ignore"):  # they come when it is measured
+                try:
+                    with torch.no_grad():
+                        return as_tuple(group(value_of(given)))
+                except Exception:  # a stage that differentiates something itself needs a graph
+                    return record(alone(group), [given], [x.is_floating_point() for x in given])[0]
 
-        groups = joined(children_of(sequential), tuple(x.detach().clone() for x in inputs), run)
-        start, probes = probe(groups, inputs, autocast, rounds)
-        first = inputs
-        for group in groups[:start]:
-            first = run(group, first)
+        groups = joined(children_of(sequential), rebuilt(inputs, (x.detach().clone() for x in inputs)), run)
+        start, probes = probe(groups, inputs, autocast, loss, rounds)
+        first, frozen_peak = _frozen(groups[:start], inputs, autocast)
         stages, loss_peak, kept = memory(probes, first, autocast, loss)
     frozen = bytes_of(first) if start else 0
     return MeasuredChain(
         stages=tuple(stages),
         groups=tuple(len(group.children) for group in groups),
         frozen=start,
-        source_bytes=frozen + _small(probes, device),
+        source_bytes=frozen + _small(stages, device),
         loss_peak=loss_peak,
         kept_bytes=kept,
         parameter_bytes=bytes_of(sequential.parameters()),
-        sample=Sample.of(inputs, autocast, sequential.parameters()),
+        sample=Sample.of(inputs, autocast, sequential),
+        frozen_peak=frozen_peak + _small(stages, device),
     )
 
 
-def _small(probes: Sequence[Probe], device: torch.device) -> int:
-    """Return the bytes of what a step holds beside arrays: states of random generators, and tensors of a few bytes."""
+def _frozen(groups: Sequence[Group], inputs: Tensors, autocast: Autocast) -> tuple[Tensors, int]:
+    """Run the stages at the start that need no backward; return what they give, and the most that lives meanwhile."""
+    if not groups:
+        return inputs, 0
+    with meter(inputs[0].device) as bytes_now:
+        bytes_now.mark()
+        first = run_frozen(groups, value_of(inputs), autocast)
+        bytes_now.mark()
+    return as_tuple(first), bytes_now.readings.peaks[0]
+
+
+def _small(stages: Sequence[MeasuredStage], device: torch.device) -> int:
+    """Return the bytes of what a step holds beside arrays of the chain.
+
+    States of random generators, tensors of a few bytes, and of buffers that stages write to two copies for each stage
+    and a third while it runs again.
+    """
+    buffers = [stage.buffer_bytes for stage in stages]
+    copies = sum(buffers) + 2 * max(buffers)
     if device.type != "cpu":
-        return 1 << 14
-    return STATE_BYTES * (2 + sum(probe.random for probe in probes))
+        return (1 << 14) + copies
+    return STATE_BYTES * (2 + sum(stage.random for stage in stages)) + copies
 
 
 def _inputs(sample: Any) -> Tensors:  # noqa: ANN401 - whatever the user gives
@@ -96,7 +125,8 @@ def _untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     gradients = [parameter.grad for parameter in parameters]
     hooks = [hooks for p in parameters for hooks in (p._backward_hooks, p._post_accumulate_grad_hooks) if hooks]
     waiting = [dict(each) for each in hooks]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     states = random_state(device)
     for parameter in parameters:
         parameter.grad = None
@@ -109,7 +139,11 @@ def _untouched(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
             parameter.grad = gradient
         for each, before in zip(hooks, waiting, strict=True):
             each.update(before)
+        for module, own in buffers:
+            for name, buffer in own.items():
+                if module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer
         with torch.no_grad():
-            for buffer, copy in buffers:
-                buffer.copy_(copy)
+            for buffer, value in values:
+                buffer.copy_(value)
         set_random_state(device, states)

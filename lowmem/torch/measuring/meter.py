@@ -13,8 +13,14 @@ from typing import Any, Protocol
 
 import torch
 
+from lowmem.errors import InputError
+
 MARK = 1_000_003
 """Bytes of a tensor that is made and dropped at a mark, to be found again in the list of allocations."""
+
+
+GRANULE = 512
+"""Bytes to which a GPU's allocator rounds up."""
 
 
 @dataclass
@@ -95,15 +101,23 @@ class ProcessorMeter:
 
 
 class DeviceMeter:
-    """Asks the allocator of a GPU, which counts in blocks of 512 bytes."""
+    """Asks the allocator of a GPU for the bytes that were requested of it.
 
-    def __init__(self, device: torch.device) -> None:
+    It rounds each request up to 512 bytes, which padding adds. Unless PyTorch is told to use expandable segments, it
+    may also give a tensor a block that it has at hand and that is up to 1 MiB larger, and counts the whole block as
+    allocated. What is at hand depends on all that ran before, so no plan can know.
+    """
+
+    def __init__(self, device: torch.device, *, padded: bool) -> None:
         self.readings = Readings()
-        self._device, self._of = device, torch.get_device_module(device)
+        self._device, self._of, self._padding = device, torch.get_device_module(device), GRANULE if padded else 0
+        # Other allocators than PyTorch's own do not count requests.
+        requests = self._of.memory_stats(device).get("requested_bytes.all.allocated", 0)
+        self._name = "requested_bytes" if requests else "allocated_bytes"
 
     def __enter__(self) -> "DeviceMeter":
         """Note where the count begins."""
-        self._start = self._of.memory_allocated(self._device)
+        self._start = self._read("current")
         self._of.reset_peak_memory_stats(self._device)
         return self
 
@@ -112,18 +126,39 @@ class DeviceMeter:
     ) -> None:
         """Do nothing: readings are complete."""
 
+    def _read(self, what: str) -> int:
+        """Return bytes now ("current"), or the most since the last mark ("peak")."""
+        stats = self._of.memory_stats(self._device)
+        return int(stats[f"{self._name}.all.{what}"] + self._padding * stats[f"allocation.all.{what}"])
+
     def mark(self) -> int:
         """Set a mark."""
         if self.readings.live:
-            self.readings.peaks.append(self._of.max_memory_allocated(self._device) - self._start)
+            self.readings.peaks.append(self._read("peak") - self._start)
         self._of.reset_peak_memory_stats(self._device)
-        self.readings.live.append(self._of.memory_allocated(self._device) - self._start)
+        self.readings.live.append(self._read("current") - self._start)
         return len(self.readings.live) - 1
 
 
-def meter(device: torch.device) -> Meter:
-    """Return a meter for a device."""
-    return ProcessorMeter() if device.type == "cpu" else DeviceMeter(device)
+def meter(device: torch.device, *, padded: bool = True) -> Meter:
+    """Return a meter for a device. padded: each piece of memory counts with the most that rounding may add."""
+    return ProcessorMeter() if device.type == "cpu" else DeviceMeter(device, padded=padded)
+
+
+def granule(device: torch.device) -> int:
+    """Return the bytes of which each piece of memory is a multiple."""
+    return 1 if device.type == "cpu" else GRANULE
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse a device whose memory cannot be measured."""
+    if device.type != "cpu":
+        try:
+            torch.get_device_module(device).memory_stats(device)
+        except (AttributeError, RuntimeError):
+            raise InputError(
+                f"memory cannot be measured on the device {str(device)!r}. Plan on 'cpu' or 'cuda', where training is."
+            ) from None
 
 
 def measured_peak(step: Callable[[], Any], device: "torch.device | str" = "cpu") -> int:
@@ -131,8 +166,14 @@ def measured_peak(step: Callable[[], Any], device: "torch.device | str" = "cpu")
 
     step: a training step. What it returns is held until the end, as a training loop holds its loss. Run one step
     before, as libraries allocate at their first use, and set gradients to None where a plan counts them.
+
+    On a GPU these are the bytes that were requested. `torch.cuda.max_memory_allocated` also counts what the allocator
+    gives beyond that: a tensor above 1 MiB may get a block that is up to 1 MiB larger. With expandable segments
+    (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True) it gives less than 512 bytes more.
     """
-    with meter(torch.device(device)) as of_step:
+    where = torch.device(device)
+    check_device(where)
+    with meter(where, padded=False) as of_step:
         of_step.mark()
         held = step()
         of_step.mark()

@@ -1,0 +1,123 @@
+"""The rates of a disk: measured once in a second or two with transfers as a step makes them, and stored in a file."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowmem.measure.calibration import cache_folder, store_json
+from lowmem.network.tiles import PAGE
+from lowmem.runtime.offload.conditions import conditions
+from lowmem.runtime.offload.spill_file import check_folder
+from lowmem.runtime.offload.store import Store
+from lowmem.schedule.disk.transfers import DiskRates
+
+VERSION = 1
+"""Version of the stored file; a file of any other version is measured anew."""
+
+SIZES = (1 << 16, 1 << 19, 1 << 21, 1 << 23)
+"""Of the transfers that are timed, in bytes."""
+
+PLACES = 4
+"""Places of the file that are written and read in turn."""
+
+LEAST_TRANSFERS, SECONDS = 2, 0.12
+"""Of each thing that is timed, at least."""
+
+
+def disk_rates(folder: str | Path, *, again: bool = False) -> DiskRates:
+    """Return the rates of the disk that a folder lies on. The first call for a file system measures and stores them.
+
+    again: measure anew even if a file is there.
+
+    A file that cannot be read is measured anew, and one that cannot be written is left out. Raises `InputError` if
+    the folder cannot be written or has no room.
+    """
+    check_folder(folder)
+    path = rates_path(folder)
+    rates = None if again else _read(path)
+    if rates is None:
+        rates = measure_disk(folder)
+        store_rates(folder, rates)
+    return rates
+
+
+def rates_path(folder: str | Path) -> Path:
+    """Return the file with the rates of the file system that a folder lies on."""
+    device = os.stat(folder).st_dev
+    return cache_folder() / f"disk-{os.major(device)}-{os.minor(device)}{conditions().name}.json"
+
+
+def measure_disk(folder: str | Path) -> DiskRates:
+    """Return the rates of the disk that a folder lies on, with transfers as a step makes them.
+
+    For each size, transfers wait in the queue, as they do in a step: first to write, then to read, then both. It takes
+    a second or two, 32 MiB of the disk and 16 MiB of memory.
+    """
+    store = Store(folder, PLACES * SIZES[-1])
+    one, other = _pages(SIZES[-1]), _pages(SIZES[-1])
+    for place in range(PLACES):  # blocks that were never written take longer, which happens in the first step alone
+        store.write(place, [one.data], place * SIZES[-1])
+    store.finish()
+    writes, reads, shares = [], [], []
+    for size in SIZES:
+        write = _rate(store, size, one, None)
+        read = _rate(store, size, None, one)
+        both = _rate(store, size, one, other)
+        writes.append(write)
+        reads.append(read)
+        # The slower direction ends alone: n bytes each take n (1/slow + (1/share - 1)/fast).
+        fast, slow = max(write, read), min(write, read)
+        shares.append(1 / max(1 + fast * (2 / both - 1 / slow), 1.0))
+    shared = min(max(sorted(shares)[len(shares) // 2], 0.25), 1.0)
+    return DiskRates(SIZES, tuple(writes), tuple(reads), shared)
+
+
+def store_rates(folder: str | Path, rates: DiskRates) -> str | None:
+    """Store rates for the file system of a folder. Returns why that did not go, None if it did."""
+    return store_json(rates_path(folder), {"version": VERSION, **asdict(rates)})
+
+
+def _read(path: Path) -> DiskRates | None:
+    """Return stored rates, None if there are none that can be used."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.pop("version") != VERSION:
+            return None
+        rates = DiskRates(tuple(stored["sizes"]), tuple(stored["write"]), tuple(stored["read"]), stored["shared"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    numbers = (*rates.sizes, *rates.write, *rates.read, rates.shared)
+    plain = all(isinstance(number, int | float) and 0 < number < float("inf") for number in numbers)
+    same = len(rates.sizes) == len(rates.write) == len(rates.read) > 0
+    return rates if plain and same and list(rates.sizes) == sorted(set(rates.sizes)) else None
+
+
+def _rate(store: Store, size: int, source: NDArray[np.uint8] | None, target: NDArray[np.uint8] | None) -> float:
+    """Return bytes a second of transfers of `size` bytes: written from `source`, read to `target`, or both in turns.
+
+    Two transfers of each direction are in flight at any time.
+    """
+    begin, number = perf_counter(), 0
+    while number < LEAST_TRANSFERS or perf_counter() - begin < SECONDS:
+        for place in (0, 1):
+            if source is not None:
+                store.write(place, [source[:size].data], place * SIZES[-1])
+            if target is not None:
+                store.read(place + 2, [target[:size].data], (place + 2) * SIZES[-1])
+        for place in (0, 1):
+            store.wait(place, written=True)
+            store.wait(place + 2, written=True)
+        number += 2 * ((source is not None) + (target is not None))
+    return number * size / (perf_counter() - begin)
+
+
+def _pages(size: int) -> NDArray[np.uint8]:
+    """Return `size` bytes of noise that begin at a page."""
+    raw = np.random.default_rng(0).integers(0, 256, size + PAGE, np.uint8)
+    start = -raw.ctypes.data % PAGE
+    return raw[start : start + size]

@@ -1,0 +1,75 @@
+"""What planning asks of the machine where the caller does not say: how fast it computes, and how fast a disk is.
+
+Planning measures nothing itself: measurements are made on a floor above it. `lowmem` says here, when it is imported,
+who makes them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowmem.errors import InputError, shown
+from lowmem.schedule.disk.transfers import DiskRates
+from lowmem.units import parse_bytes
+
+if TYPE_CHECKING:
+    from lowmem.planning.cost_model import CostModel
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTier:
+    """A disk that a plan may use.
+
+    folder: where the file with states is made. rates: how fast the disk is. limit: bytes that the file may take, None
+    for as many as are free when it is made.
+    """
+
+    folder: str
+    rates: DiskRates
+    limit: int | None = None
+
+
+@dataclass(slots=True)
+class Measurements:
+    """Who measures: the cost model of a dtype and an engine, and the rates of the disk that a folder lies on."""
+
+    costs: Callable[[str, str], "CostModel"]
+    rates: Callable[[str], DiskRates]
+
+
+_ask: list[Measurements] = []
+
+
+def measured_by(measurements: Measurements) -> None:
+    """Say who measures."""
+    _ask[:] = [measurements]
+
+
+def measured_costs(dtype: str, engine: str) -> "CostModel":
+    """Return the cost model of this machine, measured now if it never was."""
+    return _ask[0].costs(dtype, engine)
+
+
+def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str | None = None) -> DiskTier | None:
+    """Return the disk that `disk=` and `disk_limit=` stand for, its rates measured now if they never were.
+
+    Raises `InputError` for what is no folder, and for a limit without a disk.
+    """
+    limit = None if disk_limit is None else parse_bytes(disk_limit)
+    if disk is None:
+        if limit is not None:
+            raise InputError(
+                f'disk_limit={shown(disk_limit)} goes with disk=, the folder of a disk, such as disk="/tmp".'
+            )
+        return None
+    if isinstance(disk, DiskTier):
+        return disk if limit is None else DiskTier(disk.folder, disk.rates, limit)
+    try:
+        folder = fspath(disk)
+    except TypeError:
+        raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.') from None
+    if not isinstance(folder, str) or not folder:
+        raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.')
+    return DiskTier(str(Path(folder)), _ask[0].rates(folder), limit)

@@ -1,0 +1,217 @@
+"""Steps that send states to a disk: the same bits, the traffic that the plan tells, and errors of the disk."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lowmem as lm
+from lowmem.errors import DiskError, InputError
+from lowmem.planning.machine import DiskTier
+from lowmem.schedule import Load, Store
+from lowmem.schedule.disk.transfers import DiskRates
+from tests.helpers import batch, model, randomised
+
+FAST = DiskRates((1,), (1e12,), (1e12,))
+ENGINES = ("native", "numpy")
+ARCH = lm.Architecture((40, *[48] * 18, 10), activation="tanh")
+ROWS = 96
+
+
+def tier(folder: Path, rates: DiskRates = FAST, limit: int | None = None) -> DiskTier:
+    return DiskTier(str(folder), rates, limit)
+
+
+def planned(
+    folder: Path | None, arch: lm.Architecture = ARCH, budget: int | str | None = "45% of activations", **options: Any
+) -> lm.Plan:
+    disk = None if folder is None else tier(folder)
+    usual: dict[str, Any] = {"batch_size": ROWS, "costs": model(dtype=arch.dtype), "micro_batch": ROWS, "threads": 1}
+    return lm.plan(arch, budget=budget, disk=disk, **usual | options)
+
+
+def gradients(plan: lm.Plan, mlp: lm.MLP, rows: int = ROWS) -> tuple[float, Any, lm.Backprop]:
+    backprop = lm.Backprop(mlp, plan)
+    x, y = batch(mlp.architecture, rows)
+    for _ in range(2):  # the second step finds in the file what the first one left
+        loss, found = backprop(x, y)
+    return loss, [array for layer in found.arrays for array in layer.values()], backprop
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"activation": "gelu", "norm": "layer", "residual": "learned", "dropout": 0.2},
+        {"norm": "batch", "activation": "silu"},
+        {"dtype": "float64", "loss": "mse"},
+    ],
+    ids=lambda options: ",".join(options) or "plain",
+)
+def test_states_on_a_disk_change_no_bit(tmp_path: Path, engine: str, threads: int, options: dict[str, Any]) -> None:
+    arch = lm.Architecture((40, *[48] * 18, 10), **{"activation": "tanh"} | options)
+    mlp = randomised(arch)
+    plain = planned(None, arch, None, engine=engine, threads=threads)
+    spilled = planned(tmp_path, arch, engine=engine, threads=threads)
+    assert spilled.strategy == "disk"
+    assert spilled.disk_bytes > 0
+    loss, expected, _ = gradients(plain, mlp)
+    other, found, backprop = gradients(spilled, mlp)
+    assert loss == other
+    for one, two in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert backprop.disk_traffic == spilled.disk_traffic == spilled.disk_written + spilled.disk_read
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_of_fewer_rows_and_several_passes_change_no_bit_either(tmp_path: Path, engine: str) -> None:
+    mlp = randomised(ARCH)
+    for rows in (1200, 900, 7):
+        options: dict[str, Any] = {"engine": engine, "batch_size": 1200, "micro_batch": 400}
+        plain = planned(None, budget=None, **options)
+        spilled = planned(tmp_path, budget="15% of activations", **options)
+        assert spilled.disk_bytes > 0
+        assert spilled.disk_written == 3 * spilled.disk_bytes
+        loss, expected, _ = gradients(plain, mlp, rows)
+        other, found, backprop = gradients(spilled, mlp, rows)
+        assert loss == other
+        for one, two in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one, two)
+        assert backprop.disk_traffic == spilled.disk_traffic * -(-rows // 400) // 3
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    widths=st.lists(st.integers(1, 90), min_size=5, max_size=12),
+    share=st.integers(15, 80),
+    engine=st.sampled_from(ENGINES),
+    seconds=st.sampled_from([1e6, 1e8, 1e10]),
+)
+def test_ragged_networks_and_disks_of_any_speed_change_no_bit(
+    tmp_path: Path, widths: list[int], share: int, engine: str, seconds: float
+) -> None:
+    arch = lm.Architecture(tuple(widths), activation="gelu")
+    mlp = randomised(arch)
+    rates = DiskRates((1,), (seconds,), (seconds,), 0.6)
+    options: dict[str, Any] = {"batch_size": 400, "costs": model(), "micro_batch": 400, "engine": engine, "threads": 2}
+    plain = lm.plan(arch, **options)
+    try:
+        spilled = lm.plan(arch, budget=f"{share}% of activations", disk=tier(tmp_path, rates), **options)
+    except lm.BudgetError:
+        return
+    loss, expected, _ = gradients(plain, mlp, 400)
+    other, found, backprop = gradients(spilled, mlp, 400)
+    assert loss == other
+    for one, two in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert backprop.disk_traffic == spilled.disk_traffic
+    assert spilled.peak_bytes <= spilled.budget  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("options", [{}, {"gather": True}, {"rehearse": True}], ids=lambda options: str(*options))
+def test_updates_are_the_same_with_and_without_a_disk(tmp_path: Path, engine: str, options: dict[str, Any]) -> None:
+    networks = []
+    for folder in (None, tmp_path):
+        mlp = randomised(ARCH)
+        budget = None if folder is None else "40% of activations"
+        plan = planned(folder, budget=budget, optimizer="adam", engine=engine, **options)
+        assert (plan.disk_bytes > 0) == (folder is not None)
+        optimizer = lm.Adam(0.01)
+        backprop = lm.Backprop(mlp, plan, optimizer)
+        if options:
+            from lowmem.runtime.clipping import ClippedBackprop
+
+            del backprop
+            backprop = ClippedBackprop(mlp, plan, optimizer, 0.5)
+        for seed in range(3):
+            backprop(*batch(ARCH, ROWS, seed))
+        assert backprop.disk_traffic == plan.disk_traffic
+        networks.append(mlp.parameters)
+    np.testing.assert_array_equal(networks[0], networks[1])
+
+
+def test_without_a_disk_nothing_is_written_and_plans_are_as_before(tmp_path: Path) -> None:
+    plan = planned(None)
+    assert not any(isinstance(op, Store | Load) for op in plan.schedule)
+    assert (plan.disk, plan.disk_bytes, plan.disk_traffic) == (None, 0, 0)
+    assert lm.Backprop(randomised(ARCH), plan).engine.disk is None
+
+
+def test_a_budget_with_room_for_everything_sends_nothing_to_the_disk(tmp_path: Path) -> None:
+    plan = planned(tmp_path, budget="2GiB")
+    assert (plan.strategy, plan.disk_bytes) == ("store_all", 0)
+    assert lm.Backprop(randomised(ARCH), plan).engine.disk is None
+
+
+def test_an_own_schedule_with_transfers_needs_a_disk(tmp_path: Path) -> None:
+    schedule = planned(tmp_path).schedule
+    options: dict[str, Any] = {"batch_size": ROWS, "costs": model(), "strategy": schedule, "threads": 1}
+    with pytest.raises(InputError, match="disk="):
+        lm.plan(ARCH, **options)
+    assert lm.plan(ARCH, disk=tier(tmp_path), **options).disk_bytes == planned(tmp_path).disk_bytes
+
+
+# Limits and errors -------------------------------------------------------------------------------------------------
+
+
+def test_the_disk_limit_is_kept(tmp_path: Path) -> None:
+    free = planned(tmp_path, budget="20% of activations")
+    limit = free.disk_bytes // 3
+    options: dict[str, Any] = {"batch_size": ROWS, "costs": model(), "micro_batch": ROWS, "threads": 1}
+    less = lm.plan(ARCH, budget="20% of activations", disk=tier(tmp_path), disk_limit=limit, **options)
+    assert 0 < less.disk_bytes <= limit
+    assert less.seconds > free.seconds  # type: ignore[operator]
+
+
+def test_a_disk_limit_without_a_disk_is_refused() -> None:
+    with pytest.raises(InputError, match="goes with disk="):
+        lm.plan(ARCH, ROWS, disk_limit="1GiB")
+
+
+@pytest.mark.parametrize("disk", [3, "", b"/tmp", True])
+def test_what_is_no_folder_is_refused(disk: Any) -> None:
+    with pytest.raises(InputError, match="disk must be a folder"):
+        lm.plan(ARCH, ROWS, disk=disk)
+
+
+def test_a_full_disk_is_refused_before_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lowmem.runtime.offload import spill_file
+
+    plan = planned(tmp_path)
+    monkeypatch.setattr(spill_file, "free_bytes", lambda folder: plan.disk_bytes - 1)
+    with pytest.raises(InputError, match="too full"):
+        lm.Backprop(randomised(ARCH), plan)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", [None, "adam"])
+def test_a_disk_that_fails_leaves_parameters_alone_or_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, optimizer: str | None
+) -> None:
+    plan = planned(tmp_path, budget="40% of activations", engine=engine, optimizer=optimizer)
+    transfers = 2 * sum(isinstance(op, Store) for op in plan.schedule)
+    torn = set()
+    for number in range(1, transfers + 1):
+        monkeypatch.setenv("LOWMEM_DISK_TEST", f"fail={number}")
+        mlp = randomised(ARCH)
+        rule = None if optimizer is None else lm.Adam(0.01)
+        backprop = lm.Backprop(mlp, plan, rule)
+        before = mlp.parameters.copy()
+        with pytest.raises(DiskError, match=r"the disk failed at (writing|reading) state \d+") as caught:
+            backprop(*batch(ARCH, ROWS))
+        torn.add(caught.value.torn)
+        changed = bool((mlp.parameters != before).any())
+        assert changed == caught.value.torn
+        assert ("go back to a saved run" in str(caught.value)) == changed
+        if rule is not None and not changed:
+            assert rule.step_count == 0
+        backprop(*batch(ARCH, ROWS))  # the next step finds nothing of the one that failed
+    assert torn == ({False} if optimizer is None else {False, True})

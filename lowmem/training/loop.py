@@ -1,6 +1,6 @@
 """The loop of training: epochs of steps over the batches, and callbacks for what happens beside the steps."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -14,7 +14,7 @@ from lowmem.data.samples import Batch, Batches
 from lowmem.errors import DiskError, InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.provenance import here_and_now
-from lowmem.measure.report import Report
+from lowmem.measure.report import RankRecord, Report
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
@@ -149,6 +149,7 @@ class Loop:
     last: the last epoch done. last_steps: the steps of that epoch.
     save_due: says whether the time for a save has come; a callback may set it. due: whether it had come at the last
         step. Of several ranks the first one's clock counts, and a signal to one of them is one to all.
+    ranks: what each of several ranks took in the last epoch. waited: seconds that this one had waited before it.
     """
 
     stepper: Stepper
@@ -165,6 +166,8 @@ class Loop:
     last_steps: int = 0
     save_due: Callable[[], bool] = lambda: False
     due: bool = False
+    ranks: Sequence[RankRecord] = ()
+    waited: float = 0.0
 
     @property
     def plan(self) -> Plan:
@@ -215,6 +218,7 @@ class Loop:
             # The batch's buffers come and go with the data.
             arrays=replace(self.stepper.backprop.account(), batch=None),
             provenance=here_and_now(),
+            ranks=self.ranks,
         )
 
     def _go_through(self) -> bool:
@@ -231,6 +235,13 @@ class Loop:
                     return False
                 start = perf_counter()
         return True
+
+    def _compare_ranks(self, epoch: Epoch) -> None:
+        """Tell all ranks what each took in an epoch."""
+        group = self.stepper.backprop.group
+        if group is not None:
+            own = RankRecord(epoch.seconds, group.waited - self.waited, epoch.peak_bytes)
+            self.waited, self.ranks = group.waited, group.agree(own)
 
     def _agree_on_signals(self) -> None:
         """Let a signal that one rank has noted be one to all, behind the steps of an epoch."""
@@ -281,6 +292,7 @@ class Loop:
             validation_seconds=0.0 if self.held_out is None else perf_counter() - start,
         )
         self.last, self.last_steps = epoch, at.batch
+        self._compare_ranks(epoch)
         self.stepper.torn = True  # until the epoch is counted everywhere
         at.next_epoch()
         self.patience.on_epoch(self, epoch)

@@ -225,6 +225,7 @@ class Trainer(RunState):
         patient = self._patience(stopping)
         stepper = self._allocated()
         stepper.schedule = self.schedule = schedule
+        self._agree(until)
         self._position.until, architecture = until, self.mlp.architecture
         rows, share = min(self.batch_size, len(train)), self._memory.share
         batches = train.batches(rows, architecture, self.seed, share)

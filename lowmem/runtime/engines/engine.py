@@ -31,11 +31,13 @@ class Engine(Protocol):
     checked. After the first step of a size a step allocates no array.
 
     name: as `plan.engine` will say it. arena: where states, deltas and working memory lie.
+    instructions: which kernels run, as bits depend on them.
     shard_sums: of the gradients of shards; None where a batch has one.
     disk: what moves states to a disk and back, None where the plan moves none.
     """
 
     name: str
+    instructions: str
     arena: Arena
     shard_sums: ShardSums | None
     disk: DiskBinding | None

@@ -56,6 +56,7 @@ class NativeEngine:
         architecture, lanes = mlp.architecture, plan.lanes
         self.library, self.mlp, self.plan = load(), mlp, plan
         self.buffers, self._optimizer = buffers, optimizer
+        self.instructions = self.library.simd
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
         self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         each = lane_rows(plan.micro_batch, lanes)

@@ -51,6 +51,7 @@ class NumpyEngine:
     """Carries out the program of a plan with NumPy; see `lowmem.runtime.engines.engine.Engine`."""
 
     name = "numpy"
+    instructions = "NumPy's"
 
     def __init__(
         self,

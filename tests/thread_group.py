@@ -66,6 +66,9 @@ class ThreadGroup:
     def wait(self, request: Request) -> None:
         assert request.done()
 
+    def saved(self, text: str) -> None:
+        pass
+
     def agree(self, what: Any) -> list[Any]:
         return self._meet(what, list)
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Variables in which launchers tell a process its rank: those of MPICH and Intel MPI, PMIx, Open MPI, MVAPICH."""
 
-TOGETHER = 1.0
-"""Seconds within which all ranks fail if they fail for the same reason, such as a flag that none of them knows."""
-
 _joined: list["MpiGroup"] = []
 
 
@@ -60,7 +57,7 @@ def end(code: int, text: str, tell: Callable[[str], None]) -> int:
             tell(text)
         return code
     group = _joined[0]
-    if group.fail_together(TOGETHER):
+    if group.fail_together():
         if group.rank == 0:
             tell(text)
         return code

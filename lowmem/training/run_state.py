@@ -1,5 +1,6 @@
 """Where a run stands: what a trainer knows of its run besides network, plan and memory."""
 
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -122,6 +123,14 @@ class RunState:
         if until <= at.epoch:
             raise InputError(f"this run has {at.epoch} epochs already; until={at.epoch + 1} or more goes on.")
         return until
+
+    def _note_save(self, path: Path) -> None:
+        """Remember the last good save, for all who may have to name it."""
+        self._last_save = f"{path} (step {self._position.steps})"
+        if self._loop is not None:
+            self._loop.last_save = self._last_save
+        if self._group is not None and self.speaks:
+            self._group.saved(self._last_save)
 
     def _agree(self, until: int) -> None:
         """See that all ranks are about to do the same. until: the epoch after which the run ends."""

@@ -314,9 +314,7 @@ class Trainer(RunState):
                     standardisation=self._standardisation,
                     last=None if aside is None else aside.last.learned,
                 )
-        self._last_save = f"{path} (step {self._position.steps})"
-        if self._loop is not None:
-            self._loop.last_save = self._last_save
+        self._note_save(path)
 
     @classmethod
     def resume(cls, path: str | Path, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer

@@ -49,5 +49,8 @@ class Group(Protocol):
     def wait(self, request: Request) -> None:
         """Wait until an operation is done. Raises `RunError` if another rank has failed."""
 
+    def saved(self, text: str) -> None:
+        """Note where the run was saved last, for whoever must say so when a rank has died."""
+
     def agree(self, what: Any) -> list[Any]:  # noqa: ANN401 - whatever pickles
         """Return what each rank gives, by rank; for small things, before and after the steps."""

@@ -1,14 +1,18 @@
 """`MpiGroup`: the ranks of an MPI program, as `lowmem.runtime.collectives.group.Group` asks for them."""
 
+import atexit
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError
+from lowmem.runtime.collectives import witness
 from lowmem.runtime.collectives.group import Request
 
 if TYPE_CHECKING:
@@ -19,6 +23,10 @@ Array = NDArray[Any]
 SPIN, REST = 2e-4, 5e-5
 """Seconds that a wait asks again and again, and seconds between two questions after that. Ranks that share a core
 must let each other work; on a core of its own a rank loses less by a rest than a message takes."""
+
+
+TOGETHER = 1.0
+"""Seconds within which all ranks fail if they fail for the same reason, such as a flag that none of them knows."""
 
 
 class MpiRequest:
@@ -47,6 +55,14 @@ class MpiGroup:
         self._failures, self._failed = communicator.Dup(), False
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.waited = 0.0
+        self._lifeline = self._watched() if self.size > 1 else None
+
+    def _watched(self) -> witness.Lifeline:
+        """Connect to a witness, which says so if this rank dies."""
+        address = self.agree(witness.start(self.size) if self.rank == 0 else None)[0]
+        lifeline = witness.Lifeline(address, self.rank)
+        atexit.register(lifeline.bye)
+        return lifeline
 
     def exchange(
         self, send: Array | None, send_bounds: Sequence[int], receive: Array, receive_counts: Sequence[int]
@@ -87,7 +103,7 @@ class MpiGroup:
         """See `Group.agree`."""
         return list(self._communicator.allgather(what))
 
-    def fail_together(self, seconds: float) -> bool:
+    def fail_together(self, seconds: float = TOGETHER) -> bool:
         """Say whether all ranks call this within some seconds, as they do where all fail for the same reason."""
         if self._failed:
             return False
@@ -99,8 +115,15 @@ class MpiGroup:
             time.sleep(REST)
         return True
 
+    def saved(self, text: str) -> None:
+        """See `Group.saved`."""
+        if self._lifeline is not None:
+            self._lifeline.saved(text)
+
     def abort(self, code: int) -> None:
-        """End all ranks now."""
+        """End all ranks now; this one has said why."""
+        if self._lifeline is not None:
+            self._lifeline.bye()
         self._communicator.Abort(code)
 
     def _type(self, array: Array) -> "MPI.Datatype":
@@ -120,4 +143,18 @@ def mpi() -> MpiGroup:
             f"several ranks need MPI, and it cannot be loaded: {problem}. Install it with pip install 'lowmem[mpi]', "
             "or mpi4py for the MPI of your machine."
         ) from None
-    return MpiGroup(MPI.COMM_WORLD)
+    group = MpiGroup(MPI.COMM_WORLD)
+    if group.size > 1:
+        usual = sys.excepthook
+
+        def end_all(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            """Show an error that nobody has caught, and end the other ranks, which would wait for ever."""
+            together = group.fail_together()
+            if group.rank == 0 or not together:
+                usual(kind, error, trace)
+                print(f"lowmem: rank {group.rank}: {error or kind.__name__}", file=sys.stderr, flush=True)
+            if not together:
+                group.abort(1)
+
+        sys.excepthook = end_all
+    return group

@@ -1,14 +1,17 @@
 """Mutate saved runs and data files, and open them: each is read or refused with one clear line, and nothing else.
 
 Mutations change, cut, repeat and insert bytes, set numbers to extremes, and make checksums right again where a format
-has them. Anything but an error of lowmem is a finding, and so is much memory: the process has little. Findings are
-kept. Run from the repository's root: python -m scripts.fuzz_readers [--quick]
+has them; packed files are mutated before and after packing. Anything but an error of lowmem is a finding, and so is
+much memory: a process has little. Findings are kept. File number n of a seed is the same file whoever makes it.
+
+Run from the repository's root: python -m scripts.fuzz_readers [--quick] [--files N] [--seed N] [--json FILE]
 """
 
 import argparse
 import gzip
 import io
 import json
+import multiprocessing
 import random
 import resource
 import struct
@@ -25,6 +28,7 @@ from zlib import crc32
 import numpy as np
 
 import lowmem as lm
+from lowmem.common.tables import Table
 from lowmem.data.open import load
 from lowmem.training.saved_run import open_run
 
@@ -47,70 +51,107 @@ EXTREMES = (
 )
 
 
-def samples() -> dict[str, tuple[bytes, Reader]]:
-    """Return a good file of each kind, and how it is read."""
+def samples(folder: Path) -> dict[str, tuple[bytes, Reader]]:
+    """Return a good file of each kind, and how it is read. folder: for files beside them, which are not mutated."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 4)).astype(np.float32), rng.integers(0, 3, 40)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "run")
-        trainer = lm.Trainer(lm.MLP(lm.Architecture((4, 6, 3))), batch_size=8)
-        list(trainer.epochs((x, y), 1))
-        trainer.save(path)
-        run = path.read_bytes()
-    plain, packed, npy, text = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.StringIO()
-    np.savez(plain, x=x, y=y)
-    np.savez_compressed(packed, x=x, y=y)
-    np.save(npy, x)
-    np.savetxt(text, np.column_stack([x, y]), fmt="%.7g", delimiter=",", header="a,b,c,d,e", comments="")
-    idx = bytes([0, 0, 8, 3]) + struct.pack(">3I", 40, 2, 2) + rng.bytes(160)
-    images = Path(tempfile.gettempdir(), "lowmem_fuzz_images-idx3-ubyte")
-    images.write_bytes(idx)
-    targets = Path(tempfile.gettempdir(), "lowmem_fuzz_targets.npy")
-    np.save(targets, y)
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((4, 6, 3))), batch_size=8)
+    list(trainer.epochs((x, y), 1))
+    trainer.save(folder / "run")
+    run = (folder / "run").read_bytes()
+    lm.export_torch(trainer.mlp, folder / "weights")
+    np.save(folder / "targets.npy", y)
+    idx = idx_bytes(0x08, "u1")
+    (folder / "images-idx3-ubyte").write_bytes(idx)
     names = np.array(["setosa", "versicolor", "virginica"])[y]
-    lines = [",".join([*map(repr, row), name]) for row, name in zip(x.tolist(), names, strict=True)]
-    npy_names = io.BytesIO()
-    np.savez(npy_names, x=x, y=names, w=np.arange(40.0))
-    streamed: Reader = lambda path: drained(lm.open_data(path))  # noqa: E731
-    with_targets: Reader = lambda path: drained(lm.open_data(path, targets))  # noqa: E731
+    npz, npz_packed = archive(np.savez, x=x, y=y), archive(np.savez_compressed, x=x, y=y)
+    npz_names, npy = archive(np.savez, x=x, y=names, w=np.arange(40.0)), archive(np.save, x)
+
+    def streamed(path: Path) -> None:
+        drained(lm.open_data(path))
+
+    def with_targets(path: Path) -> None:
+        drained(lm.open_data(path, folder / "targets.npy"))
+
+    def split(path: Path) -> None:
+        drained(lm.open_data(path, task="regression", standardise=True).split(0.3)[0])
+
+    def inputs(path: Path) -> None:
+        drained(lm.open_data(path, inputs_only=True, target=-1))
+
+    def used(path: Path) -> None:
+        again = lm.Trainer.resume(path)
+        list(again.epochs((x, y), 1))
+
     return {
-        "saved run": (run, lambda path: lm.Trainer.resume(path).epochs((x, y), 1)),
+        "saved run": (run, used),
         "saved run, checksum mended": (run, lambda path: open_run(path).network()),
-        "npz streamed": (plain.getvalue(), streamed),
-        "packed npz streamed": (packed.getvalue(), streamed),
-        "npy streamed": (npy.getvalue(), with_targets),
-        **{f"idx of type {kind:02x} streamed": (idx_bytes(kind, dtype), with_targets) for kind, dtype in IDX.items()},
-        "gzipped idx streamed": (gzip.compress(idx), with_targets),
-        "gzipped npy streamed": (gzip.compress(npy.getvalue()), with_targets),
-        "labels of QMNIST streamed": (
+        "weights of PyTorch": ((folder / "weights").read_bytes(), lm.import_torch),
+        "npz streamed": (npz, streamed),
+        "npz, packed": (npz_packed, streamed),
+        "npz, packed, loaded": (npz_packed, load),
+        "npz of names and weights": (npz_names, lambda path: drained(lm.open_data(path, weights="w"))),
+        "npz of names, loaded": (npz_names, load),
+        "npy": (npy, with_targets),
+        "npy, loaded": (npy, lambda path: load(path, folder / "targets.npy")),
+        "npy, gzipped": (gzip.compress(npy), with_targets),
+        **{f"idx of type {kind:02x}": (idx_bytes(kind, dtype), with_targets) for kind, dtype in IDX.items()},
+        "idx, gzipped": (gzip.compress(idx), with_targets),
+        "idx, labels of QMNIST": (
             idx_bytes(0x0C, ">i4", (40, 8)),
-            lambda path: drained(lm.open_data(images, path)),
+            lambda path: drained(lm.open_data(folder / "images-idx3-ubyte", path)),
         ),
-        "csv streamed": (text.getvalue().encode(), streamed),
-        "csv split": (
-            text.getvalue().encode(),
-            lambda path: drained(lm.open_data(path, task="regression").split(0.3)[0]),
-        ),
-        "csv of names streamed": ("\n".join(lines).encode(), streamed),
-        "gzipped csv streamed": (gzip.compress(text.getvalue().encode()), streamed),
-        "csv in UTF-16 streamed": ("\n".join(lines).encode("utf-16"), streamed),
-        "csv in UTF-16 without a mark streamed": (text.getvalue().encode("utf-16-le"), streamed),
-        "csv with decimal commas streamed": ("\n".join(lines).replace(",", ";").replace(".", ",").encode(), streamed),
-        "text between blanks streamed": (text.getvalue().replace(",", "  ").encode(), streamed),
-        "npz of names and weights streamed": (
-            npy_names.getvalue(),
-            lambda path: drained(lm.open_data(path, weights="w")),
-        ),
-        "npz of names loaded": (npy_names.getvalue(), load),
-        "parquet streamed": (parquet_bytes([*x.T, y]), streamed),
-        "parquet of names streamed": (parquet_bytes([*x.T, names]), streamed),
-        "parquet of categories, inputs alone": (
-            parquet_bytes([*x.T, names], compression="gzip", use_dictionary=False),
-            lambda path: drained(lm.open_data(path, inputs_only=True, target=-1)),
-        ),
-        "npz loaded": (packed.getvalue(), load),
-        "npy loaded": (npy.getvalue(), lambda path: load(path, targets)),
+        **tables(x, y, names, streamed, split),
+        "parquet": (parquet_bytes([*x.T, y]), streamed),
+        "parquet, split": (parquet_bytes([*x.astype(np.float64).T, x[:, 0]]), split),
+        "parquet of names": (parquet_bytes([*x.T, names]), streamed),
+        "parquet of categories": (parquet_bytes([*x.T, categories(names)]), streamed),
+        "parquet of truth values": (parquet_bytes([x[:, 0] > 0, *x.T[1:], y > 0]), streamed),
+        "parquet of small numbers, zstd": (parquet_bytes([*x.astype(np.int8).T, y], compression="zstd"), streamed),
+        "parquet, gzip inside": (parquet_bytes([*x.T, names], compression="gzip", use_dictionary=False), inputs),
+        "parquet, pages of version 2": (parquet_bytes([*x.T, y], data_page_version="2.0"), streamed),
     }
+
+
+def tables(
+    x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], names: np.ndarray[Any, Any], streamed: Reader, split: Reader
+) -> dict[str, tuple[bytes, Reader]]:
+    """Return a good file of each kind of table in text, and how it is read."""
+    rows = [[*map("{:.7g}".format, row), str(label)] for row, label in zip(x.tolist(), y.tolist(), strict=True)]
+    text = "\n".join(map(",".join, [list("abcde"), *rows]))
+    named = "\n".join(",".join([*row[:-1], name]) for row, name in zip(rows, names, strict=True))
+    quoted = "\r\n".join(",".join(f'"{cell}"' for cell in row) for row in [list("abcde"), *rows])
+    index = "\n".join([",a,b,c,d,e", *(",".join([str(n), *row]) for n, row in enumerate(rows))])
+    return {
+        "csv": (text.encode(), streamed),
+        "csv, split": (text.encode(), split),
+        "csv, loaded": (text.encode(), load),
+        "csv of names": (named.encode(), streamed),
+        "csv, gzipped": (gzip.compress(text.encode()), streamed),
+        "csv in UTF-16": (named.encode("utf-16"), streamed),
+        "csv in UTF-16 without a mark": (text.encode("utf-16-le"), streamed),
+        "csv in CP1252": (f"# mesur\xe9\n{named}".encode("cp1252"), streamed),
+        "csv with decimal commas": (named.replace(",", ";").replace(".", ",").encode(), streamed),
+        "csv, quoted": (quoted.encode(), streamed),
+        "csv with an index": (index.encode(), streamed),
+        "csv behind comments, CR": (f"# made by hand\n\n{text}".replace("\n", "\r").encode(), streamed),
+        "text between blanks": (text.replace(",", "  ").encode(), streamed),
+        "text between tabs, trailing": (text.replace(",", "\t").replace("\n", "\t\n").encode(), streamed),
+    }
+
+
+def archive(save: Callable[..., None], *arrays: Any, **named: Any) -> bytes:  # noqa: ANN401 - arrays
+    """Return the bytes that NumPy saves."""
+    stream = io.BytesIO()
+    save(stream, *arrays, **named)
+    return stream.getvalue()
+
+
+def categories(names: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - an array of pyarrow
+    """Return text as pandas writes categories."""
+    import pyarrow as pa
+
+    return pa.array(names).dictionary_encode()
 
 
 def idx_bytes(kind: int, dtype: str, shape: tuple[int, ...] = (40, 2, 2)) -> bytes:
@@ -178,36 +219,88 @@ def reserved() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData"))) << 10
 
 
+Outcomes = dict[str, Counter[str]]
+"""Of each kind of file, how many were read, refused, and findings; and the seconds they took."""
+
+
+def fuzzed(numbers: range, seed: int) -> tuple[Outcomes, list[str]]:
+    """Mutate and open files by their numbers, in a process of its own. Return what became of them, and findings."""
+    warnings.simplefilter("error")
+    outcomes: Outcomes = {}
+    findings = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kinds = list(samples(folder).items())
+        for kind, (content, read) in kinds:
+            (folder / "good").write_bytes(content)
+            outcome = outcome_of(read, folder / "good")
+            if outcome != "read":
+                findings.append(f"{kind}, before any change: {outcome}")
+        room = reserved() + ROOM
+        resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        for number in numbers:
+            kind, (content, read) = kinds[number % len(kinds)]
+            begin, held = monotonic(), outcomes.setdefault(kind, Counter())
+            changed = changed_file(kind, content, random.Random(f"{seed} {number}"))
+            path = folder / f"file{ {'csv': '.csv', 'par': '.parquet'}.get(kind[:3], '') }"
+            path.write_bytes(changed)
+            outcome = outcome_of(read, path)
+            held[outcome.split(":")[0]] += 1
+            held["ms"] += int(1000 * (monotonic() - begin))
+            if outcome.startswith("FINDING"):
+                kept = Path(tempfile.gettempdir(), f"lowmem_finding_{seed}_{number}")
+                kept.write_bytes(changed)
+                findings.append(f"{kind}, {outcome}; kept as {kept}")
+    return outcomes, findings
+
+
+def changed_file(kind: str, content: bytes, rng: random.Random) -> bytes:
+    """Return a mutated file, half of those that are gzipped mutated inside."""
+    if "mended" in kind:
+        return mended(mutated(content, rng))
+    if "gzipped" in kind and rng.random() < 0.5:
+        return gzip.compress(mutated(gzip.decompress(content), rng), 1)
+    return mutated(content, rng)
+
+
+def fuzz(files: int, seed: int, workers: int) -> tuple[Outcomes, list[str]]:
+    """Fuzz so many files in several processes."""
+    shares = [(range(first, files, workers), seed) for first in range(workers)]
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        results = pool.starmap(fuzzed, shares)
+    outcomes: Outcomes = {}
+    for held, _ in results:
+        for kind, counts in held.items():
+            outcomes.setdefault(kind, Counter()).update(counts)
+    return outcomes, [finding for _, findings in results for finding in findings]
+
+
 def main() -> None:
     """Fuzz every kind of file, and print what became of each."""
     parser = argparse.ArgumentParser(description="Fuzz the readers of saved runs and of data.")
     parser.add_argument("--quick", action="store_true", help="2,000 files in place of 100,000")
+    parser.add_argument("--files", type=int, help="so many files")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what became of the files there")
     arguments = parser.parse_args()
-    rng, found = random.Random(arguments.seed), 0
-    warnings.simplefilter("error")
-    kinds = samples()
-    resource.setrlimit(resource.RLIMIT_DATA, (reserved() + ROOM, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    each = (2_000 if arguments.quick else 100_000) // len(kinds) + 1
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (content, read) in kinds.items():
-            ending = {"csv": ".csv", "parquet": ".parquet"}.get(name.split()[0], "")
-            path = Path(folder, f"file{ending}")
-            outcomes: Counter[str] = Counter()
-            begin = monotonic()
-            for number in range(each):
-                changed = mutated(content, rng)
-                path.write_bytes(mended(changed) if "mended" in name else changed)
-                outcome = outcome_of(read, path)
-                outcomes[outcome.split(":")[0]] += 1
-                if outcome.startswith("FINDING"):
-                    found += 1
-                    kept = Path(tempfile.gettempdir(), f"lowmem_finding_{name.replace(' ', '_')}_{number}")
-                    kept.write_bytes(path.read_bytes())
-                    print(f"{outcome}; kept as {kept}", flush=True)
-            print(f"{name}: {dict(outcomes)} in {monotonic() - begin:.1f} s", flush=True)
-    print(f"{each * len(kinds):,} files, {found} findings")
-    sys.exit(bool(found))
+    files, begin = arguments.files or (2_000 if arguments.quick else 100_000), monotonic()
+    outcomes, findings = fuzz(files, arguments.seed, arguments.workers)
+    rows = [
+        [kind, *(f"{held[what]:,}" for what in ("read", "refused", "FINDING")), f"{held['ms'] / held_files(held):.1f}"]
+        for kind, held in sorted(outcomes.items())
+    ]
+    said = f"{files:,} files of seed {arguments.seed}, {len(findings)} findings, {monotonic() - begin:.0f} s"
+    print(Table("Mutated files", ("kind", "read", "refused", "findings", "ms a file"), rows, said))
+    print("\n".join(findings))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({"seed": arguments.seed, "files": files, "kinds": outcomes}) + "\n")
+    sys.exit(bool(findings))
+
+
+def held_files(held: Counter[str]) -> int:
+    """Return how many files of a kind there were."""
+    return held["read"] + held["refused"] + held["FINDING"]
 
 
 def outcome_of(read: Reader, path: Path) -> str:

@@ -234,6 +234,17 @@ def mnist(data: str, epochs: int, sizes: list[int]) -> Iterator[dict[str, Any]]:
             }
 
 
+def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Return what the arguments ask for, as it is measured."""
+    rest, times = arguments.rest, arguments.times
+    if arguments.what == "kills":
+        return kills(times, arguments.epochs)
+    if arguments.what == "mnist":
+        return mnist(rest[0], arguments.epochs, [int(ranks) for ranks in rest[1:]] or [1, 2, 4])
+    layers, width, batch = map(int, rest or ("200", "256", "2048"))
+    return steps(layers, width, batch, times)
+
+
 def main() -> None:
     """Measure what the arguments ask for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -243,23 +254,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
     if arguments.what == "side":
-        *shape, optimizer = arguments.rest
-        one_side(*map(int, shape), optimizer)
+        layers, width, batch, threads, shards = map(int, arguments.rest[:5])
+        one_side(layers, width, batch, threads, shards, arguments.rest[5])
     elif arguments.what == "pingpong":
         messages()
     elif arguments.what == "messages":
         for line in on_ranks(2, "pingpong"):
             print(json.dumps(line))
     else:
-        shape = [int(number) for number in arguments.rest] if arguments.what == "steps" else []
-        made = {
-            "steps": lambda: steps(*(shape or [200, 256, 2048]), arguments.times),
-            "kills": lambda: kills(arguments.times, arguments.epochs),
-            "mnist": lambda: mnist(
-                arguments.rest[0], arguments.epochs, [int(n) for n in arguments.rest[1:]] or [1, 2, 4]
-            ),
-        }
-        for line in made[arguments.what]():
+        for line in measured(arguments):
             print(json.dumps(line), flush=True)
 
 

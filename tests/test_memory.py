@@ -207,6 +207,20 @@ def test_a_long_batch_takes_no_more_than_promised(micro_batch: int | None) -> No
     assert traced <= plan.peak_bytes + ROOM
 
 
+@pytest.mark.parametrize("engine", ["numpy", None])
+@pytest.mark.usefixtures("traced")
+def test_thousands_of_passes_take_no_more_than_promised(engine: str | None) -> None:
+    architecture = lm.Architecture((8, *[64] * 4, 3))
+    x, y = batch(architecture, 65_536)
+    plan = lm.plan(architecture, 65_536, None, "adam", micro_batch=16, odd_batches=True, engine=engine)
+    assert plan.micro_batches == 4096
+    before = held()
+    backprop = lm.Backprop(lm.MLP(architecture), plan, lm.make_optimizer("adam"))
+    for rows in (65_536, 65_521, 65_536):
+        backprop(x[:rows], y[:rows])
+    assert peak_above(before) <= plan.peak_bytes + ROOM
+
+
 @pytest.mark.usefixtures("traced")
 def test_batches_of_other_sizes_stay_within_a_promise_that_foresees_them() -> None:
     architecture = lm.Architecture((64, *[32] * 60, 10), "elu")
@@ -403,12 +417,30 @@ def test_a_trainer_takes_no_more_than_promised(
         assert trainer.plan.peak_bytes <= trainer.plan.budget
 
 
+@pytest.mark.parametrize("dtypes", [("f4", "f4", "f4"), ("f8", "f4", "f8"), ("f4", "u1", "f8"), ("u1", "f8", "f4")])
+@pytest.mark.parametrize("dtype", FLOAT)
 @pytest.mark.usefixtures("traced")
-def test_evaluating_by_hand_stays_within_the_promise_too() -> None:
-    architecture = lm.Architecture((2000, 8, 10), "tanh")
+def test_evaluating_by_hand_stays_within_the_promise_too(dtype: str, dtypes: tuple[str, str, str]) -> None:
+    architecture = lm.Architecture((1000, 8, 10), "tanh", dtype=dtype)
     x, y = batch(architecture, 600)
+    train, validation, other = ((np.abs(x).astype(kind), y) for kind in dtypes)
     before = held()
     trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(), batch_size=256)
-    for _ in trainer.epochs((x, y), 1):
-        trainer.evaluate((x, y))
+    seen = []
+    for _ in range(2):  # buffers of the first call go before those of the second come
+        for epoch in trainer.epochs(train, 1, validation):
+            assert trainer.evaluate(validation)[0] == epoch.validation_loss
+            seen += [trainer.evaluate(data)[0] for data in (train, other)]
     assert peak_above(before) <= trainer.plan.peak_bytes + ROOM
+    assert np.isfinite(seen).all()
+
+
+def test_evaluation_in_few_rows_is_that_in_many() -> None:
+    architecture = lm.Architecture((1000, 8, 10), "tanh")
+    x, y = batch(architecture, 300)
+    trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(), batch_size=8)
+    next(iter(trainer.epochs((x, y), 1)))
+    loss, accuracy = trainer.evaluate((x, y))
+    wide = trainer.evaluate((x.astype(np.float64), y))  # its buffers would take three times as much
+    assert wide[0] == pytest.approx(loss, rel=1e-6)
+    assert wide[1] == accuracy

@@ -195,7 +195,7 @@ def test_a_shard_whose_loss_overflows_changes_nothing(engine: str, shard: int) -
 
 
 def test_a_command_trains_in_shards(tmp_path: Path) -> None:
-    flags = ["--data", "digits", "--layers", "4", "--width", "16", "--epochs", "1", "--shards", "4"]
+    flags = ["--data", "digits", "--layers", "4", "--width", "16", "--epochs", "1", "--shards", "4", "--batch", "128"]
     for name in ("one", "two"):
         command = [sys.executable, "-m", "lowmem", "train", *flags, "--save", str(tmp_path / name)]
         done = subprocess.run([*command, "--no-calibrate"], capture_output=True, text=True, check=True)

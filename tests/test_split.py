@@ -310,3 +310,45 @@ def test_a_split_of_a_stream_gives_the_bits_of_its_rows_in_arrays(tmp_path: Path
         epochs = list(trainer.epochs(one, 3, other))
         ends.append((trainer.mlp.parameters.tobytes(), epochs[-1].validation_loss))
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_standardisation_is_that_of_the_samples_to_train_on(tmp_path: Path, write: Any) -> None:
+    paths, (rows, _) = write(tmp_path), split(from_arrays(X, Y), 0.3, 7)
+    mean, deviation = X[rows].mean(axis=0), X[rows].std(axis=0)
+    found = []
+    for data in (lm.open_data(*paths, standardise=True), load(*paths, standardise=True)):
+        train, held = data.split(0.3, 7)
+        assert train.standardisation is not None
+        assert train.standardisation is held.standardisation
+        np.testing.assert_allclose(train.standardisation.mean, mean, rtol=1e-6)
+        np.testing.assert_allclose(train.standardisation.deviation, deviation, rtol=1e-6)
+        found.append(train.standardisation.mean.tobytes())
+        inner, _ = train.split(0.5, 1)
+        assert inner.standardisation is not None
+        assert not np.allclose(inner.standardisation.mean, mean, rtol=1e-6)
+        test, _ = held.split(0.5, 1)  # that of the training, however what is held out is divided
+        assert test.standardisation is held.standardisation
+        like = lm.open_data(*paths, standardise=train.standardisation)
+        assert like.split(0.3, 8)[0].standardisation is train.standardisation
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("write", [npz, csv, parquet])
+def test_the_command_standardises_by_the_samples_that_it_trains_on(
+    capsys: Capture, tmp_path: Path, write: Any
+) -> None:
+    run, data = tmp_path / "run", write(tmp_path, np.arange(100) % 3)
+    flags = ["--data", str(data), *FLAGS, "--standardise", "--save", str(run)]
+    assert Ran(capsys, "train", *flags).code == 0
+    kept = lm.open_data(data, standardise=True).split(0.2, 0)[0].standardisation
+    saved = open_run(run).standardisation()
+    assert kept is not None
+    assert saved is not None
+    assert kept.mean.tobytes() == saved.mean.tobytes()
+    # A run of an earlier version, which took the mean of all samples, goes on with what it has.
+    assert Ran(capsys, "train", *flags, "--epochs", "4").code == 0
+    whole = open_run(run).network().parameters
+    assert Ran(capsys, "train", *flags).code == 0
+    assert Ran(capsys, "resume", str(run), "--epochs", "4").code == 0
+    assert np.array_equal(open_run(run).network().parameters, whole)

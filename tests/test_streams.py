@@ -427,6 +427,22 @@ def test_values_that_are_not_finite_are_refused_with_their_row(tmp_path: Path, v
     assert "y[55] holds NaN or infinite" in refusal(*npy(tmp_path, X, y))
 
 
+def test_numbers_beyond_float32_are_refused_with_their_row(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    x = np.arange(20.0)
+    x[7] = -1e300
+    (tmp_path / "a.csv").write_text("a,y\n" + "".join(f"{value!r},{n % 2}\n" for n, value in enumerate(x.tolist())))
+    parquet.write_table(pa.table({"a": x, "y": [0, 1] * 10}), tmp_path / "a.parquet")
+    for path, place in (
+        (tmp_path / "a.csv", "line 9, column 1 .'a'.: '-1e"),
+        (tmp_path / "a.parquet", "row 7, column 'a': -1e"),
+    ):
+        with pytest.raises(lm.InputError, match=place + r"\+300'? is no finite number of float32. Mend it, or scale"):
+            lm.open_data(path)
+
+
 def test_labels_that_the_network_has_no_output_for_are_refused_with_the_row(tmp_path: Path) -> None:
     y = Y.copy()
     y[77] = 3

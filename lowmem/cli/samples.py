@@ -11,6 +11,7 @@ from lowmem.network.specs import LOSSES
 
 if TYPE_CHECKING:
     from lowmem.data.samples import Samples
+    from lowmem.data.standardisation import Standardisation
     from lowmem.training.saved_run import SavedRun
 
 HELD_OUT = 0.2
@@ -115,16 +116,20 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
         if saved.columns is None and arguments.stream and is_table(arguments.data):
             common["inputs"] = saved.architecture.widths[0]
     table = {"target": arguments.target, "features": arguments.features, "ignore": arguments.ignore or ()}
-    whole = _opened(arguments, arguments.data, common | table | {"targets": arguments.targets}, first=True)
+    before = None if saved is None else saved.standardisation()
+    options = common | table | {"targets": arguments.targets}
+    whole = _opened(arguments, arguments.data, options, first=True, standardise=before or arguments.standardise)
     if arguments.validation is not None:
         if held_out is not None:
             raise InputError("--validation and --held-out both say what to validate on; leave one out.")
         # Names that a flag gives for the training file need not be those of this one.
         again = {"task": whole.task, "columns": whole.columns, "class_names": whole.class_names, "scale": whole.scale}
-        rest = _opened(arguments, arguments.validation, again | {"header": common["header"]}, like=whole)
+        again |= {"header": common["header"]}
+        rest = _opened(arguments, arguments.validation, again, standardise=whole.standardisation or False)
         return _noted(whole, f"validated on {arguments.validation}"), rest
     if folder and (held_out is None or arguments.splitting is None):
-        rest = _opened(arguments, arguments.data, common | {"part": "test"}, like=whole)
+        part = common | {"part": "test"}
+        rest = _opened(arguments, arguments.data, part, standardise=whole.standardisation or False)
         return _noted(whole, "held out: the test part of the folder"), rest
     if held_out == 0:
         return _noted(whole, "nothing is held out"), None
@@ -136,12 +141,12 @@ def _opened(
     source: str,
     options: dict[str, Any],
     *,
+    standardise: "bool | Standardisation",
     first: bool = False,
-    like: "Samples | None" = None,
 ) -> "Samples":
     """Open samples as the flags say: in blocks or in memory.
 
-    first: these are the samples to train on, which may have weights. like: standardise as these are.
+    standardise: see `open_data`. first: these are the samples to train on, which may have weights.
     """
     from lowmem.data.open import load, open_data
 
@@ -150,9 +155,8 @@ def _opened(
         options["weights"] = arguments.weights
     if not arguments.stream:
         return load(source, **options)
-    options["standardise"] = arguments.standardise if like is None else like.standardisation or False
-    one_hot = getattr(arguments, "one_hot", False)
-    return open_data(source, shuffle_rows=arguments.shuffle_rows, one_hot=one_hot, **options)
+    options |= {"standardise": standardise, "one_hot": getattr(arguments, "one_hot", False)}
+    return open_data(source, shuffle_rows=arguments.shuffle_rows, **options)
 
 
 def _split(whole: "Samples", share: float, arguments: argparse.Namespace) -> tuple["Samples", "Samples"]:

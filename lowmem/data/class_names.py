@@ -77,6 +77,8 @@ class ClassNames:
 
     def _why_no_name(self, name: str) -> str:
         """Say why a text cannot be a new name; return "" if it can."""
+        if any("\ud800" <= character <= "\udfff" or character == "\ufffd" for character in name):
+            return "is no UTF-8 text. Save the file as UTF-8."
         if not name or not name.isprintable():
             return "is no name for a class: it is empty or cannot be printed. Mend that row."
         if len(self._numbers) >= MOST_NAMES or self._characters + len(name) > MOST_CHARACTERS:

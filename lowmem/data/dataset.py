@@ -19,7 +19,8 @@ from lowmem.data.class_names import CODES, ClassNames, are_numbers, as_text, lis
 from lowmem.data.formats.columns import Schema, Selection, choose_columns
 from lowmem.data.row_mask import RowMask, mark_rows
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Samples, Targets
-from lowmem.data.scan import Counts
+from lowmem.data.scan import Counts, rows_at_once
+from lowmem.data.standardisation import standardisation_of
 from lowmem.data.task import Answers, check_task, decide
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -70,7 +71,13 @@ class Dataset(Samples):
         mask = self.row_mask(held_out, seed)
         train, rest = (self.take(mask.between(0, len(self), marked=marked)) for marked in (False, True))
         classes = self.classes if self.labels else 0
-        return replace(train, whole_classes=classes), replace(rest, whole_classes=classes)
+        found = self.standardisation
+        if self.fitted:
+            rows = rows_at_once(len(train), self.features * self.x.itemsize)
+            parts = (train.x[start : start + rows] for start in range(0, len(train), rows))
+            found = standardisation_of(parts, self.features)
+        about: dict[str, Any] = {"whole_classes": classes, "standardisation": found}
+        return replace(train, **about), replace(rest, fitted=False, **about)
 
     def row_mask(self, held_out: float, seed: int) -> RowMask:
         """Return which rows `split` holds out."""

@@ -80,7 +80,8 @@ def open_data(
         found in the first pass, sorted. Labels that are negative numbers have names too, such as "-1" and "1".
     shuffle_rows: rows that are shuffled among each other; by default as many as fit 8 MiB as they are stored.
     scale: x is multiplied by it; by default by 1/16 for the digits, by 1/255 for bytes of idx files, else by 1.
-    standardise: bring each feature to mean 0 and deviation 1, fitted in the first pass; or what was fitted before.
+    standardise: bring each feature to mean 0 and deviation 1, which the first pass finds, and a split once more in the
+        samples to train on alone; or what was found before.
     one_hot: turn labels into rows with a one, for losses other than cross_entropy.
     labels: whether y are class numbers; another way to say the task.
     inputs_only: there are no targets, for predictions, or they are left aside (of a table the columns that `target`
@@ -197,13 +198,17 @@ def _task(task: str | None, labels: bool | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A source whose rows were gone through once. new: no network was trained on such data before."""
+    """A source whose rows were gone through once.
+
+    fitted: the standardisation was found in them. new: no network was trained on such data before.
+    """
 
     rows: Rows
     contents: Contents
     task: Task
     scale: float
     standardisation: Standardisation | None
+    fitted: bool
     new: bool
 
     def about(self) -> dict[str, Any]:
@@ -216,6 +221,7 @@ class _Opened:
         return {
             "scale": self.scale,
             "standardisation": self.standardisation,
+            "fitted": self.fitted,
             "class_names": names,
             "columns": rows.schema,
             "notes": (*rows.notes, *self._notes()),
@@ -290,9 +296,8 @@ def _opened(
             rows, contents = CodedRows(rows, decided.names), contents.coded()
         if scale is None:
             scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
-        yield _Opened(
-            rows, contents, decided, float(scale), standardisation, wanted.columns is None and wanted.inputs is None
-        )
+        new = wanted.columns is None and wanted.inputs is None
+        yield _Opened(rows, contents, decided, float(scale), standardisation, standardise is True, new)
 
 
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:

@@ -107,6 +107,7 @@ class Samples(ABC):
     name: where the samples come from, for messages.
     scale: x is multiplied by it when a batch is cast, unless there is a standardisation.
     standardisation: mean and deviation of x, with which batches are standardised.
+    fitted: True where the standardisation was found in these samples; a split finds it anew in those to train on.
     class_names: the names of the classes by class number, where labels were text or negative numbers.
     columns: of the table that the samples come from; None where they come from arrays.
     notes: what was found in the data and chosen, in lines for people.
@@ -117,6 +118,7 @@ class Samples(ABC):
     name: str
     scale: float = field(default=1.0, kw_only=True)
     standardisation: Standardisation | None = field(default=None, kw_only=True, repr=False)
+    fitted: bool = field(default=False, kw_only=True, repr=False)
     class_names: tuple[str, ...] | None = field(default=None, kw_only=True, repr=False)
     columns: Schema | None = field(default=None, kw_only=True, repr=False)
     notes: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
@@ -162,7 +164,8 @@ class Samples(ABC):
         """Return the samples to train on, and those held out: round(held_out * samples) of them.
 
         The seed decides which; of every class its share is held out, as nearly as whole numbers allow. Samples in a
-        file and in memory are split in the same way. Raises `InputError` where either part would be empty.
+        file and in memory are split in the same way. A standardisation that was found in these samples is found anew
+        in those to train on, and is that of both parts. Raises `InputError` where either part would be empty.
         """
 
     @abstractmethod

@@ -194,7 +194,7 @@ def runs(rows: Rows) -> Iterator[tuple[int, Batch]]:
 
     Raises `InputError` for what cannot be read: no training has started yet.
     """
-    at_once = max(1, min(rows.samples, AT_ONCE // max(1, rows.features * rows.x_dtype.itemsize)))
+    at_once = rows_at_once(rows.samples, rows.x_bytes)
     buffer = rows.buffer(at_once)
     for start, stop in blocks(rows.samples, at_once):
         batch = buffer.part(0, stop - start)
@@ -203,3 +203,8 @@ def runs(rows: Rows) -> Iterator[tuple[int, Batch]]:
         except RunError as problem:
             raise InputError(str(problem)) from None
         yield start, batch
+
+
+def rows_at_once(samples: int, x_bytes: int) -> int:
+    """Return how many rows are looked at together; x_bytes: of a row."""
+    return max(1, min(samples, AT_ONCE // max(1, x_bytes)))

@@ -1,5 +1,6 @@
 """Mean and deviation of features: fitted over all rows in one pass, applied to one batch at a time."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,14 @@ class Moments:
         deviation = np.sqrt(self.squares / self.count)
         deviation[deviation == 0] = 1.0
         return Standardisation(self.mean, deviation)
+
+
+def standardisation_of(parts: Iterable[Array], features: int) -> Standardisation:
+    """Return mean and deviation of x, (samples, features), that comes some rows at a time."""
+    moments = Moments(features)
+    for x in parts:
+        moments.add(x)
+    return moments.result()
 
 
 class Transform:

@@ -18,6 +18,7 @@ from lowmem.data.formats.rows import RowRange, Rows
 from lowmem.data.row_mask import mark_rows, rows_held_out
 from lowmem.data.samples import Batch, Samples, Targets
 from lowmem.data.scan import Contents, runs
+from lowmem.data.standardisation import standardisation_of
 from lowmem.data.stream_batches import StreamBatches
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -55,12 +56,19 @@ class Stream(Samples):
         return OPENING + self.rows.reading_bytes
 
     def split(self, held_out: float, seed: int = 0) -> tuple["Stream", "Stream"]:
-        """See `Samples.split`: a pass over the file, if there are classes, marks the rows with a bit each."""
+        """See `Samples.split`.
+
+        A pass over the file, if there are classes, marks the rows with a bit each; another one standardises.
+        """
         counts = self._counts()
         labels = (batch.y for _, batch in self._runs()) if counts is not None else ()
         mask = mark_rows(len(self), held_out, seed, counts, labels)
         train, rest = (ChosenRows(self.rows, mask, marked=marked) for marked in (False, True))
-        return replace(self, rows=train), replace(self, rows=rest)
+        kept, held = replace(self, rows=train), replace(self, rows=rest, fitted=False)
+        if not self.fitted:
+            return kept, held
+        found = standardisation_of((batch.x for _, batch in kept._runs()), self.features)
+        return replace(kept, standardisation=found), replace(held, standardisation=found)
 
     def split_in_order(self, held_out: float) -> tuple["Stream", "Stream"]:
         """Return the first rows of the file, and its last ones, held out: as an earlier version split streams."""

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from statistics import median
 from time import perf_counter, process_time
@@ -133,7 +132,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     sampled, progress = SampledPeak(), Progress()
     with sampled:
         profile_step(backprop, x, y, progress)
-    with nullcontext() if planned.threads is None else at_most(planned.threads):
+    with at_most(planned.threads):
         products = product_rate(architecture, planned.micro_batch)
     return Measurement(
         strategy=planned.strategy,

@@ -206,7 +206,7 @@ def largest_batch(
 
     if not fits(shards):
         plan(architecture, shards, limit, optimizer, shards=shards, ranks=ranks)  # raises with the account
-    return _largest(fits)
+    return largest_number(fits)
 
 
 def deepest(
@@ -248,10 +248,10 @@ def deepest(
 
     if not fits(1):
         plan(network(1), batch_size, limit, optimizer, shards=shards, ranks=ranks)  # raises with the account
-    return _largest(fits)
+    return largest_number(fits)
 
 
-def _largest(fits: Callable[[int], bool]) -> int:
+def largest_number(fits: Callable[[int], bool]) -> int:
     """Return the largest number for which `fits` holds; it holds for 1, and fails for ever from somewhere on."""
     low, high = 1, 2
     while fits(high):

@@ -309,12 +309,17 @@ class PlanRequest:
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)
 
-    def halved(self) -> Iterator["PlanRequest"]:
-        """Yield this request, then with ever more passes of half the rows, down to `LEAST_ROWS`."""
+    @property
+    def weighs_passes(self) -> bool:
+        """Whether passes of fewer rows are weighed against recomputation."""
+        free = self.costs is not None and self.strategy == "auto" and self.micro_batch is None
+        return free and not self.architecture.couples and self.update is not UpdateMode.TWO_RUNS
+
+    def weighed(self) -> Iterator["PlanRequest"]:
+        """Yield this request; where passes are weighed, also with ever more of half the rows, to `LEAST_ROWS`."""
         request = self
         yield request
-        splits = not self.architecture.couples and self.update is not UpdateMode.TWO_RUNS
-        while splits and request.rows >= 2 * LEAST_ROWS:
+        while self.weighs_passes and request.rows >= 2 * LEAST_ROWS:
             request = replace(request, micro_batch=-(-request.rows // 2))
             yield request
 

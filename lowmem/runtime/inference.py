@@ -25,14 +25,16 @@ def evaluate(
     *,
     labels: bool,
     group: Group | None = None,
+    watch: Callable[[Array, Array], None] | None = None,
 ) -> tuple[float, float | None]:
     """Return the mean loss and, where targets are labels, the accuracy over one pass in the order of the data.
 
     outputs: memory for those of a batch. forward: writes the outputs for x. loss: the mean of a batch, which may spend
-    the outputs. group: ranks among which batches are shared out; all of them call this, and get the same.
+    the outputs. watch: gets outputs and targets of each batch before that. group: ranks among which batches are shared
+    out; all of them call this, and get the same.
     """
     total, correct, samples = 0.0, 0, 0
-    measured = _each(batches, outputs, forward, loss, group, labels=labels)
+    measured = _each(batches, outputs, forward, loss, group, watch, labels=labels)
     for of_rank in (measured,) if group is None else group.agree([*measured]):
         for rows, mean, right in of_rank:
             total += mean * rows
@@ -47,6 +49,7 @@ def _each(
     forward: Callable[[Array, Array], None],
     loss: Callable[[Array, Array], float],
     group: Group | None,
+    watch: Callable[[Array, Array], None] | None,
     *,
     labels: bool,
 ) -> Iterator[tuple[int, float, int]]:
@@ -61,6 +64,8 @@ def _each(
             forward(batch.x, s)
             if labels:
                 right = int(np.count_nonzero(s.argmax(axis=1) == batch.y))
+            if watch is not None:
+                watch(s, batch.y)
             yield len(batch), loss(s, batch.y), right
 
 
@@ -82,10 +87,15 @@ class Inference:
             self._forward(batch.x, self._outputs[: len(batch)])
             yield self._outputs[: len(batch)]
 
-    def evaluate(self, batches: Batches) -> tuple[float, float | None]:
-        """Return the mean loss and, where targets are labels, the accuracy."""
+    def evaluate(
+        self, batches: Batches, watch: Callable[[Array, Array], None] | None = None
+    ) -> tuple[float, float | None]:
+        """Return the mean loss and, where targets are labels, the accuracy.
+
+        watch: gets outputs and targets of each batch, (rows, n_L) and (rows,) or (rows, n_L), to gather more.
+        """
         labels = self.mlp.architecture.loss_facts.labels
-        return evaluate(batches, self._outputs, self._forward, self._loss, labels=labels)
+        return evaluate(batches, self._outputs, self._forward, self._loss, labels=labels, watch=watch)
 
     def _forward(self, x: Array, out: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):

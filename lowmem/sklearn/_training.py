@@ -1,14 +1,16 @@
 """Epochs as scikit-learn's MLP runs them, with its losses, penalty and order of samples, in memory that is planned."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils._param_validation import InvalidParameterError
 
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
@@ -48,7 +50,10 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
         "cross_entropy": Scale(lambda outputs: 1.0, lambda outputs: 1.0),
         "bce": Scale(lambda outputs: float(outputs), lambda outputs: 1.0),
         "mse": Scale(lambda outputs: outputs / 2, lambda outputs: 1 / outputs),
-        "huber": Scale(lambda outputs: float(outputs), lambda outputs: 1 / outputs),
+        **dict.fromkeys(
+            ("huber", "mae", "quantile", "poisson"),
+            Scale(lambda outputs: float(outputs), lambda outputs: 1 / outputs),
+        ),
     }
 )
 
@@ -308,6 +313,17 @@ def network(
             part[:] = random.uniform(-bound, bound, part.shape)
         b[:] = random.uniform(-bound, bound, b.shape)
     return mlp
+
+
+def whole_sizes(given: Any) -> list[int]:  # noqa: ANN401 - it is checked here
+    """Return the sizes of hidden layers, given as one or several.
+
+    Raises scikit-learn's error for bad parameters if one is no whole number above 0.
+    """
+    sizes = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
+        raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers > 0, got {sizes}.")
+    return [int(size) for size in sizes]
 
 
 def clipped_batch(batch_size: int | str, samples: int) -> int:

@@ -63,7 +63,7 @@ def schedule_until(given: object, optimizer: Optimizer, at: Position, epochs: in
 
     given: as for `as_schedule`. at: where the run stands.
 
-    Raises `InputError` if a run goes on beyond its first end, and its rate has fallen to 0.
+    Raises `InputError` if the run goes on beyond its first end, and its rate has fallen to 0.
     """
     schedule = as_schedule(given, optimizer)
     if isinstance(schedule, Unfinished):

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from lowmem.common.shards import Shards
-from lowmem.data.samples import Samples
+from lowmem.data.lent_batches import LentBatches
+from lowmem.data.samples import Batches, Samples
 from lowmem.errors import InputError
 from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
@@ -76,7 +77,8 @@ class StepMemory:
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
             warm_up(mlp.architecture.dtype)
-        self._buffers, self._odd, self._allocated = 0, False, False
+        self._buffers, self._evaluated, self._odd, self._allocated = 0, 0, False, False
+        self._lent: LentBatches | None = None
         self.process_promise: int | None = None
         self.plan: Plan = self._plan(0, odd=False)
 
@@ -101,8 +103,15 @@ class StepMemory:
         architecture = self._mlp.architecture
         self._check_last_batch(len(train))
         buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture, share=self.share)
-        # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too.
-        buffers += (held_out or train).batch_bytes(self.evaluation_rows, architecture, shuffled=False)
+        # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too,
+        # and of the training data beside it.
+        evaluated = [
+            samples.batch_bytes(self.evaluation_rows, architecture, shuffled=False)
+            for samples in (train, held_out)
+            if samples is not None
+        ]
+        self._evaluated = max(evaluated)
+        buffers += self._evaluated
         buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
         buffers += self._weights.bytes_for(self._batch_size)
         buffers += max(train.reading_bytes, 0 if held_out is None else held_out.reading_bytes)  # one after the other
@@ -118,6 +127,21 @@ class StepMemory:
                 "and the plan would change. Begin a new trainer with them."
             )
         self.plan, self._buffers, self._odd = planned, buffers, odd
+
+    def validation(self, samples: Samples | None) -> LentBatches | None:
+        """Return batches of validation data, None if there are none; `evaluation` borrows their buffers' place."""
+        rows, architecture = self.evaluation_rows, self._mlp.architecture
+        self._lent = None if samples is None else LentBatches(samples, rows, architecture)
+        return self._lent
+
+    def evaluation(self, samples: Samples) -> Batches:
+        """Return batches of samples to evaluate by hand, of as many rows as take no more than was counted."""
+        if self._lent is not None:
+            self._lent.give_back()
+        rows, architecture = self.evaluation_rows, self._mlp.architecture
+        while rows > 1 and samples.batch_bytes(rows, architecture, shuffled=False) > self._evaluated:
+            rows //= 2
+        return samples.batches(rows, architecture, None)
 
     def _check_last_batch(self, samples: int) -> None:
         """Refuse samples whose last batch has a single one, where layers compare the samples of a batch."""

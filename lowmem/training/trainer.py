@@ -220,21 +220,19 @@ class Trainer(RunState):
         if self._saves is not None:
             callbacks.append(self._saves)
         self._memory.count(train, held_out, 0 if patience is None else BestWeights.bytes_for(self.mlp))
-        steps = -(-len(train) // min(self.batch_size, len(train)))
-        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, steps)
+        a_pass = -(-len(train) // min(self.batch_size, len(train)))
+        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, a_pass)
         patient = self._patience(stopping)
-        stepper = self._allocated()
+        self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
         stepper.schedule = self.schedule = schedule
         self._agree(until)
-        self._position.until, architecture = until, self.mlp.architecture
-        rows, share = min(self.batch_size, len(train)), self._memory.share
-        batches = train.batches(rows, architecture, self.seed, share)
+        self._position.until = until
+        rows, architecture = min(self.batch_size, len(train)), self.mlp.architecture
+        batches = train.batches(rows, architecture, self.seed, self._memory.share)
         if self._weights.waiting:
-            self._weights.balance(train.class_counts(architecture.widths[-1]))
-        rows = self._memory.evaluation_rows
-        evaluation = None if held_out is None else held_out.batches(rows, architecture, None)
-        signals = HeldSignals(INTERRUPT if save_to is None else SIGNALS)
-        self._loop = Loop(stepper, self._position, batches, evaluation, patient, tuple(callbacks), signals, self._turn)
+            self._weights.balance(train.class_counts(self.mlp.architecture.widths[-1]))
+        hear = patient, tuple(callbacks), HeldSignals(INTERRUPT if save_to is None else SIGNALS), self._turn
+        self._loop = Loop(stepper, self._position, batches, self._memory.validation(held_out), *hear)
         self._loop.last_save = self._last_save
         self._loop.begin()
         return self._loop.epochs()
@@ -255,19 +253,16 @@ class Trainer(RunState):
     # Evaluation and report -------------------------------------------------------------------------------------
 
     def evaluate(self, data: Data) -> tuple[float, float | None]:
-        """Return the mean loss and, where targets are labels, the accuracy on `data`. Changes nothing.
+        """Return the mean loss and, where targets are labels, the accuracy on `data`.
 
-        Raises `InputError` for data that do not fit the network, or before `epochs` has been called.
+        Changes nothing. Data that need larger buffers than were counted are evaluated in smaller batches. Raises
+        `InputError` for data that do not fit the network, or before `epochs` has been called.
         """
         if self._stepper is None:
-            raise InputError(
-                "evaluate works in the memory of a step, which trainer.epochs(...) allocates: call that first. For "
-                "the outputs alone, mlp.predict(x) needs no trainer."
-            )
+            raise InputError("evaluate works in memory of trainer.epochs(...): call that first, or mlp.predict(x).")
         samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
-        batches = samples.batches(self._memory.evaluation_rows, self.mlp.architecture, None)
         with self._turn:
-            return self._stepper.evaluate(batches)
+            return self._stepper.evaluate(self._memory.evaluation(samples))
 
     def report(self) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over."""

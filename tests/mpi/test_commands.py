@@ -24,7 +24,20 @@ def trained(ranks: Run, folder: Path, size: int, *flags: str) -> bytes:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_two_and_four_ranks_save_the_same_bytes(ranks: Run, tmp_path: Path, engine: str) -> None:
-    flags = ["--data", "digits", "--epochs", "2", "--shards", "4", "--engine", engine, "--dropout", "0.1"]
+    flags = [
+        "--data",
+        "digits",
+        "--epochs",
+        "2",
+        "--batch",
+        "128",
+        "--shards",
+        "4",
+        "--engine",
+        engine,
+        "--dropout",
+        "0.1",
+    ]
     runs = [trained(ranks, tmp_path / str(size), size, *flags) for size in (1, 2, 4)]
     assert runs[0] == runs[1] == runs[2]
 
@@ -53,7 +66,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_bytes(ranks: Run
 
 
 def test_one_rank_prints_and_the_plan_says_the_bytes_of_one(ranks: Run, tmp_path: Path) -> None:
-    flags = ["train", *FLAGS, "--data", "digits", "--epochs", "1", "--shards", "4", "--json"]
+    flags = ["train", *FLAGS, "--data", "digits", "--epochs", "1", "--batch", "128", "--shards", "4", "--json"]
     done = ranks(4, "-m", "lowmem", *flags, cwd=tmp_path)
     report = json.loads(done.stdout)
     assert report["plan"]["ranks"] == 4

@@ -13,7 +13,8 @@ import pytest
 import lowmem as lm
 from tests.mpi.conftest import ENVIRONMENT, Run, mpiexec
 
-FLAGS = ["--data", "digits", "--layers", "20", "--width", "64", "--shards", "4", "--no-calibrate", "--save", "run"]
+FLAGS = ["--data", "digits", "--layers", "20", "--width", "64", "--shards", "4", "--batch", "128"]
+FLAGS += ["--no-calibrate", "--save", "run"]
 
 
 def lines_of_lowmem(text: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.data.class_names import CODES, ClassNames
-from lowmem.data.formats.columns import Selection, choose_columns
+from lowmem.data.formats.columns import Selection, choose_columns, number_of
 from lowmem.data.formats.rows import Rows, Watched
 from lowmem.data.samples import Batch
 from lowmem.errors import Advice, InputError, RunError
@@ -204,6 +204,14 @@ class ParquetRows(Rows):
             at = int(numbers.argmin())
             raise InputError(f"{self.path}: column {name!r}, row {row + at:,}: {names.complaint(texts[at])}")
         return numbers
+
+    def texts(self, column: str) -> Iterator[str]:
+        """See `Rows.texts`; an empty value is an empty text."""
+        names = self._file.schema_arrow.names
+        name = names[number_of(column, names, len(names), "copied", self.path)]
+        with contextlib.closing(_opened(self.path)[0]) as held:
+            for table in held.iter_batches(AT_ONCE, columns=[name]):
+                yield from ("" if value is None else str(value) for value in table.column(0).to_pylist())
 
     def again(self) -> "ParquetRows":
         """See `Rows.again`."""

@@ -37,14 +37,25 @@ BROADCAST_BUFFER = 2048
 more than a promise leaves room for; at 2048 the passes are as fast."""
 
 
+SHARD_SIZES = 8
+"""Numbers of rows of a shard's passes for which calls stay bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The bound calls of one pass, the bounds of its tiles, its first row in the batch, and that behind its last."""
+    """The bound calls of one pass, and the bounds of its tiles."""
 
     calls: Sequence[Bound]
     bounds: Bounds
-    start: int
-    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """The passes of a batch: the first one, all of those between, which are alike, and the last one."""
+
+    first: Pass
+    middle: Pass
+    last: Pass
 
 
 class NumpyEngine:
@@ -82,8 +93,13 @@ class NumpyEngine:
             sums=self.shard_sums,
             disk=self.disk,
         )
-        self._passes: dict[int, list[Pass]] = {}
-        self._bind(plan.batch_size)
+        self._passes: dict[int, Passes] = {}
+        self._of_shards: dict[int, Pass] = {}
+        if self.shard_sums is None:
+            self._bind(plan.batch_size)
+        else:
+            for one in self.shard_sums.passes(plan.batch_size):
+                self._of_shard(one.stop - one.start)
 
     def run(
         self,
@@ -103,28 +119,46 @@ class NumpyEngine:
             self._parts.updater.begin(scale)
         for statistics in self._statistics.values():
             statistics.ready.clear()
-        passes, sums = self._passes.get(rows), self.shard_sums
-        if passes is None:
-            passes = self._bind(rows)
-        before = 0
+        before, sums = 0, self.shard_sums
         if sums is not None:
             before = sums.shards.own_rows(rows)[0]
             sums.begin(rows)
         try:
             with self._settings(), self.disk.step(self._torn) if self.disk is not None else nullcontext():
-                for one in passes if sums is None else sums.along(passes, rows):
-                    own = slice(one.start - before, one.stop - before)
+                for one, start, stop in self._each_pass(rows):
+                    own = slice(start - before, stop - before)
                     feed.fill(x[own], y[own], None if weights is None else weights[own], one.bounds)
                     if self._masks is not None:
-                        self._masks.step, self._masks.start = step, one.start
+                        self._masks.step, self._masks.start = step, start
                     (carry_out or run_calls)(one.calls)
                 if sums is not None:
-                    if not passes:  # other ranks have all the rows of this batch
+                    if not len(x):  # other ranks have all the rows of this batch
                         (carry_out or run_calls)(self._exchanges)
                     sums.end()
         finally:
             feed.clear()
         return (feed.loss if sums is None else sums.loss) * feed.scale
+
+    def _each_pass(self, rows: int) -> Iterator[tuple[Pass, int, int]]:
+        """Yield the passes of a batch of so many rows, with their first row in it and that behind the last."""
+        if self.shard_sums is not None:
+            for one in self.shard_sums.passes(rows):
+                yield self._of_shard(one.stop - one.start), one.start, one.stop
+            return
+        passes = self._passes.get(rows) or self._bind(rows)
+        for start in range(0, rows, self.plan.micro_batch):
+            stop = min(start + self.plan.micro_batch, rows)
+            yield passes.last if stop == rows else passes.middle if start else passes.first, start, stop
+
+    def _of_shard(self, rows: int) -> Pass:
+        """Return the pass of so many rows of a shard: all are alike, as sums decide what becomes of a gradient."""
+        if rows not in self._of_shards:
+            if len(self._of_shards) >= SHARD_SIZES:
+                self._of_shards.clear()
+            binder = Binder(self._parts, rows)
+            self._of_shards[rows] = Pass(binder.bind(self.plan.program, first=False, last=True), binder.bounds)
+            self.arena.forget_views()
+        return self._of_shards[rows]
 
     def _torn(self) -> bool:
         """Say whether the step at hand has updated parameters."""
@@ -161,11 +195,13 @@ class NumpyEngine:
         workspace, each = self.arena.flat, workspace_per_row(self.mlp.architecture)
         if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
             workspace = np.empty(each, self.mlp.parameters.dtype)
-        Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
+        with _small_buffers(), threads_of(self.plan):
+            Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
         """Return the mean loss of outputs; see `Engine.loss`."""
-        return self._parts.loss.mean(outputs, y, tile_bounds(len(outputs)))
+        with _small_buffers():
+            return self._parts.loss.mean(outputs, y, tile_bounds(len(outputs)))
 
     @property
     def batch_bytes(self) -> int:
@@ -187,28 +223,21 @@ class NumpyEngine:
             )
         ]
 
-    def _bind(self, batch: int) -> list[Pass]:
+    def _bind(self, batch: int) -> Passes:
         """Bind the passes of a batch of that many rows; of other sizes than the plan's only the last is kept."""
         self._passes = {rows: passes for rows, passes in self._passes.items() if rows == self.plan.batch_size}
         size = self.plan.micro_batch
         binders: dict[int, Binder] = {}
-        passes: list[Pass] = []
-        alike: dict[int, Sequence[Bound]] = {}
-        bounds = [(start, min(start + size, batch)) for start in range(0, batch, size)]
-        if self.shard_sums is not None:
-            self.shard_sums.begin(batch)
-            bounds = [(one.start, one.stop) for one in self.shard_sums.passes(batch)]
-        for start, stop in bounds:
-            binder = binders.get(stop - start) or binders.setdefault(stop - start, Binder(self._parts, stop - start))
-            # With shards all passes are alike: what becomes of a gradient is decided while they run.
-            first, last = start == 0 and self.shard_sums is None, stop == batch or self.shard_sums is not None
-            if self.shard_sums is not None and stop - start in alike:
-                calls = alike[stop - start]
-            elif not first and not last and len(passes) > 1:
-                calls = passes[-1].calls  # all passes between the first and the last are alike
-            else:
-                calls = alike[stop - start] = binder.bind(self.plan.program, first=first, last=last)
-            passes.append(Pass(calls, binder.bounds, start, stop))
+
+        def bound(start: int) -> Pass:
+            rows = min(size, batch - start)
+            binder = binders.get(rows) or binders.setdefault(rows, Binder(self._parts, rows))
+            return Pass(binder.bind(self.plan.program, first=start == 0, last=start + rows == batch), binder.bounds)
+
+        starts = range(0, batch, size)
+        first = bound(0)
+        middle = bound(size) if len(starts) > 2 else first
+        passes = Passes(first, middle, bound(starts[-1]) if len(starts) > 1 else first)
         self.arena.forget_views()
         self._passes[batch] = passes
         return passes
@@ -226,13 +255,19 @@ class NumpyEngine:
     @contextmanager
     def _settings(self) -> Iterator[None]:
         """Hold NumPy and BLAS to how they shall work in a step."""
-        buffer = np.setbufsize(BROADCAST_BUFFER)
-        try:
-            # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
-            with threads_of(self.plan), np.errstate(over="ignore", invalid="ignore"):
-                yield
-        finally:
-            np.setbufsize(buffer)
+        # What overflows shows in the loss, and is one clear error there instead of a warning on the way.
+        with _small_buffers(), threads_of(self.plan), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
+
+@contextmanager
+def _small_buffers() -> Iterator[None]:
+    """Hold NumPy to a small buffer where it broadcasts."""
+    buffer = np.setbufsize(BROADCAST_BUFFER)
+    try:
+        yield
+    finally:
+        np.setbufsize(buffer)
 
 
 def _statistics(architecture: Architecture) -> dict[int, Statistics]:

@@ -52,7 +52,8 @@ typedef struct {
 } lm_seat;
 
 struct lm_pool {
-    int32_t lanes, started;
+    atomic_int lanes;
+    int32_t started;
     lm_task task;
     void *argument;
     /* arrived: lanes that wait at the meeting of number `round`. sleeping: those that gave up spinning. */
@@ -81,7 +82,8 @@ static void wait_beyond(lm_pool *pool, unsigned seen) {
 
 void lm_pool_meet(lm_pool *pool) {
     const unsigned seen = atomic_load_explicit(&pool->round, memory_order_relaxed);
-    if (atomic_fetch_add(&pool->arrived, 1) + 1 < pool->lanes) {
+    const int here = atomic_fetch_add(&pool->arrived, 1) + 1;
+    if (here < atomic_load(&pool->lanes)) { /* read after arriving: see lm_pool_new */
         wait_beyond(pool, seen);
         return;
     }
@@ -139,7 +141,7 @@ static void join(lm_thread thread) {
 lm_pool *lm_pool_new(int32_t lanes) {
     lm_pool *pool = calloc(1, sizeof *pool + 64);
     if (!pool) return NULL;
-    pool->lanes = lanes;
+    atomic_init(&pool->lanes, lanes);
     pool->threads = calloc((size_t)lanes, sizeof *pool->threads);
     pool->seats = calloc((size_t)lanes, sizeof *pool->seats);
     mutex_new(&pool->mutex);
@@ -151,7 +153,7 @@ lm_pool *lm_pool_new(int32_t lanes) {
     for (int32_t lane = 1; lane < lanes; lane++) {
         pool->seats[lane] = (lm_seat){pool, lane};
         if (!start(&pool->threads[lane], &pool->seats[lane])) {
-            pool->lanes = lane; /* those that live meet once more, with this thread, and end */
+            atomic_store(&pool->lanes, lane); /* those that live meet once more, with this thread, and end */
             lm_pool_end(pool);
             return NULL;
         }

@@ -14,7 +14,7 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 tutorial: $(VENV)/.base
 	$(BIN)/python -m analysis.tutorial tutorial
 
-.PHONY: demo tutorial test check lint test-peers test-floor sanitize figures clean
+.PHONY: demo tutorial test check lint test-peers test-mpi test-floor sanitize figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
@@ -40,6 +40,10 @@ lint: $(VENV)/.test
 
 test-peers: $(VENV)/.peers
 	$(BIN)/pytest tests/peers
+
+# Several ranks on this machine, with the MPI of the extra: a minute on two cores.
+test-mpi: $(VENV)/.mpi
+	$(BIN)/pytest tests/mpi
 
 # With the oldest NumPy that pyproject.toml allows, in an environment of its own: what depends on NumPy's innards.
 test-floor: $(FLOOR)/.floor
@@ -94,6 +98,10 @@ $(VENV)/.test: $(VENV)/.base
 $(FLOOR)/.floor: pyproject.toml hatch_build.py $(NATIVE)
 	$(MAKE) VENV=$(FLOOR) $(FLOOR)/.test
 	$(FLOOR)/bin/pip install --quiet "numpy==$$(sed -n 's/.*"numpy>=\([0-9.]*\)".*/\1/p' pyproject.toml).*"
+	touch $@
+
+$(VENV)/.mpi: $(VENV)/.test
+	$(BIN)/pip install --quiet $$($(EXTRA) mpi)
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.test

@@ -110,8 +110,8 @@ measured_by(Measurements(_costs, _rates))
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - every kind of public name
     """Import a public name from its home at its first use."""
-    if name == "plots":
-        return import_module("lowmem.plots")
+    if name in ("plots", "distributed"):
+        return import_module(f"lowmem.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'lowmem' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

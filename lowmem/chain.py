@@ -16,15 +16,15 @@ from typing import Any, Literal, NamedTuple
 
 from lowmem.errors import InputError, shown
 
-Kind = Literal["x", "s", "δ", "g", "t", "y", "d"]
+Kind = Literal["x", "s", "δ", "g", "t", "y", "d", "r"]
 
 
 class Value(NamedTuple):
     """One array of a step: x^(l), s^(l), δ^(l) or the gradient g^(l) of layer l's weights and biases.
 
-    d^(l) is the copy of state l on a disk. Chains with tapes have two kinds more: the tape t^(l) of stage l, and
-    y^(L), what the caller holds after the loss. A named tuple, as simulators look thousands of them up: hashing one
-    takes no Python code.
+    d^(l) is the copy of state l on a disk. Where ranks share a batch, r^(l) is what the gradients of all ranks add up
+    to. Chains with tapes have two kinds more: the tape t^(l) of stage l, and y^(L), what the caller holds after the
+    loss. A named tuple, as simulators look thousands of them up: hashing one takes no Python code.
     """
 
     kind: Kind
@@ -33,7 +33,7 @@ class Value(NamedTuple):
     @property
     def in_arena(self) -> bool:
         """Whether the value lies in the arena of activations; gradients have buffers of their own."""
-        return self.kind not in ("g", "y", "d")
+        return self.kind not in ("g", "r", "y", "d")
 
     def __str__(self) -> str:
         """Write the value as in the formulas: "x^(3)"."""
@@ -114,6 +114,7 @@ class Chain:
     stages[l-1] is layer l. State 0 is the batch x^(0), which belongs to the caller and costs nothing here.
     loss, loss_scratch: cost and working bytes of turning state L into δ^(L).
     updates: every gradient g^(l) must end in an `Update`; otherwise the caller takes the gradients.
+    shared: other ranks have gradients of the same layers, and an `AllReduce` adds them up before the update.
     in_hand_free: the abstract model, in which the operands of the op that runs cost nothing and only checkpoints
         count; otherwise every live byte counts.
     source_bytes, caller_bytes: bytes that live during the whole step, and from the loss to the end of the step (the
@@ -124,6 +125,7 @@ class Chain:
     loss: float = 0
     loss_scratch: int = 0
     updates: bool = False
+    shared: bool = False
     in_hand_free: bool = False
     source_bytes: int = 0
     caller_bytes: int = 0
@@ -201,7 +203,7 @@ class Chain:
     @cached_property
     def reversal(self) -> "Chain":
         """The chain that planners see: to be reversed, and nothing else. Its gradients are the caller's."""
-        return replace(self, updates=False) if self.updates else self
+        return replace(self, updates=False, shared=False) if self.updates else self
 
     @cached_property
     def _forward_sums(self) -> list[float]:

@@ -23,6 +23,7 @@ from lowmem.cli import (
     plot,
     predict,
     profile,
+    ranks,
     resume,
     torch_plan,
     train,
@@ -96,14 +97,12 @@ def _main(argv: Sequence[str]) -> int:
             except SystemExit as end:  # --help
                 return int(end.code or 0)
     except LowmemError as error:
-        _tell(in_flags(error))
-        return error.exit_code
+        return ranks.end(error.exit_code, in_flags(error), _tell)
     except KeyboardInterrupt:
-        _tell("interrupted")
-        return 128 + signal.SIGINT
+        return ranks.end(128 + signal.SIGINT, "interrupted", _tell)
     except MemoryError as error:
-        _tell(f"this machine cannot give the memory asked for ({error}). Lower the budget.")
-        return 1
+        text = f"this machine cannot give the memory asked for ({error}). Lower the budget."
+        return ranks.end(1, text, _tell)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; Python would complain of it on exit
         return 1

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     budgets = [budget.strip() for budget in arguments.budget.split(",")] if arguments.budget else FRONTIER
     costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {"micro_batch": arguments.micro_batch, "costs": costs, "threads": arguments.threads}
-    options |= {"engine": arguments.engine, **disk_options(arguments)}
+    options |= {"engine": arguments.engine, "shards": arguments.shards, **disk_options(arguments)}
     comparison = compare(network, arguments.batch, budgets, arguments.optimizer, **options)
     if arguments.plot is not None:
         from lowmem.plots import frontier

@@ -57,6 +57,7 @@ def _lines(machine: "Machine") -> list[tuple[str, str]]:
         ("matrix products", products),
         ("memory copied", f"{machine.copying / 1e9:.1f} GB/s, read and written"),
         ("disk here", _disk(machine)),
+        ("MPI", machine.mpi or "none (pip install 'lowmem[mpi]')"),
         ("packages", installed),
         ("not installed", absent or "nothing"),
     ]

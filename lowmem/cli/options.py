@@ -152,6 +152,13 @@ def add_planning(
         "--disk", metavar="DIR", help="folder on a disk; activations may go to a file there, if that is quicker"
     )
     group.add_argument("--disk-limit", metavar="SIZE", help="what that file may take (default: all that is free)")
+    group.add_argument(
+        "--shards",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cut each batch in N shards, whose gradients are added up in a fixed order (default 1)",
+    )
     group.add_argument("--micro-batch", type=int, metavar="N", help="run each batch in passes of N samples")
     names = f"{', '.join(OPTIMIZERS)} (default: {optimizer or 'none'})"
     group.add_argument("--optimizer", default=optimizer, metavar="NAME", help=f"optimizer: {names}")

@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_network(parser)
     add_planning(parser, optimizer=None)
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="processes that share the shards; bytes are those of one"
+    )
     questions = parser.add_argument_group("questions, answered with the plan and its price")
     questions.add_argument("--largest-batch", action="store_true", help="print the largest batch that fits --budget")
     questions.add_argument("--deepest", action="store_true", help="print the most hidden layers that fit --budget")
@@ -66,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         "threads": arguments.threads,
         "engine": arguments.engine,
         "costs": cost_model(arguments, network.dtype),
+        "shards": arguments.shards,
+        "ranks": arguments.ranks,
         **disk_options(arguments),
     }
     how = {"strategy": arguments.strategy, "segments": arguments.segments, "slots": arguments.slots}

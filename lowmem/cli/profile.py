@@ -123,6 +123,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
         "micro_batch": arguments.micro_batch,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "shards": arguments.shards,
         "disk": arguments.disk,
         "disk_limit": arguments.disk_limit,
         "optimizer": arguments.optimizer,
@@ -137,6 +138,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
             "micro_batch": arguments.micro_batch,
             "threads": arguments.threads,
             "engine": arguments.engine,
+            "shards": arguments.shards,
             **disk,
         }
         try:

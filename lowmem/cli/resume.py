@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, check_budget
 from lowmem.cli.outputs import check_replaced
+from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.common.checks import number, positive
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.training.trainer import Trainer
 
     check_budget(arguments.budget)
+    group = join()
     saved = open_run(arguments.run)
     names = ("budget", "ram", "strategy", "engine", "threads", "disk", "disk_limit")
     changes = {name: getattr(arguments, name) for name in names} | {"schedule": _rate(arguments.lr)}
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.disk == "none":
         changes |= {"disk": None, "disk_limit": None}
     load_printing()
-    trainer = Trainer.of_run(saved, **changes)
+    trainer = Trainer.of_run(saved, group=group, **changes)
     return run_epochs(trainer, data, _until(arguments, trainer), flags, None)
 
 

@@ -5,9 +5,10 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -88,8 +89,10 @@ def run_epochs(
     page = None if getattr(arguments, "html", None) is None else Path(arguments.html)
     check_output(page, "the report", PAGES)
     train, held_out = data
-    say = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
-    progress = Progress(sys.stderr)
+    say: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
+    if not trainer.speaks:
+        say = lambda text: None  # noqa: E731 - another rank says it
+    progress = Progress(sys.stderr if trainer.speaks else StringIO())
     before = trainer.epochs_done
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
     options |= {"patience_metric": arguments.patience_metric or "loss", "save_to": arguments.save, "until": until}
@@ -118,6 +121,8 @@ def run_epochs(
     if best is not None:
         say(f"the network has the weights of epoch {best}, the best of {trainer.epochs_done}")
     say(f"\n{report}")
+    if not trainer.speaks:
+        return 0
     if page is not None:
         from lowmem.plots import report_html
 
@@ -166,7 +171,7 @@ def _ended_by_signals(trainer: "Trainer", path: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         # In the middle of an epoch the trainer has saved already, or a step is half done.
-        if path and trainer.between_epochs:
+        if path and trainer.between_epochs and trainer.alone:
             trainer.save(path)
         if trainer.save_problem is not None:
             raise trainer.save_problem from None

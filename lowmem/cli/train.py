@@ -17,6 +17,7 @@ from lowmem.cli.options import (
     given,
 )
 from lowmem.cli.outputs import check_replaced
+from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
 from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.errors import InputError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
+    from lowmem.runtime.collectives.group import Group
     from lowmem.training.class_weights import ClassWeights
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
@@ -132,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.measure.memory import TracedPeak
 
     check_budget(arguments.budget)
+    group = join()
     arguments.standardise = _standardised(arguments)
     arguments.stream, arguments.splitting = streamed(arguments), MASKED
     train, held_out = open_samples(arguments)
@@ -153,22 +156,24 @@ def run(arguments: argparse.Namespace) -> int:
         "slots": arguments.slots,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "shards": arguments.shards,
         "costs": cost_model(arguments, network.dtype),
         **disk_options(arguments),
     }
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.
         load_printing()
-        trainer = _trainer(arguments, network, train, options)
+        trainer = _trainer(arguments, network, train, options, group)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None, chosen)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
     # printing need, so that the tracer does not count these imports as training.
     clips, twice = arguments.clip_norm is not None, arguments.clip_twice
     how: dict[str, Any] = {"gather": clips and not twice, "rehearse": clips and twice}
+    how["ranks"] = 1 if group is None else group.size
     str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
     traced = TracedPeak()
     try:
-        trainer = _trainer(arguments, network, train, options)
+        trainer = _trainer(arguments, network, train, options, group)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced, chosen)
     finally:
         traced.stop()
@@ -201,7 +206,11 @@ def _choose(arguments: argparse.Namespace, samples: int) -> str:
 
 
 def _trainer(
-    arguments: argparse.Namespace, network: "Architecture", train: "Samples", options: dict[str, Any]
+    arguments: argparse.Namespace,
+    network: "Architecture",
+    train: "Samples",
+    options: dict[str, Any],
+    group: "Group | None",
 ) -> "Trainer":
     """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run."""
     from lowmem.nn.mlp import MLP
@@ -222,6 +231,7 @@ def _trainer(
         clip_twice=arguments.clip_twice,
         class_weights=_class_weights(arguments.class_weights),
         non_finite=arguments.non_finite,
+        group=group,
         **options,
     )
     trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}

@@ -16,7 +16,7 @@ RENAMED: Mapping[str, str] = {
 
 KEYWORDS = (
     *("budget", "batch_size", "micro_batch", "strategy", "segments", "slots", "threads", "engine", "optimizer", "ram"),
-    *("disk", "disk_limit"),
+    *("disk", "disk_limit", "shards"),
     *("seed", "schedule", "clip_value", "clip_norm", "clip_twice", "class_weights", "non_finite", "patience"),
     *(
         "save_to",

@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from lowmem.common.checks import lookup, numeric, positive
 from lowmem.common.random import generator
+from lowmem.common.shards import Shards
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Batch
 from lowmem.data.standardisation import Standardisation, Transform
 from lowmem.errors import InputError
@@ -57,6 +58,7 @@ class ArrayBatches:
     seed: the order of epoch e is a function of (seed, e); None keeps the order of the rows.
     indices: the rows to go through, in any order (all of them by default); they are copied.
     weights: (samples,), by which the loss of each sample is multiplied; they are copied.
+    share: of several ranks; batches hold the rows of this rank alone.
 
     See `lowmem.data.samples.Batches` for the methods. `x_buffer` is (rows, features), `y_buffer` (rows,) labels or
     (rows, targets). Raises `InputError` for arrays and numbers that do not fit together.
@@ -75,6 +77,7 @@ class ArrayBatches:
         indices: NDArray[np.integer[Any]] | None = None,
         weights: Array | None = None,
         standardisation: Standardisation | None = None,
+        share: Shards | None = None,
     ) -> None:
         work = _work_dtype(dtype)
         self._x, self._y = np.asarray(x), np.asarray(y)
@@ -86,7 +89,8 @@ class ArrayBatches:
             _check_range(self._y, work, 1.0, "y")
         if seed is not None:
             generator(seed)
-        self.rows = rows
+        self.rows, self._share = rows, share
+        rows = rows if share is None else share.most_own_rows(rows)
         self._transform = Transform(scale, standardisation, work)
         self._seed = seed
         self._order = _order(len(self._x), indices)
@@ -114,13 +118,16 @@ class ArrayBatches:
         """Yield the batches of one epoch, views of the buffers, from batch `start` on; see `Batches.epoch`."""
         self._arrange(epoch)
         for first in range(start * self.rows, len(self._order), self.rows):
-            rows = self._order[first : first + self.rows]
+            rows, whole = self._order[first : first + self.rows], None
+            if self._share is not None:
+                whole = len(rows)
+                rows = rows[slice(*self._share.own_rows(whole))]
             rows_at = self._rows_at[: len(rows)]
             np.copyto(rows_at, rows, casting="same_kind")
             x = _gather(self._x, rows_at, self._x_staging, self.x_buffer)
             self._transform.apply(x)
             weights = None if self._weights is None else _gather(self._weights, rows_at, None, self._w_buffer)
-            yield Batch(x, _gather(self._y, rows_at, self._y_staging, self.y_buffer), weights)
+            yield Batch(x, _gather(self._y, rows_at, self._y_staging, self.y_buffer), weights, whole)
 
     def _arrange(self, epoch: int) -> None:
         """Put the rows into the order of an epoch."""

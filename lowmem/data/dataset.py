@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lowmem.common.checks import check_finite, check_sample_weights, numeric
+from lowmem.common.shards import Shards
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.class_names import CODES, ClassNames, are_numbers, as_text, listed, numbered
 from lowmem.data.formats.columns import Schema, Selection, choose_columns
@@ -100,7 +101,9 @@ class Dataset(Samples):
                 code = crc32(np.ascontiguousarray(array[row]).tobytes(), code)
         return f"{len(self)} x {self.features}, {code:08x}"
 
-    def batches(self, rows: int, architecture: Architecture, seed: int | None) -> ArrayBatches:
+    def batches(
+        self, rows: int, architecture: Architecture, seed: int | None, share: Shards | None = None
+    ) -> ArrayBatches:
         """See `Samples.batches`."""
         return ArrayBatches(
             self.x,
@@ -112,12 +115,15 @@ class Dataset(Samples):
             labels=architecture.loss_facts.labels,
             weights=None if seed is None else self.weights,
             standardisation=self.standardisation,
+            share=share,
         )
 
-    def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
+    def batch_bytes(
+        self, rows: int, architecture: Architecture, *, shuffled: bool = True, share: Shards | None = None
+    ) -> int:
         """See `Samples.batch_bytes`."""
         return buffer_bytes(
-            rows=rows,
+            rows=rows if share is None else share.most_own_rows(rows),
             features=self.features,
             targets=architecture.widths[-1],
             samples=len(self),

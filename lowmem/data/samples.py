@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.shards import Shards
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.network.architecture import Architecture
@@ -32,15 +33,22 @@ class Batch:
     x: (rows, features).
     y: (rows,) class numbers, or (rows, columns) targets.
     weights: (rows,), by which the loss of each sample is multiplied in training; None where all are 1.
+    whole: how many samples the batch has where several ranks share it, and these are the ones of this rank.
     """
 
     x: Array
     y: Array
     weights: Array | None = None
+    whole: int | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.x)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples of the batch, those of other ranks included."""
+        return len(self.x) if self.whole is None else self.whole
 
     @property
     def nbytes(self) -> int:
@@ -169,15 +177,18 @@ class Samples(ABC):
         """Return a checksum of some samples: it tells one data set from another."""
 
     @abstractmethod
-    def batches(self, rows: int, architecture: Architecture, seed: int | None) -> Batches:
+    def batches(self, rows: int, architecture: Architecture, seed: int | None, share: Shards | None = None) -> Batches:
         """Return what goes through the samples in batches of `rows` that fit a network.
 
         seed: decides the order of each epoch, for training. None keeps the order of the rows, for evaluation, and
         leaves out the samples' weights.
+        share: of several ranks. Batches then hold the rows of this rank alone, in the order that one process has.
 
         Raises `InputError` for numbers that are too large for the network's dtype.
         """
 
     @abstractmethod
-    def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
+    def batch_bytes(
+        self, rows: int, architecture: Architecture, *, shuffled: bool = True, share: Shards | None = None
+    ) -> int:
         """Return the bytes that `batches` will own; shuffled: with a seed."""

@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.shards import Shards
 from lowmem.data.formats.chosen_rows import ChosenRows
 from lowmem.data.formats.rows import RowRange, Rows
 from lowmem.data.row_mask import mark_rows, rows_held_out
@@ -106,20 +107,24 @@ class Stream(Samples):
                     code = crc32(array.tobytes(), code)
         return f"{len(self)} x {self.features}, {code:08x}"
 
-    def batches(self, rows: int, architecture: Architecture, seed: int | None) -> StreamBatches:
+    def batches(
+        self, rows: int, architecture: Architecture, seed: int | None, share: Shards | None = None
+    ) -> StreamBatches:
         """See `Samples.batches`."""
         most, found = float(np.finfo(architecture.dtype).max), self.contents
         weighted = seed is not None and found.largest_weight > most
         if weighted or max(found.largest, abs(self.targets.low), abs(self.targets.high)) > most:
             what = "weights" if weighted else "values"
             raise InputError(f"{self.name} has {what} too large for {architecture.dtype}. Scale them, or use float64.")
-        return self._batches(rows, architecture, seed).allocate()
+        return self._batches(rows, architecture, seed, share).allocate()
 
-    def batch_bytes(self, rows: int, architecture: Architecture, *, shuffled: bool = True) -> int:
+    def batch_bytes(
+        self, rows: int, architecture: Architecture, *, shuffled: bool = True, share: Shards | None = None
+    ) -> int:
         """See `Samples.batch_bytes`."""
-        return self._batches(rows, architecture, 0 if shuffled else None).nbytes
+        return self._batches(rows, architecture, 0 if shuffled else None, share).nbytes
 
-    def _batches(self, rows: int, architecture: Architecture, seed: int | None) -> StreamBatches:
+    def _batches(self, rows: int, architecture: Architecture, seed: int | None, share: Shards | None) -> StreamBatches:
         assert self.shuffle_rows is not None
         return StreamBatches(
             self.rows,
@@ -130,4 +135,5 @@ class Stream(Samples):
             scale=self.scale,
             standardisation=self.standardisation,
             one_hot=self.targets.classes if self.one_hot else 0,
+            share=share,
         )

@@ -5,11 +5,13 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.shards import Shards
 from lowmem.data.formats.rows import Rows, blocks
 from lowmem.data.samples import LABEL_DTYPE, Batch
 from lowmem.data.standardisation import Standardisation, Transform
@@ -34,6 +36,7 @@ class StreamBatches:
     shuffle_rows: the rows of a block, which are shuffled among each other.
     scale, standardisation: see `lowmem.data.standardisation.Transform`.
     one_hot: the number of classes where labels become rows with a one, for losses that compare targets; else 0.
+    share: of several ranks; a block is read where this rank has rows of it, and batches hold those alone.
 
     Nothing is allocated before `allocate`: two batches, one block of rows as stored and its order, a batch of rows as
     stored, and what standardises. See `lowmem.data.samples.Batches` for the other methods.
@@ -50,8 +53,10 @@ class StreamBatches:
         scale: float = 1.0,
         standardisation: Standardisation | None = None,
         one_hot: int = 0,
+        share: Shards | None = None,
     ) -> None:
         self._stored, self.rows, self._seed, self._one_hot = stored, rows, seed, one_hot
+        self._share, self._own_rows = share, rows if share is None else share.most_own_rows(rows)
         self._scale, self._standardisation = scale, standardisation
         self._dtype, self._weighted = np.dtype(architecture.dtype), seed is not None and stored.w_dtype is not None
         # Without shuffling a block is a batch.
@@ -70,11 +75,11 @@ class StreamBatches:
         batch = stored.features * item + math.prod(self._y_shape) * self._y_dtype.itemsize + self._weighted * item
         block = stored.x_bytes + beside_x + np.dtype(np.intp).itemsize
         standardised = 0 if self._standardisation is None else 2 * stored.features * item
-        return self._block_rows * block + self.rows * (staged + 2 * batch) + standardised
+        return self._block_rows * block + self._own_rows * (staged + 2 * batch) + standardised
 
     def allocate(self) -> "StreamBatches":
         """Make every array, and return this object."""
-        stored, rows, dtype = self._stored, self.rows, self._dtype
+        stored, rows, dtype = self._stored, self._own_rows, self._dtype
         self._block = stored.buffer(self._block_rows, weighted=self._weighted)
         self._order = np.arange(self._block_rows, dtype=np.intp)
         self._buffers = [
@@ -126,7 +131,9 @@ class StreamBatches:
                     free.acquire()
                     if stop.is_set():
                         return
-                    ready.put(self._assemble(stored, epoch, pieces, self._buffers[number % 2]))
+                    whole = sum(last - first for _, _, first, last in pieces)
+                    batch = self._assemble(stored, epoch, self._own(pieces, whole), self._buffers[number % 2])
+                    ready.put(batch if self._share is None else replace(batch, whole=whole))
             ready.put(None)
         except BaseException as problem:  # raised again where batches are taken
             ready.put(problem)
@@ -157,6 +164,18 @@ class StreamBatches:
                     pieces, wanted = [], self.rows
         if pieces:
             yield pieces
+
+    def _own(self, pieces: list[Piece], whole: int) -> list[Piece]:
+        """Return what this rank has of the pieces of a batch of so many rows."""
+        if self._share is None:
+            return pieces
+        (low, high), own, at = self._share.own_rows(whole), [], 0
+        for number, first, start, stop in pieces:
+            begin, end = max(start, start + low - at), min(stop, start + high - at)
+            if begin < end:
+                own.append((number, first, begin, end))
+            at += stop - start
+        return own
 
     def _assemble(self, stored: Rows, epoch: int, pieces: list[Piece], buffer: Batch) -> Batch:
         """Gather, cast and transform one batch in a buffer."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -57,17 +57,45 @@ class Entry:
     stop: int
 
 
-Tensors = Callable[[], Iterable[tuple[str, NDArray[Any]]]]
+class InPieces(Protocol):
+    """A tensor that is not in memory as a whole: pieces, flat, one behind the other."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every piece."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole."""
+
+    def pieces(self) -> Iterator[NDArray[Any]]:
+        """Yield the pieces, each valid until the next one is asked for."""
+
+
+Tensor: TypeAlias = NDArray[Any] | InPieces
+"""What is written as one tensor."""
+
+Tensors = Callable[[], Iterable[tuple[str, Tensor]]]
 """A function that yields names and arrays. A dictionary of all of them would take more than a layer of a deep
 network."""
 
 
 def checksum(tensors: Tensors, start: int = 0) -> int:
     """Return the CRC-32 of the bytes of all tensors in their order. start: the CRC-32 of what comes before them."""
-    for _, array in tensors():
-        for block in _blocks(array):
-            start = crc32(block, start)
+    for _, tensor in tensors():
+        for array in pieces_of(tensor):
+            for block in _blocks(array):
+                start = crc32(block, start)
     return start
+
+
+def pieces_of(tensor: Tensor) -> Iterator[NDArray[Any]]:
+    """Yield the pieces of a tensor; an array is one piece."""
+    return iter((tensor,)) if isinstance(tensor, np.ndarray) else tensor.pieces()
 
 
 def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
@@ -87,8 +115,9 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
         for part in _header(tensors, text):
             write_all(stream, memoryview(part))
         write_all(stream, memoryview(b" " * blanks))
-        for _, array in tensors():
-            write_array(stream, array)
+        for _, tensor in tensors():
+            for array in pieces_of(tensor):
+                write_array(stream, array)
 
 
 def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:

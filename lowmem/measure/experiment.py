@@ -105,7 +105,8 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     """Plan, bind and run in this process.
 
     request: the fields of an `Architecture`; keywords of `lowmem.plan` (batch_size, budget, strategy, optimizer,
-        micro_batch, segments, slots, threads, engine, disk, disk_limit); and steps, the number of steps to time.
+        micro_batch, segments, slots, threads, engine, disk, disk_limit, shards); and steps, the number of steps to
+        time.
     """
     shape = {field.name for field in fields(Architecture) if field.init}
     architecture = Architecture.from_dict({name: value for name, value in request.items() if name in shape})
@@ -119,6 +120,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
         name: request.get(name)
         for name in ("micro_batch", "segments", "slots", "threads", "engine", "disk", "disk_limit")
     }
+    options["shards"] = request.get("shards", 1)
     planned = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
     gc.collect()
     traced.restart()  # the peak of planning is not that of training

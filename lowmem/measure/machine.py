@@ -24,7 +24,7 @@ from lowmem.network.specs import ITEM_BYTES
 
 PACKAGES = (
     *("numpy", "psutil", "rich", "matplotlib", "platformdirs", "threadpoolctl", "shtab"),
-    *("pyarrow", "scikit-learn", "onnx", "onnxruntime", "torch"),
+    *("pyarrow", "scikit-learn", "onnx", "onnxruntime", "torch", "mpi4py"),
 )
 """Packages that lowmem uses; the second line are those of its extras."""
 
@@ -69,6 +69,7 @@ class Machine:
     copying: bytes a second that are read and written while an array is copied.
     disk: the speed of the disk that the current folder is on.
     packages: by name, the version; None where the package is not installed.
+    mpi: the MPI library of several ranks; None without mpi4py.
     """
 
     lowmem: str
@@ -91,6 +92,7 @@ class Machine:
     copying: float
     disk: Disk
     packages: dict[str, str | None]
+    mpi: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -126,7 +128,23 @@ def examine(folder: Path) -> Machine:
         copying=copy_rate(min(COPY_BYTES, limit.bytes // 16)),
         disk=disk_rates(folder),
         packages={name: _version(name) for name in PACKAGES},
+        mpi=mpi_library(),
     )
+
+
+def mpi_library() -> str | None:
+    """Return name and version of the MPI library that ranks use here, or why there is none; None without mpi4py."""
+    if _version("mpi4py") is None:
+        return None
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False  # the library is only asked for its name
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as problem:
+        return f"none can be loaded: {problem}"
+    lines = MPI.Get_library_version().replace("\0", "").splitlines()
+    return " ".join(lines[0].split()) if lines else "of no name"
 
 
 def _engine() -> dict[str, str]:

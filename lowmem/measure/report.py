@@ -36,6 +36,19 @@ class Phase:
     seconds: float | None
 
 
+MOST_COLUMNS = 8
+"""Ranks that each have a column of a report; of more there are three."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankRecord:
+    """What one rank took in the last epoch: seconds of its steps and of waiting, and its peak of resident bytes."""
+
+    seconds: float
+    waited: float
+    resident_peak: int
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """A plan, and what running it really took. What was not measured is None or empty, and shown nowhere.
@@ -44,6 +57,7 @@ class Report:
     resident_peak: the most bytes the whole process held, interpreter, libraries and data included.
     seconds_per_step: mean over the steps of the last epoch, or median where steps were timed one by one.
     steps: how many were run in all.
+    ranks: what each of several ranks took; empty for one process.
     loss: mean over the last epoch, or of the last step.
     accuracy: on held-out samples, None without labels or validation.
     process_promise: the bytes promised for the whole process, where that has a cap.
@@ -77,6 +91,7 @@ class Report:
     spread: float | None = None
     epochs: Sequence[EpochRecord] = ()
     provenance: Provenance | None = None
+    ranks: Sequence[RankRecord] = ()
 
     @property
     def flop_rate(self) -> float:
@@ -138,6 +153,7 @@ class Report:
             "accuracy": self.accuracy,
             "process_promise_bytes": self.process_promise,
             "first_step_peak_bytes": self.first_step_peak,
+            "ranks": [asdict(rank) for rank in self.ranks],
             "memory": [asdict(part) for part in self.memory()],
             "phases": [asdict(phase) for phase in self.phases()],
             "backward_over_forward": {"planned_flops": planned, "measured_seconds": measured},
@@ -150,9 +166,10 @@ class Report:
             "provenance": None if self.provenance is None else self.provenance.to_dict(),
         }
 
-    def tables(self) -> tuple[Table, Table, Table]:
+    def tables(self) -> tuple[Table, ...]:
         """Return the report as tables: where the bytes go, what a step does, and what came of it."""
-        return self._memory_table(), self._step_table(), self._outcome_table()
+        tables = self._memory_table(), self._step_table(), self._outcome_table()
+        return (*tables[:2], self._rank_table(), tables[2]) if self.ranks else tables
 
     def __str__(self) -> str:
         """Show promise and measurement side by side."""
@@ -196,6 +213,20 @@ class Report:
         note = f"Backward over forward (rule of thumb: 2): {planned:.2f} in FLOPs"
         note += "." if measured is None else f", {measured:.2f} in time."
         return Table("", columns, rows, note)
+
+    def _rank_table(self) -> Table:
+        """Return what each rank took, a column for each; of many ranks the extremes."""
+        names, ranks = [f"rank {number}" for number in range(len(self.ranks))], list(self.ranks)
+        if len(ranks) > MOST_COLUMNS:
+            by_wait = sorted(ranks, key=lambda rank: rank.waited)
+            names, ranks = ["waits least", "median", "waits most"], [by_wait[at] for at in (0, len(ranks) // 2, -1)]
+        rows = [
+            ["time of the steps", *(format_seconds(rank.seconds) for rank in ranks)],
+            ["of which waiting for others", *(format_seconds(rank.waited) for rank in ranks)],
+            ["share waiting", *(f"{rank.waited / rank.seconds:.1%}" if rank.seconds else "" for rank in ranks)],
+            ["whole process", *(format_bytes(rank.resident_peak) for rank in ranks)],
+        ]
+        return Table("", [f"{len(self.ranks)} ranks, last epoch", *names], rows)
 
     def _outcome_table(self) -> Table:
         plan = self.plan

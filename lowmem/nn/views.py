@@ -75,10 +75,17 @@ class LayerViews:
 
 
 class SharedViews(LayerViews):
-    """Views of one buffer that every layer uses in turn: the block of each layer begins at its start."""
+    """Views of one buffer that every layer uses in turn: the block of each layer begins at its start.
+
+    places: how many such buffers lie one behind the other in `flat`; layers take turns.
+    """
+
+    def __init__(self, architecture: Architecture, flat: Array, places: int = 1) -> None:
+        self._places, self._each = places, len(flat) // places
+        super().__init__(architecture, flat)
 
     def _starts(self, sizes: Sequence[int]) -> Sequence[int]:
-        return [0] * len(sizes)
+        return [layer % self._places * self._each for layer in range(1, len(sizes) + 1)]
 
 
 def parts(block: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -17,6 +17,7 @@ from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
+from lowmem.schedule.lowering import TRAVELLING
 
 NEARLY = 1.01
 """Ratio of the arena to the simulated peak up to which no other placements are looked for."""
@@ -40,7 +41,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
-    states = OPTIMIZERS[request.optimizer].states * architecture.parameters if request.optimizer else 0
+    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
     engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
@@ -73,6 +74,10 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         lanes=request.lanes,
         threads=request.threads,
         seconds=seconds,
+        shards=request.shards,
+        shard_slots=request.shard_slots,
+        ranks=request.ranks,
+        received=request.received,
         disk=None if disk is None else disk.folder,
         disk_bytes=program.disk_bytes,
         disk_written=trace.written * moved,
@@ -129,7 +134,7 @@ def least_overhead(request: PlanRequest) -> int:
     """Return the bytes of Python's objects that any plan for the request takes, whatever its schedule."""
     architecture = request.architecture
     if request.engine == "native":
-        return native_memory.program_bytes(architecture.layers, 0, request.lanes)
+        return native_memory.program_bytes(architecture.layers, 0, request.lanes, sharded=request.shards > 1)
     return overhead.least_overhead(architecture, **object_counts(request))
 
 
@@ -138,12 +143,28 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
     kinds = min(request.passes, 3)  # the first pass, all passes between, and the last one are bound apart
     sizes = 2 if request.batch_size % request.rows else 1
     odd = 2 if request.odd_batches else 1
+    if request.shards > 1:
+        # All passes are alike. Shards differ by a row, and the last pass of each has what is left.
+        kinds = 1
+        sizes = len({rows for shard in _shard_rows(request) for rows in _pass_rows(shard, request.rows)})
     return {
         "rows": request.rows,
         "sizes": sizes * odd,
         "passes": kinds * odd,
         "states": None if request.optimizer is None else OPTIMIZERS[request.optimizer].states,
+        "shards": request.sharing,
     }
+
+
+def _shard_rows(request: PlanRequest) -> set[int]:
+    """Return the numbers of rows that shards of a batch have."""
+    least, larger = divmod(request.batch_size, request.shards)
+    return {least, least + 1} if larger else {least}
+
+
+def _pass_rows(shard: int, rows: int) -> set[int]:
+    """Return the numbers of rows of the passes of a shard."""
+    return {min(rows, shard), shard % rows or rows}
 
 
 def _overhead(request: PlanRequest, program: Program) -> int:
@@ -174,7 +195,7 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
     labels = tile_rows(request.rows) * INDEX_BYTES if architecture.loss_facts.labels else 0
     of_a_step = sum(STATISTICS * layer.entering for layer in architecture.each_layer if layer.couples)
     return EngineMemory(
-        gradients=architecture.parameters * buffers.all_layers + largest * buffers.one_layer,
+        gradients=_gradients(request, largest * buffers.one_layer),
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
         overhead_bytes=_overhead(request, program) + (native_memory.DISK_BYTES if program.disk_bytes else 0),
@@ -186,14 +207,25 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
     """Return what the compiled engine takes."""
     architecture, buffers, lanes = request.architecture, request.gradient_buffers, request.lanes
     fused = lanes * native_memory.lane_gradient_numbers(architecture, lanes)
+    if request.shards > 1:
+        fused = max(layer.size for layer in set(architecture.each_layer))
     return EngineMemory(
-        gradients=architecture.parameters * buffers.all_layers + fused * buffers.one_layer,
+        gradients=_gradients(request, fused * buffers.one_layer),
         optimizer_scratch=0,
         batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
-        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes)
+        overhead_bytes=native_memory.program_bytes(
+            architecture.layers, len(program.steps), lanes, sharded=request.shards > 1
+        )
         + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps)),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
+
+
+def _gradients(request: PlanRequest, of_one_layer: int) -> int:
+    """Return the numbers in the buffers of gradients; of_one_layer: in the one that all layers use in turn."""
+    all_layers = max(int(request.gradient_buffers.all_layers), request.shard_slots)
+    travelling = TRAVELLING if request.ranks > 1 else 1
+    return request.architecture.parameters * all_layers + travelling * (of_one_layer + request.received)
 
 
 def _statistics(request: PlanRequest, of_a_step: int) -> int:

@@ -101,9 +101,11 @@ def percent_of(size: int, whole: int) -> str:
 
 def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:
     """Return the largest power-of-two fraction of a pass (or, with an optimizer, of the batch) that works, if any."""
-    rows = request.rows // 2
-    while rows:
-        if request.optimizer is None and not request.architecture.couples:
+    rows, sharded = request.rows // 2, request.shards > 1
+    if sharded:
+        rows = request.batch_size // 2
+    while rows >= request.shards:
+        if request.optimizer is None and not request.architecture.couples and not sharded:
             name, smaller = "micro_batch", replace(request, micro_batch=rows)
         else:
             name, smaller = "batch_size", replace(request, batch_size=rows, micro_batch=None)

@@ -53,6 +53,8 @@ def plan(
     rehearse: bool = False,
     disk: str | PathLike[str] | DiskTier | None = None,
     disk_limit: int | str | None = None,
+    shards: int = 1,
+    ranks: int = 1,
 ) -> Plan:
     """Plan one training step.
 
@@ -86,6 +88,11 @@ def plan(
         there in each pass and come back from it, if that is quicker than making them again. How fast the disk and the
         machine are is measured at the first use, in a few seconds, and remembered. Left out, nothing is written.
     disk_limit: the bytes that this file may take. Left out, as many as are free.
+    shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
+        Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who
+        computes which shard. A shard runs on one thread unless `threads` says more.
+    ranks: processes that share the shards of a batch (`lowmem.distributed`); it must divide `shards`. The plan is that
+        of one rank: its bytes are those of the rank that needs the most.
 
     Returns a `Plan`, whose `update` says how a step updates. Raises `BudgetError` if nothing fits, with the least
     budget that works; `ScheduleError` for a schedule that does not reverse the network; `InputError` for numbers or
@@ -118,6 +125,8 @@ def plan(
         rehearse=rehearse,
         disk=disk,
         disk_limit=disk_limit,
+        shards=shards,
+        ranks=ranks,
     )
     return plan_for(request)
 
@@ -139,6 +148,8 @@ class PlanOptions(TypedDict, total=False):
     rehearse: bool
     disk: str | PathLike[str] | DiskTier | None
     disk_limit: int | str | None
+    shards: int
+    ranks: int
 
 
 def request_of(

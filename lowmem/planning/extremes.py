@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Unpack
 
+from lowmem.common.checks import positive
 from lowmem.errors import InputError
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.planning.candidates import Candidates
@@ -49,7 +50,8 @@ def largest_batch(
 ) -> int:
     """Return the largest batch size that fits the budget.
 
-    options: keywords of `lowmem.plan`. A batch is run in one pass, or with `micro_batch` in passes of so many rows.
+    options: keywords of `lowmem.plan`. A batch, or each of its shards, is run in one pass, or with `micro_batch` in
+        passes of so many rows.
 
     Raises `BudgetError` if not even the smallest batch does, `InputError` for a budget in percent, whose meaning would
     change with the batch, and where passes let batches of any size fit.
@@ -62,19 +64,20 @@ def largest_batch(
     """
     architecture = architecture_of(architecture)
     limit = _bytes_of(budget, "batch")
-    smallest = 2 if architecture.couples else 1
-
-    rows = options.get("micro_batch")
+    rows, shards = options.get("micro_batch"), positive("shards", options.get("shards", 1))
+    smallest = max(2 if architecture.couples else 1, shards)
 
     def for_batch(batch: int) -> PlanOptions:
-        return {**options, "micro_batch": batch if rows is None else min(rows, batch)}
+        if rows is None:
+            return {**options, "micro_batch": batch if shards == 1 else None}
+        return {**options, "micro_batch": min(rows, batch)}
 
     def fits(batch: int) -> bool:
         return _fits(architecture, batch, limit, optimizer, for_batch(batch))
 
     if not fits(smallest):
         plan(architecture, smallest, limit, optimizer, **for_batch(smallest))  # raises with the account
-    if rows is not None and fits(MANY_PASSES * rows + 1):
+    if rows is not None and fits(MANY_PASSES * rows * shards + 1):
         raise InputError(
             f"batches of any size fit in {budget} in passes of micro_batch={rows} rows. Leave out micro_batch to ask "
             "for what fits in one pass."

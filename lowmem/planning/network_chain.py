@@ -22,12 +22,14 @@ def network_chain(
     rows: int,
     *,
     updates: bool = False,
+    shared: bool = False,
     lanes: int = 1,
     engine: str = "numpy",
     alignment: int = ALIGNMENT,
 ) -> Chain:
     """Describe one forward and backward pass of a network on `rows` samples, costs in FLOPs.
 
+    updates, shared: whether layers are updated right after their backward, and with what several ranks have.
     lanes: threads that each carry a part of the rows, in an arena of their own: every size is a multiple of their
         number.
     engine: whose working memory is counted.
@@ -38,7 +40,7 @@ def network_chain(
     )
     scratch = loss_scratch_bytes(architecture, tile_rows(rows)) if engine == "numpy" else 0
     scratch = aligned(scratch, alignment)
-    return Chain(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates)
+    return Chain(stages, loss=architecture.loss_flops(rows), loss_scratch=scratch, updates=updates, shared=shared)
 
 
 def timed_chain(chain: Chain, architecture: Architecture, rows: int, costs: CostModel) -> Chain:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from lowmem.common.shards import Shards
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
 from lowmem.network.tiles import ALIGNMENT, PAGE
@@ -101,6 +102,10 @@ class Plan:
     disk_bytes: of that file; 0 if nothing is written. disk_written, disk_read: bytes moved in one step.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
+    shards: a batch is cut in that many shards, whose gradients are added up along a tree.
+    shard_slots: how many gradients of all layers are kept for that.
+    ranks: processes that share the shards; the bytes are those of one, work is that of all.
+    received: the most numbers that a rank receives of a layer's gradients at a time.
     """
 
     architecture: Architecture
@@ -134,11 +139,20 @@ class Plan:
     disk_read: int = 0
     lower_bound: float | None = None
     budget: int | None = None
+    shards: int = 1
+    shard_slots: int = 0
+    ranks: int = 1
+    received: int = 0
 
     @property
     def micro_batches(self) -> int:
-        """Passes per batch."""
-        return -(-self.batch_size // self.micro_batch)
+        """Passes per batch, those of all ranks."""
+        return self.sharing.passes(self.batch_size, self.micro_batch)
+
+    @property
+    def sharing(self) -> Shards:
+        """The shards of a batch, as the first rank sees them."""
+        return Shards(self.shards, self.ranks)
 
     @property
     def fixed_bytes(self) -> int:
@@ -207,6 +221,8 @@ class Plan:
             "optimizer": self.optimizer,
             "engine": self.engine,
             "lanes": self.lanes,
+            "shards": self.shards,
+            "ranks": self.ranks,
             "update": self.update.value,
             "gathered": self.gathered,
             "rehearsed": self.rehearsed,
@@ -233,7 +249,7 @@ class Plan:
         hints = Account(
             parameters=f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}",
             gradients=self._gradients_hint(),
-            optimizer=self.optimizer or "none: the caller takes the gradients",
+            optimizer=self._optimizer_hint(),
             arena=f"{arena} for storing everything",
             batch="constants for each row, and buffers of the batch where lowmem owns them",
             overhead="Python's objects: bound calls and views" if self.engine == "numpy" else "the compiled program",
@@ -248,7 +264,11 @@ class Plan:
         if self.disk_bytes:
             moved = f"{format_bytes(self.disk_written)} written and {format_bytes(self.disk_read)} read a step"
             rows.append(["on the disk", format_bytes(self.disk_bytes), f"states, in {self.disk}: {moved}"])
-        passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > 1 else ""
+        passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > self.shards else ""
+        if self.shards > 1:
+            passes = f" in {self.shards} shards of {self.sharing.most_rows(self.batch_size)}{passes}"
+        if self.ranks > 1:
+            passes += f", {self.ranks} ranks, bytes of one"
         passes += f", {self.engine} engine" + (f", {self.lanes} threads" if self.lanes > 1 else "")
         proof = ""
         if self.gap is not None:
@@ -261,13 +281,23 @@ class Plan:
         )
         return Table(f"{self.architecture}\nbatch {self.batch_size}{passes}", ["where", "bytes", "what"], rows, note)
 
-    def _gradients_hint(self) -> str:
+    def _optimizer_hint(self) -> str:
         if self.optimizer is None:
+            return "none: the caller takes the gradients"
+        return self.optimizer if self.ranks == 1 else f"{self.optimizer}, of the parts that a rank updates"
+
+    def _gradients_hint(self) -> str:
+        if self.optimizer is None and self.shards == 1:
             return "of all layers"
         if self.gathered:
             return "of all layers, gathered before the update"
         if self.rehearsed:
             return "of one layer: each is updated in the second run of a step, the first one takes the norm"
+        if self.shards > 1:
+            kept = f"{self.shard_slots} sums of all layers and " if self.shard_slots else ""
+            if self.ranks > 1:
+                return f"{kept}those of some layers that travel, sent and received"
+            return f"{kept}one layer's: shards are added up along a tree"
         if self.micro_batches > 1:
             return "of all layers, summed over the passes, and one layer's"
         return "of one layer: each is updated right after its backward"

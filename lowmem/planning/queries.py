@@ -95,12 +95,14 @@ def compare(
     engine: str | None = None,
     disk: str | PathLike[str] | DiskTier | None = None,
     disk_limit: int | str | None = None,
+    shards: int = 1,
+    ranks: int = 1,
 ) -> Comparison:
     """Compare the fixed strategies, and the cheapest plan for each budget.
 
     budgets: as in `lowmem.plan`, as many as wanted. A budget that does not fit is a row that says so. optimizer,
-    micro_batch, costs, threads, engine, disk, disk_limit: as in `lowmem.plan`. With a disk, each budget is a
-        row without it and one with it.
+    micro_batch, costs, threads, engine, disk, disk_limit, shards, ranks: as in `lowmem.plan`. With a disk, each budget
+        is a row without it and one with it.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -114,6 +116,7 @@ def compare(
     """
     architecture, answers = architecture_of(architecture), []
     options: dict[str, Any] = {"micro_batch": micro_batch, "costs": costs, "threads": threads, "engine": engine}
+    options |= {"shards": shards, "ranks": ranks}
     requests: list[tuple[str, dict[str, Any]]] = [("", {})]
     tier = disk_tier(disk, disk_limit)
     if tier is not None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from lowmem.chain import Chain
 from lowmem.common.checks import instance, lookup, positive, whole
+from lowmem.common.shards import Shards
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.network.batch_rows import check_rows
@@ -34,6 +35,8 @@ LEAST = {
     "threads": 1,
     "table_bytes": 0,
     "batch_buffers": 0,
+    "shards": 1,
+    "ranks": 1,
 }
 """The least that each number of a request may be."""
 
@@ -123,19 +126,24 @@ class PlanRequest:
     batch_buffers: int = 0
     odd_batches: bool = False
     disk: DiskTier | None = None
+    shards: int = 1
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         """Make all numbers plain ints, and refuse what makes no sense."""
         object.__setattr__(self, "architecture", architecture_of(self.architecture))
         for name, least in LEAST.items():
             number = getattr(self, name)
-            if number is not None or name in ("batch_size", "batch_buffers"):
+            if number is not None or name in ("batch_size", "batch_buffers", "shards", "ranks"):
                 object.__setattr__(self, name, positive(name, number) if least else whole(name, number))
         if not callable(self.strategy) and not isinstance(self.strategy, Schedule):
             lookup("strategy", self.strategy, dict.fromkeys(STRATEGIES))
         engine = choose_engine(self.engine, self.architecture, self.optimizer, self.own_rule)
         object.__setattr__(self, "engine", engine)
+        if self.shards > 1 and self.threads is None:
+            object.__setattr__(self, "threads", 1)  # the same bits on any machine and for any number of ranks
         self._check_options()
+        self._check_shards()
         self._check_passes()
         self._check_size()
         if self.costs is not None:
@@ -149,6 +157,36 @@ class PlanRequest:
             if number is not None and self.strategy != owner:
                 given = f'"{self.strategy}"' if isinstance(self.strategy, str) else "one of your own"
                 raise InputError(f'{name}={number} goes with strategy="{owner}"; the strategy is {given}.')
+
+    def _check_shards(self) -> None:
+        couples, rows = self.architecture.couples, self.sharing.most_rows(self.batch_size)
+        if self.shards == 1:
+            return
+        if self.ranks > 1 and not self.update.fuses:
+            what = "clipping by norm, which keeps all of them" if self.optimizer else "a caller who takes them"
+            raise InputError(
+                f"ranks={self.ranks} exchange gradients layer by layer and update at once, which does not go with "
+                f"{what}. Give an optimizer, and clip_value in place of clip_norm."
+            )
+        if self.shards > self.batch_size:
+            raise InputError(
+                f"shards={self.shards} are more than batch_size={self.batch_size}; every shard needs a sample."
+            )
+        if couples:
+            raise InputError(
+                f"shards={self.shards} would split a batch of {self.batch_size}, but {couples} looks at all samples "
+                "of a batch together; leave shards out, or take another norm, such as layer."
+            )
+        if self.update is UpdateMode.TWO_RUNS:
+            raise InputError(
+                f"rehearse=True runs a batch in one piece, and shards={self.shards} would split it; gather=True keeps "
+                "all gradients with one run."
+            )
+        if self.micro_batch is not None and self.micro_batch > rows:
+            raise InputError(
+                f"micro_batch={self.micro_batch} is more than the {rows} rows of a shard "
+                f"(batch_size={self.batch_size} in {self.shards} shards); give at most that."
+            )
 
     def _check_passes(self) -> None:
         rows, batch, couples = self.rows, self.batch_size, self.architecture.couples
@@ -177,12 +215,17 @@ class PlanRequest:
     @property
     def rows(self) -> int:
         """Rows of a pass; the last pass of a batch may have fewer."""
-        return self.batch_size if self.micro_batch is None else self.micro_batch
+        return self.sharing.most_rows(self.batch_size) if self.micro_batch is None else self.micro_batch
+
+    @cached_property
+    def sharing(self) -> Shards:
+        """The shards of a batch, as the first rank sees them."""
+        return Shards(self.shards, self.ranks)
 
     @property
     def passes(self) -> int:
-        """Passes per batch."""
-        return -(-self.batch_size // self.rows)
+        """Passes per batch, those of all ranks."""
+        return self.sharing.passes(self.batch_size, self.rows)
 
     @property
     def runs(self) -> int:
@@ -194,10 +237,35 @@ class PlanRequest:
         """Which buffers of gradients a step has.
 
         With NumPy, several passes need both, one to write to and one for the sums; compiled products add to the sums.
+        With shards there is one that all layers write to, and as many of all layers as `shard_slots` says.
         """
+        if self.shards > 1:
+            return GradientBuffers(self.shard_slots > 0, one_layer=True)
         all_layers = not self.update.fuses or self.passes > 1
         summed = self.passes > 1 and self.engine == "numpy"
         return GradientBuffers(all_layers, one_layer=summed or not all_layers)
+
+    @cached_property
+    def shard_slots(self) -> int:
+        """How many gradients of all layers are kept while shards are added up; 0 without shards."""
+        if self.shards == 1:
+            return 0
+        several = self.rows < self.sharing.most_rows(self.batch_size)  # passes of a shard, which are added up first
+        slots = max(self.sharing.of_rank(rank).slots(self.batch_size) for rank in range(self.ranks))
+        return max(slots + several, int(not self.update.fuses))
+
+    @cached_property
+    def received(self) -> int:
+        """The most numbers that a rank receives of a layer's gradients: its part of every sum."""
+        if self.ranks == 1:
+            return 0
+        sizes = {layer.size for layer in self.architecture.each_layer}
+        return self.sharing.piece_count(self.batch_size) * max(map(self.sharing.largest_part, sizes))
+
+    @cached_property
+    def own_parameters(self) -> int:
+        """The most parameters that a rank updates, and keeps the optimizer's arrays of."""
+        return self.sharing.most_parts(layer.size for layer in self.architecture.each_layer)
 
     @cached_property
     def lanes(self) -> int:
@@ -217,7 +285,13 @@ class PlanRequest:
     def _chain(self, rows: int, lanes: int, *, updates: bool) -> Chain:
         alignment = ALIGNMENT if self.disk is None else PAGE
         return network_chain(
-            self.architecture, rows, updates=updates, lanes=lanes, engine=self._engine, alignment=alignment
+            self.architecture,
+            rows,
+            updates=updates,
+            shared=updates and self.ranks > 1,
+            lanes=lanes,
+            engine=self._engine,
+            alignment=alignment,
         )
 
     @cached_property

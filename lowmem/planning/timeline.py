@@ -40,6 +40,7 @@ def chain_of(plan: Plan) -> Chain:
         plan.architecture,
         plan.micro_batch,
         updates=updates,
+        shared=updates and plan.ranks > 1,
         lanes=plan.lanes,
         engine=plan.engine,
         alignment=plan.alignment,

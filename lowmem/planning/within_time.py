@@ -90,10 +90,10 @@ def largest_batch_within(
     """
     architecture = architecture_of(architecture)
 
-    rows = options.get("micro_batch")
+    rows, shards = options.get("micro_batch"), options.get("shards", 1)
 
     def at(batch: int) -> Priced:
-        passes = {"micro_batch": batch if rows is None else min(rows, batch)}
+        passes = {"micro_batch": min(rows, batch) if rows else batch if shards == 1 else None}
         return priced(architecture, batch, budget, optimizer=optimizer, **options | passes)
 
     return _most(at, largest_batch(architecture, budget, optimizer, **options), limit, "one sample")

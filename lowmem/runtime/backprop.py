@@ -16,9 +16,11 @@ from lowmem.network.batch_rows import check_rows
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
+from lowmem.nn.penalty import Penalised
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.engine import make_engine
 from lowmem.units import format_bytes
@@ -56,6 +58,7 @@ class Backprop:
     plan: made by `lowmem.plan` for the same architecture.
     optimizer: needed, and of the kind named in the plan, if the plan has one.
     seed: of dropout. Seed and number of the step determine every mask.
+    group: the ranks that share batches, of which this process is one, if the plan is for several.
 
     Everything is allocated here; a call allocates no array. Raises `InputError` if network, plan and optimizer do not
     fit together, or if the plan's disk has no room.
@@ -70,13 +73,19 @@ class Backprop:
     [(128, 64), (128, 128)]
     """
 
-    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0, group: Group | None = None
+    ) -> None:
         _check_fit(mlp, plan, optimizer)
+        _check_group(plan, group)
+        if plan.shards > 1 and isinstance(optimizer, Penalised):
+            raise InputError(f"{type(optimizer).__name__} has a penalty of weights alone, which goes with shards=1.")
+        self.group = None if plan.ranks == 1 else group
         generator(seed)  # refuses what is no seed
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         try:
-            self.buffers = Buffers(plan)
-            self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed)
+            self.buffers = Buffers(plan, 0 if self.group is None else self.group.rank)
+            self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed, self.group)
         except MemoryError:
             raise no_memory(plan) from None
         self.gradients = Gradients()
@@ -110,17 +119,24 @@ class Backprop:
         y: NDArray[Any],
         weights: Array | None = None,
         *,
+        whole: int | None = None,
         carry_out: CarryOut | None = None,
     ) -> tuple[float, Gradients]:
-        """Run one step as a call does. For those who measure: `carry_out` gets all its bound calls, pass by pass."""
+        """Run one step as a call does.
+
+        whole: with other ranks, the rows of the batch, of which x has those of this rank's shards.
+        carry_out: for those who measure, gets all bound calls, pass by pass.
+        """
         with self._turn:
-            return self._step(x, y, weights, carry_out)
+            return self._step(x, y, weights, whole, carry_out)
 
     def _step(
-        self, x: NDArray[Any], y: NDArray[Any], weights: Array | None, carry_out: CarryOut | None
+        self, x: NDArray[Any], y: NDArray[Any], weights: Array | None, whole: int | None, carry_out: CarryOut | None
     ) -> tuple[float, Gradients]:
         """Run one step; see `step`."""
-        self._check_batch(x, y)
+        whole = self._check_whole(x, whole)
+        if len(x) or self.group is None:
+            self._check_batch(x, y)
         if weights is not None:
             check_weights(weights, len(x), self.mlp.architecture.dtype)
         optimizer = self.optimizer
@@ -130,7 +146,7 @@ class Backprop:
         self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
         before = self._moved()
         try:
-            loss = self._train(x, y, weights, carry_out)
+            loss = self._train(x, y, weights, whole, carry_out)
         except (NonFiniteError, DiskError) as error:
             if optimizer is not None and not (isinstance(error, DiskError) and error.torn):
                 optimizer.step_count -= 1
@@ -168,12 +184,19 @@ class Backprop:
             "another one: lowmem.Backprop(copy.deepcopy(mlp), plan)."
         )
 
-    def _train(self, x: Array, y: NDArray[Any], weights: Array | None, carry_out: CarryOut | None) -> float:
+    def _train(
+        self, x: Array, y: NDArray[Any], weights: Array | None, whole: int | None, carry_out: CarryOut | None
+    ) -> float:
         """Run the passes of a checked batch, and update as the plan says. Returns the mean loss."""
-        loss = self.engine.run(x, y, weights, step=self.steps, carry_out=carry_out)
+        loss = self.engine.run(x, y, weights, step=self.steps, whole=whole, carry_out=carry_out)
         if self.plan.gathered:
             self.engine.update(1.0, carry_out=carry_out)
         return loss
+
+    @property
+    def notes(self) -> NDArray[np.float64] | None:
+        """Two numbers that ranks tell each other with a step: written before it, and the largest of all behind it."""
+        return None if self.engine.shard_sums is None else self.engine.shard_sums.notes
 
     @property
     def arena(self) -> Arena:
@@ -207,6 +230,23 @@ class Backprop:
         with self._turn:
             return self.engine.loss(outputs, y)
 
+    def _check_whole(self, x: NDArray[Any], whole: int | None) -> int | None:
+        """Return the rows of the whole batch, None where x has them all. Refuses rows that are not this rank's."""
+        if self.group is None:
+            return None
+        if whole is None or not 1 <= whole <= self.plan.batch_size:
+            raise InputError(
+                f"with several ranks a step needs whole=, the rows of the batch that they share, from 1 to "
+                f"{self.plan.batch_size}; got {whole}."
+            )
+        first, stop = self.buffers.shards.own_rows(whole)
+        if len(x) != stop - first:
+            raise InputError(
+                f"rank {self.group.rank} of {self.group.size} has the rows {first} to {stop} of a batch of {whole}; "
+                f"got {len(x)} rows."
+            )
+        return whole
+
     def _check_batch(self, x: NDArray[Any], y: NDArray[Any]) -> None:
         """Refuse a batch that does not fit, before anything is computed."""
         architecture = self.mlp.architecture
@@ -235,6 +275,16 @@ def no_memory(plan: Plan) -> RunError:
         f"this machine cannot give the memory that the plan needs, {format_bytes(plan.peak_bytes)}. Make one with a "
         "smaller batch_size, or with a budget."
     )
+
+
+def _check_group(plan: Plan, group: Group | None) -> None:
+    """Refuse a plan for another number of ranks than there are."""
+    size = 1 if group is None else group.size
+    if plan.ranks != size:
+        raise InputError(
+            f"the plan is for {plan.ranks} ranks and there {'is' if size == 1 else 'are'} {size}. Make it with "
+            f"ranks={size}, and give a plan of several ranks group=, such as lowmem.distributed.mpi()."
+        )
 
 
 def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:

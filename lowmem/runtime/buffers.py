@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.views import LayerViews, SharedViews
 from lowmem.planning.plan import Plan
+from lowmem.schedule.lowering import TRAVELLING
 
 Array = NDArray[np.floating]
 
@@ -21,20 +22,32 @@ class Buffers:
     | an update fused into the backward     | one layer at a time|                                      |
     | several passes, NumPy engine          | one layer at a time| their sums over the passes, of all   |
     | several passes, compiled engine       | all layers         |                                      |
+    | shards                                | one layer at a time| sums of some nodes of the tree       |
 
     of_all: gradients of all layers, flat, or None. of_one: a buffer that layers use in turn, flat, or None.
-    states: the optimizer's arrays. scratch: the numbers that an update works in.
+    slots: with shards, sums of all layers on the way to the whole, of which the first is `of_all`.
+    states: the optimizer's arrays, those of a rank's parts. scratch: the numbers that an update works in.
+    received: what other ranks send. shards: of a batch, as this rank sees them.
+
+    rank: the number of this process among those that share a batch.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, rank: int = 0) -> None:
+        self.shards = plan.sharing.of_rank(rank)
         architecture, dtype = plan.architecture, plan.architecture.dtype
         self._plan, wanted = plan, plan.gradient_buffers
         whole = architecture.parameters if wanted.all_layers else 0
-        rest = plan.gradient_bytes // architecture.item_bytes - whole
+        more = max(plan.shard_slots - 1, 0) * whole
+        received = TRAVELLING * plan.received
+        rest = plan.gradient_bytes // architecture.item_bytes - whole - more - received
+        self.received: Array = np.zeros(received, dtype)
         self.of_all: Array | None = np.zeros(whole, dtype) if wanted.all_layers else None
+        self.slots: tuple[Array, ...] = () if self.of_all is None or plan.shards == 1 else (self.of_all,)
+        self.slots += tuple(np.zeros(whole, dtype) for _ in range(plan.shard_slots - 1))
         self.of_one: Array | None = np.zeros(rest, dtype) if wanted.one_layer else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
-        self.states: tuple[Array, ...] = tuple(np.zeros(architecture.parameters, dtype) for _ in range(states))
+        own = sum(stop - first for first, stop in (self.shards.part(layer.size) for layer in architecture.each_layer))
+        self.states: tuple[Array, ...] = tuple(np.zeros(own, dtype) for _ in range(states))
         self.scratch: Array = np.zeros(plan.optimizer_scratch, dtype)
 
     @cached_property
@@ -42,12 +55,12 @@ class Buffers:
         """Where the NumPy engine writes the gradients of a layer."""
         if self.of_one is None:
             return self.gradients
-        return SharedViews(self._plan.architecture, self.of_one)
+        return SharedViews(self._plan.architecture, self.of_one, TRAVELLING if self._plan.ranks > 1 else 1)
 
     @cached_property
     def totals(self) -> LayerViews | None:
         """Where the NumPy engine sums up the gradients of several passes; None if there is one pass."""
-        return self.gradients if self._plan.micro_batches > 1 else None
+        return self.gradients if self._plan.micro_batches > 1 and self._plan.shards == 1 else None
 
     @cached_property
     def gradients(self) -> LayerViews:
@@ -63,7 +76,8 @@ class Buffers:
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients' arrays."""
-        return sum(array.nbytes for array in (self.of_all, self.of_one) if array is not None)
+        arrays = self.of_all, *self.slots[1:], self.of_one, self.received
+        return sum(array.nbytes for array in arrays if array is not None)
 
     @property
     def optimizer_bytes(self) -> int:

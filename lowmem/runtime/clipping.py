@@ -39,7 +39,9 @@ class ClippedBackprop(Backprop):
         self.clip_norm = clip_norm
         self._running = np.empty_like(mlp.running)
 
-    def _train(self, x: Array, y: NDArray[Any], weights: Array | None, carry_out: CarryOut | None) -> float:
+    def _train(
+        self, x: Array, y: NDArray[Any], weights: Array | None, whole: int | None, carry_out: CarryOut | None
+    ) -> float:
         """Take the norm in a first run, then update: see `Backprop._train`."""
         running = self.mlp.running
         np.copyto(self._running, running)

@@ -1,6 +1,8 @@
 """Forward only: loss, accuracy and outputs over data of any size, in memory for a few samples."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from lowmem.data.samples import Batches
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.nn.mlp import MLP
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.prediction import runner_of
 
 Array = NDArray[Any]
@@ -21,24 +24,49 @@ def evaluate(
     loss: Callable[[Array, Array], float],
     *,
     labels: bool,
+    group: Group | None = None,
     watch: Callable[[Array, Array], None] | None = None,
 ) -> tuple[float, float | None]:
     """Return the mean loss and, where targets are labels, the accuracy over one pass in the order of the data.
 
     outputs: memory for those of a batch. forward: writes the outputs for x. loss: the mean of a batch, which may spend
-    the outputs. watch: gets outputs and targets of each batch before that.
+    the outputs. watch: gets outputs and targets of each batch before that. group: ranks among which batches are shared
+    out; all of them call this, and get the same.
     """
     total, correct, samples = 0.0, 0, 0
-    for batch in batches.epoch(0):
-        s = outputs[: len(batch)]
-        forward(batch.x, s)
-        if labels:
-            correct += int(np.count_nonzero(s.argmax(axis=1) == batch.y))
-        if watch is not None:
-            watch(s, batch.y)
-        total += loss(s, batch.y) * len(batch)
-        samples += len(batch)
+    measured = _each(batches, outputs, forward, loss, group, watch, labels=labels)
+    for of_rank in (measured,) if group is None else group.agree([*measured]):
+        for rows, mean, right in of_rank:
+            total += mean * rows
+            correct += right
+            samples += rows
     return total / samples, correct / samples if labels else None
+
+
+def _each(
+    batches: Batches,
+    outputs: Array,
+    forward: Callable[[Array, Array], None],
+    loss: Callable[[Array, Array], float],
+    group: Group | None,
+    watch: Callable[[Array, Array], None] | None,
+    *,
+    labels: bool,
+) -> Iterator[tuple[int, float, int]]:
+    """Yield rows, mean loss and right answers of each batch; with ranks of those that are this rank's, in a row."""
+    rank, size = (0, 1) if group is None else (group.rank, group.size)
+    first, stop = len(batches) * rank // size, len(batches) * (rank + 1) // size
+    if first == stop:
+        return
+    with closing(batches.epoch(0, start=first)) as some:
+        for batch in islice(some, stop - first):
+            s, right = outputs[: len(batch)], 0
+            forward(batch.x, s)
+            if labels:
+                right = int(np.count_nonzero(s.argmax(axis=1) == batch.y))
+            if watch is not None:
+                watch(s, batch.y)
+            yield len(batch), loss(s, batch.y), right
 
 
 class Inference:

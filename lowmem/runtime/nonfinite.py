@@ -14,11 +14,11 @@ ROWS = 32
 """Samples that are looked at together: little memory, as this happens when little may be left."""
 
 
-def overflowed(loss: float) -> NonFiniteError:
-    """Return the error of a loss that is not finite, found before any parameter has changed."""
+def overflowed(loss: float, where: str = "") -> NonFiniteError:
+    """Return the error of a loss that is not finite, found before any parameter has changed. where: on which rank."""
     return NonFiniteError(
-        f"the loss became {loss}: the outputs of the network overflowed. The parameters are those before this step. "
-        "Try a smaller learning rate, scaled inputs or another initialiser."
+        f"the loss became {loss}{where}: the outputs of the network overflowed. The parameters are those before this "
+        "step. Try a smaller learning rate, scaled inputs or another initialiser."
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lowmem.schedule.lowering import Planner, lower, lowered
-from lowmem.schedule.ops import Backward, Forward, Free, Load, Loss, Op, Record, Schedule, Store, Update
+from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Load, Loss, Op, Record, Schedule, Store, Update
 from lowmem.schedule.optimal.planner import optimal
 from lowmem.schedule.recompute_all import recompute_all
 from lowmem.schedule.revolve import revolve
@@ -28,6 +28,7 @@ The schedules are lowered: they have an `Update` for each layer where the chain 
 
 __all__ = [
     "PLANNERS",
+    "AllReduce",
     "Backward",
     "Forward",
     "Free",

@@ -6,7 +6,8 @@
 | Record(l)            | state l-1        | state l-1       | t^(l), and state l where its output stays     |
 | Loss()               | state L          | state L         | δ^(L), in the place of state L                |
 | Backward(l)          | δ^(l), state l-1 | both, if l > 1  | g^(l); δ^(l-1), in the place of state l-1     |
-| Update(l)            | g^(l)            | g^(l)           |                                               |
+| AllReduce(l)         | g^(l)            | g^(l)           | r^(l)                                         |
+| Update(l)            | g^(l), or r^(l)  | the same        |                                               |
 | Free(value)          | value            | value           |                                               |
 | Store(state l)       | state l          |                 | d^(l), the copy on the disk                   |
 | Load(state l)        | d^(l)            | d^(l)           | state l                                       |
@@ -17,6 +18,8 @@ that needs a state being read waits for it, and so does an op that ends a state 
 named values, so memory is a fold over a schedule and no rule is implicit. A new op is a class in `ops`, a row here,
 and a call in the runtime.
 
+Where ranks share a batch, an update needs r^(l), what the gradients of all ranks add up to.
+
 In chains with tapes Backward(l) needs and ends t^(l) in place of state l-1, nothing is made in the place of something
 else, and the loss makes y^(L) too, which the caller holds. Networks have no tapes, and their runtime has no Record.
 """
@@ -25,7 +28,19 @@ from typing import Literal, NamedTuple
 
 from lowmem.chain import Chain, Value
 from lowmem.errors import InputError
-from lowmem.schedule.ops import Backward, Forward, Free, Load, Loss, Op, Record, Store, Update, not_an_op
+from lowmem.schedule.ops import (
+    AllReduce,
+    Backward,
+    Forward,
+    Free,
+    Load,
+    Loss,
+    Op,
+    Record,
+    Store,
+    Update,
+    not_an_op,
+)
 
 Phase = Literal["forward", "loss", "backward", "update", "disk", "none"]
 
@@ -81,8 +96,15 @@ def effects(chain: Chain, op: Op) -> Effects:
             _check_layers(chain, op.layer, op.layer)
             if not chain.updates:
                 raise InputError("this chain gathers its gradients, which are the caller's")
-            gradient = (chain.gradients[op.layer],)
+            gradient = (Value("r", op.layer) if chain.shared else chain.gradients[op.layer],)
             return Effects("update", op.layer, op.layer, needs=gradient, ends=gradient)
+        case AllReduce():
+            _check_layers(chain, op.layer, op.layer)
+            if not chain.shared:
+                raise InputError("no other rank has gradients of this chain")
+            gradient = (chain.gradients[op.layer],)
+            reduced = (Value("r", op.layer),)
+            return Effects("none", op.layer, op.layer, needs=gradient, ends=gradient, makes=reduced)
         case Free():
             return _free(op.value)
         case Store():
@@ -109,7 +131,7 @@ def state_of(op: Op) -> tuple[int, bool]:
             return value.layer, True
         case Store(value):
             return value.layer, False
-        case Record() | Loss() | Update() | Load():
+        case Record() | Loss() | AllReduce() | Update() | Load():
             return 0, False
         case _:
             raise not_an_op(op)

@@ -3,6 +3,10 @@
 Planners emit pure reversal: `Forward`, `Loss`, `Backward` and `Free`. What else a step does follows from the chain. An
 `Update` stands right behind the backward of its layer, where its gradient still is in cache and nothing reads the
 layer's weights any more.
+
+Where ranks share a batch, an `AllReduce` stands right behind the backward of its layer, and the update waits until
+`IN_FLIGHT` layers more have been reversed: meanwhile gradients travel. The order of exchanges and updates is the same
+on every rank, whatever its budget.
 """
 
 from collections.abc import Callable
@@ -12,7 +16,13 @@ from typing import Any
 from lowmem.chain import Chain
 from lowmem.common.checks import instance
 from lowmem.errors import InputError
-from lowmem.schedule.ops import Backward, Op, Schedule, Update
+from lowmem.schedule.ops import AllReduce, Backward, Op, Schedule, Update
+
+IN_FLIGHT = 2
+"""How many layers are reversed while the gradients of the layer above them travel. Each has buffers of its own."""
+
+TRAVELLING = IN_FLIGHT + 1
+"""How many layers' gradients travel at a time, at most."""
 
 Planner = Callable[..., Schedule]
 """A function of a `Chain`, and of keywords of its own, that returns a `Schedule`."""
@@ -26,10 +36,16 @@ def lower(chain: Chain, schedule: Schedule) -> Schedule:
     if not chain.updates or any(isinstance(op, Update) for op in schedule.ops):
         return schedule
     ops: list[Op] = []
+    travelling: list[int] = []  # layers whose gradients do
     for op in schedule.ops:
         ops.append(op)
         if isinstance(op, Backward):
-            ops.append(Update(op.layer))
+            travelling.append(op.layer)
+            if chain.shared:
+                ops.append(AllReduce(op.layer))
+            if len(travelling) > IN_FLIGHT * chain.shared:
+                ops.append(Update(travelling.pop(0)))
+    ops += map(Update, travelling)
     return Schedule(schedule.planner, tuple(ops))
 
 

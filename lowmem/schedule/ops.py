@@ -74,6 +74,17 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class AllReduce:
+    """Begin to add up the gradients that ranks have of one layer. The sum is needed, and waited for, by `Update`."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        """Write the op for people."""
+        return f"AllReduce({self.layer})"
+
+
+@dataclass(frozen=True, slots=True)
 class Free:
     """Give the memory of a state back before the backward that would end it."""
 
@@ -106,7 +117,7 @@ class Load:
         return f"Load({self.value})"
 
 
-Op = Forward | Record | Loss | Backward | Update | Free | Store | Load
+Op = Forward | Record | Loss | Backward | AllReduce | Update | Free | Store | Load
 _TAPE = "tape"
 _BY_NAME = {op.__name__.lower(): op for op in get_args(Op)} | {_TAPE: partial(Record, output=False)}
 
@@ -153,7 +164,7 @@ def _to_list(op: Op) -> list[Any]:
             return [name, value.kind, value.layer]
         case Record(layer, output=False):
             return [_TAPE, layer]
-        case Record(layer) | Backward(layer) | Update(layer):
+        case Record(layer) | Backward(layer) | AllReduce(layer) | Update(layer):
             return [name, layer]
         case Loss():
             return [name]

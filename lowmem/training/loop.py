@@ -1,6 +1,6 @@
 """The loop of training: epochs of steps over the batches, and callbacks for what happens beside the steps."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -14,7 +14,7 @@ from lowmem.data.samples import Batch, Batches
 from lowmem.errors import DiskError, InputError, NonFiniteError, Origin, StepNumber
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.provenance import here_and_now
-from lowmem.measure.report import Report
+from lowmem.measure.report import RankRecord, Report
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
@@ -96,11 +96,12 @@ class Stepper:
             self.optimizer.lr = self.schedule.at(at.steps)
         origin, self.torn = None, True
         try:
-            at.loss += self.backprop(batch.x, batch.y, self.weights.of(batch))[0] * len(batch)
-            at.samples += len(batch)
+            step = self.backprop.step(batch.x, batch.y, self.weights.of(batch), whole=batch.whole)
+            at.loss += step[0] * batch.samples
+            at.samples += batch.samples
         except NonFiniteError as error:
             mlp = self.backprop.mlp
-            origin = where_it_began(mlp, batch.x)
+            origin = self._origin(batch)
             self.torn = False  # parameters are those before the step
             if not self.skips or not finite(mlp.parameters):
                 error.step, error.origin = StepNumber(at.steps + 1, at.epoch + 1, at.batch + 1), origin
@@ -118,10 +119,19 @@ class Stepper:
         self.first_peak = self.first_peak or resident_peak()
         return origin
 
+    def _origin(self, batch: Batch) -> Origin:
+        """Return where numbers stop being finite, on the first rank where they do."""
+        mlp, group = self.backprop.mlp, self.backprop.group
+        origin = where_it_began(mlp, batch.x) if len(batch) else Origin()
+        if group is None:
+            return origin
+        return next((one for one in group.agree(origin) if one.layer is not None), origin)
+
     def evaluate(self, batches: Batches) -> tuple[float, float | None]:
         """Return loss and accuracy over one pass, in the memory of the training step."""
         labels = self.backprop.mlp.architecture.loss_facts.labels
-        return evaluate(batches, self.outputs, self.backprop.forward, self.backprop.loss, labels=labels)
+        ways = self.backprop.forward, self.backprop.loss
+        return evaluate(batches, self.outputs, *ways, labels=labels, group=self.backprop.group)
 
 
 @dataclass(slots=True)
@@ -137,6 +147,9 @@ class Loop:
     last_save: file and step of the last good save of the run; None if there is none.
     between_epochs: False while steps are run, and after an error among them.
     last: the last epoch done. last_steps: the steps of that epoch.
+    save_due: says whether the time for a save has come; a callback may set it. due: whether it had come at the last
+        step. Of several ranks the first one's clock counts, and a signal to one of them is one to all.
+    ranks: what each of several ranks took in the last epoch. waited: seconds that this one had waited before it.
     """
 
     stepper: Stepper
@@ -151,6 +164,10 @@ class Loop:
     between_epochs: bool = True
     last: Epoch | None = None
     last_steps: int = 0
+    save_due: Callable[[], bool] = lambda: False
+    due: bool = False
+    ranks: Sequence[RankRecord] = ()
+    waited: float = 0.0
 
     @property
     def plan(self) -> Plan:
@@ -169,6 +186,7 @@ class Loop:
             with self.turn, self.signals.held():
                 if self._go_through():
                     finished = self._conclude()
+                self._agree_on_signals()
                 if self.signals.noted is not None:
                     self._stop(self.signals.noted)
             # A signal that was held has been raised again; if the caller lives on, so does the run.
@@ -200,6 +218,7 @@ class Loop:
             # The batch's buffers come and go with the data.
             arrays=replace(self.stepper.backprop.account(), batch=None),
             provenance=here_and_now(),
+            ranks=self.ranks,
         )
 
     def _go_through(self) -> bool:
@@ -217,10 +236,30 @@ class Loop:
                 start = perf_counter()
         return True
 
+    def _compare_ranks(self, epoch: Epoch) -> None:
+        """Tell all ranks what each took in an epoch."""
+        group = self.stepper.backprop.group
+        if group is not None:
+            own = RankRecord(epoch.seconds, group.waited - self.waited, epoch.peak_bytes)
+            self.waited, self.ranks = group.waited, group.agree(own)
+
+    def _agree_on_signals(self) -> None:
+        """Let a signal that one rank has noted be one to all, behind the steps of an epoch."""
+        group = self.stepper.backprop.group
+        if group is not None:
+            self.signals.noted = max(group.agree(self.signals.noted or 0)) or None
+
     def _step(self, batch: Batch) -> None:
         """Run one step, and tell the callbacks if it failed or was skipped."""
+        notes = self.stepper.backprop.notes
+        if notes is not None:
+            group = self.stepper.backprop.group
+            notes[:] = self.signals.noted or 0, group is not None and group.rank == 0 and self.save_due()
         try:
             origin = self.stepper.step(self.at, batch)
+            self.due = self.save_due() if notes is None else bool(notes[1])
+            if notes is not None:
+                self.signals.noted = int(notes[0]) or None
         except NonFiniteError as error:
             error.last_save = self.last_save
             for callback in self.callbacks:
@@ -253,6 +292,7 @@ class Loop:
             validation_seconds=0.0 if self.held_out is None else perf_counter() - start,
         )
         self.last, self.last_steps = epoch, at.batch
+        self._compare_ranks(epoch)
         self.stepper.torn = True  # until the epoch is counted everywhere
         at.next_epoch()
         self.patience.on_epoch(self, epoch)

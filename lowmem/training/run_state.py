@@ -1,6 +1,8 @@
 """Where a run stands: what a trainer knows of its run besides network, plan and memory."""
 
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from lowmem.common.checks import positive
 from lowmem.data.formats.columns import Schema
@@ -8,12 +10,15 @@ from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.nn.mlp import MLP
+from lowmem.runtime.collectives.agreement import check_agreement
+from lowmem.runtime.collectives.group import Group
 from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.patience import Patience, Stopping
 from lowmem.training.callbacks.saves import Saves
 from lowmem.training.data_marks import check_marks, marks_of
 from lowmem.training.loop import Loop, Stepper
 from lowmem.training.position import Position
+from lowmem.training.same_bits import what_bits_depend_on
 from lowmem.training.saved_run import SavedRun
 
 
@@ -26,6 +31,7 @@ class RunState:
         self.notes: dict[str, Any] = {}
         """What the caller wants to find in a saved run again, as JSON holds it."""
         self._stepper: Stepper | None = None
+        self._group: Group | None = None
         self._position = Position()
         self._data_marks: dict[str, Any] = {}
         self._standardisation: Standardisation | None = None
@@ -34,6 +40,16 @@ class RunState:
         self._loop: Loop | None = None
         self._saves: Saves | None = None
         self._last_save: str | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process shares its run with no other rank."""
+        return self._group is None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that tells people of the run and writes it to files."""
+        return self._group is None or self._group.rank == 0
 
     @property
     def epochs_done(self) -> int:
@@ -107,6 +123,33 @@ class RunState:
         if until <= at.epoch:
             raise InputError(f"this run has {at.epoch} epochs already; until={at.epoch + 1} or more goes on.")
         return until
+
+    def _note_save(self, path: Path) -> None:
+        """Remember the last good save, for all who may have to name it."""
+        self._last_save = f"{path} (step {self._position.steps})"
+        if self._loop is not None:
+            self._loop.last_save = self._last_save
+        if self._group is not None and self.speaks:
+            self._group.saved(self._last_save)
+
+    def _agree(self, until: int) -> None:
+        """See that all ranks are about to do the same. until: the epoch after which the run ends."""
+        if self._group is None:
+            return
+        assert self._stepper is not None
+        backprop, at = self._stepper.backprop, self._position
+        plan, optimizer = backprop.plan, self._stepper.optimizer
+        facts = {
+            "the network": plan.architecture,
+            "the initial parameters": f"{crc32(self.mlp.learned.data):08x}",
+            "the data": self._data_marks,
+            "the optimizer": f"{optimizer.name}, {optimizer.settings()}, clip_value={optimizer.clip_value}",
+            "the learning rate": self._stepper.schedule,
+            "shards, batch and passes": (plan.shards, plan.batch_size, plan.micro_batch),
+            "engine and threads": (*what_bits_depend_on(plan).values(), backprop.engine.instructions),
+            "where the run stands": (at.epoch, at.batch, at.steps, until),
+        }
+        check_agreement(self._group, facts)
 
     def _check_whole(self, what: str) -> None:
         """Refuse to go on after a step that was broken off. what: what cannot be done with the run."""

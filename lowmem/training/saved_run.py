@@ -10,7 +10,7 @@ is allocated for it.
 
 import json
 from array import array as packed
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
-from lowmem.interchange.safetensors import BLOCK, Entry
+from lowmem.interchange.safetensors import BLOCK, Entry, Tensor, pieces_of
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer, restored
@@ -122,9 +122,17 @@ class SavedRun:
         self._load({"data.mean": mean, "data.deviation": deviation})
         return Standardisation(mean, deviation)
 
-    def load_states(self, states: Sequence[Array]) -> None:
-        """Read the optimizer's arrays into arrays of the same shapes. Raises `InputError` if the file has changed."""
-        self._load({f"optimizer.{number}": array for number, array in enumerate(states, start=1)})
+    def load_states(self, states: Sequence[Array], layout: Iterable[tuple[int, int, int]]) -> None:
+        """Read the optimizer's arrays, or parts of them. Raises `InputError` if the file has changed.
+
+        layout: of the parts, where each lies among all parameters and in `states`, and its numbers.
+        """
+        parts = [*layout]
+        with self._opened() as stream:
+            for number, array in enumerate(states, start=1):
+                for place, own, count in parts:
+                    at = self.others[f"optimizer.{number}"] + place * array.itemsize
+                    tensor_file.read_into(stream, at, array[own : own + count])
 
     def load_last(self, learned: Array) -> None:
         """Read the weights of the last step into a flat array, where the layers of the file have the best ones."""
@@ -150,7 +158,7 @@ def save_run(
     path: str | Path,
     mlp: MLP,
     optimizer: Optimizer,
-    optimizer_state: tuple[Array, ...],
+    optimizer_state: Sequence[Tensor],
     *,
     options: dict[str, Any],
     position: Position,
@@ -169,7 +177,7 @@ def save_run(
     Raises `SaveError` if the file cannot be written or a parameter is not finite. An earlier file is unchanged then.
     """
 
-    def tensors() -> Iterator[tuple[str, Array]]:
+    def tensors() -> Iterator[tuple[str, Tensor]]:
         yield from _named(mlp.arrays)
         yield from ((f"optimizer.{number}", array) for number, array in enumerate(optimizer_state, start=1))
         if standardisation is not None:
@@ -177,8 +185,8 @@ def save_run(
         if last is not None:
             yield LAST, last
 
-    for name, array in tensors():
-        if not finite(array):
+    for name, tensor in tensors():
+        if not all(map(finite, pieces_of(tensor))):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     architecture = mlp.architecture
     settings = {

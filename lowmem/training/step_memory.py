@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lowmem.common.shards import Shards
 from lowmem.data.lent_batches import LentBatches
 from lowmem.data.samples import Batches, Samples
 from lowmem.errors import InputError
@@ -18,6 +19,7 @@ from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop
+from lowmem.runtime.collectives.group import Group
 from lowmem.schedule import Schedule
 from lowmem.training.data_marks import saving_bytes
 from lowmem.training.loop import Stepper
@@ -44,6 +46,8 @@ class StepMemory:
     options: keywords of `lowmem.plan`: strategy, micro_batch, segments, slots, threads, costs, table_bytes.
     disk: what states may go to.
 
+    group: the ranks that share batches, None for one process.
+
     The plan is made at once, so that what cannot fit is refused before anything is allocated. Raises `BudgetError`
     then. `process_promise` is the peak of the whole process that was promised; None without `ram`.
     """
@@ -61,12 +65,15 @@ class StepMemory:
         clip_twice: bool,
         options: dict[str, Any],
         disk: DiskTier | None = None,
+        group: Group | None = None,
     ) -> None:
         if callable(options["strategy"]) or isinstance(options["strategy"], Schedule):
             raise InputError(
                 f"strategy={options['strategy']!r}: a trainer takes the name of a strategy, which saved runs keep. "
                 "Planners of your own go with lowmem.plan and lowmem.Backprop."
             )
+        self._group = group
+        options = options | {"ranks": 1 if group is None else group.size}
         self._mlp, self._optimizer, self._weights = mlp, optimizer, weights
         self._batch_size, self._budget = batch_size, budget
         self._clip_norm, self._clip_twice = clip_norm, clip_twice
@@ -84,6 +91,11 @@ class StepMemory:
         """Samples of a batch of evaluation: no more than a pass has, as evaluation works in the memory of a pass."""
         return min(EVALUATION_ROWS, self.plan.micro_batch)
 
+    @property
+    def share(self) -> Shards | None:
+        """The shards of a batch that this rank has; None for one process, which has all."""
+        return None if self._group is None else self.plan.sharing.of_rank(self._group.rank)
+
     def count(self, train: Samples, held_out: Samples | None, weights: int = 0) -> None:
         """Count the buffers of these data, and plan again if the plan did not count as much.
 
@@ -94,7 +106,7 @@ class StepMemory:
         """
         architecture = self._mlp.architecture
         check_batches(architecture, len(train), min(self._batch_size, len(train)))
-        buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture)
+        buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture, share=self.share)
         # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too,
         # and of the training data beside it.
         evaluated = [
@@ -146,7 +158,7 @@ class StepMemory:
             reset_resident_peak()
         mlp, optimizer = self._mlp, self._optimizer
         if self._clip_norm is None:
-            backprop = Backprop(mlp, self.plan, optimizer, seed=seed)
+            backprop = Backprop(mlp, self.plan, optimizer, seed=seed, group=self._group)
         else:
             backprop = ClippedBackprop(mlp, self.plan, optimizer, self._clip_norm, seed=seed)
         outputs = np.empty((self.evaluation_rows, mlp.architecture.widths[-1]), mlp.parameters.dtype)

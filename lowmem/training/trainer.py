@@ -17,6 +17,8 @@ from lowmem.planning.cost_model import CostModel
 from lowmem.planning.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
+from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.states import saving_states, state_layout
 from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.best_weights import BestWeights
@@ -39,7 +41,7 @@ AT_A_TIME = (
     "Use it between the epochs, or in on_step; save_to= and save_every= save the run while it trains. Make a trainer "
     "for each thread that trains."
 )
-PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine")
+PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine", "shards")
 """Keywords of `lowmem.plan` that a saved run keeps."""
 
 
@@ -53,7 +55,9 @@ class Trainer(RunState):
         batch buffers. The data set itself is the caller's.
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
-    strategy, micro_batch, segments, slots, threads, engine, costs, disk, disk_limit: as in `lowmem.plan`.
+    strategy, micro_batch, segments, slots, threads, engine, costs, disk, disk_limit, shards: as in `lowmem.plan`.
+    group: the ranks that share batches, such as `lowmem.distributed.mpi()`; None for this process alone. All ranks
+        call the same methods with the same data. Bits do not depend on how many there are.
     table_bytes: as in `lowmem.plan`; with `ram`, planning's tables are kept within the cap in any case.
     seed: determines the order of the samples, and the masks of dropout.
     schedule: a `LearningRate` that sets the optimizer's rate before each step. A number is a constant rate; "cosine"
@@ -96,6 +100,8 @@ class Trainer(RunState):
         slots: int | None = None,
         threads: int | None = None,
         engine: str | None = None,
+        shards: int = 1,
+        group: Group | None = None,
         costs: CostModel | None = None,
         seed: int = 0,
         schedule: LearningRate | float | str | None = None,
@@ -125,9 +131,9 @@ class Trainer(RunState):
         if clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
         self.clip_twice = clip_twice
-        self._options: dict[str, Any] = dict(
-            zip(PLANNING, (strategy, micro_batch, segments, slots, threads, engine), strict=True)
-        )
+        planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
+        self._options: dict[str, Any] = dict(zip(PLANNING, planning, strict=True))
+        self._group = None if group is None or group.size == 1 else group
         tier = disk_tier(disk, disk_limit)
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(
@@ -140,6 +146,7 @@ class Trainer(RunState):
             clip_norm=self.clip_norm,
             clip_twice=clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
+            group=self._group,
             disk=tier,
         )
         if tier is not None:  # runs without a disk are saved as ever
@@ -207,7 +214,7 @@ class Trainer(RunState):
         callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
         if save_to is not None:
             check_place(as_path("save_to", save_to), "the run")
-        if journal is not None:
+        if journal is not None and self.speaks:
             callbacks.append(Journal(as_path("journal", journal)))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
@@ -218,8 +225,10 @@ class Trainer(RunState):
         patient = self._patience(stopping)
         self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
         stepper.schedule = self.schedule = schedule
+        self._agree(until)
         self._position.until = until
-        batches = train.batches(min(self.batch_size, len(train)), self.mlp.architecture, self.seed)
+        rows, architecture = min(self.batch_size, len(train)), self.mlp.architecture
+        batches = train.batches(rows, architecture, self.seed, self._memory.share)
         if self._weights.waiting:
             self._weights.balance(train.class_counts(self.mlp.architecture.widths[-1]))
         hear = patient, tuple(callbacks), HeldSignals(INTERRUPT if save_to is None else SIGNALS), self._turn
@@ -235,7 +244,8 @@ class Trainer(RunState):
             stepper.backprop.claim()
             self.optimizer.clip_value, self._stepper = self.clip_value, stepper
             if self._resumed is not None:
-                self._resumed.load_states(self._stepper.backprop.optimizer_state)
+                backprop = self._stepper.backprop
+                self._resumed.load_states(backprop.optimizer_state, state_layout(self.plan, backprop.buffers))
                 self._resumed.load_last(self.mlp.learned)
                 self._resumed = None
         return self._stepper
@@ -285,22 +295,21 @@ class Trainer(RunState):
             **what_bits_depend_on(self.plan),
         }
         aside = self._aside
-        with self._turn:
-            save_run(
-                path,
-                self.mlp if aside is None else aside.best,
-                self.optimizer,
-                self._stepper.backprop.optimizer_state,
-                options=options,
-                position=self._position,
-                data=self._data_marks,
-                notes=self.notes,
-                standardisation=self._standardisation,
-                last=None if aside is None else aside.last.learned,
-            )
-        self._last_save = f"{path} (step {self._position.steps})"
-        if self._loop is not None:
-            self._loop.last_save = self._last_save
+        with self._turn, saving_states(self._stepper.backprop) as states:
+            if states is not None:
+                save_run(
+                    path,
+                    self.mlp if aside is None else aside.best,
+                    self.optimizer,
+                    states,
+                    options=options,
+                    position=self._position,
+                    data=self._data_marks,
+                    notes=self.notes,
+                    standardisation=self._standardisation,
+                    last=None if aside is None else aside.last.learned,
+                )
+        self._note_save(path)
 
     @classmethod
     def resume(cls, path: str | Path, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer

@@ -15,6 +15,10 @@ OP_BYTES, LAYER_BYTES = 40, 121
 PER_LANE_BYTES = 16
 """A loss and a sum of squares."""
 
+CUT_BYTES = 80
+"""Bytes of the places where the program of a pass over a shard is cut for a layer: twice three numbers, and room for
+growing."""
+
 OBJECT_BYTES = 64_000
 """Bytes of Python's objects around the engine, whatever the depth: its struct, arrays, pool and views."""
 
@@ -71,9 +75,13 @@ def statistics_numbers(architecture: Architecture) -> int:
     return sum(STATISTICS * layer.entering for layer in architecture.each_layer if layer.couples)
 
 
-def program_bytes(layers: int, ops: int, lanes: int) -> int:
-    """Return the bytes of a bound program of so many ops, with the objects around it."""
-    return OBJECT_BYTES + layers * (LAYER_BYTES + BOUND) + ops * OP_BYTES + lanes * PER_LANE_BYTES
+def program_bytes(layers: int, ops: int, lanes: int, *, sharded: bool = False) -> int:
+    """Return the bytes of a bound program of so many ops, with the objects around it.
+
+    sharded: whether the program is cut behind every layer's backward.
+    """
+    size = OBJECT_BYTES + layers * (LAYER_BYTES + BOUND) + ops * OP_BYTES + lanes * PER_LANE_BYTES
+    return size + sharded * layers * CUT_BYTES
 
 
 def disk_objects_bytes(transfers: int) -> int:

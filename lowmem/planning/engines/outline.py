@@ -12,7 +12,7 @@ from lowmem.network.layers.base import Reversed, Widths
 from lowmem.network.tiles import matrices_bytes, tile_count, whole_bytes
 from lowmem.planning.packing import Program, Step
 from lowmem.schedule.effects import state_of
-from lowmem.schedule.ops import Backward, Forward, Free, Load, Loss, Record, Store, Update
+from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Load, Loss, Record, Store, Update
 
 Work: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
 """Phases of a step that compute. A layer's first forward in a pass is "forward", any later one "recomputation"."""
@@ -24,11 +24,12 @@ Phase: TypeAlias = Work | Literal["disk"]
 
 DiskKind: TypeAlias = Literal["store", "load", "wait"]
 
-Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "update"] | DiskKind | Reversed
+Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "exchange", "update"] | DiskKind | Reversed
 """What a call does.
 
 forward: carries a layer from one place to another. sweep: carries a state through several layers in its place.
-loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. update: updates a layer's parameters.
+loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. exchange: sends it to other ranks.
+update: updates a layer's parameters.
 store, load: begins to move a state to or from the disk. wait: waits for a state that is on its way.
 The others are the calls of a layer's backward, see `Layer.reversal`.
 """
@@ -80,6 +81,8 @@ def outline(architecture: Architecture, program: Program, *, first: bool, last: 
                     yield Item(kind, "backward", layer, step)
                 if not first:
                     yield Item("sum", "sum of gradients", layer, step)
+            case AllReduce(layer):
+                yield Item("exchange", "sum of gradients", layer, step)
             case Update(layer):
                 if last:
                     yield Item("update", "update", layer, step)

@@ -5,12 +5,18 @@ which the binder follows too; the bytes of each kind were fitted on traced alloc
 `scripts/fit_overhead.py`, which also shows how far the estimate lies above them.
 """
 
+from typing import Any
+
+from lowmem.common.shards import Shards
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers.base import Widths
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
 from lowmem.planning.engines.outline import Place, outline, reversal_places
 from lowmem.planning.packing import Program, Step
+
+WHOLE = Shards()
+"""A batch in one shard."""
 
 BYTES = {
     "constant": 12000,
@@ -39,7 +45,14 @@ outputs. chunks: of the parameters, in updates; states: the optimizer's arrays o
 
 
 def counts(
-    architecture: Architecture, program: Program, *, rows: int, sizes: int, passes: int, states: int | None
+    architecture: Architecture,
+    program: Program,
+    *,
+    rows: int,
+    sizes: int,
+    passes: int,
+    states: int | None,
+    shards: Shards = WHOLE,
 ) -> dict[str, int]:
     """Count the objects of a program by kind.
 
@@ -47,6 +60,7 @@ def counts(
     sizes: different numbers of rows that passes have; views and forward calls are made for each.
     passes: kinds of passes; the other calls are made for each.
     states: arrays of the optimizer, None without one.
+    shards: of a batch, whose parts of the parameters are updated one by one.
     """
     places = _Places(rows, architecture.item_bytes)
     forwards: set[tuple[str, Step]] = set()  # equal ones are bound once
@@ -74,13 +88,13 @@ def counts(
                     where = reversal_places(architecture.layer(item.layer), step, rows)
                     places.matrices |= {where.delta, where.state, *where.whole}
                     places.workspaces.add(where.scratch)
-            case "loss" | "sum" | "update" | "store" | "load" | "wait":
+            case "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait":
                 kinds["calls"] += 1
     for (place, scratch), marks in in_place.items():
         for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:
             places.matrices |= {(place, layer.entering), (place, layer.leaving)}
             places.workspaces.add((scratch, layer.workspace().in_place))
-    chunks = 0 if states is None else sum(-(-layer.size // CHUNK) for layer in architecture.each_layer)
+    chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
     of_passes = {kind: number * passes for kind, number in kinds.items()}
     shared = len(forwards) + sum(map(sum, in_place.values()))
     return {
@@ -99,6 +113,11 @@ def counts(
         "chunks": chunks,
         "states": chunks * (states or 0),
     }
+
+
+def _chunks(size: int, shards: Shards) -> int:
+    """Return how many chunks the parts of a layer of so many numbers are cut in."""
+    return sum(-(-(stop - first) // CHUNK) for first, stop in shards.parts(size))
 
 
 class _Places:
@@ -129,8 +148,8 @@ def overhead_bytes(numbers: dict[str, int]) -> int:
     return sum(BYTES[kind] * number for kind, number in numbers.items())
 
 
-def least_overhead(architecture: Architecture, *, rows: int, sizes: int, passes: int, states: int | None) -> int:
+def least_overhead(architecture: Architecture, *, passes: int, **numbers: Any) -> int:  # noqa: ANN401
     """Return what any program of a network takes at least, whatever its schedule; arguments as for `counts`."""
-    empty = counts(architecture, Program((), 0), rows=rows, sizes=sizes, passes=passes, states=states)
+    empty = counts(architecture, Program((), 0), passes=passes, **numbers)
     backward = sum(len(layer.reversal) for layer in architecture.each_layer)
     return overhead_bytes(empty | {"calls": backward * passes, "reversals": architecture.layers * passes})

@@ -14,6 +14,8 @@ from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.numpy.engine import NumpyEngine
 from lowmem.runtime.offload.binding import DiskBinding
@@ -29,11 +31,15 @@ class Engine(Protocol):
     checked. After the first step of a size a step allocates no array.
 
     name: as `plan.engine` will say it. arena: where states, deltas and working memory lie.
+    instructions: which kernels run, as bits depend on them.
+    shard_sums: of the gradients of shards; None where a batch has one.
     disk: what moves states to a disk and back, None where the plan moves none.
     """
 
     name: str
+    instructions: str
     arena: Arena
+    shard_sums: ShardSums | None
     disk: DiskBinding | None
 
     def run(
@@ -44,6 +50,7 @@ class Engine(Protocol):
         *,
         step: int,
         scale: float | None = 1.0,
+        whole: int | None = None,
         carry_out: CarryOut | None = None,
     ) -> float:
         """Run all passes of a batch, and return its mean loss.
@@ -51,6 +58,7 @@ class Engine(Protocol):
         step: number of the training step, from 1, which dropout depends on.
         scale: what gradients are multiplied by in the updates of the program, where it has any; None where the updates
             shall only add the gradients to the norm and leave the parameters alone.
+        whole: rows of the batch where x has only those of this rank's shards; None where x is all of it.
         carry_out: gets the calls of each pass, if given, in place of the engine's own way to carry them out.
 
         Raises `NonFiniteError` if the loss is not finite, before any parameter has changed; `DiskError`, which says
@@ -81,18 +89,20 @@ class Engine(Protocol):
         """Bytes of the statistics of norms over the batch, running ones included; 0 without such norms."""
 
 
-def make_engine(mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> Engine:
-    """Return the engine that a plan asks for, bound to a network.
+def make_engine(
+    mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int, group: Group | None = None
+) -> Engine:
+    """Return the engine that a plan asks for, bound to a network. group: the ranks that share batches, if any.
 
     Raises `InputError` if that is the compiled one and it cannot be loaded; plans made after that name NumPy's.
     """
     if plan.engine == "numpy":
-        return NumpyEngine(mlp, plan, buffers, optimizer, seed)
+        return NumpyEngine(mlp, plan, buffers, optimizer, seed, group)
     from lowmem.runtime.engines.native.engine import NativeEngine
     from lowmem.runtime.engines.native.library import UnusableError
 
     try:
-        return NativeEngine(mlp, plan, buffers, optimizer, seed)
+        return NativeEngine(mlp, plan, buffers, optimizer, seed, group)
     except UnusableError as reason:
         raise InputError(
             f"the plan is for the compiled engine, which cannot be used here: {reason}. Plan again: the NumPy engine "

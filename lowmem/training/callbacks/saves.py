@@ -33,11 +33,18 @@ class Saves(Callback):
         self.problem: SaveError | None = None
         self._steps, self._saved_at = 0, monotonic()
 
+    def on_begin(self, loop: "Loop") -> None:
+        """Let the loop ask whether the time for a save has come."""
+        loop.save_due = self._is_time
+
+    def _is_time(self) -> bool:
+        """Say whether the seconds since the last save are enough."""
+        return self.every_seconds is not None and monotonic() - self._saved_at >= self.every_seconds
+
     def on_step(self, loop: "Loop") -> None:
         """Save if the steps or seconds since the last save are enough."""
         self._steps += 1
-        due = self.every_steps is not None and self._steps >= self.every_steps
-        if due or (self.every_seconds is not None and monotonic() - self._saved_at >= self.every_seconds):
+        if loop.due or (self.every_steps is not None and self._steps >= self.every_steps):
             self.save()
 
     def on_epoch(self, loop: "Loop", epoch: "Epoch") -> None:

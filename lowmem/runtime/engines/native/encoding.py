@@ -14,7 +14,7 @@ from lowmem.network.tiles import aligned
 from lowmem.planning.engines.native_memory import STATISTICS
 from lowmem.planning.plan import Plan
 from lowmem.runtime.engines.native import structs
-from lowmem.schedule import Backward, Forward, Free, Load, Loss, Op, Record, Store, Update
+from lowmem.schedule import AllReduce, Backward, Forward, Free, Load, Loss, Op, Record, Store, Update
 
 FORWARD, LOSS, BACKWARD, UPDATE = range(4)
 NO_SKIP, SKIP, LEARNED_SKIP = range(3)
@@ -91,7 +91,7 @@ def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
                 yield BACKWARD, layer, layer, source, target, scratch
             case Update(layer):
                 yield UPDATE, layer, layer, 0, 0, 0
-            case Free() | Record() | Store() | Load():  # nothing is run; networks have no tapes
+            case Free() | Record() | Store() | Load() | AllReduce():  # nothing is run; networks have no tapes
                 pass
             case unknown:
                 assert_never(unknown)

@@ -16,6 +16,8 @@ from lowmem.planning.engines import native_memory
 from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Call, CarryOut
 from lowmem.runtime.engines.native import encoding
 from lowmem.runtime.engines.native.binding import address, bind_network
@@ -24,6 +26,7 @@ from lowmem.runtime.engines.native.library import load
 from lowmem.runtime.engines.native.pool import Pool
 from lowmem.runtime.engines.native.profiled import profiled_calls
 from lowmem.runtime.engines.native.rules import check_rule, fill_rule
+from lowmem.runtime.engines.native.sharded import ShardedSteps
 from lowmem.runtime.engines.native.stretches import stretches
 from lowmem.runtime.nonfinite import overflowed
 from lowmem.runtime.offload.binding import DiskBinding
@@ -39,12 +42,21 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        plan: Plan,
+        buffers: Buffers,
+        optimizer: Optimizer | None,
+        seed: int,
+        group: Group | None = None,
+    ) -> None:
         if optimizer is not None:
             check_rule(optimizer)
         architecture, lanes = mlp.architecture, plan.lanes
         self.library, self.mlp, self.plan = load(), mlp, plan
-        self._buffers, self._optimizer = buffers, optimizer
+        self.buffers, self._optimizer = buffers, optimizer
+        self.instructions = self.library.simd
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
         self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         each = lane_rows(plan.micro_batch, lanes)
@@ -58,10 +70,12 @@ class NativeEngine:
         self._pool = Pool(self.library, lanes)
         self.struct = bind_network(self.library, mlp, self.layers, self._vectors, lanes, tile_rows(each))
         self._bind(each, seed)
+        self.shard_sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
+        self._sharded = None if self.shard_sums is None else ShardedSteps(self, plan, self.shard_sums)
 
     def _bind(self, each: int, seed: int) -> None:
         """Write what training needs beside the network to the struct."""
-        struct, plan, buffers = self.struct, self.plan, self._buffers
+        struct, plan, buffers = self.struct, self.plan, self.buffers
         struct.ops, struct.op_count = address(self.ops), len(self.ops)
         struct.arena, struct.lane_arena, struct.each = address(self.arena.buffer), plan.arena_bytes // plan.lanes, each
         struct.statistics, struct.seen = address(self._statistics), address(self._seen)
@@ -83,10 +97,11 @@ class NativeEngine:
         *,
         step: int,
         scale: float | None = 1.0,
+        whole: int | None = None,
         carry_out: CarryOut | None = None,
     ) -> float:
         """Run all passes of a batch, and return its mean loss; see `Engine.run`."""
-        struct, architecture, rows = self.struct, self.mlp.architecture, len(x)
+        struct, architecture, rows = self.struct, self.mlp.architecture, whole or len(x)
         self._seen.fill(0)
         self.sums[1].fill(0)
         struct.step, struct.scale = step, loss_scale(architecture.loss, rows, architecture.widths[-1])
@@ -94,15 +109,17 @@ class NativeEngine:
         if self._optimizer is not None and self.plan.update.fuses:
             struct.update = LOOK if scale is None else APPLY
             fill_rule(struct.rule, self._optimizer, 1.0 if scale is None else scale)
+        if self._sharded is not None:
+            struct.update = GATHER  # the library updates no layer on its own
+            with self._pool as struct.pool, self.disk.step(self._torn) if self.disk is not None else nullcontext():
+                return float(self._sharded.run(x, y, weights, rows, carry_out) * struct.scale)
         total = 0.0
         with self._pool as struct.pool, self.disk.step(self._torn) if self.disk is not None else nullcontext():
             for start in range(0, rows, self.plan.micro_batch):
                 stop = min(start + self.plan.micro_batch, rows)
                 struct.rows, struct.first_row = stop - start, start
                 struct.accumulate, struct.last = start > 0, stop == rows
-                struct.x = address(x[start:stop])
-                self._set_targets(y[start:stop])
-                struct.w = None if weights is None else address(weights[start:stop])
+                self.set_batch(x[start:stop], y[start:stop], None if weights is None else weights[start:stop])
                 if carry_out is None:
                     self._walk()
                 else:
@@ -126,11 +143,16 @@ class NativeEngine:
 
     def _torn(self) -> bool:
         """Say whether the pass at hand has updated parameters."""
+        if self._sharded is not None:
+            return self._sharded.updated
         updates = bool(self.struct.last) and self.struct.update == APPLY
         return updates and bool((self.ops["kind"][: self._reached] == encoding.UPDATE).any())
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""
+        if self._sharded is not None:
+            with self._pool as self.struct.pool:
+                return self._sharded.norm()
         if self.plan.update.fuses:
             squares = float(self.sums[1].sum())
         else:
@@ -143,6 +165,9 @@ class NativeEngine:
         assert self._optimizer is not None
         fill_rule(self.struct.rule, self._optimizer, scale)
         with self._pool as self.struct.pool:
+            if self._sharded is not None:
+                self._sharded.update_all()
+                return
             self.library.functions.lm_update_all(self.struct, self.mlp.architecture.parameters)
 
     def forward(self, x: Array, out: Array) -> None:
@@ -167,6 +192,11 @@ class NativeEngine:
             self._set_targets(y)
             total = self.library.functions.lm_loss(self.struct, address(outputs), rows)
         return float(total) * loss_scale(architecture.loss, rows, width)
+
+    def set_batch(self, x: Array, y: Array, weights: Array | None) -> None:
+        """Point at the rows of a pass."""
+        self.struct.x, self.struct.w = address(x), None if weights is None else address(weights)
+        self._set_targets(y)
 
     def _set_targets(self, y: Array) -> None:
         """Point at labels or targets."""

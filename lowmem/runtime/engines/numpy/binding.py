@@ -17,6 +17,7 @@ from lowmem.planning.engines.outline import Item, Phase, Place, outline, reversa
 from lowmem.planning.packing import BATCH, Program, Step
 from lowmem.runtime.arena import Arena, Array, Scratch
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, Sweep
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
@@ -29,7 +30,7 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater: None without an optimizer. disk: None without."""
+    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards: None without."""
 
     mlp: MLP
     arena: Arena
@@ -39,6 +40,7 @@ class Parts:
     updater: Updater | None
     kernels: Sequence[LayerKernels]
     contexts: Sequence[Context]
+    sums: ShardSums | None = None
     disk: DiskBinding | None = None
 
 
@@ -71,15 +73,23 @@ class Binder:
                 scratch = self.parts.loss.scratch(item.step.scratch, self.bounds, self.tile)
                 outputs = self._tiles_at(item.step.source, self.architecture.widths[-1])
                 return Call(item.phase, item.layer, self.parts.loss.run, (outputs, self.parts.feed, scratch))
+            case "sum" if self.parts.sums is not None:
+                return Call(item.phase, item.layer, self.parts.sums.take, (item.layer,))
             case "sum":
                 totals, written = self.parts.buffers.totals, self.parts.buffers.written
                 assert totals is not None
                 blocks = totals.blocks[item.layer - 1], written.blocks[item.layer - 1]
                 return Call(item.phase, item.layer, add_gradient, blocks)
+            case "exchange":
+                assert self.parts.sums is not None
+                return Call(item.phase, item.layer, self.parts.sums.send, (item.layer,))
             case "update":
                 updater = self.parts.updater
                 assert updater is not None
-                return Call(item.phase, item.layer, updater.update, (updater.chunks[item.layer - 1],))
+                chunks = updater.chunks[item.layer - 1]
+                if self.parts.sums is not None:
+                    return Call(item.phase, item.layer, updater.update_in_last, (item.layer, chunks))
+                return Call(item.phase, item.layer, updater.update, (chunks,))
             case "store" | "load" | "wait":
                 assert self.parts.disk is not None
                 return self.parts.disk.bind(item)
@@ -131,7 +141,7 @@ class Binder:
                 return Call(item.phase, item.layer, kernels.finish, (context, self._reversal_of(item)))
             case "gather":
                 return Call(item.phase, item.layer, kernels.gather, (context, self._reversal_of(item), into))
-            case "forward" | "sweep" | "loss" | "sum" | "update" | "store" | "load" | "wait":
+            case "forward" | "sweep" | "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait":
                 raise ValueError(f"{item.kind} is no call of a layer's backward")
             case unknown:
                 assert_never(unknown)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena, Array, Bounds
 from lowmem.runtime.blas_threads import threads_of
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, CarryOut, run_calls
 from lowmem.runtime.engines.numpy.binding import Binder, Parts
 from lowmem.runtime.engines.numpy.feed import Feed
@@ -32,6 +35,10 @@ from lowmem.runtime.offload.binding import DiskBinding
 BROADCAST_BUFFER = 2048
 """Numbers in the buffer through which NumPy broadcasts a bias. The usual 8192 take 66 KiB in float64, which would be
 more than a promise leaves room for; at 2048 the passes are as fast."""
+
+
+SHARD_SIZES = 8
+"""Numbers of rows of a shard's passes for which calls stay bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,17 @@ class NumpyEngine:
     """Carries out the program of a plan with NumPy; see `lowmem.runtime.engines.engine.Engine`."""
 
     name = "numpy"
+    instructions = "NumPy's"
 
-    def __init__(self, mlp: MLP, plan: Plan, buffers: Buffers, optimizer: Optimizer | None, seed: int) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        plan: Plan,
+        buffers: Buffers,
+        optimizer: Optimizer | None,
+        seed: int,
+        group: Group | None = None,
+    ) -> None:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
@@ -64,19 +80,26 @@ class NumpyEngine:
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
+        self.shard_sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
         self._parts = Parts(
             mlp=mlp,
             arena=self.arena,
             buffers=buffers,
             feed=Feed(),
-            loss=LossKernel(architecture, self.arena, rows),
-            updater=None if optimizer is None else Updater(mlp, buffers, optimizer),
+            loss=LossKernel(architecture, self.arena, rows, self.shard_sums),
+            updater=None if optimizer is None else Updater(mlp, buffers, optimizer, self.shard_sums),
             kernels=kernels_of(architecture),
             contexts=self._contexts(),
+            sums=self.shard_sums,
             disk=self.disk,
         )
         self._passes: dict[int, Passes] = {}
-        self._bind(plan.batch_size)
+        self._of_shards: dict[int, Pass] = {}
+        if self.shard_sums is None:
+            self._bind(plan.batch_size)
+        else:
+            for one in self.shard_sums.passes(plan.batch_size):
+                self._of_shard(one.stop - one.start)
 
     def run(
         self,
@@ -86,29 +109,56 @@ class NumpyEngine:
         *,
         step: int,
         scale: float | None = 1.0,
+        whole: int | None = None,
         carry_out: CarryOut | None = None,
     ) -> float:
         """Run all passes of a batch, and return its mean loss; see `Engine.run`."""
-        architecture, feed, rows = self.mlp.architecture, self._parts.feed, len(x)
+        architecture, feed, rows = self.mlp.architecture, self._parts.feed, whole or len(x)
         feed.scale, feed.loss = loss_scale(architecture.loss, rows, architecture.widths[-1]), 0.0
         if self._parts.updater is not None:
             self._parts.updater.begin(scale)
         for statistics in self._statistics.values():
             statistics.ready.clear()
-        passes = self._passes.get(rows) or self._bind(rows)
+        before, sums = 0, self.shard_sums
+        if sums is not None:
+            before = sums.shards.own_rows(rows)[0]
+            sums.begin(rows)
         try:
             with self._settings(), self.disk.step(self._torn) if self.disk is not None else nullcontext():
-                for start in range(0, rows, self.plan.micro_batch):
-                    stop = min(start + self.plan.micro_batch, rows)
-                    one = passes.last if stop == rows else passes.middle if start else passes.first
-                    w = None if weights is None else weights[start:stop]
-                    feed.fill(x[start:stop], y[start:stop], w, one.bounds)
+                for one, start, stop in self._each_pass(rows):
+                    own = slice(start - before, stop - before)
+                    feed.fill(x[own], y[own], None if weights is None else weights[own], one.bounds)
                     if self._masks is not None:
                         self._masks.step, self._masks.start = step, start
                     (carry_out or run_calls)(one.calls)
+                if sums is not None:
+                    if not len(x):  # other ranks have all the rows of this batch
+                        (carry_out or run_calls)(self._exchanges)
+                    sums.end()
         finally:
             feed.clear()
-        return feed.loss * feed.scale
+        return (feed.loss if sums is None else sums.loss) * feed.scale
+
+    def _each_pass(self, rows: int) -> Iterator[tuple[Pass, int, int]]:
+        """Yield the passes of a batch of so many rows, with their first row in it and that behind the last."""
+        if self.shard_sums is not None:
+            for one in self.shard_sums.passes(rows):
+                yield self._of_shard(one.stop - one.start), one.start, one.stop
+            return
+        passes = self._passes.get(rows) or self._bind(rows)
+        for start in range(0, rows, self.plan.micro_batch):
+            stop = min(start + self.plan.micro_batch, rows)
+            yield passes.last if stop == rows else passes.middle if start else passes.first, start, stop
+
+    def _of_shard(self, rows: int) -> Pass:
+        """Return the pass of so many rows of a shard: all are alike, as sums decide what becomes of a gradient."""
+        if rows not in self._of_shards:
+            if len(self._of_shards) >= SHARD_SIZES:
+                self._of_shards.clear()
+            binder = Binder(self._parts, rows)
+            self._of_shards[rows] = Pass(binder.bind(self.plan.program, first=False, last=True), binder.bounds)
+            self.arena.forget_views()
+        return self._of_shards[rows]
 
     def _torn(self) -> bool:
         """Say whether the step at hand has updated parameters."""
@@ -118,7 +168,10 @@ class NumpyEngine:
         """Return the norm of all gradients; see `Engine.norm`."""
         updater = self._parts.updater
         assert updater is not None
-        if not self.plan.gathered:
+        if self.shard_sums is not None:
+            updater.begin(None)
+            self._update_layers(updater, carry_out)
+        if not self.plan.gathered or self.shard_sums is not None:
             return updater.exact_norm()
         with self._settings():
             (carry_out or run_calls)([Call("update", 0, updater.look, (self.buffers.gradients.flat,))])
@@ -129,6 +182,10 @@ class NumpyEngine:
         updater = self._parts.updater
         assert updater is not None
         updater.begin(scale)
+        self._update_layers(updater, carry_out)
+
+    def _update_layers(self, updater: Updater, carry_out: CarryOut | None) -> None:
+        """Update the parameters of all layers, or look at their gradients."""
         with self._settings():
             layers = enumerate(updater.chunks, start=1)
             (carry_out or run_calls)([Call("update", layer, updater.update, (chunks,)) for layer, chunks in layers])
@@ -184,6 +241,16 @@ class NumpyEngine:
         self.arena.forget_views()
         self._passes[batch] = passes
         return passes
+
+    @cached_property
+    def _exchanges(self) -> list[Bound]:
+        """The calls of a pass that concern other ranks."""
+        binder, sums = Binder(self._parts, self.plan.micro_batch), self.shard_sums
+        assert sums is not None
+        calls = binder.bind(self.plan.program, first=False, last=True)
+        return [
+            call for call in calls if isinstance(call, Call) and (call.phase == "update" or call.function == sums.send)
+        ]
 
     @contextmanager
     def _settings(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from lowmem.network.tiles import aligned, tile_rows
 from lowmem.nn.layers.base import Tiles, counts, numbers
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.runtime.arena import Arena, Array, Bounds
+from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.nonfinite import overflowed
 
@@ -19,8 +20,8 @@ from lowmem.runtime.nonfinite import overflowed
 class LossKernel:
     """The loss of one network, in working memory of an arena."""
 
-    def __init__(self, architecture: Architecture, arena: Arena, rows: int) -> None:
-        self.architecture = architecture
+    def __init__(self, architecture: Architecture, arena: Arena, rows: int, sums: ShardSums | None = None) -> None:
+        self.architecture, self._sums = architecture, sums
         self._arena, self._fold = arena, fold_of(architecture)
         self._flops = architecture.loss_flops(1) // architecture.widths[-1]  # for each number
         labels = architecture.loss_facts.labels
@@ -36,6 +37,9 @@ class LossKernel:
         total = 0.0
         for s, y, w, work in zip(tiles, feed.y_tiles, feed.w_tiles, scratch, strict=True):
             total += self._fold(s, y, feed.scale, work, w)
+        if self._sums is not None:
+            self._sums.add_loss(total)
+            return
         if not isfinite(total):
             raise overflowed(total)
         feed.loss += total

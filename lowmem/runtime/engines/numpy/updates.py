@@ -12,6 +12,7 @@ from lowmem.nn.layers.base import counts
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
 from lowmem.runtime.buffers import Buffers
+from lowmem.runtime.collectives.sums import ShardSums
 
 Array = NDArray[np.floating[Any]]
 Chunk: TypeAlias = tuple[Array, Array, tuple[Array, ...], tuple[Array, ...]]
@@ -26,11 +27,12 @@ class Updater:
     updated: whether the run at hand has updated anything.
     """
 
-    def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, mlp: MLP, buffers: Buffers, optimizer: Optimizer, sums: ShardSums | None = None) -> None:
+        self.optimizer, self._sums = optimizer, sums
         self.scale: float | None = 1.0
         self.updated = False
-        self.chunks = _chunks(mlp, buffers, OPTIMIZERS[optimizer.name].scratch)
+        self._parameters = mlp.parameters
+        self.chunks = _chunks(mlp, buffers, sums, OPTIMIZERS[optimizer.name].scratch)
         self._squares: list[float] = []
 
     def begin(self, scale: float | None) -> None:
@@ -48,6 +50,13 @@ class Updater:
             if self.scale < 1:
                 np.multiply(g, self.scale, out=g)
             self.optimizer.update(w, g, states, scratch)
+
+    def update_in_last(self, layer: int, chunks: Sequence[Chunk]) -> None:
+        """Update one layer's parameters if the pass at hand is the last one of a step's shards."""
+        assert self._sums is not None
+        if self._sums.ready(layer):
+            self.update(chunks)
+            self._sums.updated(layer, self._parameters)
 
     def look(self, gradients: Array) -> None:
         """Look at the gradients of all layers, which are one flat array."""
@@ -68,21 +77,28 @@ class Updater:
         return sqrt(fsum(self._squares)) if all(map(isfinite, self._squares)) else float("nan")
 
 
-def _chunks(mlp: MLP, buffers: Buffers, scratches: int) -> list[list[Chunk]]:
-    """Return the chunks of every layer; scratches: working arrays that an update needs."""
+def _chunks(mlp: MLP, buffers: Buffers, sums: ShardSums | None, scratches: int) -> list[list[Chunk]]:
+    """Return the chunks of every layer; scratches: working arrays that an update needs.
+
+    The parts of a layer are cut in chunks one by one, so that chunks do not depend on who has which part.
+    """
     size = len(buffers.scratch) // scratches if scratches else CHUNK
     chunks: list[list[Chunk]] = []
-    begin = 0
-    for gradients in buffers.gradients.blocks:
+    begin = own_begin = 0
+    for number, block in enumerate(mlp.blocks, start=1):
+        gradients = buffers.gradients.blocks[number - 1] if sums is None else sums.total(number)
+        first, end = buffers.shards.part(len(block))
         of_layer: list[Chunk] = []
-        for start in range(0, len(gradients), size):
-            g = gradients[start : start + size]
-            part = slice(begin + start, begin + start + len(g))
-            states = tuple(state[part] for state in buffers.states)
-            scratch = tuple(buffers.scratch[n * size : n * size + len(g)] for n in range(scratches))
-            of_layer.append((mlp.parameters[part], g, states, scratch))
+        for part_start, part_stop in buffers.shards.parts(len(block)):
+            for start in range(part_start, part_stop, size):
+                stop = min(start + size, part_stop)
+                own = slice(own_begin + start - first, own_begin + stop - first)
+                states = tuple(state[own] for state in buffers.states)
+                scratch = tuple(buffers.scratch[n * size : n * size + stop - start] for n in range(scratches))
+                w, g = mlp.parameters[begin + start : begin + stop], gradients[start - first : stop - first]
+                of_layer.append((w, g, states, scratch))
         chunks.append(of_layer)
-        begin += len(gradients)
+        begin, own_begin = begin + len(block), own_begin + end - first
     return chunks
 
 

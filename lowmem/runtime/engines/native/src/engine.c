@@ -82,6 +82,12 @@ static void update_in_lane(void *argument, int32_t lane) {
     else update_share_f64(work->engine, lane, work->rows);
 }
 
+static void update_part_in_lane(void *argument, int32_t lane) {
+    lm_work *work = argument;
+    if (work->engine->item == 4) update_part_f32(work->engine, lane, work->rows);
+    else update_part_f64(work->engine, lane, work->rows);
+}
+
 static void in_lanes(lm_engine *engine, lm_task task, lm_work *work) {
     if (engine->lanes == 1) task(work, 0);
     else lm_pool_run(engine->pool, task, work);
@@ -120,6 +126,11 @@ void lm_update_all(lm_engine *engine, int64_t size) {
     lm_work work = {.engine = engine, .rows = size};
     engine->update = LM_APPLY;
     in_lanes(engine, update_in_lane, &work);
+}
+
+void lm_update_part(lm_engine *engine, int64_t size) {
+    lm_work work = {.engine = engine, .rows = size};
+    in_lanes(engine, update_part_in_lane, &work);
 }
 
 int32_t lm_interface(void) {

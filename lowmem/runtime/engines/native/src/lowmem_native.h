@@ -135,6 +135,9 @@ LM_EXPORT double lm_loss(lm_engine *engine, void *outputs, int64_t rows);
 /* Euclidean norm squared of the gathered gradients, and their update by `rule`, `size` numbers, shared out by lane. */
 LM_EXPORT double lm_squares(lm_engine *engine, int64_t size);
 LM_EXPORT void lm_update_all(lm_engine *engine, int64_t size);
+/* Update `size` numbers that lie at `parameters`, `gradients` and `states` by `rule`, shared out by lane; of the rest
+ * of the engine only blas, pool, item and lanes are used. */
+LM_EXPORT void lm_update_part(lm_engine *engine, int64_t size);
 
 LM_EXPORT int32_t lm_interface(void);
 /* Sizes of lm_engine, lm_layer, lm_op, lm_update_rule, lm_blas: the caller compares them with its own. */

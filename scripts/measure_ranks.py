@@ -1,0 +1,270 @@
+"""Ranks beside lanes: the time of a step, the bytes of a rank, waiting, messages, and runs that are killed.
+
+    python -m scripts.measure_ranks steps | messages | kills [--times N] | mnist FOLDER
+
+Each prints one JSON object a line. `steps` compares two ranks of one lane with one process of two lanes, in fresh
+processes in turns. `messages` measures what the model in `analysis/ranks.py` needs: latency and bandwidth between two
+ranks, and of adding numbers up. `kills` ends a rank at random moments and resumes with another number of ranks.
+`mnist` trains 60 x 128 on 1, 2 and 4 ranks and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import lowmem as lm
+
+BLOCK, PAUSE = 4, 0.5
+"""Steps of a block, of which the first does not count, and seconds between two blocks."""
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def launcher() -> str:
+    """Return the `mpiexec` of this environment, or else the machine's."""
+    own = Path(sys.executable).parent / "mpiexec"
+    return str(own) if own.exists() else shutil.which("mpiexec") or "mpiexec"
+
+
+def on_ranks(size: int, *arguments: str) -> list[dict[str, Any]]:
+    """Run a part of this script on so many ranks, and return the objects that it printed."""
+    command = [launcher(), "-n", str(size), sys.executable, "-m", "scripts.measure_ranks", *arguments]
+    environment = os.environ if size == 1 else ENVIRONMENT
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# Steps ----------------------------------------------------------------------------------------------------------
+
+
+def one_side(layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str) -> None:
+    """Time steps on this rank and print what they took; `mpiexec` has started as many as there are."""
+    from lowmem.distributed import mpi
+
+    group = mpi()
+    architecture = lm.Architecture((64, *[width] * layers, 10))
+    options: dict[str, Any] = {"shards": shards, "ranks": group.size, "threads": threads}
+    plan = lm.plan(architecture, batch, None, optimizer, "store_all", **options)
+    made, rng = lm.make_optimizer(optimizer, lr=1e-6), np.random.default_rng(0)
+    x, y = rng.standard_normal((batch, 64)).astype(np.float32), rng.integers(0, 10, batch)
+    tracemalloc.start()
+    backprop = lm.Backprop(lm.MLP(architecture), plan, made, group=group if group.size > 1 else None)
+    first, stop = backprop.buffers.shards.own_rows(batch)
+    whole = batch if group.size > 1 else None
+    backprop.step(x[first:stop], y[first:stop], whole=whole)
+    traced = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    times, waits = [], []
+    for _ in range(3):
+        group.agree(None)
+        time.sleep(PAUSE)
+        for step in range(BLOCK):
+            waited, start = group.waited, time.perf_counter()
+            backprop.step(x[first:stop], y[first:stop], whole=whole)
+            if step:
+                times.append(time.perf_counter() - start)
+                waits.append(group.waited - waited)
+    everything = group.agree((median(times), median(waits), traced, sum(s.nbytes for s in backprop.optimizer_state)))
+    if group.rank == 0:
+        print(
+            json.dumps(
+                {
+                    "step": max(one[0] for one in everything),
+                    "spread": (max(times) - min(times)) / median(times),
+                    "waited": [one[1] for one in everything],
+                    "traced": [one[2] for one in everything],
+                    "moments": [one[3] for one in everything],
+                    "promised": plan.peak_bytes,
+                    "promised_optimizer": plan.optimizer_bytes,
+                }
+            )
+        )
+
+
+def steps(layers: int, width: int, batch: int, times: int) -> Iterator[dict[str, Any]]:
+    """Yield the sides in turns: one process of two lanes, and two ranks of one lane with as many shards."""
+    shape = [str(layers), str(width), str(batch)]
+    sides = {"1 process, 2 lanes": (1, "2", "1"), "2 ranks, 1 lane each": (2, "1", "2")}
+    for _ in range(times):
+        for name, (ranks, threads, shards) in sides.items():
+            (found,) = on_ranks(ranks, "side", *shape, threads, shards, "adam")
+            yield {"side": name, "layers": layers, "width": width, "batch": batch, **found}
+
+
+# Messages -------------------------------------------------------------------------------------------------------
+
+
+def messages() -> None:
+    """Print latency and bandwidth between two ranks, and how fast numbers are added up and updated."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    for size in (8, 1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23):
+        data, tries = np.ones(size // 8), 400 if size < 1 << 18 else 20
+        world.Barrier()
+        taken = []
+        for _ in range(tries):
+            start = time.perf_counter()
+            if world.rank == 0:
+                world.Send(data, 1)
+                world.Recv(data, 1)
+            else:
+                world.Recv(data, 0)
+                world.Send(data, 0)
+            taken.append((time.perf_counter() - start) / 2)
+        if world.rank == 0:
+            print(json.dumps({"message": size, "seconds": median(taken)}))
+    if world.rank == 0:
+        one, other = np.ones(1 << 16, np.float32), np.ones(1 << 16, np.float32)
+        start = time.perf_counter()
+        for _ in range(200):
+            np.add(one, other, out=one)
+        print(json.dumps({"add_per_number": (time.perf_counter() - start) / 200 / len(one)}))
+
+
+# Kills and bits -------------------------------------------------------------------------------------------------
+
+RUN = ["--layers", "30", "--width", "64", "--shards", "4", "--no-calibrate", "--save", "run", "--data", "digits"]
+
+
+def train(folder: Path, ranks: int, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of lowmem on so many ranks in a folder."""
+    command = [launcher(), "-n", str(ranks), sys.executable, "-m", "lowmem", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+
+
+def ranks_in(folder: Path) -> list[int]:
+    """Return the processes that train in a folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            name = (process / "cmdline").read_bytes()
+            if b"lowmem\0" in name and b"mpiexec" not in name and (process / "cwd").resolve() == folder:
+                found.append(int(process.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def kills(times: int, epochs: int) -> Iterator[dict[str, Any]]:
+    """Yield for each kill how long it took until all had ended, and whether the run came to the same bits."""
+    with tempfile.TemporaryDirectory() as top:
+        straight = Path(top) / "straight"
+        straight.mkdir()
+        train(straight, 1, "train", *RUN, "--epochs", str(epochs))
+        expected = lm.Trainer.resume(straight / "run").mlp.parameters.copy()
+        for number in range(times):
+            folder = (Path(top) / str(number)).resolve()
+            folder.mkdir()
+            ranks = random.choice((2, 4))
+            command = [launcher(), "-n", str(ranks), sys.executable, "-m", "lowmem", "train", *RUN]
+            command += ["--epochs", str(epochs), "--save-every", "3"]
+            with (folder / "errors").open("w") as errors:
+                run = subprocess.Popen(command, cwd=folder, stdout=errors, stderr=errors, env=ENVIRONMENT)
+                time.sleep(random.uniform(0.3, 4.0))
+                alive = ranks_in(folder)
+                if alive:
+                    os.kill(random.choice(alive), signal.SIGKILL)
+                start = time.monotonic()
+                run.wait()
+                while ranks_in(folder):
+                    time.sleep(0.01)
+                ended = time.monotonic() - start
+            saved, other = (folder / "run").exists(), random.choice((1, 2, 4))
+            flags = ["resume", "run", "--epochs", str(epochs)] if saved else ["train", *RUN, "--epochs", str(epochs)]
+            done = train(folder, other, *flags)
+            same = done.returncode == 0 or "has all of its" in done.stderr
+            same = same and bool((lm.Trainer.resume(folder / "run").mlp.parameters == expected).all())
+            yield {"kill": number, "ranks": ranks, "hit": bool(alive), "ended": ended, "saved": saved} | {
+                "resumed_on": other,
+                "same_bits": same,
+            }
+
+
+def mnist(data: str, epochs: int, sizes: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield loss, accuracy and a checksum of the run for each number of ranks."""
+    import zlib
+
+    for ranks in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            flags = [
+                "--data",
+                data,
+                "--layers",
+                "60",
+                "--width",
+                "128",
+                "--activation",
+                "tanh",
+                "--init",
+                "orthogonal",
+            ]
+            flags += ["--lr", "3e-4", "--batch", "512", "--shards", "4", "--epochs", str(epochs), "--save", "run"]
+            start = time.monotonic()
+            done = train(Path(folder), ranks, "train", *flags, "--no-calibrate", "--json")
+            if done.returncode:
+                sys.exit(done.stderr)
+            report = json.loads(done.stdout)
+            yield {
+                "ranks": ranks,
+                "seconds": time.monotonic() - start,
+                "step": report["seconds_per_step"],
+                "loss": report["loss"],
+                "accuracy": report["accuracy"],
+                "crc32": f"{zlib.crc32((Path(folder) / 'run').read_bytes()):08x}",
+                "waited": [rank["waited"] for rank in report["ranks"]],
+                "peak": report["plan"]["peak_bytes"],
+                "optimizer": report["plan"]["bytes"]["optimizer"],
+            }
+
+
+def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Return what the arguments ask for, as it is measured."""
+    rest, times = arguments.rest, arguments.times
+    if arguments.what == "kills":
+        return kills(times, arguments.epochs)
+    if arguments.what == "mnist":
+        return mnist(rest[0], arguments.epochs, [int(ranks) for ranks in rest[1:]] or [1, 2, 4])
+    layers, width, batch = map(int, rest or ("200", "256", "2048"))
+    return steps(layers, width, batch, times)
+
+
+def main() -> None:
+    """Measure what the arguments ask for, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("steps", "messages", "kills", "mnist", "side", "pingpong"))
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12)
+    arguments = parser.parse_args()
+    if arguments.what == "side":
+        layers, width, batch, threads, shards = map(int, arguments.rest[:5])
+        one_side(layers, width, batch, threads, shards, arguments.rest[5])
+    elif arguments.what == "pingpong":
+        messages()
+    elif arguments.what == "messages":
+        for line in on_ranks(2, "pingpong"):
+            print(json.dumps(line))
+    else:
+        for line in measured(arguments):
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from lowmem.cli.options import (
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.choose import plan
+from lowmem.planning.extremes import CHECKED, deepest
 from lowmem.planning.plan import Plan
 from lowmem.planning.queries import compare
 from lowmem.planning.within_time import (
@@ -119,12 +120,18 @@ def _answer(arguments: argparse.Namespace, network: Architecture, options: dict[
         raise InputError("--largest-batch and --deepest are two questions; ask one at a time.")
     limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
     asked = arguments.budget, limit, arguments.optimizer
+    rest = options | {"optimizer": arguments.optimizer}
     within = "" if limit is None else f" with steps of at most {limit}"
     if arguments.largest_batch:
         found = largest_batch_within(network, *asked, **options)
         name, number = "largest_batch", found.plan.batch_size
         text = f"batches of up to {number:,} samples fit in {arguments.budget}{within}"
     else:
+        if limit is None and (number := deepest(network, arguments.batch, arguments.budget, **rest)) > CHECKED:
+            text = f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}"
+            shown = f"{text}.\nA plan of so many layers takes long to make: lowmem plan --layers {number} shows it."
+            print(json.dumps({"deepest": number, "plan": None}) if arguments.json else shown)
+            return 0
         found = deepest_within(network, arguments.batch, *asked, **options)
         name, number = "deepest", found.plan.architecture.layers - 1
         text = f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}{within}"

@@ -27,8 +27,25 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"
 Case = dict[str, Any]
 
 
+KEPT: dict[str, Path] = {}
+"""Under "file": where finished cases are kept, if they are."""
+
+
 def in_fresh_process(module: str, case: Case, environment: Mapping[str, str]) -> Case:
     """Return what `python -m module --case JSON` prints; it sees no state of this process or of earlier cases."""
+    file, key = KEPT.get("file"), json.dumps([module, case], sort_keys=True)
+    kept: dict[str, Case] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    if key not in kept:
+        kept[key] = _run(module, case, environment)
+        if file:
+            new = file.with_name(f"{file.name}.new")
+            new.write_text(json.dumps(kept), encoding="utf-8")
+            new.replace(file)
+    return kept[key]
+
+
+def _run(module: str, case: Case, environment: Mapping[str, str]) -> Case:
+    """Run one case in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--case", json.dumps(case)],
         cwd=ROOT,
@@ -93,6 +110,12 @@ def run_script(
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
     parser.add_argument("--output", type=Path, help=f"the JSON file (default docs/data/{name}.json)")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        metavar="FILE",
+        help="keep finished cases in FILE; a run that was stopped goes on from it",
+    )
     parser.add_argument("--threads", type=int, help="of matrix products (default: all cores)")
     if only is not None:
         parser.add_argument("--only", **only)
@@ -103,6 +126,8 @@ def run_script(
     if one is not None and arguments.case is not None:
         print(json.dumps(one(arguments.case)))
         return
+    if arguments.cases is not None:
+        KEPT["file"] = arguments.cases
     threads = arguments.threads or os.cpu_count()
     chosen = {} if only is None else {"only": arguments.only, "threads": arguments.threads}
     if brief is not None:

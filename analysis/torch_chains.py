@@ -1,6 +1,6 @@
 """Tell what plans for PyTorch chains promise and keep, and their time beside checkpoint_sequential.
 
-Reads docs/data/torch_chains.json, writes docs/tables/torch_chains.md. Run: python -m analysis.torch_chains
+Reads docs/data/benchmark_torch_chains.json, writes docs/tables/torch_chains.md. Run: python -m analysis.torch_chains
 """
 
 from statistics import median
@@ -39,7 +39,7 @@ COLUMNS = [
 
 def main() -> None:
     """Write the tables."""
-    data = load("torch_chains")
+    data = load("benchmark_torch_chains")
     tables = []
     for name, title in CHAINS.items():
         records = [record for record in data["records"] if record["chain"] == name]

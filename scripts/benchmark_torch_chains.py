@@ -191,10 +191,9 @@ def _record(
 if __name__ == "__main__":
     run_script(
         "Measure plans for PyTorch chains beside checkpoint_sequential.",
-        "torch_chains",
+        "benchmark_torch_chains",
         measure,
         everything,
         ("torch",),
         {"choices": ("mlp", "transformer", "convolutions"), "help": "one chain"},
-        script="benchmark_torch_chains",
     )

@@ -104,7 +104,7 @@ def run_script(
     one: measures a case, in this process; None where another module does. everything(quick, environment): measures all
     cases, or a few small ones, each in a process of its own with the variables given, and returns the records.
     only: what argparse needs for an option `--only` that chooses among the cases; `everything` then also gets
-    `only=` and `threads=`, both None where they were not given. script: its name, where that is not the file's.
+    `only=` and `threads=`, both None where they were not given.
     brief: what an option `--brief` leaves out; `everything` then also gets `brief=`.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -136,7 +136,7 @@ def run_script(
     given = "" if arguments.threads is None else f" --threads {threads}"
     given += " --brief" if chosen.get("brief") else ""
     found = {
-        "command": f"python -m scripts.{script or name}{given}",
+        "command": f"python -m scripts.{name}{given}",
         "date": date.today().isoformat(),
         "machine": machine() | {"threads": threads},
         "versions": versions(packages),

@@ -96,7 +96,6 @@ def run_script(
     packages: tuple[str, ...],
     only: Mapping[str, Any] | None = None,
     *,
-    script: str | None = None,
     brief: str | None = None,
 ) -> None:
     """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.

@@ -11,7 +11,7 @@ What any plan could gain on these even cuts: the planner's lower bound, over wha
 seconds of stages (`even_cost`: every stage twice, but for the last segment's).
 
 Needs PyTorch (`pip install -e ".[torch]"`). Run from the repository's root:
-python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN]
+python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN] [--cases FILE]
 """
 
 from collections.abc import Mapping
@@ -191,10 +191,9 @@ def _record(
 if __name__ == "__main__":
     run_script(
         "Measure plans for PyTorch chains beside checkpoint_sequential.",
-        "torch_chains",
+        "benchmark_torch_chains",
         measure,
         everything,
         ("torch",),
         {"choices": ("mlp", "transformer", "convolutions"), "help": "one chain"},
-        script="benchmark_torch_chains",
     )

@@ -10,7 +10,11 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
-.PHONY: demo test check lint test-peers test-floor sanitize figures clean
+# The tutorial's code, in order; its figures go to the folder tutorial.
+tutorial: $(VENV)/.base
+	$(BIN)/python -m analysis.tutorial tutorial
+
+.PHONY: demo tutorial test check lint test-peers test-floor sanitize figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
@@ -43,18 +47,24 @@ test-floor: $(FLOOR)/.floor
 
 OF_NUMPY := losses data memory working_memory native_engine backprop blas_threads activations initialisers
 
-# The compiled engine's tests under the address and undefined-behaviour sanitizers; the next target builds it anew.
+# The compiled engine's tests under the address and undefined-behaviour sanitizers, then, without forks, which it does
+# not support, under the thread sanitizer, which does not look into BLAS; the next target builds the engine anew.
 sanitize: $(VENV)/.test
+	rm -f $(VENV)/.base
 	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
 		$(BIN)/pip install --quiet --no-deps --editable .
-	rm -f $(VENV)/.base
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:faulthandler tests/test_native_engine.py
+	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=thread" $(BIN)/pip install --quiet --no-deps --editable .
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
+		TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/data/thread_sanitizer.txt" \
+		$(BIN)/pytest -p no:faulthandler tests/test_native_engine.py -k "not fork"
 
-# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning and compare_sklearn in
-# scripts/ measured.
+# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn and
+# benchmark_torch_chains in scripts/ measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.schedules
+	$(BIN)/python -m analysis.tutorial
 	$(BIN)/python -m analysis.compute_versus_memory
 	$(BIN)/python -m analysis.memory_versus_depth
 	$(BIN)/python -m analysis.promises
@@ -63,6 +73,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.estimators
 	$(BIN)/python -m analysis.depth
 	$(BIN)/python -m analysis.planning
+	$(BIN)/python -m analysis.torch_chains
 
 clean:
 	rm -rf $(VENV) $(FLOOR) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,11 +11,15 @@ from matplotlib.figure import Figure
 from lowmem.common.tables import Table
 from lowmem.plots.style import note_below
 from lowmem.units import format_bytes
+from scripts.measuring import measured_sources
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 LIBRARIES = ("numpy", "torch", "jax", "scikit-learn", "rockmate")
 """Whose versions are told, where they had a part."""
+
+OLDER = "measured before the last change of the sources"
+"""Said of data that other sources have made than those that are here."""
 
 Record = dict[str, Any]
 
@@ -27,11 +31,12 @@ def load(name: str) -> Record:
 
 
 def caption(data: Record) -> str:
-    """Say on what machine, when and by what command the data were measured."""
+    """Say on what machine, when and by what command the data were measured, and whether sources have changed since."""
     machine, versions = data["machine"], data["versions"]
+    older = "" if data.get("sources") == measured_sources() else f", {OLDER}"
     packages = [f"{name} {versions[name]}" for name in LIBRARIES if name in versions]
     return (
-        f"{data['command']}, {data['date']}\n"
+        f"{data['command']}, {data['date']}{older}\n"
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, "
         f"{format_bytes(machine['memory_bytes'])}, {machine['system']}, Python {versions['python']}, "
         + ", ".join(packages)

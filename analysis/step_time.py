@@ -72,12 +72,27 @@ def network(record: Record) -> str:
 def floor_of(point: Record, steps: list[Record]) -> float:
     """Return the seconds of the matrix products of a step of the frontier's network."""
     named = network(point), point["activation"]
-    (step,) = (record for record in steps if (network(record), record["activation"]) == named)
+    (step,) = (record for record in steps if (network(record), record["activation"]) == named and is_plain(record))
     return float(step["floor"]["seconds"])
 
 
+def is_plain(record: Record) -> bool:
+    """Say whether a record is of a step of a plain network with SGD."""
+    return not (record.get("residual") or record.get("inference") or "optimizer" in record)
+
+
+def variant(record: Record) -> str:
+    """Name the activation of a record, and what else sets it apart."""
+    if record.get("residual"):
+        return f"{record['activation']}, residual, LayerNorm, dropout"
+    if record.get("inference"):
+        return f"{record['activation']}, inference"
+    return f"{record['activation']}, {record['optimizer']}" if "optimizer" in record else str(record["activation"])
+
+
 def over_floor(steps: list[Record]) -> Table:
-    """Return a row for each network: the floor, and lowmem relative to it for each activation."""
+    """Return a row for each plain network: the floor, and lowmem relative to it for each activation."""
+    steps = [record for record in steps if is_plain(record)]
     names = list(dict.fromkeys(record["activation"] for record in steps))
     rows = []
     for title, group in groupby(steps, key=network):
@@ -100,7 +115,7 @@ def against_pytorch(steps: list[Record]) -> Table:
         rows.append(
             [
                 network(record),
-                record["activation"],
+                variant(record),
                 milliseconds(ours["seconds"]),
                 milliseconds(theirs["seconds"]),
                 f"{ratio['median']:.2f} ×",

@@ -49,11 +49,14 @@ class Tape:
         stages behind are reversed that counts there, and afterwards in `backward_scratch`.)
     record_bytes: the most that recording allocates, output and tape included.
     gradient_bytes: gradients of parameters that the backward leaves.
+    alone_cost: of recording the stage where nobody needs its output, None for that of its forward. A linear layer's
+        backward needs what enters it, so its product need not be taken again.
     """
 
     kept_bytes: int
     record_bytes: int = 0
     gradient_bytes: int = 0
+    alone_cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

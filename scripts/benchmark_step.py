@@ -10,7 +10,7 @@ its best in memory: allocator tuned, parameters updated in hooks (see `scripts.c
 Memory is the resident peak above the process's floor.
 
 Needs PyTorch (`pip install -e ".[peers]"`). Run from the repository's root:
-python -m scripts.benchmark_step [--quick] [--only L,n,B] [--threads N]
+python -m scripts.benchmark_step [--brief] [--quick] [--only L,n,B] [--threads N]
 """
 
 from argparse import ArgumentTypeError
@@ -63,6 +63,9 @@ PLANNED = ("arena_bytes", "flop_factor", "strategy")
 
 QUICK: Shape = (20, 64, 256)
 
+BRIEF_FLOPS, LONG_FLOPS = 4e10, 1e10
+"""With --brief: of a step's products at most, by fewer layers; above the second number relu and gelu alone are run."""
+
 
 # In a fresh process ----------------------------------------------------------------------------------------------
 
@@ -92,13 +95,13 @@ def shape_case(shape: Shape, activation: str, threads: int | None) -> Case:
     return case | {"activation": activation, "rate": RATE} | ({} if threads is None else {"threads": threads})
 
 
-def step_record(case: Case, quick: bool, environment: Mapping[str, str]) -> Case:
-    """Measure lowmem and its floor, and PyTorch, in alternate processes."""
+def step_record(case: Case, rounds: int, seconds: float, environment: Mapping[str, str]) -> Case:
+    """Measure lowmem and its floor, and PyTorch, in alternate processes; seconds: for each side in a process."""
     case = case | {"part": "step", "budget": None, "segments": None, "hook": False}
     ours: list[Case] = []
     theirs: list[Case] = []
-    for least in LEAST_TURNS[: 1 if quick else ROUNDS]:
-        request = case | {"seconds": 0.3 if quick else SECONDS, "least": least}
+    for least in LEAST_TURNS[:rounds]:
+        request = case | {"seconds": seconds, "least": least}
         for library, found in (("lowmem", ours), ("torch", theirs)):
             found.append(in_fresh_process("scripts.benchmark_step", request | {"library": library}, environment))
     floor, lowmem = ([found[name] for found in ours] for name in ("floor", "lowmem"))
@@ -155,11 +158,13 @@ def frontier_cases(shape: Shape, quick: bool, threads: int | None) -> Iterator[C
         yield torch | tuned | {"segments": count}
 
 
-def frontier_records(shape: Shape, quick: bool, environment: Mapping[str, str], threads: int | None) -> Iterator[Case]:
+def frontier_records(
+    shape: Shape, quick: bool, rounds: int, environment: Mapping[str, str], threads: int | None
+) -> Iterator[Case]:
     """Measure all points of the frontier in interleaved rounds."""
     cases = list(frontier_cases(shape, quick, threads))
     found: list[list[Case]] = [[] for _ in cases]
-    for _ in range(1 if quick else ROUNDS):
+    for _ in range(rounds):
         for case, results in zip(cases, found, strict=True):
             results.append(measured_apart(case, environment, only_floor=False))
             note(f"{point_name(case)}: {results[-1]['step_seconds']:.3f} s")
@@ -199,24 +204,35 @@ def point_name(case: Case) -> str:
 
 
 def everything(
-    quick: bool, environment: Mapping[str, str], only: Shape | None = None, threads: int | None = None
+    quick: bool,
+    environment: Mapping[str, str],
+    only: Shape | None = None,
+    threads: int | None = None,
+    brief: bool = False,
 ) -> list[Case]:
     """Measure all shapes and the frontier, or one shape."""
     begin = perf_counter()
     shapes, frontier = ((QUICK,), QUICK) if quick else (SHAPES, FRONTIER)
     shapes = shapes if only is None else (only,)
+    rounds, seconds = (1, 0.3) if quick else (1, 0.5) if brief else (ROUNDS, SECONDS)
     records = []
+
+    def measure_step(shape: Shape, changes: Case) -> None:
+        case = shape_case(shallower(shape) if brief else shape, changes["activation"], threads) | changes
+        records.append(step_record(case, rounds, seconds, environment))
+        note(" | ".join(step_cells(records[-1])))
+
     for shape in shapes:
         for activation in ACTIVATIONS:
-            records.append(step_record(shape_case(shape, activation, threads), quick, environment))
-            note(" | ".join(step_cells(records[-1])))
+            if not (brief and flops(shape) > LONG_FLOPS and activation in ("tanh", "silu")):
+                measure_step(shape, {"activation": activation})
     for shape, changes in () if quick else OTHERS:
         if shape in shapes:
-            records.append(
-                step_record(shape_case(shape, changes["activation"], threads) | changes, quick, environment)
-            )
-            note(" | ".join(step_cells(records[-1])))
-    points = list(frontier_records(frontier, quick, environment, threads)) if frontier in shapes else []
+            measure_step(shape, changes)
+    points = []
+    if frontier in shapes:
+        chosen = shallower(frontier) if brief else frontier
+        points = list(frontier_records(chosen, quick, rounds, environment, threads))
     columns = ["hidden, width, batch", "floor ms", "lowmem", "PyTorch", "over floor", "quartiles", "PyTorch/lowmem"]
     note(str(Table("Step times", [*columns, "of rounds", "losses"], list(map(step_cells, records)))))
     if points:
@@ -224,6 +240,18 @@ def everything(
         note(str(Table("Frontier", columns, list(map(point_cells, points)))))
     note(f"{perf_counter() - begin:.0f} s in all")
     return records + points
+
+
+def flops(shape: Shape) -> float:
+    """Return the FLOPs of the products of a step, but for the first and the last layer."""
+    hidden, width, rows = shape
+    return 6.0 * hidden * width**2 * rows
+
+
+def shallower(shape: Shape) -> Shape:
+    """Return the shape with so many hidden layers that a step takes `BRIEF_FLOPS` at most, three at least."""
+    hidden, width, rows = shape
+    return max(3, min(hidden, int(BRIEF_FLOPS / flops((1, width, rows))))), width, rows
 
 
 def step_cells(record: Case) -> list[str]:
@@ -288,4 +316,5 @@ if __name__ == "__main__":
         everything,
         ("numpy", "torch"),
         ONLY,
+        brief="fewer layers and rounds, long steps with relu and gelu alone",
     )

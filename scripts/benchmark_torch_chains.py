@@ -3,8 +3,12 @@
 For each chain a first process measures its stages and plans five budgets, between the least that works and what
 storing everything takes. Then each figure comes from a fresh process. Memory: the most that PyTorch's allocator held
 above what it held before a step, by PyTorch's own profiler. Gradients: a digest of their bits. checkpoint_sequential
-is measured with every number of segments; of those that take no more than the plan, the ones that recompute least are
-timed, in turns with the plan in one process, and the fastest counts. So is storing everything.
+is measured with every number of segments; of those that take no more than the budget, the ones that recompute least
+are timed, in turns with the plan in one process, and the fastest counts. So is storing everything. Times are seconds
+of the processor on one thread: what a step takes on a machine that nobody else uses.
+
+What any plan could gain on these even cuts: the planner's lower bound, over what the even cuts cost by the same
+seconds of stages (`even_cost`: every stage twice, but for the last segment's).
 
 Needs PyTorch (`pip install -e ".[torch]"`). Run from the repository's root:
 python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN]
@@ -19,11 +23,14 @@ from scripts.measuring import Case, in_fresh_process, note, run_script
 SHARES = (0.75, 0.5, 0.3, 0.15, 0.03)
 """Of the way from the least that works to storing everything."""
 
-CANDIDATES = 3
+CANDIDATES = 2
 """Numbers of segments of checkpoint_sequential that are timed: those that recompute least and fit."""
 
-SECONDS, TURNS = 20.0, 7
-"""For each side of a timing, at least."""
+MOST = 12
+"""Numbers of segments that are measured, the smallest: more of them recompute more and take more memory again."""
+
+TURNS = 4
+"""Of each side of a timing; the first does not count."""
 
 MODULE = "scripts.benchmark_torch_chains"
 
@@ -88,6 +95,14 @@ def _recomputed(stages: int, segments: int) -> int:
     return (segments - 1) * (stages // segments)
 
 
+def even_cost(plan: Case, children: int, segments: int) -> float:
+    """Return the cost of checkpoint_sequential by the seconds of stages that a plan was made of."""
+    behind = (segments - 1) * (children // segments)
+    stages = plan["measured"]["stages"]
+    again = [stage["forward"] for stage in stages if int(stage["name"].partition(".")[0]) < behind]
+    return float(plan["store_all_cost"] + sum(again))
+
+
 def _time(case: Case) -> Case:
     """Return the seconds of a step by a plan, by checkpoint_sequential and plain, taken in turns."""
     import lowmem.torch as lt
@@ -104,9 +119,10 @@ def _time(case: Case) -> Case:
         return lambda: float(step()[1].detach())
 
     steps = {name: timed(step) for name, step in sides.items()}
-    seconds, turns = (0.5, 3) if case["quick"] else (SECONDS, TURNS)
-    found = in_turns(steps, seconds, turns)
-    return {name: {"median": median(side["seconds"][1:]), "all": side["seconds"]} for name, side in found.items()}
+    found = in_turns(steps, 0.0, TURNS)
+    return {
+        name: {"median": median(side["cpu_seconds"][1:]), "all": side["cpu_seconds"]} for name, side in found.items()
+    }
 
 
 def everything(
@@ -124,6 +140,7 @@ def everything(
         plain = fresh("memory", plan=None)
         stages = {"mlp": 20 if quick else 100, "transformer": 6 if quick else 24, "convolutions": 20}[name]
         counts = sorted({stages // (stages // n) for n in range(2, stages + 1)} | {2, 3})
+        counts = counts[:MOST]
         sequential = {n: fresh("segments", segments=n) for n in counts}
         note(f"{name}: plain {plain['peak_bytes']:,}, {sequential}")
         for share, text in zip(SHARES, planned["plans"], strict=True):
@@ -148,7 +165,9 @@ def _record(
     memory = fresh("memory", plan=text)
     fits = [n for n, found in sequential.items() if found["peak_bytes"] <= plan["budget"]]
     fits.sort(key=lambda n: (sequential[n]["recomputed"], n))
-    times = fresh("time", plan=text, segments=fits[:CANDIDATES])
+    stages = plan["measured"]["stages"]
+    children = 1 + int(stages[-1]["name"].partition(".")[0])
+    times = fresh("time", plan=text, segments=fits[:CANDIDATES], threads=1)
     return {
         "chain": name,
         "share": share,
@@ -158,6 +177,9 @@ def _record(
         "same_gradients": memory["gradients"] == plain["gradients"],
         "gap": plan["gap"],
         "cost_factor": plan["cost"] / plan["store_all_cost"],
+        "lower_bound": plan["lower_bound"],
+        "cost": plan["cost"],
+        "even_cost": min((even_cost(plan, children, n) for n in fits), default=None),
         "store_all_bytes": planned["store_all_bytes"],
         "least_bytes": planned["least_bytes"],
         "plain_bytes": plain["peak_bytes"],
@@ -174,4 +196,5 @@ if __name__ == "__main__":
         everything,
         ("torch",),
         {"choices": ("mlp", "transformer", "convolutions"), "help": "one chain"},
+        script="benchmark_torch_chains",
     )

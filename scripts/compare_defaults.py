@@ -83,7 +83,7 @@ def main() -> None:
         for name in DATA:
             for path in written(name, Path(folder)):
                 raw, scaled = (theirs(path, scaled=scaled) for scaled in (False, True))
-                score = ours(path, Path(folder, "run"), flags)
+                score = ours(path, path.with_suffix(".run"), flags)
                 rows.append({"data": path.name, "lowmem": score, "scikit-learn": raw, "standardised": scaled})
     cells = [
         [row["data"], *(f"{row[name]:.3f}" for name in ("lowmem", "scikit-learn", "standardised"))] for row in rows

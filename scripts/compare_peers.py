@@ -16,7 +16,7 @@ compiled step that may overwrite its parameters: storing everything; with `jax.c
 a scan over segments of layers, each under `jax.checkpoint`, which needs layers of one width.
 
 Needs the peers (`pip install -e ".[peers]"`). Run from the repository's root:
-python -m scripts.compare_peers [--quick]
+python -m scripts.compare_peers [--brief] [--quick]
 """
 
 import gc
@@ -293,31 +293,35 @@ def measured(case: Case, environment: Mapping[str, str]) -> Case:
     return taken | {"above_floor_bytes": taken.pop("peak_bytes") - floor["floor_bytes"]}
 
 
-def cases(quick: bool) -> list[Case]:
+def cases(quick: bool, brief: bool) -> list[Case]:
     """List what is compared."""
     layers, width, rows = (20, 64, 512) if quick else (200, 256, 2048)
     shape: Case = {"widths": [width] * layers + [10], "batch": rows}
     budgets = [f"{share}% of activations" for share in ((50, 25) if quick else (50, 25, 12, 6, 3))]
     listed: list[Case] = [{"library": "lowmem", "name": "lowmem", "budget": budget} for budget in [None, *budgets]]
-    segment_counts = [2, 5] if quick else [5, 10, 20, 40]
+    segment_counts = [2, 5] if quick else [10, 20] if brief else [5, 10, 20, 40]
     for allocator, variables in (("glibc", {}), ("mmap", MMAP)):
         torch: Case = {"library": "torch", "allocator": allocator, "environment": variables}
         listed.append(torch | {"name": "PyTorch", "segments": None, "hook": False})
         for name, hook, counts in (("", False, segment_counts), (", hook", True, segment_counts[1:3])):
+            counts = counts[-1:] if brief else counts
             listed += [torch | {"name": f"PyTorch checkpoint{name}", "segments": n, "hook": hook} for n in counts]
+        if brief and variables:
+            continue
         jax: Case = {"library": "jax", "allocator": allocator, "environment": variables}
         listed.append(jax | {"name": "JAX", "segments": None, "scan": False})
         for name, scan, counts in (("remat", False, segment_counts[1:3]), ("scan, remat", True, segment_counts)):
+            counts = counts[-1:] if brief else counts
             listed += [jax | {"name": f"JAX {name}", "segments": n, "scan": scan} for n in counts]
     listed += [{"library": "sklearn", "name": "scikit-learn"}, {"library": "numpy", "name": "naive NumPy"}]
     return [shape | case for case in listed]
 
 
-def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
+def everything(quick: bool, environment: Mapping[str, str], brief: bool = False) -> list[Case]:
     """Run all rounds and return one record for each case: medians, and the loss of every step."""
-    listed = cases(quick)
+    listed = cases(quick, brief)
     found: list[list[Case]] = [[] for _ in listed]
-    for number in range(1 if quick else ROUNDS):
+    for number in range(1 if quick or brief else ROUNDS):
         for case, results in zip(listed, found, strict=True):
             result = measured(case, environment)
             results.append(result)
@@ -341,4 +345,5 @@ if __name__ == "__main__":
         measure,
         everything,
         ("numpy", "torch", "jax", "scikit-learn"),
+        brief="one round, fewer settings of the peers, JAX with one allocator",
     )

@@ -8,7 +8,7 @@ fit, of one epoch, libraries loaded and data in place: such networks are too sma
 Then a network of 200 hidden layers of 256, in batches of 2048: the peak of the whole process, from its start on.
 
 Needs scikit-learn (`pip install -e ".[sklearn]"`). Run from the repository's root:
-python -m scripts.compare_sklearn --threads 1 [--quick]
+python -m scripts.compare_sklearn --threads 1 [--brief] [--quick]
 """
 
 import gc
@@ -27,7 +27,7 @@ from scripts.measuring import Case, in_fresh_process, note, run_script
 
 Array = NDArray[Any]
 
-SEEDS = 5
+SEEDS, BRIEF_SEEDS = 5, 2
 DATA: dict[str, Case] = {
     "digits": {"kind": "MLPClassifier", "settings": {"hidden_layer_sizes": [100]}},
     "digits, float32": {"kind": "MLPClassifier", "settings": {"hidden_layer_sizes": [100]}},
@@ -143,11 +143,11 @@ def measure_deep(case: Case) -> Case:
     return found | {"losses": model.loss_curve_}
 
 
-def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
+def everything(quick: bool, environment: Mapping[str, str], brief: bool = False) -> list[Case]:
     """Run all fits, libraries in turns, and return their records."""
     records = []
     for name, settings in DATA.items():
-        for seed in range(1 if quick else SEEDS):
+        for seed in range(1 if quick else BRIEF_SEEDS if brief else SEEDS):
             for library in ("ours", "theirs"):
                 case = settings | {"data": name, "seed": seed, "library": library}
                 found = in_fresh_process("scripts.compare_sklearn", case, environment)
@@ -171,4 +171,5 @@ if __name__ == "__main__":
         measure,
         everything,
         ("numpy", "scikit-learn", "scipy"),
+        brief=f"{BRIEF_SEEDS} seeds of {SEEDS}",
     )

@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from datetime import date
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
+
+from lowmem.network.architecture import Architecture
+from lowmem.planning.engines.choice import choose_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "docs" / "data"
@@ -74,13 +78,17 @@ def run_script(
     everything: Callable[..., list[Case]],
     packages: tuple[str, ...],
     only: Mapping[str, Any] | None = None,
+    *,
+    script: str | None = None,
+    brief: str | None = None,
 ) -> None:
     """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.
 
     one: measures a case, in this process; None where another module does. everything(quick, environment): measures all
     cases, or a few small ones, each in a process of its own with the variables given, and returns the records.
     only: what argparse needs for an option `--only` that chooses among the cases; `everything` then also gets
-    `only=` and `threads=`, both None where they were not given.
+    `only=` and `threads=`, both None where they were not given. script: its name, where that is not the file's.
+    brief: what an option `--brief` leaves out; `everything` then also gets `brief=`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
@@ -88,6 +96,8 @@ def run_script(
     parser.add_argument("--threads", type=int, help="of matrix products (default: all cores)")
     if only is not None:
         parser.add_argument("--only", **only)
+    if brief is not None:
+        parser.add_argument("--brief", action="store_true", help=f"some minutes in all, kept as well: {brief}")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if one is not None and arguments.case is not None:
@@ -95,13 +105,18 @@ def run_script(
         return
     threads = arguments.threads or os.cpu_count()
     chosen = {} if only is None else {"only": arguments.only, "threads": arguments.threads}
+    if brief is not None:
+        chosen["brief"] = arguments.brief
     records = everything(arguments.quick, dict.fromkeys(THREADS, str(threads)), **chosen)
     given = "" if arguments.threads is None else f" --threads {threads}"
+    given += " --brief" if chosen.get("brief") else ""
     found = {
-        "command": f"python -m scripts.{name}{given}",
+        "command": f"python -m scripts.{script or name}{given}",
         "date": date.today().isoformat(),
         "machine": machine() | {"threads": threads},
         "versions": versions(packages),
+        "engine": choose_engine(None, Architecture((1, 1)), None),
+        "sources": measured_sources(),
         "records": records,
     }
     text = json.dumps(found, indent=1)
@@ -112,6 +127,20 @@ def run_script(
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text + "\n", encoding="utf-8")
+
+
+MEASURED = ("network", "schedule", "nn", "planning", "runtime", "measure")
+"""Folders of `lowmem` whose files decide what a step does and takes."""
+
+
+def measured_sources() -> str:
+    """Return a checksum of all sources that figures depend on, so that pages can say that they are older."""
+    digest = sha256()
+    for folder in MEASURED:
+        for path in sorted((ROOT / "lowmem" / folder).rglob("*")):
+            if path.suffix in (".py", ".c", ".h", ".inc"):
+                digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def machine() -> dict[str, Any]:

@@ -4,7 +4,7 @@ Every record is a case with what `lowmem.measure.experiment` found for it ("meas
 peaks, what was written of the arena, FLOPs and seconds by phase). Where not even the least memory fits the share of a
 case, the plan of least memory is measured.
 
-Run from the repository's root: python -m scripts.profile_memory [--quick]
+Run from the repository's root: python -m scripts.profile_memory [--brief] [--quick]
 """
 
 from collections.abc import Mapping
@@ -44,9 +44,9 @@ def measured(case: Case, environment: Mapping[str, str]) -> Case:
     return case | {"measured": found}
 
 
-def cases(quick: bool) -> list[Case]:
+def cases(quick: bool, brief: bool) -> list[Case]:
     """List what is measured: budgets on three shapes, and strategies over depths and widths."""
-    shapes = [
+    shapes: list[tuple[int, int, int, str, tuple[int, ...]]] = [
         (200, 256, 2048, "relu", DEEP_SHARES),
         (200, 256, 2048, "gelu", DEEP_SHARES),
         (50, 1024, 1024, "relu", WIDE_SHARES),
@@ -58,6 +58,9 @@ def cases(quick: bool) -> list[Case]:
             [10, 20],
             [32],
         )
+    if brief:
+        shapes = [(*shape[:4], shape[4][::2]) for shape in shapes]
+        depths = depths[1::2]
     listed: list[Case] = []
     for hidden, width, batch, activation, shares in shapes:
         shape = {"hidden": hidden, "width": width, "batch": batch, "activation": activation}
@@ -75,10 +78,10 @@ def cases(quick: bool) -> list[Case]:
     return listed
 
 
-def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
+def everything(quick: bool, environment: Mapping[str, str], brief: bool = False) -> list[Case]:
     """Measure all cases, each in a fresh process."""
     records = []
-    for case in cases(quick):
+    for case in cases(quick, brief):
         record = measured(case, environment)
         records.append(record)
         found = record["measured"]
@@ -92,4 +95,11 @@ def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
 
 
 if __name__ == "__main__":
-    run_script("Measure what plans promise, in memory and time.", "profile_memory", None, everything, ("numpy",))
+    run_script(
+        "Measure what plans promise, in memory and time.",
+        "profile_memory",
+        None,
+        everything,
+        ("numpy",),
+        brief="every second budget and depth",
+    )

@@ -6,7 +6,7 @@ from the cost model that was measured on this machine.
 Run from the repository's root: python -m scripts.rank_predictions
 """
 
-import json
+from collections.abc import Mapping
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import lowmem as lm
+from scripts.measuring import Case, in_fresh_process, note, run_script
 
 NETWORKS = (
     lm.Architecture((64, *[128] * 60, 10), "relu"),
@@ -32,20 +33,27 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 )
 
 
-def main() -> None:
-    """Measure every network and print a record for each."""
-    costs = lm.calibrated()
-    for network in NETWORKS:
-        predicted, measured = compared(network, costs)
-        correlation = np.corrcoef(ranks(predicted), ranks(measured))[0, 1]
-        record = {
-            "network": str(network),
-            "batch": BATCH,
-            "rank_correlation": round(float(correlation), 3),
-            "predicted_seconds": predicted,
-            "measured_seconds": measured,
-        }
-        print(json.dumps(record), flush=True)
+def measure(case: Case) -> Case:
+    """Measure one network in this process, and its cost model if there is none for this machine."""
+    network = NETWORKS[case["network"]]
+    predicted, measured = compared(network, lm.calibrated())
+    correlation = np.corrcoef(ranks(predicted), ranks(measured))[0, 1]
+    return {
+        "network": str(network),
+        "batch": BATCH,
+        "rank_correlation": round(float(correlation), 3),
+        "predicted_seconds": predicted,
+        "measured_seconds": measured,
+    }
+
+
+def everything(quick: bool, environment: Mapping[str, str]) -> list[Case]:
+    """Measure every network, each in a fresh process."""
+    records = []
+    for number in range(1 if quick else len(NETWORKS)):
+        records.append(in_fresh_process("scripts.rank_predictions", {"network": number}, environment))
+        note(f"{records[-1]['network']}: {records[-1]['rank_correlation']}")
+    return records
 
 
 def compared(network: lm.Architecture, costs: lm.CostModel) -> tuple[list[float], list[float]]:
@@ -72,4 +80,4 @@ def ranks(numbers: list[float]) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script("Rank plans by predicted and by measured time.", "rank_predictions", measure, everything, ("numpy",))

@@ -5,7 +5,7 @@ whose states take 2 % of what storing everything needs; the same with everything
 bits; with LayerNorm before each activation; and plain layers of the same number and width. On the digits that lowmem
 ships, and on MNIST where its files are.
 
-Run from the repository's root: python -m scripts.train_deep [--quick] [--only digits]
+Run from the repository's root: python -m scripts.train_deep [--brief] [--quick] [--only digits]
 Writes docs/data/train_deep.json; `python -m analysis.depth` draws it.
 """
 
@@ -77,11 +77,17 @@ def train(case: Case) -> Case:
 
 
 def everything(
-    quick: bool, environment: dict[str, str], only: str | None = None, threads: int | None = None
+    quick: bool,
+    environment: dict[str, str],
+    only: str | None = None,
+    threads: int | None = None,
+    brief: bool = False,
 ) -> list[Case]:
     """Run all trainings, one after the other."""
     records = []
     for case in cases(quick, only):
+        if brief:
+            case["epochs"] = max(2, case["epochs"] * 2 // 5)
         measured = in_fresh_process("scripts.train_deep", case, environment)
         note(f"{case['set']}, {case['name']}: {measured['curve'][-1]['accuracy']:.2%} at last")
         records.append(case | {"data": case["set"], "measured": measured})
@@ -101,4 +107,5 @@ if __name__ == "__main__":
         everything,
         ("numpy",),
         {"choices": ["digits", "mnist"], "help": "one data set"},
+        brief="two fifths of the epochs",
     )

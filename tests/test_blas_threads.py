@@ -1,6 +1,8 @@
 """BLAS's threads: one where products are small or one was asked for, and never another number afterwards."""
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import lowmem as lm
 from lowmem.common import cores
 from lowmem.planning.engines.lane_count import lanes_for
+from lowmem.runtime import blas_threads as blas_threads_module
 from lowmem.runtime.blas_threads import at_most
 from lowmem.runtime.engines.calls import Bound, run_calls
 from tests.helpers import batch
@@ -58,6 +61,14 @@ def test_blas_has_its_threads_back_only_when_nobody_holds_it() -> None:
                 with at_most(3):
                     assert set(blas_threads()) == {1}
             assert set(blas_threads()) == {2}
+        assert blas_threads() == before
+
+
+def test_blas_gets_no_more_threads_than_the_quota_of_the_cgroup_is_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas_threads_module, "_GRANTED", 2)
+    with threadpool_limits(3, user_api="blas"):
+        before = blas_threads()
+        assert seen_in_a_step(300, None) == {2}
         assert blas_threads() == before
 
 
@@ -119,3 +130,37 @@ def test_the_numpy_engine_has_one_lane() -> None:
 def test_threads_that_make_no_sense_are_refused(threads: Any) -> None:
     with pytest.raises(lm.InputError, match=r"threads must be a positive whole number.*got"):
         lm.plan(lm.Architecture((4, 3)), 8, threads=threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process")  # is multi-threaded: that is what is tried
+def test_a_fork_waits_until_no_other_thread_computes() -> None:
+    order: list[str] = []
+    computing = threading.Event()
+
+    def compute() -> None:
+        with at_most(2):
+            computing.set()
+            time.sleep(0.2)
+            order.append("computed")
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    computing.wait()
+    child = os.fork()
+    if not child:
+        os._exit(len(blas_threads_module._held))
+    order.append("forked")
+    thread.join()
+    assert order == ["computed", "forked"]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_in_a_step_of_its_own_thread_does_not_wait() -> None:
+    with at_most(1):
+        child = os.fork()
+        if not child:
+            with at_most(1):
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

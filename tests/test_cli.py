@@ -125,7 +125,7 @@ def test_train_in_json_has_the_documented_keys_and_talks_on_stderr(capsys: pytes
     assert answer.keys() >= REPORT
     assert answer["plan"].keys() >= PLAN
     assert answer["plan"]["strategy"] == "sqrt"
-    assert answer["steps"] == 2 * 12
+    assert answer["steps"] == 2 * 45
     promised = answer["plan"]["peak_bytes"]
     assert answer["traced_peak_bytes"] <= promised + 64 * 1024
     assert "epoch 2/2" in ran.err
@@ -168,7 +168,7 @@ BOTH = [
     (["--widths", "64,8x-2,10"], "cannot read '8x-2'"),
     (["--widths", "64,8,10", "--layers", "1"], "--layers does not go with --widths"),
     (["--activation", "reluu"], "Did you mean 'relu'?"),
-    (["--loss", "mae"], "unknown loss 'mae'"),
+    (["--loss", "mea"], "unknown loss 'mea'"),
     (["--dtype", "float16"], "unknown dtype 'float16'"),
     (["--batch", "0"], "--batch must be a positive whole number"),
     (["--batch", "1.5"], "invalid int value"),
@@ -180,7 +180,7 @@ BOTH = [
     (["--strategy", "revolve", "--slots", "-1"], "slots must be a whole number"),
     (["--strategy", "revolve"], "needs slots="),
     (["--segments", "3"], "goes with --strategy segments"),
-    (["--micro-batch", "1000"], "is more than --batch 128"),
+    (["--micro-batch", "1000"], "is more than --batch "),
     (["--optimizer", "adamm"], "Did you mean 'adam'?"),
     (["--unknown"], "has no flag --unknown"),
 ]

@@ -1,5 +1,6 @@
 """`lowmem train --save`, `resume`, `evaluate`, `predict` and `run.toml`, as a shell sees them."""
 
+import argparse
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.cli.progress import Progress
+from lowmem.cli.train import _choose
 from lowmem.training.loop import Loop
 from lowmem.training.saved_run import open_run
 from tests.test_cli import ROOT, Ran
@@ -114,9 +116,9 @@ def test_patience_keeps_the_best_network(capsys: Capture, tmp_path: Path, data: 
     ran = Ran(capsys, "train", *flags, *waits, "--json")
     assert ran.code == 0
     told = json.loads(ran.out)
-    assert told["epochs"] < 30
-    assert told["best_epoch"] < told["epochs"]
-    assert f"the network has the weights of epoch {told['best_epoch']}, the best of {told['epochs']}" in ran.err
+    assert told["epochs_done"] < 30
+    assert told["best_epoch"] < told["epochs_done"]
+    assert f"the network has the weights of epoch {told['best_epoch']}, the best of {told['epochs_done']}" in ran.err
     assert open_run(run).position.aside
     assert Ran(capsys, "resume", run, "--more", "1").code == 0  # patience as before
     ran = Ran(capsys, "train", *flags, "--patience-metric", "accuracy")
@@ -227,7 +229,7 @@ def test_a_file_of_flags_is_the_same_as_the_flags(capsys: Capture, tmp_path: Pat
     assert Ran(capsys, "train", *flags, "--save", str(two)).code == 0
     assert np.array_equal(parameters(one), parameters(two))
     kept = open_run(one).notes["flags"]
-    assert (kept["seed"], kept["epochs"], kept["held_out"], kept["batch"]) == (4, 2, 0.25, 128)
+    assert (kept["seed"], kept["epochs"], kept["held_out"], kept["batch"]) == (4, 2, 0.25, 32)
 
 
 @pytest.mark.parametrize(
@@ -389,10 +391,64 @@ def test_a_terminal_gets_a_bar_with_the_time_left_and_a_file_nothing() -> None:
     for done in range(1, 5):
         progress.step(done, 4)
     assert "2/4 steps, 2 s left" in shown.getvalue()
+    progress.evaluation(1, 2)
+    progress.evaluation(2, 2)
+    assert "2/2 held-out batches, 0 s left" in shown.getvalue()
     progress.clear()
     assert shown.getvalue().endswith(" \r")
+    with progress:
+        progress.step(4, 4)
+    assert shown.getvalue().endswith(" \r")  # what is told of the error has a line of its own
     plain = io.StringIO()
     progress = Progress(plain)
     progress.step(1, 2)
     progress.clear()
     assert plain.getvalue() == ""
+
+
+# What is chosen where no flag says it -----------------------------------------------------------------------------
+
+
+def test_defaults_learn_and_are_said(capsys: Capture, tmp_path: Path) -> None:
+    ran = Ran(capsys, "train", "--data", "digits", "--epochs", "3", "--json")
+    assert json.loads(ran.out)["accuracy"] > 0.9
+    assert "chosen: 2 hidden layers of 256 (--layers, --width), batches of 32 (--batch)\n" in ran.err
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 150)
+    x = np.column_stack([rng.normal(1000 + 3 * y, 1), rng.normal(0, 1e-3, 150), rng.normal(-y, 0.5)])
+    rows = [f"{a!r},{b!r},{c!r},{'abc'[k]}" for (a, b, c), k in zip(x.tolist(), y, strict=True)]
+    (tmp_path / "table.csv").write_text("one,two,three,kind\n" + "\n".join(rows) + "\n")
+    run = str(tmp_path / "run")
+    ran = Ran(capsys, "train", "--data", str(tmp_path / "table.csv"), "--json", "--save", run)
+    assert json.loads(ran.out)["accuracy"] > 0.8
+    assert "batches of 8 (--batch), 67 epochs (--epochs)" in ran.err
+    assert open_run(run).standardisation() is not None
+    ran = Ran(capsys, "resume", run, "--more", "1")
+    assert ran.code == 0
+    ran = Ran(
+        capsys, "train", "--data", str(tmp_path / "table.csv"), "--epochs", "1", "--no-standardise", "--save", run
+    )
+    assert ran.code == 0
+    assert open_run(run).standardisation() is None
+    (tmp_path / "run.toml").write_text(f"data = '{tmp_path / 'table.csv'}'\nepochs = 1\nstandardise = false\n")
+    assert Ran(capsys, "train", "--config", str(tmp_path / "run.toml"), "--save", run, "--force").code == 0
+    assert open_run(run).standardisation() is None
+    ran = Ran(capsys, "train", "--standardise", "--no-standardise")
+    assert "contradict each other" in ran.err
+
+
+@pytest.mark.parametrize(("flags", "width"), [(["--layers", "3"], 128), (["--width", "7"], 7), ([], 256)])
+def test_what_a_flag_says_is_not_chosen(capsys: Capture, tmp_path: Path, flags: list[str], width: int) -> None:
+    run = tmp_path / "run"
+    assert Ran(capsys, "train", "--epochs", "1", "--batch", "500", *flags, "--save", str(run)).code == 0
+    layers = 3 if "--layers" in flags else 2
+    assert open_run(run).architecture.widths == (64, *[width] * layers, 10)
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(1, 8), (300, 8), (512, 16), (1437, 32), (4096, 128), (10**6, 128)])
+def test_batches_are_a_share_of_the_samples(samples: int, batch: int) -> None:
+    flags = argparse.Namespace(widths="1,2", layers=None, width=None, batch=None, epochs=None)
+    _choose(flags, samples)
+    assert flags.batch == batch
+    assert 10 <= flags.epochs <= 100
+    assert flags.epochs in (10, 100) or flags.epochs * -(-samples // batch) >= 1000

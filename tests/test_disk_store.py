@@ -46,6 +46,14 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("lowmem ")]
 
 
+def settle() -> None:
+    """Wait until the threads of stores that are gone have ended, and their files with them."""
+    deadline = time.monotonic() + 10
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not threads()
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_states_come_back_as_they_were_written(name: str, tmp_path: Path) -> None:
     memory = pages(6)
@@ -80,6 +88,8 @@ def test_a_state_is_read_only_once_it_is_written(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_file_has_no_name_and_goes_with_its_store(name: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path)
+    gc.collect()
+    settle()  # what other tests have left
     before, files = set(os.listdir(folder)), descriptors()
     one = Store(folder, SIZE)
     one.write(1, [pages(3).data], 0)
@@ -88,10 +98,7 @@ def test_the_file_has_no_name_and_goes_with_its_store(name: str, tmp_path: Path)
     assert descriptors() == files + 1
     del one
     gc.collect()
-    deadline = time.monotonic() + 10
-    while (threads() or descriptors() > files) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not threads()
+    settle()
     assert descriptors() == files
 
 

@@ -1,5 +1,6 @@
 """Steps that send states to a disk: the same bits, the traffic that the plan tells, and errors of the disk."""
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import lowmem as lm
 from lowmem.errors import DiskError, InputError
+from lowmem.measure.memory import TracedPeak
 from lowmem.planning.machine import DiskTier
 from lowmem.schedule import Load, Store
 from lowmem.schedule.disk.transfers import DiskRates
@@ -159,13 +161,32 @@ def test_an_own_schedule_with_transfers_needs_a_disk(tmp_path: Path) -> None:
     assert lm.plan(ARCH, disk=tier(tmp_path), **options).disk_bytes == planned(tmp_path).disk_bytes
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layers", [20, 120])
+def test_the_promise_is_kept_with_a_disk(tmp_path: Path, engine: str, threads: int, layers: int) -> None:
+    arch = lm.Architecture((64, *[64] * layers, 10))
+    options: dict[str, Any] = {"batch_size": 300, "micro_batch": 300, "engine": engine, "threads": threads}
+    plan = planned(tmp_path, arch, "50% of activations", optimizer="adam", **options)
+    assert plan.disk_bytes > 0
+    x, y = batch(arch, 300)
+    traced = TracedPeak()
+    gc.collect()
+    traced.restart()
+    backprop = lm.Backprop(lm.MLP(arch), plan, lm.Adam(1e-4))
+    backprop(x, y)
+    backprop(x, y)
+    assert traced.stop() <= plan.peak_bytes + 65_536
+    assert backprop.disk_traffic == plan.disk_traffic
+
+
 # Limits and errors -------------------------------------------------------------------------------------------------
 
 
 def test_the_disk_limit_is_kept(tmp_path: Path) -> None:
-    free = planned(tmp_path, budget="20% of activations")
+    options: dict[str, Any] = {"batch_size": 1200, "costs": model(), "micro_batch": 1200, "threads": 1}
+    free = lm.plan(ARCH, budget="20% of activations", disk=tier(tmp_path), **options)
     limit = free.disk_bytes // 3
-    options: dict[str, Any] = {"batch_size": ROWS, "costs": model(), "micro_batch": ROWS, "threads": 1}
     less = lm.plan(ARCH, budget="20% of activations", disk=tier(tmp_path), disk_limit=limit, **options)
     assert 0 < less.disk_bytes <= limit
     assert less.seconds > free.seconds  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """The pages of docs/ are true: what they show runs, what they name exists, and what they quote was measured."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from analysis.drawing import OLDER
 from lowmem.cli import main
 from lowmem.measure.ram import RESERVE
 from lowmem.network.tiles import TILE_ROWS
 from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.engines.lane_count import LEAST_ROWS, LEAST_WORK, SMALL
+from lowmem.schedule.optimal.closed_form import MANY_LAYERS
 from lowmem.schedule.optimal.early_drops import LONGEST
-from lowmem.schedule.optimal.planner import MANY_LAYERS
+from scripts.measuring import measured_sources
 from tests.test_layers import FLOORS
 from tests.test_readme import README, ROOT, blocks, run_page
 
@@ -43,6 +46,16 @@ def names(page: Path) -> str:
 def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_page(page)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tables").glob("*.md")), ids=names)
+def test_tables_say_whether_sources_have_changed_since_they_were_measured(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    script = re.search(r"python -m scripts\.(\w+)", text)
+    assert script, "a table names the script that measured it"
+    data = json.loads((DOCS / "data" / f"{script[1]}.json").read_text(encoding="utf-8"))
+    older = data.get("sources") != measured_sources()
+    assert (OLDER in text) == older, "make figures makes the tables anew"
 
 
 # What is added to the package ------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def pixels(folder: Path) -> tuple[Path, Array]:
 
 def saved(capsys: Capture, data: Path, run: Path, *flags: str) -> Path:
     """Train a run."""
-    assert Ran(capsys, "train", "--data", str(data), *FLAGS, *flags, "--save", str(run)).code == 0
+    assert Ran(capsys, "train", "--data", str(data), *FLAGS, *flags, "--force", "--save", str(run)).code == 0
     return run
 
 

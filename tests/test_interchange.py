@@ -44,6 +44,19 @@ def test_every_activation_has_its_module() -> None:
     assert NORM_CODE.keys() == NORMS.keys()
 
 
+def test_an_activation_that_an_export_lacks_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mlp = lm.MLP(lm.Architecture((4, 8, 3), "mish"))
+    monkeypatch.setattr("lowmem.interchange.torch_modules.ACTIVATION_CODE", {"relu": "nn.ReLU()"})
+    with pytest.raises(lm.InputError, match="unknown activation of PyTorch exports 'mish'"):
+        modules(mlp.architecture)
+    pytest.importorskip("onnx")
+    monkeypatch.setattr("lowmem.interchange.onnx.ACTIVATIONS", {})
+    with pytest.raises(lm.InputError, match="unknown activation of ONNX exports 'mish'"):
+        lm.export_onnx(mlp, tmp_path / "net.onnx")
+
+
 def test_tensors_are_the_network_itself() -> None:
     mlp = lm.MLP(ARCH)
     for name, array in tensors(mlp).items():

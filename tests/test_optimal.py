@@ -31,7 +31,7 @@ from lowmem.schedule.optimal.table import Limits, Table
 from lowmem.schedule.optimal.writing import write
 from tests.helpers import batch, chains, interpret, randomised
 
-optimal: Any = import_module("lowmem.schedule.optimal.planner")  # the package's attribute of that name is the function
+sizing: Any = import_module("lowmem.schedule.optimal.sizing")
 ENDLESS = Limits(work=1e15, bytes=1 << 32)
 
 
@@ -322,8 +322,8 @@ def test_a_window_bounds_every_suffix_from_both_sides() -> None:
 def test_where_work_is_limited_the_stated_bound_is_true(monkeypatch: pytest.MonkeyPatch, work: float) -> None:
     gaps = 0
     cases = [(chain, budget, full_optimum(chain, budget)) for chain, budget in long_chains()]
-    monkeypatch.setattr(optimal, "LEAST_WORK", work / 2)
-    monkeypatch.setattr(optimal, "MOST_WORK", work / 2)
+    monkeypatch.setattr(sizing, "LEAST_WORK", work / 2)
+    monkeypatch.setattr(sizing, "MOST_WORK", work / 2)
     for chain, budget, full in cases:
         planner = Planner(chain, budget)
         best = optimum(chain, budget)
@@ -335,8 +335,8 @@ def test_where_work_is_limited_the_stated_bound_is_true(monkeypatch: pytest.Monk
 
 
 def test_rounded_sizes_still_give_schedules_that_fit_and_true_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, "EXACT_LEVELS_PER_STATE", 0)
-    monkeypatch.setattr(optimal, "EXACT_LEVELS", 0)
+    monkeypatch.setattr(sizing, "EXACT_LEVELS_PER_STATE", 0)
+    monkeypatch.setattr(sizing, "EXACT_LEVELS", 0)
     rng = random.Random(3)
     worst = 0.0
     for _ in range(150):
@@ -352,8 +352,8 @@ def test_rounded_sizes_still_give_schedules_that_fit_and_true_bounds(monkeypatch
 
 def test_rounded_sizes_of_long_chains_bound_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [(chain, budget, full_optimum(chain, budget)) for chain, budget in long_chains()]
-    monkeypatch.setattr(optimal, "EXACT_LEVELS_PER_STATE", 0)
-    monkeypatch.setattr(optimal, "EXACT_LEVELS", 0)
+    monkeypatch.setattr(sizing, "EXACT_LEVELS_PER_STATE", 0)
+    monkeypatch.setattr(sizing, "EXACT_LEVELS", 0)
     for chain, budget, full in cases:
         # In units of 1000 bytes, a few more for some: quanta are no divisors of the sizes then.
         stages = tuple(scaled(stage, 1000) for stage in chain.stages)

@@ -12,7 +12,8 @@ import lowmem as lm
 from lowmem.chain import Chain
 from lowmem.network.tiles import ALIGNMENT
 from lowmem.planning.network_chain import network_chain
-from lowmem.planning.packing import BATCH, Gaps, Program, pack
+from lowmem.planning.packing import BATCH, Program, pack
+from lowmem.planning.packing.placing import Gaps
 from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Schedule, simulate
 from tests.helpers import FIXED, architectures, lifetimes_of_arena
 

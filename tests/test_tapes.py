@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.chain import Chain, Stage, Tape, Value
+from lowmem.chain import Chain, Stage, Tape
 from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.timeline import moments
-from lowmem.schedule import PLANNERS, Backward, Forward, Free, Loss, Op, Record, Schedule, simulate
+from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Op, Record, Schedule, simulate
 from lowmem.schedule.tapes import planner
 from lowmem.schedule.tapes.least import least_memory
 from lowmem.schedule.tapes.needs import Needs
@@ -39,10 +39,16 @@ def chain_of(length: int, seed: int, unit: int = 1) -> Chain:
     for _ in range(length):
         output, own, extra, gradient = size(1, 6), size(0, 8), size(0, 3), size(0, 2)
         stays = before if random_.random() < 0.7 else held * before
-        tape = Tape(own + stays, record_bytes=output + own + extra, gradient_bytes=gradient)
+        forward = random_.randint(1, 9)
+        tape = Tape(
+            own + stays,
+            record_bytes=output + own + extra,
+            gradient_bytes=gradient,
+            alone_cost=random_.choice((None, 0, random_.randint(0, forward))),
+        )
         stages.append(
             Stage(
-                forward=random_.randint(1, 9),
+                forward=forward,
                 backward=random_.randint(1, 9),
                 state_bytes=output,
                 delta_bytes=output,
@@ -81,7 +87,7 @@ def budgets(chain: Chain, number: int = 12) -> Iterator[int]:
 def trees(i: int, j: int, length: int) -> Iterator[tuple[Op, ...]]:
     """Yield every schedule that reverses stages i+1..j and whose checkpoints stay: large Schröder numbers of them."""
     if j == i + 1:
-        yield (Record(j), Loss() if j == length else Free(Value("x", j)), Backward(j))
+        yield (Record(j), Loss(), Backward(j)) if j == length else (Record(j, output=False), Backward(j))
         return
     for inner in trees(i + 1, j, length):
         yield (Record(i + 1), *inner, Backward(i + 1))
@@ -109,16 +115,15 @@ def took(chain: Chain, ops: tuple[Op, ...]) -> tuple[int, float]:
                     )
                     cost += stages[layer - 1].forward
                 after["state", last] = size[last]
-            case Record(layer):
+            case Record(layer, output):
                 stage, in_hand = stages[layer - 1], size[layer - 1]
                 assert stage.tape is not None
-                more, cost = stage.tape.record_bytes, cost + stage.forward
+                alone = stage.tape.alone_cost
+                more, cost = stage.tape.record_bytes, cost + (stage.forward if output or alone is None else alone)
                 after.pop(("state", layer - 1), None)
                 after["tape", layer] = stage.tape.kept_bytes
-                after["state", layer] = size[layer]
-            case Free(value):
-                del after["state", value.layer]
-                in_hand = 10**9  # nothing runs
+                if output:
+                    after["state", layer] = size[layer]
             case Loss():
                 more = chain.loss_scratch
                 del after["state", chain.length]
@@ -132,8 +137,7 @@ def took(chain: Chain, ops: tuple[Op, ...]) -> tuple[int, float]:
                 more, in_hand, cost = stage.backward_scratch, tape, cost + stage.backward
                 after["gradient", layer] = stage.tape.gradient_bytes
                 after["delta"] = stages[layer - 2].delta_bytes if layer > 1 else 0
-        if not (isinstance(op, Free) and not free):
-            peak = max(peak, sum(live.values()) + (-in_hand if free else more))
+        peak = max(peak, sum(live.values()) + (-in_hand if free else more))
         live = after
     return peak, cost
 

@@ -11,7 +11,8 @@ def flags_of(path: str, known: Collection[str], command: str) -> list[str]:
     """Return the flags that a TOML file stands for.
 
     The keys of the file are flags without their two dashes (`batch`, `held-out` or `held_out`), in tables or not. A
-    list becomes text with commas; `true` becomes a flag without a value, and `false` no flag.
+    list becomes text with commas; `true` becomes a flag without a value, and `false` no flag, or the one with `no-` in
+    front of it if there is one.
 
     known: the keys that the command understands. command: its name.
 
@@ -35,6 +36,8 @@ def flags_of(path: str, known: Collection[str], command: str) -> list[str]:
         flag = "--" + name.replace("_", "-")
         if value is True:
             flags.append(flag)
+        elif value is False and f"no_{name}" in known:
+            flags.append(f"--no-{name.replace('_', '-')}")
         elif isinstance(value, list):
             flags.append(f"{flag}={','.join(map(str, value))}")
         elif isinstance(value, int | float | str) and value is not False:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LAYERS, WIDTH, BATCH = 100, 128, 128
+"""The network and the batch that commands plan where no flag says others; `lowmem train` chooses its own."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
@@ -69,11 +72,17 @@ def unknown_arguments(parser: Parser, command: str | None, rest: Sequence[str]) 
     return InputError(f"{name} has no flag {flag}.{hint} See {own.prog} --help.")
 
 
-def add_network(parser: argparse.ArgumentParser, *, loss: str = "cross_entropy") -> None:
-    """Add the flags that describe a network. loss: what --help says of the default loss."""
+def add_network(
+    parser: argparse.ArgumentParser,
+    *,
+    loss: str = "cross_entropy",
+    layers: str = f"default {LAYERS}",
+    width: str = f"default {WIDTH}",
+) -> None:
+    """Add the flags that describe a network. loss, layers, width: what --help says of their defaults."""
     group = parser.add_argument_group("network")
-    group.add_argument("--layers", type=int, metavar="N", help="number of hidden layers (default 100)")
-    group.add_argument("--width", type=int, metavar="N", help="width of each hidden layer (default 128)")
+    group.add_argument("--layers", type=int, metavar="N", help=f"number of hidden layers ({layers})")
+    group.add_argument("--width", type=int, metavar="N", help=f"width of each hidden layer ({width})")
     group.add_argument("--widths", metavar="A,B,...", help="all widths, input first, such as 64,256x100,10")
     names = f"{', '.join(ACTIVATIONS)} (default relu)"
     group.add_argument("--activation", default="relu", metavar="NAME", help=f"activation: {names}")
@@ -110,14 +119,19 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outputs", type=int, metavar="N", help="width of the output (default 10)")
 
 
-def add_planning(parser: argparse.ArgumentParser, *, optimizer: str | None, budgets: bool = False) -> None:
+def add_planning(
+    parser: argparse.ArgumentParser, *, optimizer: str | None, budgets: bool = False, batch: str | None = None
+) -> None:
     """Add the flags of `lowmem.plan`.
 
-    optimizer: the default of --optimizer.
+    optimizer: the default of --optimizer. batch: how a default of --batch that depends on the data is told.
     budgets: for commands that run all strategies: --budget takes several budgets, and no flag chooses a strategy.
     """
     group = parser.add_argument_group("memory")
-    group.add_argument("--batch", type=int, default=128, metavar="N", help="samples per step (default 128)")
+    rows = None if batch else BATCH
+    group.add_argument(
+        "--batch", type=int, default=rows, metavar="N", help=f"samples per step (default {batch or rows})"
+    )
     forms = '24MiB, 24MB, 50%% of storing everything, or "25%% of activations"'
     what = "budgets to compare, separated by commas" if budgets else "memory for all of training"
     group.add_argument("--budget", metavar="SIZE", help=f"{what}: {forms}")
@@ -187,9 +201,9 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
                 raise InputError(f"--{flag} does not go with --widths, which names every layer; leave one out.")
         widths = read_widths(arguments.widths)
     else:
-        layers = given(arguments.layers, 100)
+        layers = given(arguments.layers, LAYERS)
         whole("--layers", layers)
-        widths = (inputs, *[given(arguments.width, 128)] * layers, outputs)
+        widths = (inputs, *[given(arguments.width, WIDTH)] * layers, outputs)
     return Architecture(
         widths,
         arguments.activation,

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import dataclass
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 ENDINGS = (".npy", ".csv", ".tsv", ".txt", "")
 """The endings of files of predictions: an array, or text with commas or tabs between outputs."""
 
-HELP = "Write the classes, or the outputs, that a saved run predicts for samples."
+HELP = "Write the classes, probabilities or outputs that a saved run predicts for samples."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +38,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser)
     parser.add_argument("--outputs", action="store_true", help="write the outputs of the network instead of classes")
     parser.add_argument(
+        "--probabilities", action="store_true", help="write the probability of each class instead of classes"
+    )
+    parser.add_argument(
+        "--with-header",
+        action="store_true",
+        help="write text with a line of names first, and the number of each sample, from 1, in front of it",
+    )
+    parser.add_argument(
+        "--id",
+        metavar="NAME",
+        help="as --with-header, with this column of a table in place of numbers; it is no input of the network",
+    )
+    parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write to FILE, a .npy or text (default: print text)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict for the samples, block by block."""
-    import numpy as np
-
     from lowmem.runtime.inference import Inference
     from lowmem.training.saved_run import open_run
 
@@ -53,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None or _is_file(arguments.output):
         check_output(arguments.output, "the predictions", ENDINGS)
     saved = open_run(arguments.run)
+    _check_kind(arguments, saved.architecture.loss)
     stream = _stream(arguments, saved)
     if stream.features != saved.architecture.widths[0]:
         inputs = saved.architecture.widths[0]
@@ -62,19 +75,64 @@ def run(arguments: argparse.Namespace) -> int:
         )
     inference = Inference(saved.network())
     blocks = inference.outputs(stream.batches(min(inference.rows, len(stream)), saved.architecture, None))
-    width, names = saved.architecture.widths[-1], saved.class_names
-    facts = saved.architecture.loss_facts
-    if facts.logarithm and not arguments.outputs:
-        blocks = map(np.exp, blocks)
-    if arguments.outputs or not facts.labels:
-        _write(arguments.output, blocks, (len(stream), width), f"<f{saved.architecture.item_bytes}")
-    elif names is None:
-        _write(arguments.output, (block.argmax(axis=1) for block in blocks), (len(stream),), "<i8")
+    predicted = _predicted(arguments, saved, blocks, len(stream))
+    if arguments.with_header or arguments.id is not None:
+        ids = map(str, range(1, len(stream) + 1)) if arguments.id is None else stream.rows.texts(arguments.id)
+        lines = _with_header(predicted, arguments.id or "sample", ids, _between(arguments.output))
     else:
-        table = np.array(names)
-        named = (table[block[:, : len(table)].argmax(axis=1)] for block in blocks)
-        _write(arguments.output, named, (len(stream),), table.dtype.newbyteorder("<").str)
+        lines = _lines(predicted, _between(arguments.output))
+    _write(arguments.output, predicted, lines)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Predictions, block by block. shape, dtype: of all blocks together. names: of what each row holds."""
+
+    blocks: Iterator[Any]
+    shape: tuple[int, ...]
+    dtype: str
+    names: Sequence[str]
+
+
+def _check_kind(arguments: argparse.Namespace, loss: str) -> None:
+    """Refuse flags that do not go together, or not with the network's loss. Raises `InputError`."""
+    if arguments.outputs and arguments.probabilities:
+        raise InputError("--outputs and --probabilities are two things to write; leave one out.")
+    if arguments.probabilities and loss not in ("cross_entropy", "bce"):
+        raise InputError(f"--probabilities needs a network of classes; the loss of this one is {loss}.")
+    named = "--with-header" if arguments.with_header else "--id"
+    if (arguments.with_header or arguments.id is not None) and _is_array(arguments.output):
+        raise InputError(f"{named} goes with text; {str(arguments.output)!r} is an array. Name a .csv.")
+
+
+def _predicted(arguments: argparse.Namespace, saved: "SavedRun", blocks: Iterator[Any], samples: int) -> Predicted:
+    """Return what the flags ask for of the outputs of a network."""
+    import numpy as np
+
+    from lowmem.runtime.scores import probabilities
+
+    network, names = saved.architecture, saved.class_names
+    width, shape = network.widths[-1], (samples, network.widths[-1])
+    classes = network.loss_facts.labels
+    if arguments.probabilities:
+        known = list(names or map(str, range(width))) if classes else _numbered("yes", width)
+        shares = (probabilities(block, network.loss) for block in blocks)
+        return Predicted(shares, shape, "<f8", known[:width] + [str(n) for n in range(len(known), width)])
+    if network.loss_facts.logarithm and not arguments.outputs:
+        blocks = map(np.exp, blocks)
+    if arguments.outputs or not classes:
+        return Predicted(blocks, shape, f"<f{network.item_bytes}", _numbered("output", width))
+    if names is None:
+        return Predicted((block.argmax(axis=1) for block in blocks), (samples,), "<i8", ["class"])
+    table = np.array(names)
+    named = (table[block[:, : len(table)].argmax(axis=1)] for block in blocks)
+    return Predicted(named, (samples,), table.dtype.newbyteorder("<").str, ["class"])
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """Return a name for each of several columns."""
+    return [name] if count == 1 else [f"{name} {number}" for number in range(count)]
 
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
@@ -82,26 +140,28 @@ def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     from lowmem.data.open import open_data
 
     options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
+    if arguments.id is not None:
+        options["ignore"] = _with_id(options.get("ignore"), arguments.id)
     stream = open_data(arguments.data, part="test" if Path(arguments.data).is_dir() else "train", **options)
     say_remarks(stream)
     return stream
 
 
-def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> None:
-    """Write blocks of rows to an .npy file, or as text with a line for each row.
+def _with_id(ignored: object, name: str) -> list[str]:
+    """Return the columns that are left out, with that of the ids among them."""
+    already = ignored.split(",") if isinstance(ignored, str) else []
+    return list(dict.fromkeys([*(each.strip() for each in already if each.strip()), name]))
 
-    path: the file; None prints text.
-    shape, dtype: of all blocks together.
-    """
+
+def _write(path: Path | None, predicted: Predicted, lines: Iterator[str]) -> None:
+    """Write predictions to an .npy file, or their lines as text. path: the file; None prints text."""
     try:
         if path is None or not _is_file(path):
             with _text(path) as out:
-                out.writelines(_lines(blocks, shape, path))
+                out.writelines(lines)
             return
         with replacing(path) as (stream,):
-            array = path.suffix.lower() == ".npy"
-            text = map(str.encode, _lines(blocks, shape, path))
-            for piece in _npy(blocks, shape, dtype) if array else text:
+            for piece in _npy(predicted) if _is_array(path) else map(str.encode, lines):
                 write_all(stream, piece)
     except (OSError, UnicodeEncodeError) as problem:
         if isinstance(problem, BrokenPipeError):
@@ -109,6 +169,11 @@ def _write(path: Path | None, blocks: Iterator[Any], shape: tuple[int, ...], dty
         if path is not None and isinstance(problem, OSError):
             raise not_written(path, problem) from None
         raise RunError(f"the output cannot be written: {reason(problem)}.") from None
+
+
+def _is_array(path: Path | None) -> bool:
+    """Say whether predictions are written as an array, and not as text."""
+    return path is not None and path.suffix.lower() == ".npy" and _is_file(path)
 
 
 def _is_file(path: Path) -> bool:
@@ -127,20 +192,43 @@ def _text(path: Path | None) -> Iterator[TextIO]:
             yield out
 
 
-def _lines(blocks: Iterator[Any], shape: tuple[int, ...], path: Path | None) -> Iterator[str]:
+def _between(path: Path | None) -> str:
+    """Return what stands between the values of a line."""
+    return "\t" if path is not None and path.suffix.lower() == ".tsv" else ","
+
+
+def _lines(predicted: Predicted, between: str) -> Iterator[str]:
     """Yield rows as lines of text, block by block."""
-    between = "\t" if path is not None and path.suffix.lower() == ".tsv" else ","
-    for block in blocks:
+    for block in predicted.blocks:
         rows = block.tolist()
-        yield "".join(f"{row if len(shape) == 1 else between.join(map(repr, row))}\n" for row in rows)
+        alone = len(predicted.shape) == 1
+        yield "".join(f"{row if alone else between.join(map(repr, row))}\n" for row in rows)
 
 
-def _npy(blocks: Iterator[Any], shape: tuple[int, ...], dtype: str) -> Iterator[bytes]:
+def _with_header(predicted: Predicted, id_name: str, ids: Iterator[str], between: str) -> Iterator[str]:
+    """Yield a line of names and then rows as lines of text, block by block; what needs quotes gets them.
+
+    id_name, ids: name and values of the first column.
+    """
+    import csv
+
+    text = StringIO()
+    writer = csv.writer(text, delimiter=between, lineterminator="\n")
+    writer.writerow([id_name, *predicted.names])
+    for block in predicted.blocks:
+        rows = block.tolist()
+        writer.writerows([next(ids), *(row if isinstance(row, list) else [row])] for row in rows)
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+
+
+def _npy(predicted: Predicted) -> Iterator[bytes]:
     """Yield the bytes of an .npy file whose rows come in blocks."""
     from numpy.lib.format import write_array_header_1_0
 
-    header = BytesIO()
-    write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    header, dtype = BytesIO(), predicted.dtype
+    write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": predicted.shape})
     yield header.getvalue()
-    for block in blocks:
+    for block in predicted.blocks:
         yield block.astype(dtype, copy=False).tobytes()

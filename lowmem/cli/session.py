@@ -62,12 +62,14 @@ def run_epochs(
     until: int,
     arguments: argparse.Namespace,
     traced: "TracedPeak | None",
+    chosen: str = "",
 ) -> int:
     """Train, print a line for each epoch and the report, and return the exit code 0.
 
     data: to train on, and to evaluate after each epoch.
     until: epochs of the run in all, those done included.
     traced: measures the peak of the first epoch; None measures nothing.
+    chosen: a note of what was chosen for the user.
     """
     from lowmem.data.class_names import listed
 
@@ -87,9 +89,10 @@ def run_epochs(
     classes = "" if train.class_names is None else f"; classes {listed(train.class_names)}"
     rest = 0 if held_out is None else len(held_out)
     say(f"\n{train.name}: {len(train):,} samples to train on, {rest:,} held out{classes}")
-    say("".join(f"  {note}\n" for note in (*train.notes, *(f"note: {remark}" for remark in train.remarks))))
+    notes = (chosen, *train.notes, *(f"note: {remark}" for remark in train.remarks))
+    say("".join(f"  {note}\n" for note in notes if note))
     peak, start, learned = None, perf_counter(), []
-    with _ended_by_signals(trainer, arguments.save):
+    with _ended_by_signals(trainer, arguments.save), progress:
         for epoch in epochs:
             if traced is not None and peak is None:
                 peak = traced.stop()  # one epoch has every kind of step; the others run faster untraced

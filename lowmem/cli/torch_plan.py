@@ -53,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     loss = None if arguments.loss is None else named(arguments.loss)
     model = _called(named(arguments.model), arguments.model)
     try:
-        sample = torch.zeros(shape, dtype=dtype, device=arguments.device)
+        # With numbers other than 0 it shows what draws random numbers of its own. Whole numbers may be indices.
+        values = torch.randn(shape) if dtype.is_floating_point or dtype.is_complex else torch.zeros(shape)
+        sample = values.to(device=arguments.device, dtype=dtype)
         model = model.to(arguments.device) if hasattr(model, "to") else model
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
@@ -92,8 +94,8 @@ def named(text: str) -> Any:  # noqa: ANN401 - whatever the user wrote
         sys.path.insert(0, "")
     try:
         found = import_module(module)
-    except ImportError as error:
-        raise InputError(f"cannot import {module!r} for {text!r}: {error}.") from None
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"cannot import {module!r} for {text!r}: {_why(error)}.") from None
     if not callable(getattr(found, name, None)):
         raise InputError(f"the module {module!r} has no function {name!r}.")
     return getattr(found, name)
@@ -106,4 +108,9 @@ def _called(factory: Any, text: str) -> Any:  # noqa: ANN401 - the user's model
     except LowmemError:
         raise
     except Exception as error:  # the user's code may raise anything, and a command shows no traceback
-        raise InputError(f"{text}() failed with {type(error).__name__}: {error}.") from None
+        raise InputError(f"{text}() failed with {_why(error)}.") from None
+
+
+def _why(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])

@@ -4,6 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import (
+    BATCH,
+    WIDTH,
     add_calibration,
     add_json,
     add_network,
@@ -12,9 +14,10 @@ from lowmem.cli.options import (
     check_budget,
     cost_model,
     disk_options,
+    given,
 )
 from lowmem.cli.outputs import check_replaced
-from lowmem.cli.samples import MASKED, add_data, add_training_data, open_samples, streamed
+from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
 from lowmem.cli.session import add_run, load_printing, run_epochs
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
     from lowmem.training.class_weights import ClassWeights
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
+
+LAYERS, WIDE = 2, 256
+"""Hidden layers, and their width, where no flag says either: these learn without skips, norms or patience."""
+
+STEPS = 1000
+"""Steps that a run takes at least where no flag says how many epochs, between 10 and 100 epochs."""
 
 HELP = "Train a network on a data set inside a memory budget."
 
@@ -40,8 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shuffle-rows", type=int, metavar="N", help="read in blocks, and shuffle N rows at a time (default: 8 MiB)"
     )
-    group.add_argument("--standardise", action="store_true", help="scale each feature to mean 0 and deviation 1")
-    group.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default 10)")
+    group.add_argument(
+        "--standardise", action="store_true", help="scale each feature to mean 0 and deviation 1 (default for tables)"
+    )
+    group.add_argument("--no-standardise", action="store_true", help="leave the features of a table as they are")
+    group.add_argument(
+        "--epochs", type=int, metavar="N", help=f"passes over the data (default: enough for {STEPS} steps, 10 to 100)"
+    )
     group.add_argument(
         "--class-weights",
         metavar="A,B,...",
@@ -59,8 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_run(group)
     _add_steps(parser.add_argument_group("learning rate and gradients"))
-    add_network(parser, loss="cross_entropy for labels, else mse")
-    add_planning(parser, optimizer="adam")
+    add_network(
+        parser,
+        loss="cross_entropy for labels, else mse",
+        layers=f"default {LAYERS}",
+        width=f"default {WIDTH}, or {WIDE} without --layers",
+    )
+    add_planning(parser, optimizer="adam", batch="a 32nd of the samples, as a power of two from 8 to 128")
     add_calibration(parser)
     add_json(parser)
 
@@ -113,8 +132,10 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.measure.memory import TracedPeak
 
     check_budget(arguments.budget)
+    arguments.standardise = _standardised(arguments)
     arguments.stream, arguments.splitting = streamed(arguments), MASKED
     train, held_out = open_samples(arguments)
+    chosen = _choose(arguments, len(train))
     outputs = train.classes
     if arguments.loss == "bce" and train.labels:
         # Two classes are one output from 0 to 1; more are rows with a one.
@@ -139,7 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Tracing would take some of the memory that the cap allows.
         load_printing()
         trainer = _trainer(arguments, network, train, options)
-        return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None)
+        return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None, chosen)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
     # printing need, so that the tracer does not count these imports as training.
     clips, twice = arguments.clip_norm is not None, arguments.clip_twice
@@ -148,9 +169,35 @@ def run(arguments: argparse.Namespace) -> int:
     traced = TracedPeak()
     try:
         trainer = _trainer(arguments, network, train, options)
-        return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced)
+        return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced, chosen)
     finally:
         traced.stop()
+
+
+def _standardised(arguments: argparse.Namespace) -> bool:
+    """Say whether features are standardised: as a flag says, else those of tables are."""
+    if arguments.standardise and arguments.no_standardise:
+        raise InputError("--standardise and --no-standardise contradict each other; leave one out.")
+    return bool(arguments.standardise or (is_table(arguments.data) and not arguments.no_standardise))
+
+
+def _choose(arguments: argparse.Namespace, samples: int) -> str:
+    """Fill in what no flag says and the data decide, and return what was chosen as a note; empty if nothing was.
+
+    samples: to train on.
+    """
+    chosen = []
+    if arguments.widths is None and None in (arguments.layers, arguments.width):
+        arguments.width = given(arguments.width, WIDTH if arguments.layers is not None else WIDE)
+        arguments.layers = given(arguments.layers, LAYERS)
+        chosen.append(f"{arguments.layers} hidden layers of {arguments.width} (--layers, --width)")
+    if arguments.batch is None:
+        arguments.batch = min(max(1 << max(samples // 32, 1).bit_length() - 1, 8), BATCH)
+        chosen.append(f"batches of {arguments.batch} (--batch)")
+    if arguments.epochs is None:
+        arguments.epochs = min(max(-(-STEPS // -(-samples // max(arguments.batch, 1))), 10), 100)
+        chosen.append(f"{arguments.epochs} epochs (--epochs)")
+    return f"chosen: {', '.join(chosen)}" if chosen else ""
 
 
 def _trainer(

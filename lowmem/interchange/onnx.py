@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import __version__
-from lowmem.common.checks import as_path, finite, instance, truth
+from lowmem.common.checks import as_path, finite, instance, lookup, truth
 from lowmem.common.files import reason, replacing, unchanged, write_all
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
@@ -217,7 +217,8 @@ def add_layer(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
     architecture, x = mlp.architecture, s
     if layer > 1:
         norm = architecture.option(layer, "norm")
-        x = ACTIVATIONS[architecture.activation](graph, x if norm is None else NORMS[norm](graph, mlp, layer, x))
+        sigma = lookup("activation of ONNX exports", architecture.activation, ACTIVATIONS)
+        x = sigma(graph, x if norm is None else NORMS[norm](graph, mlp, layer, x))
     w, b = (_array(graph, mlp, layer, name) for name in ("weight", "bias"))
     if not architecture.has_skip(layer):
         return graph.node("Gemm", x, w, b, transB=1)

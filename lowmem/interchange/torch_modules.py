@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from lowmem.common.checks import lookup
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 
@@ -98,7 +99,7 @@ def _entering(architecture: Architecture, number: int) -> list[Module]:
     if number == 1:
         return []
     layer, norm, dropout = architecture.layer(number), *(architecture.option(number, o) for o in ("norm", "dropout"))
-    parts = [Module(ACTIVATION_CODE[architecture.activation])]
+    parts = [Module(lookup("activation of PyTorch exports", architecture.activation, ACTIVATION_CODE))]
     if norm is not None:
         own = {**layer.parameters, **layer.running}
         named = {theirs: (number, ours) for theirs, ours in NORM_TENSORS.items() if ours in own}

@@ -1,5 +1,7 @@
 """From a schedule to a plan: its values are placed, and every byte and FLOP is counted. No NumPy."""
 
+from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 from lowmem.errors import InputError
@@ -8,24 +10,31 @@ from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines import native_memory, overhead
-from lowmem.planning.packing import Program, pack
+from lowmem.planning.engines.native_memory import OP_BYTES
+from lowmem.planning.packing import Effort, Program, pack
+from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
-from lowmem.schedule import Schedule, lower, simulate
+from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 
+NEARLY = 1.01
+"""Ratio of the arena to the simulated peak up to which no other placements are looked for."""
 
-def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = None) -> Plan:
+FEW_LAYERS = 24
+"""Layers up to which all placements are tried, also those that take long."""
+
+
+def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = None, relays: bool = False) -> Plan:
     """Return the plan that carries out a schedule, whatever it takes.
 
     schedule: of the request's chain; updates are put in where they are missing.
     strategy: what the plan calls it, if not by the name of the schedule's planner.
+    relays: sweeps may be done in two parts where that takes fewer bytes.
 
     Raises `ScheduleError` if the schedule does not reverse the chain, `InputError` if it needs a disk and has none.
     """
-    schedule = lower(request.chain, schedule)
-    trace = simulate(request.chain, schedule)
-    program = pack(request.chain, schedule, at_best=trace.peak_bytes)
+    schedule, trace, program = _placed(request, lower(request.chain, schedule), relays)
     disk = request.disk
     if program.disk_bytes and disk is None:
         raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
@@ -71,8 +80,40 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     )
 
 
+def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Schedule, Trace, Program]:
+    """Return the schedule, as it is or with relays, with what it takes and where everything lies."""
+    chain = request.chain
+    trace = simulate(chain, schedule)
+    # Where every layer runs once, all engines store the same, to the byte.
+    counted = request.engine == "numpy" and trace.forward_runs > chain.length
+    beside = partial(_overhead, request) if counted else None
+
+    def taken(program: Program) -> int:
+        return program.arena_bytes + (OP_BYTES * len(program.steps) if beside is None else beside(program))
+
+    if not relays:
+        return schedule, trace, pack(chain, schedule, at_best=trace.peak_bytes, beside=beside)
+    program = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, effort=Effort.STACKS)
+    if program.arena_bytes <= trace.peak_bytes:
+        return schedule, trace, program
+    found = [(schedule, trace, program)]
+    parted = relayed(chain, schedule, trace.peak_bytes)
+    if parted.ops != schedule.ops:
+        other = simulate(chain, parted)
+        packed = pack(chain, parted, at_best=other.peak_bytes, beside=beside, effort=Effort.STACKS)
+        found.append((parted, other, packed))
+    best = min(found, key=lambda placed: taken(placed[2]))
+    if best[2].arena_bytes > NEARLY * trace.peak_bytes:
+        effort = Effort.ALL if chain.length <= FEW_LAYERS else Effort.QUICK
+        packed = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, effort=effort)
+        best = min(best, (schedule, trace, packed), key=lambda placed: taken(placed[2]))
+    return best
+
+
 def whole_batch(request: PlanRequest, one_pass: float) -> float:
     """Return the cost of a whole batch from that of a pass: linear in rows, and the sums of gradients between."""
+    if one_pass == inf:
+        return inf
     if request.costs is None:
         return _whole_flops(request, one_pass)
     sums = (request.passes - 1) * request.architecture.parameters * request.costs.accumulate
@@ -105,6 +146,11 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
     }
 
 
+def _overhead(request: PlanRequest, program: Program) -> int:
+    """Return the bytes of Python's objects that the NumPy engine binds for a program."""
+    return overhead.overhead_bytes(overhead.counts(request.architecture, program, **object_counts(request)))
+
+
 class EngineMemory(NamedTuple):
     """What an engine takes beside arena, parameters and the optimizer's arrays.
 
@@ -131,7 +177,7 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=architecture.parameters * buffers.all_layers + largest * buffers.one_layer,
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
-        overhead_bytes=overhead.overhead_bytes(overhead.counts(architecture, program, **object_counts(request))),
+        overhead_bytes=_overhead(request, program) + (native_memory.DISK_BYTES if program.disk_bytes else 0),
         statistics=_statistics(request, of_a_step),
     )
 
@@ -144,7 +190,8 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=architecture.parameters * buffers.all_layers + fused * buffers.one_layer,
         optimizer_scratch=0,
         batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
-        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes),
+        overhead_bytes=native_memory.program_bytes(architecture.layers, len(program.steps), lanes)
+        + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps)),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
 

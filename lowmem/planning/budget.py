@@ -1,14 +1,13 @@
 """Budgets: how one is read, and what to say where no plan fits it. No NumPy."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
 from lowmem.errors import Advice, BudgetError, InputError
-from lowmem.planning.accounting import plan_of
 from lowmem.planning.candidates import Candidates
-from lowmem.planning.plan import Plan
+from lowmem.planning.drafts import fixed
 from lowmem.planning.request import Limit, PlanRequest
-from lowmem.schedule import PLANNERS
 from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes
 
 
@@ -33,39 +32,38 @@ def read_limit(request: PlanRequest) -> Limit | None:
             f'cannot read the budget {budget!r}. Write a share as "50%" (of all that storing everything needs) or '
             '"25% of activations" (all else, and a quarter of its activations).'
         )
-    everything = plan_of(request, PLANNERS["store_all"](request.chain))
+    everything = fixed(request, "store_all").plan
     if of_activations:
         arena = int(everything.store_all_bytes * fraction)
         return Limit(everything.fixed_bytes + arena, arena)
     return Limit(int((everything.fixed_bytes + everything.store_all_bytes) * fraction))
 
 
-def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetError:
+def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     """Return the error of a request that no plan fits.
 
-    least: of the plans that its strategy chose among, the one that takes the least.
+    tried: the candidates of the request, and of the same with passes of fewer rows where these were weighed.
     """
-    request = candidates.request
+    request = tried[0].request
+    nearest = min(tried, key=lambda candidates: candidates.taken(candidates.least))
+    least = nearest.least
     searched = request.strategy in ("auto", "optimal")
     needs = f"that this network needs at batch {request.batch_size}"
     needs += "" if searched else f" with strategy {least.strategy}"
     if limit.arena_bytes is not None:
-        # A strategy that was asked for by name has plans of its own. Where Python's objects take more than those of
-        # storing everything, the share must have room for that as well.
-        everything = candidates.fixed[0]
-        plans = candidates.fixed if searched else candidates
-        share = min(max(plan.arena_bytes, plan.peak_bytes - everything.fixed_bytes) for plan in plans)
-        percent = ceil(1000 * share / everything.store_all_bytes) / 10
+        # Where Python's objects take more than those of storing everything, the share must have room for that as well.
+        everything = tried[0].store_all
+        share = max(least.arena_bytes, least.peak_bytes - everything.fixed_bytes)
         given, needed = apart(limit.arena_bytes, share)
         return BudgetError(
             f"{given} of activations are less than the {needed} {needs}.",
             budget=limit.bytes,
             minimum=least.peak_bytes,
-            advice=[Advice("budget", f"{percent:g}% of activations")],
+            advice=[Advice("budget", f"{percent_of(share, everything.store_all_bytes)}% of activations")],
         )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
-    advice: list[Advice | str] = [Advice("budget", ceil_bytes(least.peak_bytes))]
-    if not searched and candidates.any_fixed_fits():
+    advice: list[Advice | str] = [Advice("budget", _worded(request, tried[0], least.peak_bytes))]
+    if not searched and Candidates(replace(request, strategy="auto", segments=None, slots=None), limit).any_fits():
         advice.append(Advice("strategy", "auto"))
     smaller = _rows_that_fit(request, limit) if least.fixed_bytes < limit.bytes else None
     if smaller:
@@ -83,6 +81,24 @@ def budget_error(candidates: Candidates, limit: Limit, least: Plan) -> BudgetErr
     )
 
 
+def _worded(request: PlanRequest, candidates: Candidates, size: int) -> str:
+    """Write a size as the budget that was asked for is written: as a share, or in bytes."""
+    if not isinstance(request.budget, str) or "%" not in request.budget:
+        return ceil_bytes(size)
+    everything = candidates.store_all
+    return f"{percent_of(size, everything.fixed_bytes + everything.store_all_bytes)}%"
+
+
+def percent_of(size: int, whole: int) -> str:
+    """Return the percents of a whole, to a tenth where that is enough, that give at least so many bytes."""
+    digits = 1
+    while True:
+        percent = f"{ceil(10 ** (2 + digits) * size / whole) / 10**digits:.{digits}f}"
+        if int(whole * (float(percent) / 100)) >= size:
+            return percent.rstrip("0").rstrip(".")
+        digits += 1
+
+
 def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:
     """Return the largest power-of-two fraction of a pass (or, with an optimizer, of the batch) that works, if any."""
     rows = request.rows // 2
@@ -92,11 +108,7 @@ def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:
         else:
             name, smaller = "batch_size", replace(request, batch_size=rows, micro_batch=None)
         candidates = Candidates(smaller, limit)
-        if request.strategy in ("auto", "optimal"):
-            fits = candidates.any_fixed_fits()
-        else:
-            fits = any(map(candidates.fits, candidates))
-        if fits:
+        if candidates.any_fits() if request.strategy in ("auto", "optimal") else candidates.fits(candidates.least):
             return Advice(name, rows)
         rows //= 2
     return None

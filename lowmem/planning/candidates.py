@@ -1,26 +1,21 @@
 """The plans among which a strategy chooses, made one after the other. No NumPy."""
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from math import inf
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.accounting import least_overhead, plan_of, whole_batch
+from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, thrifty
+from lowmem.planning.engines import native_memory
+from lowmem.planning.ladder import Ladder
 from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
-from lowmem.schedule import PLANNERS, Schedule
+from lowmem.schedule import Schedule
 from lowmem.schedule.disk.planner import DiskPlanner
-from lowmem.schedule.least import least_memory
-from lowmem.schedule.optimal.planner import Planner, most_slots
-from lowmem.schedule.optimal.table import Table
-
-FEW_LAYERS = 400
-"""Layers up to which the fixed strategies are tried beside `optimal` where that is not proven optimal."""
-
-VERY_FEW_LAYERS = 24
-"""Layers up to which all plans of the fixed strategies are tried."""
+from lowmem.schedule.optimal.planner import Planner
 
 LEAST_TABLES = 20 << 20
 """Bytes below which the tables of planning are not begun, as they pass them; closed forms need none."""
@@ -28,6 +23,9 @@ LEAST_TABLES = 20 << 20
 
 class Candidates:
     """The plans for one request: what all of them share is computed once.
+
+    What is looked at does not depend on the limit, only what is taken of it does. So more budget never makes a plan
+    dearer, and every budget from `least` on is planned.
 
     limit: the budget that they are for, None without one. `lower_bound` is the cost of any schedule whose checkpoints
     stay, within the limit, once the optimal planner has run.
@@ -38,146 +36,168 @@ class Candidates:
         self.lower_bound: float | None = None
 
     def __iter__(self) -> Iterator[Plan]:
-        """Yield the plans among which the request's strategy chooses."""
+        """Yield plans, among them the cheapest within the limit that the request's strategy has, if there is one."""
         match self.request.strategy:
             case "segments":
-                yield from self._segments(self.request.segments)
+                yield from self._named(self.request.segments, segmented)
             case "revolve":
-                yield from self._revolve(self.request.slots)
-            case "auto" if self.fits(self.fixed[0]):
-                yield self.fixed[0]
+                yield from self._named(self.request.slots, revolving)
             case "auto" | "optimal":
                 yield from self._optimal()
             case str() as name:
-                yield self._made_by(name)
+                yield fixed(self.request, name).plan
             case own:
                 yield own_plan(self.request, own)
 
     def fits(self, plan: Plan) -> bool:
         """Say whether a plan keeps the limit."""
-        return self.limit is None or _taken(plan, self.limit) <= self.limit.bytes
-
-    def any_fixed_fits(self) -> bool:
-        """Say whether a plan that needs no search keeps the limit."""
-        return any(map(self.fits, self.fixed))
+        return self.limit is None or self.taken(plan) <= self.limit.bytes
 
     @cached_property
-    def fixed(self) -> list[Plan]:
-        """Plans that need no search, storing everything first.
-
-        For short networks these are all plans of the fixed strategies: arenas are so small that Python's objects
-        decide which plan takes the least.
-        """
-        request, layers = self.request, self.request.architecture.layers
-        plans = [self._made_by("store_all"), plan_of(request, least_memory(request.chain), strategy="optimal")]
-        if layers <= FEW_LAYERS:
-            plans += [self._made_by(name) for name in ("sqrt", "recompute_all")]
-        if layers <= VERY_FEW_LAYERS:
-            plans += [self._made_by("revolve", slots=slots) for slots in range(max(layers - 2, 0) + 1)]
-            plans += [self._made_by("segments", segments=stride) for stride in range(1, max(layers, 2))]
-        return plans
+    def store_all(self) -> Plan:
+        """The plan that stores everything."""
+        return fixed(self.request, "store_all").plan
 
     @cached_property
     def least(self) -> Plan:
-        """The plan of least memory among those that need no search. No search finds a plan for fewer bytes."""
-        return min(self.fixed, key=lambda plan: plan.peak_bytes)
+        """The plan of this request's strategy that takes the least of the limit. No plan is looked for in less."""
+        match self.request.strategy:
+            case "auto" | "optimal":
+                return self._least_of(self._thrifty, self.store_all)
+            case "segments" if self.request.segments is None:
+                return self._least_of(segmented(self.request))
+            case "revolve" if self.request.slots is None:
+                return self._least_of(revolving(self.request))
+            case _:
+                return next(iter(self))
 
-    def _made_by(self, planner: str, **options: int) -> Plan:
-        """Return the plan of one planner, whatever it takes."""
-        return plan_of(self.request, PLANNERS[planner](self.request.chain, **options))
+    def any_fits(self) -> bool:
+        """Say whether a plan that needs no search keeps the limit."""
+        return self.fits(self.store_all) or any(self._fitting(self._thrifty))
+
+    @cached_property
+    def _thrifty(self) -> list[Draft]:
+        return list(thrifty(self.request))
+
+    def _least_of(self, drafts: Iterable[Draft], least: Plan | None = None) -> Plan:
+        """Return the plan of these drafts that takes the least; those that cannot are not placed."""
+        for draft in sorted(drafts, key=lambda draft: draft.peak_bytes):
+            at_least = self._taken(self._beside + draft.peak_bytes, draft.peak_bytes)
+            if least is None or draft.relays or at_least < self.taken(least):
+                least = draft.plan if least is None else min(least, draft.plan, key=self.taken)
+        assert least is not None
+        return least
+
+    def taken(self, plan: Plan) -> int:
+        """Return the bytes that a plan takes of the limit."""
+        return self._taken(plan.peak_bytes, plan.arena_bytes)
+
+    def _taken(self, peak_bytes: int, arena_bytes: int) -> int:
+        return peak_bytes if self.limit is None else self.limit.taken(peak_bytes, arena_bytes)
+
+    @cached_property
+    def _beside(self) -> int:
+        """The bytes that every plan of this request takes beside the arena."""
+        account = self.store_all.account()
+        return account.total - account.arena - account.overhead + least_overhead(self.request)
+
+    @cached_property
+    def _room(self) -> int:
+        """The bytes that the limit leaves to schedules: to arenas, and to objects beyond the least number."""
+        assert self.limit is not None
+        room = self.limit.bytes - self._beside
+        return room if self.limit.arena_bytes is None else min(room, self.limit.arena_bytes)
+
+    # searching ----------------------------------------------------------------------------------------------------
 
     def _optimal(self) -> Iterator[Plan]:
-        """Yield the fixed plans, among them the one of least memory, and the optimal one if that fits.
+        """Yield the cheapest plan in the limit, after others; without one, the plan of least memory.
 
         The cheapest of them is the answer of this strategy, so all are named after it, except storing everything.
         """
         if self.limit is None:
             raise InputError('strategy="optimal" needs a budget; without one "store_all" is the cheapest.')
-        for plan in self._search(self.limit):
-            own_name = plan is self.fixed[0] or plan.strategy == "disk"
-            yield plan if own_name else replace(plan, strategy="optimal")
+        if self.fits(self.store_all):
+            yield self.store_all
+            return
+        if not self.any_fits():
+            if self._room < min(draft.peak_bytes for draft in self._thrifty):
+                self.lower_bound = inf  # no schedule at all whose checkpoints stay
+            yield self.least
+            return
+        for plan in self._search():
+            yield plan if plan.strategy == "disk" else replace(plan, strategy="optimal")
 
-    def _search(self, limit: Limit) -> Iterator[Plan]:
-        """Yield the plans that `_optimal` chooses among."""
-        request = self.request
-        yield from self.fixed
-        if not self.any_fixed_fits():
-            return
-        if request.table_bytes is not None and request.table_bytes < LEAST_TABLES:
-            yield from self._revolve(None)
-            yield from self._segments(None)
-            return
-        with suppress(BudgetError):  # packing and Python's objects may leave so little that only a fixed plan fits
-            room, taken = self._for_schedules(limit)
-            planner = Planner(request.timed_chain, room, request.table_bytes)
-            self.lower_bound = whole_batch(request, planner.lower_bound(room))
-            optimum = planner.best(room, taken)
-            yield plan_of(request, optimum.schedule)
-            if request.disk is not None and request.strategy == "auto":
-                yield from self._with_disk(request.disk, planner.table, room, taken)
-            if optimum.gap == 0 or request.architecture.layers > FEW_LAYERS:
+    def _search(self) -> Iterator[Plan]:
+        """Yield ever cheaper plans within the limit."""
+        request, best = self.request, inf
+        few = request.table_bytes is not None and request.table_bytes < LEAST_TABLES
+        if not few:
+            for plan in self._from_tables():
+                best = min(best, plan.cost)
+                yield plan
+            for plan in self._with_disk(request.disk):
+                best = min(best, plan.cost)
+                yield plan
+            assert self.lower_bound is not None
+            if best <= self.lower_bound:
                 return
         # Levels and packing may have made the plan above dearer than one of these.
-        yield from self._revolve(None)
-        yield from self._segments(None)
+        others = self._thrifty
+        if few or request.architecture.layers <= FEW_LAYERS:
+            others = [*others, *revolving(request), *segmented(request)]
+        cheaper = sorted((draft for draft in others if draft.cost < best), key=lambda draft: draft.cost)
+        yield from self._fitting(cheaper)
 
-    def _with_disk(self, disk: DiskTier, table: Table, room: int, taken: Callable[[Schedule], int]) -> Iterator[Plan]:
+    def _from_tables(self) -> Iterator[Plan]:
+        """Yield the plans within the limit that the tables of the optimal planner have."""
+        ladder = Ladder(self.request)
+        for schedule in ladder.search(self._room, self._taken_by):
+            yield plan_of(self.request, schedule, relays=True)
+        self.lower_bound = whole_batch(self.request, ladder.lower_bound)
+
+    def _with_disk(self, disk: DiskTier | None) -> Iterator[Plan]:
         """Yield the quickest plan that sends states to the disk, if there is one."""
         request = self.request
-        found = DiskPlanner(request.timed_chain, table, room, disk.rates, disk.limit).best(taken)
+        if disk is None or request.strategy != "auto":
+            return
+        chain, room = request.timed_chain, self._room
+        reserve = native_memory.disk_objects_bytes(2 * chain.length)
+        try:
+            table = Planner(chain, room - reserve, request.table_bytes).table
+        except BudgetError:  # what transfers need beside the schedule leaves too little
+            return
+        found = DiskPlanner(chain, table, room, disk.rates, disk.limit, reserve).best(self._taken_by)
         if found is not None:
             bound = whole_batch(request, found.lower_bound)
             self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)
-            yield plan_of(request, found.schedule)
+            yield plan_of(request, found.schedule, relays=True)
 
-    def _for_schedules(self, limit: Limit) -> tuple[int, Callable[[Schedule], int]]:
-        """Return the bytes that a limit leaves to schedules, and a function that says how many a schedule takes.
+    def _taken_by(self, schedule: Schedule) -> int:
+        """Return the bytes that a schedule takes of what the limit leaves to schedules."""
+        assert self.limit is not None
+        return self.taken(plan_of(self.request, schedule, relays=True)) - self.limit.bytes + self._room
 
-        A schedule takes its arena after packing, and the objects of the calls that it has beyond the least number.
-        """
-        account = self.fixed[0].account()
-        room = limit.bytes - (account.total - account.arena - account.overhead + least_overhead(self.request))
-        if limit.arena_bytes is not None:
-            room = min(room, limit.arena_bytes)
+    def _fitting(self, drafts: Iterable[Draft]) -> Iterator[Plan]:
+        """Yield the first plan of these drafts that keeps the limit."""
+        for draft in drafts:
+            may_fit = self.limit is None or draft.relays or draft.peak_bytes <= self._room
+            if may_fit and self.fits(draft.plan):
+                yield draft.plan
+                return
 
-        def taken(schedule: Schedule) -> int:
-            return _taken(plan_of(self.request, schedule), limit) - limit.bytes + room
-
-        return room, taken
-
-    def _segments(self, stride: int | None) -> Iterator[Plan]:
-        """Yield plans that keep every so-many-th state; if None, of many strides."""
-        if stride is not None:
-            yield self._made_by("segments", segments=stride)
+    def _named(self, number: int | None, drafts: Callable[[PlanRequest], Iterator[Draft]]) -> Iterator[Plan]:
+        """Yield the plan of a strategy with its number, or without one the cheapest that fits, or else the least."""
+        name = str(self.request.strategy)
+        option = {"segments": "segments", "revolve": "slots"}[name]
+        if number is not None:
+            yield fixed(self.request, name, **{option: number}).plan
             return
         if self.limit is None:
-            raise InputError('strategy="segments" needs segments= (keep every so-many-th state) or a budget.')
-        layers, stride = self.request.architecture.layers, 1
-        while stride < max(layers, 2):
-            yield self._made_by("segments", segments=stride)
-            stride += max(1, stride // 4) if layers > VERY_FEW_LAYERS else 1
-
-    def _revolve(self, slots: int | None) -> Iterator[Plan]:
-        """Yield plans that keep `slots` states; if None, as many as fit the budget, for short networks any number."""
-        request, limit = self.request, self.limit
-        if slots is not None:
-            yield self._made_by("revolve", slots=slots)
-            return
-        if limit is None:
-            raise InputError('strategy="revolve" needs slots= (states kept besides the batch) or a budget.')
-        most = max(request.architecture.layers - 2, 0)
-        if most <= VERY_FEW_LAYERS:
-            yield from (self._made_by("revolve", slots=slots) for slots in range(most + 1))
-            return
-        yield self._made_by("revolve", slots=0)
-        schedule = most_slots(request.chain, limit.bytes, lambda tried: _taken(plan_of(request, tried), limit))
-        if schedule is not None:
-            yield plan_of(request, schedule, strategy="revolve")
-
-
-def _taken(plan: Plan, limit: Limit) -> int:
-    """Return the bytes that a plan takes of a limit."""
-    return limit.taken(plan.peak_bytes, plan.arena_bytes)
+            what = {"segments": "keep every so-many-th state", "revolve": "states kept besides the batch"}[name]
+            raise InputError(f'strategy="{name}" needs {option}= ({what}) or a budget.')
+        fitting = list(self._fitting(sorted(drafts(self.request), key=lambda draft: draft.cost)))
+        yield from fitting or [self.least]
 
 
 def own_plan(request: PlanRequest, strategy: Callable[..., Schedule] | Schedule) -> Plan:

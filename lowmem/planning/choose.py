@@ -4,6 +4,7 @@
 """
 
 from dataclasses import replace
+from math import inf
 from os import PathLike
 from typing import Any, Protocol
 
@@ -151,29 +152,28 @@ def plan_for(request: PlanRequest) -> Plan:
     limit = read_limit(request)
     if request.strategy == "auto" and limit is None:
         request = replace(request, strategy="store_all")
-    weigh_passes = request.costs is not None and request.strategy == "auto" and request.micro_batch is None
     best: Plan | None = None
-    least: Plan | None = None
-    lower_bound: float | None = None  # of the request that the best plan is for
-    for variant in request.halved() if weigh_passes else (request,):
-        if best is not None and least_cost(variant) >= best.cost:
-            break
+    tried: list[Candidates] = []
+    bound = inf  # of all passes that were weighed
+    for variant in request.weighed():
+        least = least_cost(variant)
+        if best is not None and least >= best.cost:
+            continue  # no plan in passes of so many rows can win; in passes of fewer rows one may
         candidates = Candidates(variant, limit)
-        chosen = best
+        tried.append(candidates)
         for candidate in candidates:
-            least = candidate if least is None or candidate.peak_bytes < least.peak_bytes else least
-            if candidates.fits(candidate) and (chosen is None or _worth(candidate) < _worth(chosen)):
-                chosen = candidate
-        if chosen is not best:
-            best, lower_bound = chosen, candidates.lower_bound
-    assert least is not None
+            if candidates.fits(candidate) and (best is None or _worth(candidate) < _worth(best)):
+                best = candidate
+        bound = min(bound, least if candidates.lower_bound is None else candidates.lower_bound)
     if best is None:
         assert limit is not None
-        raise budget_error(Candidates(request, limit), limit, least)
+        raise budget_error(tried, limit)
+    searched = any(candidates.lower_bound is not None for candidates in tried)
     if best.strategy == "store_all" and best.micro_batches == 1:
-        lower_bound = best.cost
-    bytes_given = None if limit is None else limit.bytes
-    return replace(best, budget=bytes_given, lower_bound=None if lower_bound is None else min(lower_bound, best.cost))
+        bound, searched = best.cost, True
+    return replace(
+        best, budget=None if limit is None else limit.bytes, lower_bound=min(bound, best.cost) if searched else None
+    )
 
 
 def _worth(plan: Plan) -> tuple[float, int]:

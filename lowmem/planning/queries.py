@@ -183,7 +183,7 @@ def largest_batch(architecture: AnyNetwork, budget: int | str, optimizer: str | 
 
     if not fits(1):
         plan(architecture, 1, limit, optimizer)  # raises with the account
-    return _largest(fits)
+    return largest_number(fits)
 
 
 def deepest(architecture: AnyNetwork, batch_size: int, budget: int | str, optimizer: str | Named | None = None) -> int:
@@ -215,10 +215,10 @@ def deepest(architecture: AnyNetwork, batch_size: int, budget: int | str, optimi
 
     if not fits(1):
         plan(network(1), batch_size, limit, optimizer)  # raises with the account
-    return _largest(fits)
+    return largest_number(fits)
 
 
-def _largest(fits: Callable[[int], bool]) -> int:
+def largest_number(fits: Callable[[int], bool]) -> int:
     """Return the largest number for which `fits` holds; it holds for 1, and fails for ever from somewhere on."""
     low, high = 1, 2
     while fits(high):

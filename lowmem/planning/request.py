@@ -9,6 +9,7 @@ from lowmem.chain import Chain
 from lowmem.common.checks import instance, lookup, positive, whole
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
+from lowmem.network.batch_rows import check_rows
 from lowmem.network.tiles import ALIGNMENT, PAGE
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
@@ -153,7 +154,7 @@ class PlanRequest:
         rows, batch, couples = self.rows, self.batch_size, self.architecture.couples
         if rows > batch:
             raise InputError(f"micro_batch={rows} is more than batch_size={batch}; give at most that.")
-        self.architecture.check_rows(batch, "Give batch_size=2 or more, or take another norm.")
+        check_rows(self.architecture, batch, "Give batch_size=2 or more, or take another norm.")
         if rows < batch and couples:
             raise InputError(
                 f"micro_batch={rows} would split a batch of {batch}, but {couples} looks at all samples of a batch "
@@ -235,12 +236,17 @@ class PlanRequest:
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)
 
-    def halved(self) -> Iterator["PlanRequest"]:
-        """Yield this request, then with ever more passes of half the rows, down to `LEAST_ROWS`."""
+    @property
+    def weighs_passes(self) -> bool:
+        """Whether passes of fewer rows are weighed against recomputation."""
+        free = self.costs is not None and self.strategy == "auto" and self.micro_batch is None
+        return free and not self.architecture.couples and self.update is not UpdateMode.TWO_RUNS
+
+    def weighed(self) -> Iterator["PlanRequest"]:
+        """Yield this request; where passes are weighed, also with ever more of half the rows, to `LEAST_ROWS`."""
         request = self
         yield request
-        splits = not self.architecture.couples and self.update is not UpdateMode.TWO_RUNS
-        while splits and request.rows >= 2 * LEAST_ROWS:
+        while self.weighs_passes and request.rows >= 2 * LEAST_ROWS:
             request = replace(request, micro_batch=-(-request.rows // 2))
             yield request
 

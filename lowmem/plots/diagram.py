@@ -8,7 +8,7 @@ from lowmem.chain import Chain
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
 from lowmem.plots.lettering import mark_from_0, set_marks, with_scale
-from lowmem.plots.style import BLUE, GREEN, GREY, VERMILION, house_style, legend_above, new_figure, set_title
+from lowmem.plots.style import BLUE, GREEN, GREY, PURPLE, VERMILION, house_style, legend_above, new_figure, set_title
 from lowmem.plots.subject import Axis, Subject, subject_of
 from lowmem.schedule import Schedule, simulate
 from lowmem.schedule.effects import effects
@@ -22,6 +22,7 @@ WIDTH, HEIGHT = 7.5, 4.5
 
 KINDS = {
     "kept": ("state kept", GREY, 1.0),
+    "disk": ("state on the disk", PURPLE, 1.0),
     "forward": ("forward", BLUE, 2.4),
     "again": ("forward again", VERMILION, 2.4),
     "backward": ("backward", GREEN, 2.4),
@@ -33,7 +34,7 @@ KINDS = {
 class Stroke:
     """A line of the diagram: from layer `low` at time `start` to layer `high` at time `end`."""
 
-    kind: Literal["kept", "forward", "again", "backward"]
+    kind: Literal["kept", "disk", "forward", "again", "backward"]
     start: float
     end: float
     low: int
@@ -43,7 +44,7 @@ class Stroke:
 def schedule_diagram(
     source: Plan | Report | Schedule, chain: Chain | None = None, *, over: Axis = "flops"
 ) -> "Figure":
-    """Draw a schedule: rising lines are forwards, falling ones backwards, level ones are states that are kept.
+    """Draw a schedule: rising lines are forwards, falling ones backwards, level ones states that are kept.
 
     source: a plan, a report, or any schedule, of any planner.
     chain: the chain that a schedule reverses, abstract ones too; plans and reports have their own.
@@ -118,5 +119,6 @@ def strokes_of(chain: Chain, schedule: Schedule, edges: list[float]) -> Iterator
         elif effect.phase == "backward":
             yield Stroke("backward", start, end, last, first - 1)
     for life in simulate(chain, schedule).lifetimes:
-        if life.value.kind in ("x", "s"):
-            yield Stroke("kept", edges[life.start + 1], edges[life.end], life.value.layer, life.value.layer)
+        if life.value.kind in ("x", "s", "d"):
+            kind: Literal["kept", "disk"] = "disk" if life.value.kind == "d" else "kept"
+            yield Stroke(kind, edges[life.start + 1], edges[life.end], life.value.layer, life.value.layer)

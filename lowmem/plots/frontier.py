@@ -36,7 +36,7 @@ CURVES = ("optimal", "lowmem")
 
 BETTER = "lower left is better"
 
-WIDTH, HEIGHT, LENGTH = 7.5, 4.5, (6.2, 3.4)
+WIDTH, HEIGHT, LENGTH = 7.5, 4.5, (5.5, 3.4)
 """Inches of a figure, and, at least, of its axes."""
 
 

@@ -88,7 +88,7 @@ def _scale(axis: "Axes", name: str, values: Sequence[float | None], write: Calla
     """Set scale, ends and marks of a panel."""
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
-    if low > 0 and high > 20 * low and name != "accuracy":
+    if low > 1e-12 * abs(high) and high > 20 * low and name != "accuracy":
         scale, low, high = "log", low * (low / high) ** 0.06, high * (high / low) ** 0.06
     else:
         room = 0.08 * (high - low) or 0.05 * abs(high) or 1

@@ -8,19 +8,18 @@ from lowmem.common.checks import instance
 from lowmem.errors import InputError
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
-from lowmem.planning.timeline import Moment
 from lowmem.plots.diagram import draw_schedule, price
 from lowmem.plots.lettering import TEXT, in_lines, mark_from_0, set_marks, with_scale
 from lowmem.plots.style import house_style, legend_above, new_figure, set_title
 from lowmem.plots.subject import Axis, Subject, subject_of
 from lowmem.plots.timeline import draw_stack
-from lowmem.schedule import Schedule
+from lowmem.schedule import PLANNERS, Schedule, simulate
 from lowmem.units import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PANEL, HEIGHT, ROW = 2.7, 5.4, 1.9
+PANEL, HEIGHT, ROW = 2.4, 5.2, 1.8
 """Inches of a panel across, of both rows, and, at least, of the axes of a row."""
 
 
@@ -29,7 +28,8 @@ def side_by_side(
 ) -> "Figure":
     """Draw schedule diagrams in a row and the memory timeline of each below it, all on the same axes.
 
-    sources: plans, reports or schedules by the name that is written above each.
+    sources: plans, reports or schedules by the name that is written above each, with its cost and its memory relative
+        to storing everything.
     chain: the chain that the schedules reverse; plans and reports have their own.
     over: the horizontal axis, FLOPs done (for a schedule: its cost so far) or the number of the op.
 
@@ -59,10 +59,10 @@ def side_by_side(
         for number, (name, subject) in enumerate(subjects.items()):
             upper, lower, edges = axes[number], axes[count + number], drawn[number][0]
             draw_schedule(upper, subject, edges)
-            set_title(upper, f"{name}\n{_caption(subject, series[number], highest)}", PANEL - 0.5)
+            set_title(upper, f"{name}\n{_caption(subject)}", PANEL - 0.35)
             draw_stack(lower, series[number], edges, 0, factor)
             lower.grid(visible=False)
-        label = in_lines(with_scale(drawn[0][1]), PANEL - 0.5, TEXT)
+        label = in_lines(with_scale(drawn[0][1]), PANEL - 0.35, TEXT)
         for lower in axes[count:]:
             lower.set_xlim(0, 1.01 * end)
             set_marks(lower.xaxis, 0, 1.01 * end, PANEL - 0.7)
@@ -73,7 +73,12 @@ def side_by_side(
     return figure
 
 
-def _caption(subject: Subject, moments: list[Moment], highest: int) -> str:
-    """Say what a schedule costs, and how much memory it takes beside the one that takes most."""
-    share = max(moment.bytes for moment in moments) / highest
+def _caption(subject: Subject) -> str:
+    """Say what a schedule costs and takes, relative to storing everything."""
+    if subject.plan is not None:
+        share = subject.plan.arena_bytes / subject.plan.store_all_bytes
+    else:
+        chain = subject.chain
+        whole = simulate(chain, PLANNERS["store_all"](chain)).peak_bytes
+        share = simulate(chain, subject.schedule).peak_bytes / whole if whole else 1.0
     return f"{price(subject)}\n{100 * share:.3g} % of the memory"

@@ -1,14 +1,20 @@
-"""How many threads BLAS uses, decided in one place.
+"""How many threads BLAS uses, and who uses it, decided in one place.
 
 BLAS's threads wait for each other by spinning. Where products are small, one thread is as fast on a quiet machine and
 many times as fast on a busy one.
+
+OpenBLAS ends its threads before a fork and waits for them. Where another thread hands them a product in that moment,
+they never end, and the fork, which holds Python's lock, hangs for ever. So a fork waits here until no other thread
+computes.
 """
 
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from math import ceil
+from threading import Condition, get_ident
 
+from lowmem.common.cores import core_quota
 from lowmem.planning.engines.lane_count import small
 from lowmem.planning.plan import Plan
 from lowmem.runtime.blas import numpy_blas
@@ -20,18 +26,23 @@ def threads_of(plan: Plan) -> AbstractContextManager[None]:
     That is one where the products of a pass are too small for several; else `plan.threads` or, where that is None, as
     many as BLAS has.
     """
-    limit = 1 if small(plan.architecture, plan.micro_batch) else plan.threads
-    return nullcontext() if limit is None else at_most(limit)
+    return at_most(1 if small(plan.architecture, plan.micro_batch) else plan.threads)
 
 
-_lock = threading.Lock()
-_limits: list[int] = []
+FORK_WAIT = 30.0
+"""Seconds after which a fork no longer waits for other threads that compute one step after the other."""
+
+_changed = Condition()
+_held: list[tuple[int, int | None]] = []
+_forks = 0
 _before = 0
 
 
 @contextmanager
-def at_most(limit: int) -> Iterator[None]:
+def at_most(limit: int | None) -> Iterator[None]:
     """Hold BLAS to so many threads meanwhile; when nobody needs that any more, it has as many as before.
+
+    limit: None for as many as there are.
 
     BLAS counts threads for the whole process. Where several threads of Python hold it, the least of their limits
     holds. Nothing is done where NumPy's BLAS has functions of unknown names.
@@ -43,40 +54,65 @@ def at_most(limit: int) -> Iterator[None]:
         release(limit)
 
 
-def hold(limit: int) -> None:
-    """Hold BLAS to so many threads until `release` is called with the same limit."""
+def hold(limit: int | None) -> None:
+    """Hold BLAS to so many threads until this thread calls `release` with the same limit."""
     global _before
-    with _lock:
-        if not _limits and _BLAS is not None:
+    with _changed:
+        while _forks and not _held:  # where others compute, this thread may be a part of what they wait for
+            _changed.wait()
+        if not _held and _BLAS is not None:
             _before = _BLAS.threads()
-        _limits.append(limit)
+        _held.append((get_ident(), limit))
         _apply()
 
 
-def release(limit: int) -> None:
+def release(limit: int | None) -> None:
     """Undo one `hold` of this limit."""
-    with _lock:
-        _limits.remove(limit)
+    with _changed:
+        _held.remove((get_ident(), limit))
         _apply()
+        _changed.notify_all()
 
 
 def _apply() -> None:
-    """Give BLAS the least of the limits that are held, and never more than it had before them."""
+    """Give BLAS the least of the limits that are held, and never more than it had before them or is granted."""
     if _BLAS is not None:
-        _BLAS.use_threads(min([_before, *_limits]))
+        limits = [limit or _GRANTED for _, limit in _held]
+        _BLAS.use_threads(min([_before, *(limit for limit in limits if limit is not None)]))
+
+
+def _wait_for_others() -> None:
+    """Before a fork: wait until no other thread computes, and let none begin."""
+    global _forks
+    _changed.acquire()
+    _forks += 1
+    own = get_ident()
+    _changed.wait_for(lambda: all(thread == own for thread, _ in _held), FORK_WAIT)
+
+
+def _go_on() -> None:
+    """After a fork, in the process that forked."""
+    global _forks
+    _forks -= 1
+    _changed.notify_all()
+    _changed.release()
 
 
 def _forget() -> None:
-    """In a forked child: nobody holds BLAS, as only the forking thread lives on, and that one is in no step."""
-    global _lock
-    _lock = threading.Lock()
-    if _limits:
-        _limits.clear()
+    """In a forked child: nobody holds BLAS, as only the forking thread lives on, and that one begins anew."""
+    global _changed, _forks
+    _changed, _forks = Condition(), 0
+    if _held:
+        _held.clear()
         _apply()
 
+
+_QUOTA = core_quota()
+_GRANTED = None if _QUOTA is None else max(ceil(_QUOTA), 1)
+"""Threads for whose time the cgroup's quota is enough, which BLAS does not look at; None for no quota."""
 
 _BLAS = numpy_blas()
 """NumPy's BLAS, which is loaded by now. Looked for here, as that takes memory that is no step's."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_wait_for_others, after_in_parent=_go_on, after_in_child=_forget)

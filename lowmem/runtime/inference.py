@@ -21,11 +21,12 @@ def evaluate(
     loss: Callable[[Array, Array], float],
     *,
     labels: bool,
+    watch: Callable[[Array, Array], None] | None = None,
 ) -> tuple[float, float | None]:
     """Return the mean loss and, where targets are labels, the accuracy over one pass in the order of the data.
 
     outputs: memory for those of a batch. forward: writes the outputs for x. loss: the mean of a batch, which may spend
-    the outputs.
+    the outputs. watch: gets outputs and targets of each batch before that.
     """
     total, correct, samples = 0.0, 0, 0
     for batch in batches.epoch(0):
@@ -33,6 +34,8 @@ def evaluate(
         forward(batch.x, s)
         if labels:
             correct += int(np.count_nonzero(s.argmax(axis=1) == batch.y))
+        if watch is not None:
+            watch(s, batch.y)
         total += loss(s, batch.y) * len(batch)
         samples += len(batch)
     return total / samples, correct / samples if labels else None
@@ -56,10 +59,15 @@ class Inference:
             self._forward(batch.x, self._outputs[: len(batch)])
             yield self._outputs[: len(batch)]
 
-    def evaluate(self, batches: Batches) -> tuple[float, float | None]:
-        """Return the mean loss and, where targets are labels, the accuracy."""
+    def evaluate(
+        self, batches: Batches, watch: Callable[[Array, Array], None] | None = None
+    ) -> tuple[float, float | None]:
+        """Return the mean loss and, where targets are labels, the accuracy.
+
+        watch: gets outputs and targets of each batch, (rows, n_L) and (rows,) or (rows, n_L), to gather more.
+        """
         labels = self.mlp.architecture.loss_facts.labels
-        return evaluate(batches, self._outputs, self._forward, self._loss, labels=labels)
+        return evaluate(batches, self._outputs, self._forward, self._loss, labels=labels, watch=watch)
 
     def _forward(self, x: Array, out: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -3,11 +3,19 @@
 `lowmem.MLP` comes from here, so that networks of users predict with it; the network itself knows no engine.
 """
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from lowmem.network.architecture import Architecture
 from lowmem.nn.forward import Forward, Runner, offer, workspace_per_row
 from lowmem.nn.mlp import MLP
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.choice import choose_engine
+from lowmem.planning.engines.lane_count import small
+from lowmem.runtime.blas_threads import at_most
+
+Array = NDArray[Any]
 
 __all__ = ["MLP", "runner_bytes", "runner_of"]
 
@@ -25,7 +33,16 @@ def runner_of(mlp: MLP, rows: int, lanes: int | None = None) -> Runner:
             return NativeForward(mlp, rows, lanes)
         except UnusableError:
             pass  # noted by the library: from now on the NumPy engine is chosen
-    return Forward(mlp, rows)
+    return _HeldForward(mlp, rows)
+
+
+class _HeldForward(Forward):
+    """Runs a network forward with NumPy, and tells that BLAS is in use."""
+
+    def into(self, x: Array, out: Array) -> None:
+        """Write the outputs for x to `out`; see `Forward.into`."""
+        with at_most(1 if small(self.mlp.architecture, self.rows) else None):
+            super().into(x, out)
 
 
 def runner_bytes(architecture: Architecture, rows: int) -> int:

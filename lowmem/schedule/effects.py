@@ -3,7 +3,7 @@
 | op                   | needs            | ends            | makes                                         |
 |----------------------|------------------|-----------------|-----------------------------------------------|
 | Forward(first, last) | state first-1    |                 | state last (states between only pass through) |
-| Record(l)            | state l-1        | state l-1       | t^(l), state l                                |
+| Record(l)            | state l-1        | state l-1       | t^(l), and state l where its output stays     |
 | Loss()               | state L          | state L         | δ^(L), in the place of state L                |
 | Backward(l)          | δ^(l), state l-1 | both, if l > 1  | g^(l); δ^(l-1), in the place of state l-1     |
 | Update(l)            | g^(l)            | g^(l)           |                                               |
@@ -71,7 +71,7 @@ def effects(chain: Chain, op: Op) -> Effects:
             return _forward(chain, op.first, op.last)
         case Record():
             _check_layers(chain, op.layer, op.layer)
-            return _record(chain, op.layer)
+            return _record(chain, op.layer, output=op.output)
         case Loss():
             return _loss(chain)
         case Backward():
@@ -188,27 +188,28 @@ def _backward(chain: Chain, layer: int) -> Effects:
     )
 
 
-def _record(chain: Chain, layer: int) -> Effects:
+def _record(chain: Chain, layer: int, *, output: bool) -> Effects:
     """Return what recording one stage takes."""
     stage = chain.stages[layer - 1]
     if stage.tape is None:
         raise InputError("the stages of this chain have no tapes")
     source, state = chain.states[layer - 1], chain.states[layer]
-    place = 0 if chain.in_hand_free else stage.state_bytes
+    place = stage.state_bytes if output and not chain.in_hand_free else 0
+    alone = None if output else stage.tape.alone_cost
     return Effects(
         "forward",
         layer,
         layer,
         needs=(source,),
         ends=(source,) if layer > 1 else (),
-        makes=(Value("t", layer), state),
+        makes=(Value("t", layer), state) if output else (Value("t", layer),),
         too_late=chain.gradients[layer],
         place_bytes=place,
         scratch_bytes=0 if chain.in_hand_free else stage.tape.record_bytes - place,
         in_hand_bytes=chain.state_bytes(layer - 1) if chain.in_hand_free else 0,
         weighed=True,
-        cost=stage.forward,
-        forward_runs=1,
+        cost=stage.forward if alone is None else alone,
+        forward_runs=int(alone is None),
     )
 
 

@@ -8,6 +8,7 @@ and ends is told by `lowmem.schedule.effects`.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Never, get_args
 
 from lowmem.chain import Value
@@ -28,13 +29,17 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Run one stage and keep its tape. The state that enters ends, but for what the tape holds of it."""
+    """Run one stage and keep its tape. The state that enters ends, but for what the tape holds of it.
+
+    output: whether the stage's output stays. Without it only what makes the tape need run.
+    """
 
     layer: int
+    output: bool = True
 
     def __str__(self) -> str:
         """Write the op for people."""
-        return f"Record({self.layer})"
+        return f"Record({self.layer})" if self.output else f"Record({self.layer}, no output)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,8 @@ class Load:
 
 
 Op = Forward | Record | Loss | Backward | Update | Free | Store | Load
-_BY_NAME = {op.__name__.lower(): op for op in get_args(Op)}
+_TAPE = "tape"
+_BY_NAME = {op.__name__.lower(): op for op in get_args(Op)} | {_TAPE: partial(Record, output=False)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,8 @@ def _to_list(op: Op) -> list[Any]:
             return [name, first, last]
         case Free(value) | Store(value) | Load(value):
             return [name, value.kind, value.layer]
+        case Record(layer, output=False):
+            return [_TAPE, layer]
         case Record(layer) | Backward(layer) | Update(layer):
             return [name, layer]
         case Loss():

@@ -2,7 +2,6 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
@@ -33,6 +32,7 @@ from lowmem.sklearn._training import (
     clipped_batch,
     network,
     plan_within_limit,
+    whole_sizes,
 )
 from lowmem.sklearn._validation import HeldOut
 
@@ -151,7 +151,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         architecture = self._architecture(samples, first=first)
         held_rows = HeldOut.size(len(samples.x), self.validation_fraction) if self.early_stopping else 0
         count = max(len(samples.x) - held_rows, 1)
-        rows = clipped_batch(self.batch_size, count)
+        rows = clipped_batch(self.batch_size, count, architecture)
         buffers = batch_bytes(samples, count, rows, architecture)
         if self.early_stopping:
             buffers += HeldOut.bytes_for(architecture, held_rows)
@@ -185,10 +185,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         first: False if there is a network already. Raises `InputError` if the parameters describe another one.
         """
-        sizes = self.hidden_layer_sizes
-        hidden = [int(size) for size in sizes] if isinstance(sizes, Iterable) else [sizes]
-        if any(size <= 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        hidden = whole_sizes(self.hidden_layer_sizes)
         dtype = str(self.dtype)
         if dtype == "auto":
             dtype = "float32" if samples.x.dtype == np.float32 else "float64"
@@ -197,6 +194,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         outputs, loss, _ = self._head()
         options = {"residual": self.residual, "norm": self.norm, "dropout": self.dropout}
         chosen: dict[str, Any] = {name: value for name, value in options.items() if value}
+        if loss == "quantile":
+            chosen["quantile"] = self.get_params(deep=False)["quantile"]
         activation = str(ALIASES.get(self.activation, self.activation))
         widths = (samples.x.shape[1], *hidden, outputs)
         architecture = Architecture(widths, activation, loss, dtype, **chosen)

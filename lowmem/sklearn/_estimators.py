@@ -1,18 +1,19 @@
 """`MLPClassifier` and `MLPRegressor`: the parameters of scikit-learn, in its order, and then lowmem's own."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from lowmem.sklearn._base import BaseMLP
-from lowmem.sklearn._prediction import PROBABILITIES, predict_into
+from lowmem.sklearn._prediction import PROBABILITIES, predict_into, predicted_by
 from lowmem.sklearn._targets import Labels, labels_of
 
 Array = NDArray[Any]
@@ -215,8 +216,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 class MLPRegressor(RegressorMixin, BaseMLP):
     """A multilayer perceptron that predicts numbers, trained inside a memory limit.
 
-    loss: "squared_error", which is ½ r² as in scikit-learn, or "huber", which is ½ r² up to |r| = 1 and |r| - ½
-        beyond.
+    loss: "squared_error", which is ½ r² as in scikit-learn; "huber", which is ½ r² up to |r| = 1 and |r| - ½ beyond;
+        "absolute_error", |r|; "quantile", by which a prediction has the share `quantile` of the targets below it; or
+        "poisson", for counts: the network's output is the logarithm of what is predicted, as in scikit-learn, whose
+        loss also has a term that no prediction changes.
+    quantile: of the loss "quantile", between 0 and 1.
 
     `MLPClassifier` describes all other arguments and attributes, and what differs from scikit-learn.
 
@@ -231,7 +235,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseMLP._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "huber"})],
+        "loss": [StrOptions({"squared_error", "huber", "absolute_error", "quantile", "poisson"})],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
     }
     _numeric = True
 
@@ -271,6 +276,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         residual: bool = False,
         norm: str | None = None,
         dropout: float = 0.0,
+        quantile: float = 0.5,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -305,6 +311,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.residual = residual
         self.norm = norm
         self.dropout = dropout
+        self.quantile = quantile
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPRegressor":
@@ -320,7 +327,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """Return the prediction for each sample, (samples,) or (samples, outputs)."""
         samples = self._readable(X)
         result = np.empty((len(samples), self.n_outputs_), self._network.parameters.dtype)
-        predict_into(result, self._network, samples, lambda s: s)
+        predict_into(result, self._network, samples, predicted_by(self._network))
         return result[:, 0] if self.n_outputs_ == 1 else result
 
     def _targets(self, y: Array, classes: ArrayLike | None, *, first: bool) -> Array:
@@ -331,7 +338,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return targets
 
     def _head(self) -> tuple[int, str, str]:
-        return self._columns, {"squared_error": "mse"}.get(self.loss, self.loss), "identity"
+        names = {"squared_error": "mse", "absolute_error": "mae"}
+        return self._columns, names.get(self.loss, self.loss), "exp" if self.loss == "poisson" else "identity"
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn is untyped
         """Return the properties that scikit-learn asks of an estimator."""

@@ -116,3 +116,8 @@ PROBABILITIES: Mapping[tuple[str, bool], Callable[[Array], Array]] = MappingProx
     }
 )
 """By the name of the last layer's σ, and whether the logarithm is wanted."""
+
+
+def predicted_by(mlp: MLP) -> Callable[[Array], Array]:
+    """Return what turns the outputs of a network for numbers into predictions."""
+    return np.exp if mlp.architecture.loss_facts.logarithm else lambda s: s

@@ -1,14 +1,16 @@
 """Epochs as scikit-learn's MLP runs them, with its losses, penalty and order of samples, in memory that is planned."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils._param_validation import InvalidParameterError
 
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
@@ -17,6 +19,7 @@ from lowmem.measure.memory import resident_peak
 from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
+from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.penalty import Spans
 from lowmem.planning.candidates import LEAST_TABLES
@@ -48,7 +51,10 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
         "cross_entropy": Scale(lambda outputs: 1.0, lambda outputs: 1.0),
         "bce": Scale(lambda outputs: float(outputs), lambda outputs: 1.0),
         "mse": Scale(lambda outputs: outputs / 2, lambda outputs: 1 / outputs),
-        "huber": Scale(lambda outputs: float(outputs), lambda outputs: 1 / outputs),
+        **dict.fromkeys(
+            ("huber", "mae", "quantile", "poisson"),
+            Scale(lambda outputs: float(outputs), lambda outputs: 1 / outputs),
+        ),
     }
 )
 
@@ -310,10 +316,24 @@ def network(
     return mlp
 
 
-def clipped_batch(batch_size: int | str, samples: int) -> int:
-    """Return the samples of a batch: at most all of them; "auto" is at most 200."""
-    if batch_size == "auto":
-        return min(200, samples)
-    if int(batch_size) > samples:
+def whole_sizes(given: Any) -> list[int]:  # noqa: ANN401 - it is checked here
+    """Return the sizes of hidden layers, given as one or several.
+
+    Raises scikit-learn's error for bad parameters if one is no whole number above 0.
+    """
+    sizes = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
+        raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers > 0, got {sizes}.")
+    return [int(size) for size in sizes]
+
+
+def clipped_batch(batch_size: int | str, samples: int, architecture: Architecture) -> int:
+    """Return the samples of a batch: at most all of them; "auto" is at most 200.
+
+    Raises `InputError` if the last batch has a single sample and the network compares those of a batch.
+    """
+    given = 200 if batch_size == "auto" else int(batch_size)
+    if batch_size != "auto" and given > samples:
         warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=4)
-    return min(int(batch_size), samples)
+    check_batches(architecture, samples, min(given, samples))
+    return min(given, samples)

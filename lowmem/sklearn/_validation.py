@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lowmem.common.cores import cores
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
-from lowmem.sklearn._prediction import predict_into, tile_bytes
+from lowmem.sklearn._prediction import predict_into, predicted_by, tile_bytes
 from lowmem.sklearn._training import Samples
 
 Array = NDArray[Any]
@@ -70,7 +70,9 @@ class HeldOut:
             predict_into(predicted, self._mlp, x, _chosen if y.ndim == 1 else _several, self._rows)
             hits = predicted == y if y.ndim == 1 else (predicted == y).all(axis=1)
             return float(np.average(hits, weights=weights))
-        s = predict_into(np.empty(y.shape, self._mlp.parameters.dtype), self._mlp, x, lambda s: s, self._rows)
+        s = predict_into(
+            np.empty(y.shape, self._mlp.parameters.dtype), self._mlp, x, predicted_by(self._mlp), self._rows
+        )
         if not np.isfinite(s).all():
             return float("nan")
         from sklearn.metrics import r2_score

@@ -9,6 +9,7 @@ from lowmem.chain import Chain, Stage, Tape
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
 from lowmem.torch.again import Autocast
+from lowmem.torch.reading import tuples, typed
 from lowmem.torch.values import Tensors
 from lowmem.units import format_bytes
 
@@ -29,6 +30,7 @@ class MeasuredStage:
     while the stage is reversed, its tape included.
     taped_sweeps: whether a forward without a tape saves one all the same and drops it at its end, as of stages that
     differentiate something themselves. buffer_bytes: of buffers that it writes to, those of BatchNorm left out.
+    alone: seconds of recording the stage for its tape alone, None where that spares nothing.
     """
 
     name: str
@@ -49,6 +51,7 @@ class MeasuredStage:
     backward_peak: int
     taped_sweeps: bool = False
     buffer_bytes: int = 0
+    alone: float | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -181,7 +184,12 @@ class MeasuredChain:
                 delta_bytes=stage.delta_bytes,
                 forward_scratch=stage.forward_peak - stage.output_bytes,
                 backward_scratch=stage.backward_peak - stage.kept_bytes - stage.delta_bytes,
-                tape=Tape(stage.kept_bytes, stage.record_peak, 0 if accumulating else stage.gradient_bytes),
+                tape=Tape(
+                    stage.kept_bytes,
+                    stage.record_peak,
+                    0 if accumulating else stage.gradient_bytes,
+                    alone_cost=stage.alone,
+                ),
             )
             for stage in self.stages
         )
@@ -217,13 +225,9 @@ class MeasuredChain:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "MeasuredChain":
-        """Read what `to_dict` returned, from JSON or not."""
-        stages = tuple(
-            MeasuredStage(**stage | {"differentiable": tuple(stage["differentiable"])}) for stage in data["stages"]
-        )
-        sample: dict[str, Any] = {
-            name: value if isinstance(value, str) else tuple(value) for name, value in data["sample"].items()
-        }
-        sample["shapes"] = tuple(map(tuple, sample["shapes"]))
-        fields: dict[str, Any] = data | {"stages": stages, "groups": tuple(data["groups"]), "sample": Sample(**sample)}
-        return cls(**fields)
+        """Read what `to_dict` returned, from JSON or not. Raises `TypeError` or `KeyError` for anything else."""
+        read = {name: tuples(value) for name, value in data.items()}
+        sample = {name: tuples(value) for name, value in read.pop("sample").items()}
+        stages = [{name: tuples(value) for name, value in stage.items()} for stage in read.pop("stages")]
+        measured: list[Any] = [typed(MeasuredStage(**stage)) for stage in stages]
+        return typed(cls(stages=tuple(measured), sample=typed(Sample(**sample)), **read))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lowmem.common.checks import instance
 from lowmem.errors import InputError
 from lowmem.torch.again import Autocast
 from lowmem.torch.chain import Sample
@@ -44,6 +45,7 @@ class Checkpointed(torch.nn.Sequential):
                 output_bytes=measured.output_bytes,
                 taped_sweeps=measured.taped_sweeps,
                 writes_buffers=measured.buffer_bytes > 0,
+                spares=measured.alone is not None,
                 last_uses=tuple(last_uses.values()),
             )
             for group, measured, last_uses in zip(trained, plan.measured.stages, shared, strict=True)
@@ -68,6 +70,10 @@ class Checkpointed(torch.nn.Sequential):
         inputs = as_tuple(x)
         if not inputs or not all(isinstance(tensor, torch.Tensor) for tensor in inputs):
             raise InputError(f"a batch must be a tensor or a tuple of tensors; got {type(x).__name__}.")
+        if torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None:
+            raise InputError(
+                "torch.func and forward-mode differentiation cannot go through a plan; use the plain model."
+            )
         device = inputs[0].device
         autocast = Autocast.now(device)
         self.plan.measured.sample.check(Sample.of(inputs, autocast, self))
@@ -93,6 +99,7 @@ def checkpointed(model: "torch.nn.Module | Sequence[torch.nn.Module]", plan: Pla
 
     model: the one that was planned for, or one of the same shape. Raises `InputError` if the plan is for another.
     """
+    instance("plan", plan, Plan, "a lowmem.torch.Plan, such as lowmem.torch.plan returns")
     return Checkpointed(as_sequential(model), plan)
 
 

@@ -20,6 +20,7 @@ from lowmem.schedule import Forward, Free, Loss
 from lowmem.torch.again import Autocast, Buffers, forked_random, random_state, same, still_statistics
 from lowmem.torch.passes import Box, SharedGradients, Tape, record, reverse, sweep
 from lowmem.torch.spans import Action, RecordSpan, ReverseSpan
+from lowmem.torch.spared import NoProducts, spares
 from lowmem.torch.stages import Group, bytes_of
 from lowmem.torch.values import Tensors, as_tuple, detached, rebuilt, value_of
 
@@ -29,8 +30,9 @@ class Stage:
     """A stage as a step runs it.
 
     differentiable: for each tensor that enters whether its gradient is wanted. output_bytes: what its output may take.
-    taped_sweeps, writes_buffers: as measured. last_uses: of parameters that other stages use too, whether those
-    stages are reversed before; by position in `group.parameters()`; empty where nothing is shared.
+    taped_sweeps, writes_buffers: as measured. spares: whether its product may be left out where its output is not
+    needed. last_uses: of parameters that other stages use too, whether those stages are reversed before; by position
+    in `group.parameters()`; empty where nothing is shared.
     """
 
     group: Group
@@ -38,6 +40,7 @@ class Stage:
     output_bytes: int
     taped_sweeps: bool
     writes_buffers: bool
+    spares: bool
     last_uses: tuple[bool, ...]
 
 
@@ -75,12 +78,14 @@ class Step:
             self._do(action)
         self.versions = self._versions()
 
-    def _versions(self) -> list[int]:
-        """Return how often that has been written to from which stages run again behind the loss."""
+    def _versions(self) -> list[tuple[int, int]]:
+        """Say which tensors stages run from again behind the loss, and how often these have been written to."""
         behind = dropwhile(lambda action: not isinstance(action, Loss), self.todo)
         begin = [action.first for action in behind if isinstance(action, (Forward, RecordSpan))]
-        needed = [*(self.states[0] if 1 in begin else ()), *(self.trained if begin else ())]
-        return [tensor._version for tensor in needed]
+        stages = self.stages if begin else ()
+        owners = (module._parameters.values() for stage in stages for module in stage.group.with_parameters)
+        needed = [*(self.states[0] if 1 in begin else ()), *(p for each in owners for p in each if p is not None)]
+        return [(id(tensor), tensor._version) for tensor in needed]
 
     def backward(self, *, accumulate: bool) -> tuple[torch.Tensor | None, ...]:
         """Do what comes behind the loss, and return the gradients of the inputs that have one, and of parameters.
@@ -91,8 +96,9 @@ class Step:
             raise RunError("this step was reversed already, and its memory is gone. Run the model forward again.")
         if self.versions != self._versions():
             raise RunError(
-                "the batch or a parameter was overwritten between forward and backward, and stages are to run again "
-                "on it. Call backward() before optimizer.step(), and before the batch is used for something else."
+                "the batch or a parameter was overwritten or replaced between forward and backward, and stages are to "
+                "run again on it. Call backward() before optimizer.step() and before the batch is used for something "
+                "else; torch.func.functional_call is not for a planned model."
             )
         self.accumulate = accumulate
         with self.autocast.again():
@@ -115,12 +121,14 @@ class Step:
                     stage = self.stages[layer - 1]
                     state = sweep(partial(self._run, layer), state, stage.differentiable, taped=stage.taped_sweeps)
                 self.states[last] = state
-            case RecordSpan(first, last):
+            case RecordSpan(first, last, output):
                 entering = [self.states[0] if first == 1 else self.states.pop(first - 1)]
-                run = partial(self._run_span, first, last)
-                self.states[last], tape = record(run, entering, self.stages[first - 1].differentiable)
+                run = partial(self._run_span, first, last, output)
+                outputs, tape = record(run, entering, self.stages[first - 1].differentiable)
                 assert tape is not None  # _run has seen that outputs have a gradient
                 self.tapes[last] = first, tape
+                if output:
+                    self.states[last] = outputs
             case Free(value):
                 del self.states[value.layer]
             case ReverseSpan(last):
@@ -136,12 +144,15 @@ class Step:
             return self.shared.of([*own.values()], [False] * len(own))
         return self.shared.of(stage.group.parameters(), stage.last_uses) if stage.last_uses else None
 
-    def _run_span(self, first: int, last: int, given: list[Any]) -> Any:  # noqa: ANN401 - tensors
+    def _run_span(self, first: int, last: int, output: bool, given: list[Any]) -> Any:  # noqa: ANN401 - tensors
         """Run stages one after the other."""
         value = given.pop()
-        for layer in range(first, last + 1):
+        for layer in range(first, last):
             value = self._run(layer, value)
-        return value
+        stage = self.stages[last - 1]
+        spared = not output and stage.spares and spares(stage.group)  # a hook may have come since
+        with NoProducts() if spared else nullcontext():
+            return self._run(last, value)
 
     def _run(self, layer: int, value: Any) -> Any:  # noqa: ANN401 - tensors
         """Run a stage, for the first time or again."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lowmem.schedule import PLANNERS, Schedule, simulate
 from lowmem.schedule.tapes.planner import best_schedule
 from lowmem.torch.chain import MeasuredChain
 from lowmem.torch.measuring.measure import ROUNDS, measure
+from lowmem.torch.reading import typed
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 
 STRATEGIES = ("optimal", "sqrt", "segments", "store_all")
@@ -92,11 +94,13 @@ class Plan:
             data = json.loads(text)
             data.pop("gap")
             schedule = Schedule.from_json(json.dumps(data.pop("schedule")))
-            plan = cls(measured=MeasuredChain.from_dict(data.pop("measured")), schedule=schedule, **data)
+            plan = typed(cls(measured=MeasuredChain.from_dict(data.pop("measured")), schedule=schedule, **data))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"this text is not a plan that lowmem.torch wrote: {error}.") from None
-        trace = simulate(plan.chain, plan.schedule)
-        if (max(trace.peak_bytes, plan.measured.frozen_peak), trace.cost) != (plan.peak_bytes, plan.cost):
+        chain, frozen = plan.chain, plan.measured.frozen_peak
+        traces = (simulate(chain, plan.schedule), simulate(chain, PLANNERS["store_all"](chain)))
+        found = [(max(trace.peak_bytes, frozen), trace.cost) for trace in traces]
+        if found != [(plan.peak_bytes, plan.cost), (plan.store_all_bytes, plan.store_all_cost)]:
             raise InputError("this plan was altered: its schedule does not take what it says. Plan anew.")
         return plan
 
@@ -182,7 +186,7 @@ def _limit(budget: int | str | None, whole: int) -> int | None:
             share = float(budget.strip()[:-1])
         except ValueError:
             share = 0.0
-        if not share > 0:
+        if not 0 < share < inf:
             raise InputError(f'cannot read {budget!r} as a share. Write it as "40%" of what storing everything takes.')
         return int(whole * share / 100)
     return None if budget is None else parse_bytes(budget)

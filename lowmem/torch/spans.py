@@ -12,10 +12,11 @@ from lowmem.schedule import Backward, Forward, Free, Loss, Op, Record
 
 @dataclass(frozen=True, slots=True)
 class RecordSpan:
-    """Record stages first..last in one graph."""
+    """Record stages first..last in one graph. output: whether that of stage `last` is needed."""
 
     first: int
     last: int
+    output: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,10 @@ def actions(ops: Sequence[Op], alone: Sequence[bool]) -> list[Action]:
     first = 0
     for op in ops:
         match op:
-            case Record(layer):
+            case Record(layer, output):
                 first = first or layer
                 if not joined(layer):
-                    found.append(RecordSpan(first, layer))
+                    found.append(RecordSpan(first, layer, output))
                     first = 0
             case Backward(layer):
                 if not joined(layer):

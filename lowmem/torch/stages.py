@@ -34,7 +34,8 @@ class Group:
 
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = tuple(children)
-        self.norms = [module for module in self.modules() if _forward(module) in STILL]
+        self.norms = [module for module in self.modules() if forward_of(module) in STILL]
+        self.with_parameters = [module for module in self.modules() if module._parameters]
         self.with_buffers = [module for module in self.modules() if module._buffers and module not in self.norms]
 
     def __call__(self, x: Any) -> Any:  # noqa: ANN401 - tensors
@@ -115,7 +116,7 @@ def as_sequential(model: "torch.nn.Module | Iterable[torch.nn.Module]") -> torch
     return sequential
 
 
-def _forward(module: torch.nn.Module) -> Any:  # noqa: ANN401 - a function
+def forward_of(module: torch.nn.Module) -> Any:  # noqa: ANN401 - a function
     """Return the forward of a module's class; TorchScript's modules have none."""
     return getattr(type(module), "forward", None)
 
@@ -127,7 +128,7 @@ def is_plain(module: Any) -> bool:  # noqa: ANN401 - whatever the user gives
     """
     if not isinstance(module, torch.nn.Sequential):
         return False
-    return _forward(module) is torch.nn.Sequential.forward or getattr(type(module), "runs_children", False)
+    return forward_of(module) is torch.nn.Sequential.forward or getattr(type(module), "runs_children", False)
 
 
 def hooked(module: torch.nn.Module) -> bool:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from lowmem.common.checks import as_number, one_of
-from lowmem.errors import InputError, shown
+from lowmem.errors import Advice, InputError, shown
 from lowmem.nn.optimizers import Adam, Optimizer, make_optimizer
 from lowmem.training.learning_rate import KINDS, LearningRate
+from lowmem.training.position import Position
 
 
 def as_optimizer(given: object) -> Optimizer:
@@ -55,3 +56,24 @@ def as_schedule(given: object, optimizer: Optimizer) -> LearningRate | Unfinishe
         'schedule must be a lowmem.LearningRate, a number for a constant rate, "constant" or "cosine"; got '
         f"{shown(given)}."
     )
+
+
+def schedule_until(given: object, optimizer: Optimizer, at: Position, epochs: int, steps: int) -> LearningRate | None:
+    """Return the learning rate of a run of so many epochs, each of so many steps.
+
+    given: as for `as_schedule`. at: where the run stands.
+
+    Raises `InputError` if the run goes on beyond its first end, and its rate has fallen to 0.
+    """
+    schedule = as_schedule(given, optimizer)
+    if isinstance(schedule, Unfinished):
+        return schedule.over(epochs * steps)
+    goes_on = at.steps and epochs > at.until
+    if schedule is not None and goes_on and schedule.lr and not schedule.at(epochs * steps - 1):
+        raise InputError(
+            f"the learning rate of this run falls to 0 at step {schedule.steps}, and its last steps, up to "
+            f"{epochs * steps}, would learn nothing. Resume it with ",
+            Advice("schedule", schedule.lr),
+            ", a constant rate from here on.",
+        )
+    return schedule

@@ -9,7 +9,7 @@ from lowmem.common.checks import as_path, instance, one_of, positive_number, tru
 from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
-from lowmem.errors import Advice, InputError
+from lowmem.errors import InputError
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -17,7 +17,7 @@ from lowmem.planning.cost_model import CostModel
 from lowmem.planning.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
-from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule
+from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.journal import Journal
@@ -213,7 +213,8 @@ class Trainer(RunState):
         if self._saves is not None:
             callbacks.append(self._saves)
         self._memory.count(train, held_out, 0 if patience is None else BestWeights.bytes_for(self.mlp))
-        schedule = self._schedule_until(until, -(-len(train) // min(self.batch_size, len(train))))
+        a_pass = -(-len(train) // min(self.batch_size, len(train)))
+        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, a_pass)
         patient = self._patience(stopping)
         self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
         stepper.schedule = self.schedule = schedule
@@ -226,24 +227,6 @@ class Trainer(RunState):
         self._loop.last_save = self._last_save
         self._loop.begin()
         return self._loop.epochs()
-
-    def _schedule_until(self, epochs: int, steps: int) -> LearningRate | None:
-        """Return the learning rate of a run of so many epochs, each of so many steps.
-
-        Raises `InputError` if a run goes on beyond its first end, and its rate has fallen to 0.
-        """
-        schedule, at = as_schedule(self.schedule, self.optimizer), self._position
-        if isinstance(schedule, Unfinished):
-            return schedule.over(epochs * steps)
-        goes_on = at.steps and epochs > at.until
-        if schedule is not None and goes_on and schedule.lr and not schedule.at(epochs * steps - 1):
-            raise InputError(
-                f"the learning rate of this run falls to 0 at step {schedule.steps}, and its last steps, up to "
-                f"{epochs * steps}, would learn nothing. Resume it with ",
-                Advice("schedule", schedule.lr),
-                ", a constant rate from here on.",
-            )
-        return schedule
 
     def _allocated(self) -> Stepper:
         """Return what makes a step; its memory is allocated at the first call, with what a saved run holds of it."""

@@ -360,6 +360,63 @@ def test_huber_is_less_drawn_to_outliers_than_the_squared_error() -> None:
     assert robust < squared / 3
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_poisson_takes_the_steps_of_scikit_learn(early: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4))
+    y = rng.poisson(np.exp(x[:, :2].sum(axis=1) / 2), 300).astype(float)
+    options = SMALL | {"loss": "poisson", "early_stopping": early, "max_iter": 20}
+    model, other = MLPRegressor(**options).fit(x, y), theirs.MLPRegressor(**options).fit(x, y)
+    for one, two in zip(model.coefs_, other.coefs_, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(model.predict(x), other.predict(x), rtol=1e-6)
+    assert model.out_activation_ == other.out_activation_ == "exp"
+    assert early is False or model.validation_scores_ == pytest.approx(other.validation_scores_, rel=1e-6)
+
+
+def test_quantiles_and_absolute_errors_are_fitted() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (2000, 1))
+    y = x[:, 0] + rng.exponential(1.0, 2000)
+    options = SMALL | {"max_iter": 60, "learning_rate_init": 3e-3}
+    for quantile in (0.1, 0.9):
+        model = MLPRegressor("quantile", quantile=quantile, **options).fit(x, y)
+        assert np.mean(y < model.predict(x)) == pytest.approx(quantile, abs=0.05)
+    median, absolute = (
+        MLPRegressor("quantile", **options).fit(x, y),
+        MLPRegressor("absolute_error", **options).fit(x, y),
+    )
+    assert np.mean(y < median.predict(x)) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(y < absolute.predict(x)) == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="quantile"):
+        MLPRegressor("quantile", quantile=1.5).fit(x, y)
+
+
+def test_a_last_batch_of_one_sample_is_refused_with_a_norm_over_the_batch() -> None:
+    with pytest.raises(ValueError, match=r"The last batch of 41 samples .* has one\. Give batch_size=19"):
+        MLPClassifier(norm="batch", batch_size=20).fit(X[:41], Y[:41])
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_what_scikit_learn_has_besides_is_what_the_comparison_lists(name: str) -> None:
+    model, other = getattr(ours, name)(max_iter=2), getattr(theirs, name)(max_iter=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, Y)
+        other.fit(X, Y)
+    assert other.get_params().keys() - model.get_params().keys() == {"max_fun"}
+    assert {key for key in vars(other) if key.endswith("_")} - set(dir(model)) == set()
+    page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text(encoding="utf-8")
+    assert "`max_fun`" in page
+
+
+@pytest.mark.parametrize("sizes", [(8.7,), 8.7, (8, 2.0), (0,), ("8",), [None]])
+def test_layers_that_are_no_whole_numbers_are_refused(sizes: Any) -> None:
+    for estimator in (MLPClassifier, theirs.MLPClassifier):
+        with pytest.raises((ValueError, TypeError)):
+            estimator(sizes).fit(X, Y)
+
+
 def test_class_weights_are_weights_of_samples() -> None:
     model = MLPClassifier(**SMALL, class_weight={k: 1.0 + k for k in range(10)}).fit(X, Y, sample_weight=weights(500))
     other = MLPClassifier(**SMALL).fit(X, Y, sample_weight=weights(500) * (1.0 + Y))

@@ -6,7 +6,7 @@ import random
 import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,9 +16,12 @@ pytest.importorskip("torch")
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import lowmem.torch as lt
+from lowmem.torch.measuring.meter import meter
 from tests.peers.test_torch_chains import (
     _one_thread,
     equal,
@@ -259,6 +262,68 @@ def dense(gradient: Any) -> Any:
     return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
 
+# Products that nobody needs --------------------------------------------------------------------------------------
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        products = (torch.ops.aten.addmm.default, torch.ops.aten.convolution.default)
+        self.forwards += func in products and args[0].device.type == "cpu"
+        return func(*args, **(kwargs or {}))
+
+
+def convolutions() -> Any:
+    return nn.Sequential(*(m for _ in range(8) for m in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ELU())))
+
+
+PRODUCTS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "linear": (mlp, rows),
+    "linear, sequences": (mlp, lambda: torch.randn(6, 16, 64)),
+    "convolutions": (convolutions, lambda: torch.randn(4, 4, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_that_nobody_needs_are_not_taken_again(name: str) -> None:
+    make, batch = PRODUCTS[name]
+    model, x = make(), batch()
+    count = sum(isinstance(module, (nn.Linear, nn.Conv2d)) for module in model.modules())
+    plan = lt.plan(
+        model, x, strategy="segments", segments=1, rounds=1
+    )  # each stage is recorded with nothing behind it
+    planned, found = lt.checkpointed(model, plan), []
+    for each in (model, planned):
+        model.zero_grad()
+        with Products() as products:
+            step(each, x)
+        assert products.forwards == count
+        found.append(gradients(model))
+    assert equal(*found)
+    assert plan.forward_runs == len(plan.measured.stages) + others(plan) > len(plan.measured.stages)
+
+
+def others(plan: Any) -> int:
+    """Return how many stages run again that are no products, the last stage of the chain left out."""
+    return sum(stage.alone is None for stage in plan.measured.stages[:-1])
+
+
+def test_a_layer_with_a_hook_gives_it_what_it_gave() -> None:
+    model, x = mlp(), rows()
+    planned = lt.checkpointed(model, lt.plan(model, x, strategy="segments", segments=1, rounds=1))
+    seen: dict[Any, list[Any]] = {part[0]: [] for part in model}
+    for layer in seen:
+        layer.register_forward_hook(lambda layer, given, output: seen[layer].append(output.detach().clone()))
+    step(planned, x)
+    assert sum(len(outputs) > 1 for outputs in seen.values()) == len(seen)
+    assert all(torch.equal(outputs[0], each) for outputs in seen.values() for each in outputs)
+
+
 # What is refused -------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +411,10 @@ def test_a_refused_model_is_as_it_was() -> None:
         (lambda: lt.measure(mlp(2).eval(), rows()), "the model is in evaluation mode"),
         (lambda: lt.measure(mlp(2), rows(), rounds=0), "rounds must be a whole number from 1; got 0"),
         (lambda: lt.measure(mlp(2), rows().to("meta")), "memory cannot be measured on the device 'meta'"),
+        (lambda: lt.measured_peak(lambda: None, "meta"), "memory cannot be measured on the device 'meta'"),
+        (lambda: lt.measured_peak(lambda: None, "gpu"), "PyTorch knows no device 'gpu'"),
+        (lambda: lt.plan(mlp(2), rows(), budget="inf%"), "cannot read 'inf%' as a share"),
+        (lambda: lt.checkpointed(mlp(2), cast("Any", "plan")), "plan must be a lowmem.torch.Plan"),
         (lambda: lt.measure(mlp(2), rows(), loss=lambda y: y), r"a tensor of one number; got one of shape \(96, 64\)"),
         (lambda: lt.measure(mlp(2), rows(), loss=lambda y: 1.0), "a tensor of one number; got float"),
         (
@@ -358,6 +427,65 @@ def test_a_refused_model_is_as_it_was() -> None:
 def test_what_cannot_be_measured_is_refused(call: Callable[[], Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+# On a GPU --------------------------------------------------------------------------------------------------------
+
+
+class Allocator:
+    """An allocator that counts as PyTorch's does on a GPU: it gives a block larger than was requested."""
+
+    def __init__(self, *, counts_requests: bool) -> None:
+        self.counts_requests = counts_requests
+        self.now: list[int] = []
+        self.most: dict[str, int] = {}
+
+    def _count(self) -> dict[str, int]:
+        requested = sum(self.now) if self.counts_requests else 0
+        return {"requested_bytes": requested, "allocated_bytes": 2**20 * len(self.now), "allocation": len(self.now)}
+
+    def init(self) -> None:
+        self.take(4)
+
+    def memory_stats(self, device: Any) -> dict[str, int]:
+        now = self._count()
+        found = {f"{name}.all.current": value for name, value in now.items()}
+        found |= {f"{name}.all.peak": max(value, self.most.get(name, 0)) for name, value in now.items()}
+        return found | {"requested_bytes.all.allocated": now["requested_bytes"]}
+
+    def reset_peak_memory_stats(self, device: Any) -> None:
+        self.most = self._count()
+
+    def take(self, *sizes: int) -> None:
+        self.now += sizes
+        self.most = {name: max(value, self.most.get(name, 0)) for name, value in self._count().items()}
+
+    def drop(self) -> None:
+        self.now.pop()
+
+
+@pytest.mark.parametrize(("counts", "padded", "each"), [(True, False, 100), (True, True, 612), (False, False, 2**20)])
+def test_a_gpu_is_asked_for_the_bytes_that_were_requested(
+    counts: bool, padded: bool, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator = Allocator(counts_requests=counts)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: allocator)
+    allocator.take(7, 7)
+    with meter(torch.device("cuda"), padded=padded) as of_gpu:
+        of_gpu.mark()
+        allocator.take(100, 100)
+        allocator.drop()
+        of_gpu.mark()
+        allocator.drop()
+        of_gpu.mark()
+    assert of_gpu.readings.live == [0, each, 0]
+    assert of_gpu.readings.peaks == [2 * each, each]
+
+    def step() -> None:
+        allocator.take(100, 100, 100)
+        allocator.drop()
+
+    assert lt.measured_peak(step, "cuda") == (300 if counts else 3 * 2**20)
 
 
 # What changes after the plan -------------------------------------------------------------------------------------
@@ -420,9 +548,12 @@ def test_a_plan_for_another_model_is_refused() -> None:
         InputError, match=r"whose stage 0.0 is a Linear with 16,640 bytes.*here stage 0.0 is a Linear with 4"
     ):
         lt.checkpointed(mlp(3, 32), plan)
-    altered = plan.to_json().replace(f'"peak_bytes": {plan.peak_bytes}', f'"peak_bytes": {plan.peak_bytes - 1}', 1)
+    text = plan.to_json()
+    altered = text.replace(f'"peak_bytes": {plan.peak_bytes}', f'"peak_bytes": {plan.peak_bytes - 1}', 1)
     with pytest.raises(InputError, match="was altered"):
         lt.Plan.from_json(altered)
+    with pytest.raises(InputError, match="not a plan that lowmem.torch wrote: output_bytes cannot be 'many'"):
+        lt.Plan.from_json(re.sub(r'"output_bytes": \d+', '"output_bytes": "many"', text, count=1))
 
 
 def test_what_was_overwritten_before_backward_is_refused() -> None:
@@ -430,7 +561,7 @@ def test_what_was_overwritten_before_backward_is_refused() -> None:
     planned = tight(model, x)
     value = loss_of(planned(x))
     x.add_(1)
-    with pytest.raises(RunError, match="the batch or a parameter was overwritten between forward and backward"):
+    with pytest.raises(RunError, match="the batch or a parameter was overwritten or replaced between"):
         value.backward()
     value = loss_of(planned(x))
     with torch.no_grad():
@@ -459,6 +590,23 @@ def test_gradients_may_be_asked_for_one_by_one() -> None:
         assert equal(*found)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own forward mode uses it
+def test_other_ways_to_differentiate_are_refused() -> None:
+    planned, x = tight(mlp(4), rows()), rows()
+    words = "torch.func and forward-mode differentiation cannot go through a plan"
+    with pytest.raises(InputError, match=words):
+        torch.vmap(planned)(torch.stack([x, x]))
+    parameters = dict(planned.named_parameters())
+    with pytest.raises(InputError, match=words):
+        torch.func.grad(lambda own: loss_of(torch.func.functional_call(planned, own, (x,))))(parameters)
+    with forward_ad.dual_level(), pytest.raises(InputError, match=words):
+        planned(forward_ad.make_dual(x, x))
+    own = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
+    value = loss_of(torch.func.functional_call(planned, own, (x,)))
+    with pytest.raises(RunError, match="overwritten or replaced"):
+        value.backward()
+
+
 def test_gradients_one_by_one_are_refused_where_parameters_have_hooks() -> None:
     model, x = mlp(3), rows().requires_grad_()
     planned = tight(model, x)
@@ -478,8 +626,8 @@ def test_two_forwards_before_one_backward() -> None:
 
 
 def test_a_loss_with_parameters_is_part_of_the_promise() -> None:
-    model, x = mlp(4), rows()
-    centers = nn.Parameter(torch.randn(2000, 64))
+    model, x = mlp(4, 128), torch.randn(32, 128)
+    centers = nn.Parameter(torch.randn(500, 128))
     centers.grad = before = torch.ones_like(centers)
 
     def far(output: Any) -> Any:  # parameters of its own, and those of the model

@@ -1,7 +1,8 @@
 """Tables as text, a row for each line, read by runs of rows."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lowmem.data.formats.cells import (
     is_value,
     is_whole,
 )
-from lowmem.data.formats.columns import Selection, choose_columns
+from lowmem.data.formats.columns import Selection, choose_columns, number_of
 from lowmem.data.formats.dialect import read_dialect
 from lowmem.data.formats.rows import Rows, Watched, blocks
 from lowmem.data.formats.text_lines import TextLines
@@ -251,6 +252,19 @@ class CsvRows(Rows):
                 f"{self.path} has decimal commas, {marks.comma}, and decimal points, {marks.point}. Write all numbers "
                 "alike."
             )
+
+    def texts(self, column: str) -> Iterator[str]:
+        """See `Rows.texts`."""
+        number = number_of(column, self.dialect.names, self.dialect.columns, "copied", self.path)
+        with closing(self.again()) as rows:
+            rows._text.go(rows._places[0])
+            for row in range(self.samples):
+                cells = self.dialect.cells(rows._text.next())
+                if len(cells) <= number:
+                    raise RunError(
+                        f"{self.path}, {self.place(row, number)} is missing. The file changed while it was in use."
+                    )
+                yield cells[number]
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.data.class_names import CODES, ClassNames
-from lowmem.data.formats.columns import Selection, choose_columns
+from lowmem.data.formats.columns import Selection, choose_columns, number_of
 from lowmem.data.formats.rows import Rows, Watched
 from lowmem.data.samples import Batch
 from lowmem.errors import Advice, InputError, RunError
@@ -143,29 +143,15 @@ class ParquetRows(Rows):
     def _fill(self, table: Any, row: int, batch: Batch) -> None:  # noqa: ANN401 - a record batch
         """Copy the rows of a record batch, the first of which is `row`."""
         for column, name in enumerate(self._x):
-            self._copy(table, name, row, batch.x[:, column])
+            batch.x[:, column] = self._numbers(table, name, row)
         if self._y is None:
             batch.y[:] = 0
         elif self.class_names is None:
-            self._copy(table, self._y, row, batch.y)
+            batch.y[:] = self._numbers(table, self._y, row)
         else:
             batch.y[:] = self._labels(table, self.class_names, self._y, row)
         if batch.weights is not None and self._w is not None:
-            self._copy(table, self._w, row, batch.weights)
-
-    def _copy(self, table: Any, name: str, row: int, out: Array) -> None:  # noqa: ANN401 - a record batch
-        """Copy a column of numbers. Raises `InputError` for those that are too large for float32."""
-        numbers = self._numbers(table, name, row)
-        with np.errstate(over="ignore"):
-            out[:] = numbers
-        if numbers.dtype == np.float64 and not np.isfinite(out).all():
-            large = np.isfinite(numbers) & ~np.isfinite(out)
-            if large.any():
-                at = int(large.argmax())
-                raise InputError(
-                    f"{self.path}, row {row + at:,}, column {name!r}: {numbers[at]:g} is no finite number of float32. "
-                    "Mend it, or scale the column."
-                )
+            batch.weights[:] = self._numbers(table, self._w, row)
 
     def _from(self, start: int) -> Iterator[Any]:
         """Return record batches from a row on."""
@@ -218,6 +204,14 @@ class ParquetRows(Rows):
             at = int(numbers.argmin())
             raise InputError(f"{self.path}: column {name!r}, row {row + at:,}: {names.complaint(texts[at])}")
         return numbers
+
+    def texts(self, column: str) -> Iterator[str]:
+        """See `Rows.texts`; an empty value is an empty text."""
+        names = self._file.schema_arrow.names
+        name = names[number_of(column, names, len(names), "copied", self.path)]
+        with contextlib.closing(_opened(self.path)[0]) as held:
+            for table in held.iter_batches(AT_ONCE, columns=[name]):
+                yield from ("" if value is None else str(value) for value in table.column(0).to_pylist())
 
     def again(self) -> "ParquetRows":
         """See `Rows.again`."""

@@ -12,7 +12,7 @@ import numpy as np
 from lowmem.data.class_names import ClassNames
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Batch
-from lowmem.errors import RunError
+from lowmem.errors import InputError, RunError
 
 
 class Rows(ABC):
@@ -56,6 +56,10 @@ class Rows(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
+
+    def texts(self, column: str) -> Iterator[str]:
+        """Yield what a column of a table holds in each row as text. Raises `InputError` if it has no such column."""
+        raise InputError(f"{self.name} is no table, and has no column {column!r}.")
 
     def place(self, row: int, column: int | None) -> str:
         """Write where a value is, for messages; column: of the features, None for the target."""

@@ -24,6 +24,10 @@ BOUND = 8
 """Bytes of a layer's place in the sequences of views, which are made when they are asked for."""
 
 
+DISK_CALL_BYTES, DISK_BYTES = 240, 24_000
+"""Bytes of a bound call that begins a transfer or waits for one, and of the store with its threads."""
+
+
 def stride(architecture: Architecture) -> int:
     """Return the numbers of a working vector: the widest layer, rounded up to whole vector registers."""
     return -(-max(architecture.widths) // 16) * 16
@@ -83,3 +87,8 @@ def statistics_numbers(architecture: Architecture) -> int:
 def program_bytes(layers: int, ops: int, lanes: int) -> int:
     """Return the bytes of a bound program of so many ops, with the objects around it."""
     return OBJECT_BYTES + layers * (LAYER_BYTES + BOUND) + ops * OP_BYTES + lanes * PER_LANE_BYTES
+
+
+def disk_objects_bytes(transfers: int) -> int:
+    """Return the bytes of Python's objects for so many transfers a pass; each of them is waited for as well."""
+    return DISK_BYTES + 2 * transfers * DISK_CALL_BYTES if transfers else 0

@@ -23,8 +23,14 @@ class DiskBinding:
 
     def __init__(self, plan: Plan, arena: NDArray[np.uint8]) -> None:
         assert plan.disk is not None
-        self._plan, self._arena = plan, arena
+        self._plan, self._arena = plan, arena.data
         self.store = Store(plan.disk, plan.disk_bytes)
+        # One bound method for all calls of a kind, as deep networks have thousands of them.
+        self._functions: dict[str, Callable[..., Any]] = {
+            "store": self._begin_write,
+            "load": self._begin_read,
+            "wait": self.store.wait,
+        }
 
     @contextmanager
     def step(self, torn: Callable[[], bool]) -> Iterator[None]:
@@ -43,14 +49,20 @@ class DiskBinding:
 
     def bind(self, item: Item) -> Call:
         """Return the call of one item of the outline."""
-        function: Any = self.store.wait
         arguments: tuple[Any, ...] = (item.layer, bool(item.last))
-        if item.kind != "wait":
-            stores = item.kind == "store"
-            function = self.store.write if stores else self.store.read
-            place = item.step.source if stores else item.step.target
-            arguments = item.layer, self._pieces(item.layer, place), item.step.scratch
-        return Call(item.phase, item.layer, function, arguments)
+        if item.kind == "store":
+            arguments = item.layer, item.step.source, item.step.scratch
+        elif item.kind == "load":
+            arguments = item.layer, item.step.target, item.step.scratch
+        return Call(item.phase, item.layer, self._functions[item.kind], arguments)
+
+    def _begin_write(self, layer: int, place: int, offset: int) -> None:
+        """Begin to write the state of a layer from its place in the arena to its place in the file."""
+        self.store.write(layer, self._pieces(layer, place), offset)
+
+    def _begin_read(self, layer: int, place: int, offset: int) -> None:
+        """Begin to read the state of a layer back from its place in the file to its place in the arena."""
+        self.store.read(layer, self._pieces(layer, place), offset)
 
     def _pieces(self, layer: int, place: int) -> Sequence[memoryview]:
         """Return where a state lies: a piece in the arena of each lane, all of one size, whatever rows a pass has."""
@@ -58,4 +70,4 @@ class DiskBinding:
         width, item = plan.architecture.layer(layer).leaving, plan.architecture.item_bytes
         size = aligned(lane_rows(plan.micro_batch, lanes) * width * item, PAGE)
         starts = range(place // lanes, plan.arena_bytes, plan.arena_bytes // lanes)
-        return [self._arena[start : start + size].data for start in starts]
+        return [self._arena[start : start + size] for start in starts]

@@ -21,7 +21,7 @@ ones go to the disk.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 PRICES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Of a second of transfers, in seconds of compute."""
 
+SPREADS, GOLDEN = (0.0, 0.5), 0.6180339887498949
+"""How far the prices of states differ. Where states are alike, one price sends all of them to the disk or hardly any;
+prices that are scattered (by multiples of the golden ratio) send a part of them, evenly."""
+
 STAGING = (0, 1, 2, 3, 4, 6, 8, 12)
 """States of room that segments leave to transfers."""
 
@@ -47,6 +51,9 @@ MANY, FEW_PRICES, FEW_STAGING = 400, PRICES[::3], (0, 2, 6)
 
 HALVINGS = 24
 """To find the price of a byte at which states take as much of the disk as they may."""
+
+MOST_TRIED = 32
+"""Plans that are written out and simulated, the most promising first."""
 
 ATTEMPTS = 4
 """To place transfers in less memory, where packing takes more than the simulated peak."""
@@ -66,10 +73,14 @@ class DiskPlanner:
 
     table: E(i, j, level) of the chain, as `optimal` makes it. room: bytes, as `taken` counts them.
     disk_bytes: the most that the states on the disk may take, None for no limit.
+    reserve: bytes of the room that the objects of transfers may take; the table is one for the rest.
     """
 
-    def __init__(self, chain: Chain, table: Table, room: int, rates: DiskRates, disk_bytes: int | None) -> None:
+    def __init__(
+        self, chain: Chain, table: Table, room: int, rates: DiskRates, disk_bytes: int | None, reserve: int = 0
+    ) -> None:
         self._chain, self._table, self._room = chain.reversal, table, room
+        self._inside = room - reserve
         self._rates, self._disk_bytes = rates, inf if disk_bytes is None else disk_bytes
         self._fixed = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         np, levels = table.levels.np, table.levels
@@ -79,23 +90,24 @@ class DiskPlanner:
         times = [(rates.write_seconds(size) + rates.read_seconds(size)) / at_once if size else 0.0 for size in sizes]
         self._transfer: NDArray[Any] = np.array(times)
         self._largest = max(sizes)
+        self._scattered: NDArray[Any] = 2 * (np.arange(chain.length) * GOLDEN % 1) - 1
 
     def best(self, taken: Callable[[Schedule], int]) -> Spilled | None:
         """Return the quickest plan for which `taken` says at most the room, None if there is none.
 
         taken: bytes that a schedule takes, at least the simulated peak.
         """
-        found: tuple[float, Schedule] | None = None
-        for compute, states, staging in self._choices():
-            if found is not None and compute >= found[0]:
+        found, best, tried = None, inf, 0
+        for choice, staging in sorted(self._choices(), key=lambda pair: pair[0].estimate):
+            if tried == MOST_TRIED:
+                break
+            if choice.compute >= best:
                 continue
-            schedule = self._fitted(states, staging, taken)
-            if schedule is None:
-                continue
-            seconds = simulate(self._chain, schedule, self._rates).seconds
-            if found is None or seconds < found[0]:
-                found = seconds, schedule
-        return None if found is None else Spilled(found[1], found[0], min(self.lower_bound, found[0]))
+            tried += 1
+            fitted = self._fitted(choice.states, staging, taken, best)
+            if fitted is not None:
+                found, best = fitted
+        return None if found is None else Spilled(found, best, min(self.lower_bound, best))
 
     @cached_property
     def lower_bound(self) -> float:
@@ -107,27 +119,27 @@ class DiskPlanner:
         bounds = [self._cheapest(price, rows, suffix).value / (1 + price) for price in PRICES]
         return max(least, *((bound if bound < inf else least) for bound in bounds))
 
-    def _choices(self) -> Iterator[tuple[float, tuple[int, ...], int]]:
-        """Yield compute, states d_1..d_n and staging of what is worth a try, each once."""
+    def _choices(self) -> Iterator[tuple["_Choice", int]]:
+        """Yield states and the staging beside them that are worth a try, each once."""
         many = self._chain.length > MANY
         seen = set[tuple[tuple[int, ...], int]]()
         for staging in FEW_STAGING if many else STAGING:
             rows, suffix = self._rows(staging), self._suffix(staging)
-            for price in FEW_PRICES if many else PRICES:
-                choice = self._within_limit(price, rows, suffix)
+            for price, spread in product(FEW_PRICES if many else PRICES, SPREADS):
+                choice = self._within_limit(price * (1 + spread * self._scattered), rows, suffix)
                 if choice.value == inf or len(choice.states) < 2 or choice.bytes > self._disk_bytes:
                     continue
                 # Where nothing is run again the staging makes no difference.
                 key = choice.states, 0 if choice.compute <= float(self._sums[-2]) + self._fixed else staging
                 if key not in seen:
                     seen.add(key)
-                    yield choice.compute, choice.states, staging
+                    yield choice, staging
 
     # States for one price ------------------------------------------------------------------------------------------
 
     def _level(self, i: int, staging: int) -> int:
         """Return the level beside state i that its segment may use; below 0 if there is none."""
-        beside = self._room - staging * self._largest - self._chain.state_bytes(i)
+        beside = self._inside - staging * self._largest - self._chain.state_bytes(i)
         return min(beside // self._table.levels.quantum, self._table.top)
 
     def _rows(self, staging: int) -> list["NDArray[Any]"]:
@@ -151,7 +163,9 @@ class DiskPlanner:
         costs = [table.segment(i, self._chain.length, self._level(i, staging)) for i in range(self._chain.length)]
         return np.array(costs)  # type: ignore[no-any-return]
 
-    def _within_limit(self, price: float, rows: list["NDArray[Any]"], suffix: "NDArray[Any]") -> "_Choice":
+    def _within_limit(
+        self, price: "float | NDArray[Any]", rows: list["NDArray[Any]"], suffix: "NDArray[Any]"
+    ) -> "_Choice":
         """Return the states that cost least at a price and take no more of the disk than they may, if there are any.
 
         Where they take more, a price for each byte is raised until they do not.
@@ -171,15 +185,19 @@ class DiskPlanner:
         return best
 
     def _cheapest(
-        self, price: float, rows: list["NDArray[Any]"], suffix: "NDArray[Any]", per_byte: float = 0.0
+        self, price: "float | NDArray[Any]", rows: list["NDArray[Any]"], suffix: "NDArray[Any]", per_byte: float = 0.0
     ) -> "_Choice":
-        """Return the states that cost least where a second of transfers has a price, and a byte of the disk too."""
+        """Return the states that cost least where a second of transfers has a price, and a byte of the disk too.
+
+        price: one for all states, or one for each.
+        """
         np, length = self._table.levels.np, self._chain.length
         cost = np.full(length, np.inf)
         before = np.zeros(length, np.int64)
+        prices = price * self._transfer + per_byte * np.array(self._sizes)
         cost[0] = 0.0
         for i, row in enumerate(rows):
-            offered = cost[i] + row + price * self._transfer[i] + per_byte * self._sizes[i]
+            offered = cost[i] + row + prices[i]
             part = cost[i + 1 : i + 1 + len(row)]
             better = offered < part
             part[better] = offered[better]
@@ -191,22 +209,29 @@ class DiskPlanner:
             states.append(int(before[states[-1]]))
         kept = tuple(reversed(states[:-1]))
         moved = list(kept[:-1])
-        transfers = float(self._transfer[moved].sum())
-        size = sum(self._sizes[layer] for layer in moved)
-        value = float(whole[last]) + self._fixed - per_byte * size
-        return _Choice(value, value - price * transfers, kept, size)
+        value, size = float(whole[last]) + self._fixed, sum(self._sizes[layer] for layer in moved)
+        compute = value - float(prices[moved].sum())
+        return _Choice(value, compute, float(self._transfer[moved].sum()), kept, size)
 
     # Writing -------------------------------------------------------------------------------------------------------
 
-    def _fitted(self, states: tuple[int, ...], staging: int, taken: Callable[[Schedule], int]) -> Schedule | None:
-        """Write out a plan in the room that there is, None if that does not go."""
+    def _fitted(
+        self, states: tuple[int, ...], staging: int, taken: Callable[[Schedule], int], best: float
+    ) -> tuple[Schedule, float] | None:
+        """Write out a plan in the room that there is, with its seconds.
+
+        Return None if that does not go, or takes as long as the best one so far.
+        """
         kept, limit = self._kept(states, staging), self._room
         for _ in range(ATTEMPTS):
             schedule = spill(self._chain, kept, states[:-1], limit)
-            excess = taken(schedule) - self._room
+            trace = simulate(self._chain, schedule, self._rates)
+            if trace.seconds >= best:
+                return None
+            excess = max(trace.peak_bytes, taken(schedule) if trace.peak_bytes <= self._room else 0) - self._room
             if excess <= 0:
-                return schedule
-            limit -= excess
+                return schedule, trace.seconds
+            limit = min(limit - excess, trace.peak_bytes - 1)
         return None
 
     def _kept(self, states: tuple[int, ...], staging: int) -> Schedule:
@@ -222,11 +247,17 @@ class DiskPlanner:
 class _Choice:
     """States that are cheapest at some price.
 
-    value: seconds of compute, and of transfers at their price. compute: the first of these. states: d_1..d_n.
-    bytes: of those that go to the disk.
+    value: seconds of compute, and what transfers and bytes cost. compute, transfers: the seconds of each.
+    states: d_1..d_n. bytes: of those that go to the disk.
     """
 
     value: float
     compute: float
+    transfers: float
     states: tuple[int, ...]
     bytes: int
+
+    @property
+    def estimate(self) -> tuple[float, float]:
+        """About how long it takes: what takes longer, and where that is the same, the sum."""
+        return max(self.compute, self.transfers), self.compute + self.transfers

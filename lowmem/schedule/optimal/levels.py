@@ -29,7 +29,7 @@ class Levels:
     def __init__(self, chain: Chain, budget: int, quantum: int, *, down: bool, exact: bool = False) -> None:
         import numpy as np
 
-        self.np, self.chain, self.quantum, self.down = np, chain, quantum, down
+        self.np, self.chain, self.quantum, self.down, self.exact = np, chain, quantum, down, exact
         self.bounds = down or exact  # whether a table of these levels gives lower bounds
         self.length, self.top = chain.length, budget // quantum
         self.rest = budget % quantum if exact else 0
@@ -48,6 +48,10 @@ class Levels:
         """Return the level from which ops have so many bytes to work in."""
         levels: NDArray[Any] = self.np.maximum(self._rounded(sizes - self.rest), 0)
         return levels
+
+    def enough(self, budget: int) -> int:
+        """Return the level that has all of a budget: of sizes rounded down, or exact ones. Rounded up, the nearest."""
+        return -(-(budget - self.rest) // self.quantum) if self.exact else budget // self.quantum
 
     def sweep_needs(self, i: int, count: int) -> "NDArray[Any]":
         """Return the bytes beside state i, without δ, of the sweeps from i to i+1, ..., i+count."""

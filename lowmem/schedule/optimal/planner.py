@@ -25,41 +25,26 @@ table may take is spent, and the gap between the bounds is stated.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import gcd, inf, isnan
+from functools import cached_property
+from math import inf, isnan
 
 from lowmem.chain import Chain
 from lowmem.common.checks import as_number
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.ops import Forward, Loss, Schedule
+from lowmem.schedule.optimal.closed_form import is_uniform, most_slots, uniform_bound
 from lowmem.schedule.optimal.early_drops import LONGEST, EarlyDrops
-from lowmem.schedule.optimal.table import FIRST_WINDOW, Limits, Table
+from lowmem.schedule.optimal.sizing import exact_quantum, grown, limits_of, states_in
+from lowmem.schedule.optimal.table import Table
 from lowmem.schedule.optimal.writing import write
-from lowmem.schedule.revolve import left_part, revolve, revolve_forwards
 from lowmem.schedule.simulate import Trace, simulate
 
-EXACT_LEVELS_PER_STATE = 32
-"""Levels for a state of mean size up to which a common quantum is used as it is."""
+APART = 0.003
+"""Share by which the levels of a long chain that are tried lie apart."""
 
-EXACT_LEVELS = 2048
-"""Levels for all states together up to which a common quantum is used as it is."""
-
-FINENESS = (64, 32, 16, 8)
-"""Levels for a state of mean size, where sizes are rounded: as fine as `USUAL_WINDOW` leaves room for."""
-
-USUAL_WINDOW = 48
-"""Layers of a window in which nearly all good schedules lie: finer levels are worth more than a wider window."""
-
-MANY_LAYERS = 400
-"""Above this many even layers the closed form is used for networks too."""
-
-WORK_OF_LAYER, LEAST_WORK, MOST_WORK = 1.8e6, 2e8, 3.6e9
-"""Additions that a table may take: for each layer, and at least and at most in all. A thousand layers take about a
-second."""
-
-SHORT, MODEST, LARGE = 300, 56 << 20, 120 << 20
-"""A chain of up to `SHORT` layers gets a table of `MODEST` bytes, as small networks are planned on small machines; a
-longer one gets `LARGE` bytes."""
+WASTED = 0.75
+"""Levels for each state that rounding up may have wasted: schedules of so many more levels are tried too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,44 +75,50 @@ class Planner:
     """The tables for one chain and all budgets up to `budget` (bytes, as `simulate` counts them).
 
     table_bytes: what a table may take, where planning has less memory than usual.
+    shared: plan for many budgets, none of them better than others. Otherwise `budget` itself is planned for best.
 
-    Schedules are those of pure reversal: of a chain that updates its parameters, `lower` puts the updates in.
+    Schedules are those of pure reversal: of a chain that updates its parameters, `lower` puts the updates in. What is
+    tried for a budget is tried for every larger budget too, so more bytes never make a plan dearer.
     """
 
-    def __init__(self, chain: Chain, budget: int, table_bytes: int | None = None) -> None:
+    def __init__(self, chain: Chain, budget: int, table_bytes: int | None = None, *, shared: bool = False) -> None:
         chain = chain.reversal
         self.chain = chain
         self.table_bytes = table_bytes
         self.fixed_cost = sum(stage.backward for stage in chain.stages) + chain.stages[-1].forward + chain.loss
         self._drops: EarlyDrops | None = None
-        self.uniform = _is_uniform(chain)
-        self._budget = budget = max(budget, 0)
+        self.uniform = is_uniform(chain)
+        self._budget = max(budget, 0)
         self._table: Table | None = None
-        self._lower = 0.0
+        self._lower: list[float] = []  # the bound by level
+        self._level_of: Callable[[int], int] = int  # of a budget, for a bound
         self._latest: tuple[Schedule, Trace] | None = None
         if not self.uniform:
-            self._fill(budget)
+            self._fill(self._budget, shared)
 
-    def _fill(self, budget: int) -> None:
+    def _fill(self, budget: int, shared: bool) -> None:
         """Make the table that schedules are read from, and the lower bound."""
         chain = self.chain
-        quantum = _exact_quantum(chain, budget)
-        limits = _limits(chain, self.table_bytes)
+        quantum = exact_quantum(chain, budget)
+        limits = limits_of(chain, self.table_bytes)
         if quantum:
+            if shared:  # whatever is left of a budget beside whole levels is no more than this
+                budget += quantum - 1 - budget % quantum
             self._table = Table(chain, budget, quantum, down=False, limits=limits.twice(), exact=True)
             self._table.grow()
-            self._lower = self._table.lower(self._table.top)
+            self._lower = self._table.lower_bounds()
+            self._level_of = self._table.levels.enough
             return
-        below = _grown(chain, budget, down=True, limits=limits)
-        self._lower = below.lower(below.top)
+        below = grown(chain, budget, down=True, limits=limits)
+        self._lower, self._level_of = below.lower_bounds(), below.levels.enough
         del below  # the next table needs this memory
-        self._table = _grown(chain, budget, down=False, limits=limits)
+        self._table = grown(chain, budget, down=False, limits=limits)
 
     @property
     def table(self) -> Table:
         """The table that schedules are read from; where a formula does without one, it is made now."""
         if self._table is None:
-            self._fill(self._budget)
+            self._fill(self._budget, shared=False)
         assert self._table is not None
         return self._table
 
@@ -136,6 +127,11 @@ class Planner:
         """Layers of the longest segments in the table that schedules are read from, None without a table."""
         return None if self._table is None else self._table.window
 
+    @property
+    def exact(self) -> bool:
+        """Whether sizes are not rounded in the table."""
+        return self._table is not None and self._table.levels.exact
+
     def best(self, budget: int, taken: Callable[[Schedule], int] | None = None) -> Optimum:
         """Return the best schedule that takes at most `budget` bytes, which is at most the budget of the tables.
 
@@ -143,16 +139,28 @@ class Planner:
         Raises `BudgetError` if none fits.
         """
         measure = taken or self._simulated_peak
-        answer = self._closed_form(budget, measure) if self.uniform else self._from_table(budget, measure)
-        if answer is None:
-            least = simulate(self.chain, least_memory(self.chain)).peak_bytes
+        if found := self.find(budget, measure):
+            return found
+        smallest = least_memory(self.chain)
+        least = simulate(self.chain, smallest).peak_bytes
+        schedule = None if self.uniform else most_slots(self.chain, budget, measure)
+        if schedule is None and least <= budget and measure(smallest) <= budget:
+            schedule = smallest
+        if schedule is None:
             raise BudgetError(
                 f"no schedule of this chain was found for {budget:,} bytes; the least that works is {least:,}.",
                 budget=budget,
                 minimum=least,
             )
-        schedule, lower = answer
-        return Optimum(schedule, self._trace(schedule).cost, lower + self.fixed_cost)
+        return self._optimum(schedule, budget)
+
+    def find(self, budget: int, taken: Callable[[Schedule], int]) -> Optimum | None:
+        """Return the best schedule that the table or the closed form has for a budget, None if there is none."""
+        schedule = most_slots(self.chain, budget, taken) if self.uniform else self._from_table(budget, taken)
+        return None if schedule is None else self._optimum(schedule, budget)
+
+    def _optimum(self, schedule: Schedule, budget: int) -> Optimum:
+        return Optimum(schedule, self._trace(schedule).cost, self.lower_bound(budget))
 
     def _simulated_peak(self, schedule: Schedule) -> int:
         return self._trace(schedule).peak_bytes
@@ -163,39 +171,50 @@ class Planner:
             self._latest = schedule, simulate(self.chain, schedule)
         return self._latest[1]
 
-    def _from_table(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
-        """Try schedules from the cheapest on until one fits; where no schedule is in the window, use the formula.
+    def _from_table(self, budget: int, taken: Callable[[Schedule], int]) -> Schedule | None:
+        """Try schedules from the cheapest on until one fits, None if none does.
 
-        Every schedule is read off at the lowest level that has its cost. On short chains none is left out, so that
-        more budget never means a dearer plan. On long chains a schedule that takes too much skips the levels that
-        are too high by more than what is missing.
+        Every schedule is read off at the lowest level that has its cost.
         """
         table = self._table
         assert table is not None
-        skipped = table.top + 1
-        for level in self._steps():
-            if level > skipped and self.chain.length > LONGEST:
-                continue
-            schedule = self._write(level)
-            excess = taken(schedule) - budget
-            if excess <= 0:
-                return schedule, self._lower
-            skipped = level - excess // table.levels.quantum
-        smallest = least_memory(self.chain)
-        fallback = most_slots(self.chain, budget, taken) or (smallest if taken(smallest) <= budget else None)
-        return None if fallback is None else (fallback, self._lower)
+        levels = table.levels
+        highest = levels.enough(budget)
+        if not levels.exact:
+            highest += int(WASTED * states_in(self.chain, budget))
+        latest: Schedule | None = None
 
+        def fits(level: int) -> bool:
+            nonlocal latest
+            schedule = self._write(level)
+            if self._simulated_peak(schedule) > budget or taken(schedule) > budget:
+                return False
+            latest = schedule
+            return True
+
+        steps = self._steps
+        first = next((number for number, level in enumerate(steps) if level <= highest), len(steps))
+        _first_that_fits(first, len(steps), lambda number: fits(steps[number]), short=self.chain.length <= LONGEST)
+        return latest
+
+    @cached_property
     def _steps(self) -> list[int]:
-        """Return the levels at which a schedule gets cheaper, the highest first."""
+        """The levels at which a schedule gets cheaper, the highest first; of long chains some of them."""
         table = self._table
         assert table is not None
-        costs = table.costs() if self.chain.length > LONGEST else self._early_drops().costs()
+        short = self.chain.length <= LONGEST
+        costs = self._early_drops().costs() if short else table.costs()
         best, levels = inf, []
         for level, cost in enumerate(costs):
             if cost < best:
                 best = cost
                 levels.append(level)
-        return levels[::-1]
+        levels.reverse()
+        tried = levels[:1]
+        for level in levels:
+            if level <= tried[-1] * (1 - APART):
+                tried.append(level)
+        return levels if short else tried
 
     def _early_drops(self) -> EarlyDrops:
         """Return the recurrence with early drops, which is filled in at its first use."""
@@ -212,129 +231,27 @@ class Planner:
     def lower_bound(self, budget: int) -> float:
         """Return what any schedule costs at least whose checkpoints stay and whose simulated peak is in the budget."""
         if not self.uniform:
-            return self._lower + self.fixed_cost
-        answer = self._closed_form(budget, self._simulated_peak)
-        return inf if answer is None else answer[1] + self.fixed_cost
-
-    def _closed_form(self, budget: int, taken: Callable[[Schedule], int]) -> tuple[Schedule, float] | None:
-        """Return Griewank and Walther's schedule and a bound: states have one size, layers but the ends one cost."""
-        schedule = most_slots(self.chain, budget, taken)
+            level = min(self._level_of(budget), len(self._lower) - 1)
+            return inf if level < 0 else self._lower[level] + self.fixed_cost
+        schedule = most_slots(self.chain, budget, self._simulated_peak)
         if schedule is None:
-            return None
+            return inf
         slots = sum(isinstance(op, Forward) for op in schedule.ops[: schedule.ops.index(Loss())]) - 2
         # In a network there is room for up to two states more where no δ lives yet and nothing travels.
         more = 0 if self.chain.in_hand_free else 2
-        return schedule, self._uniform_bound(max(slots, 0) + more)
-
-    def _uniform_bound(self, slots: int) -> float:
-        """Return a lower bound of the cost of forward runs with so many slots."""
-        stages, length = self.chain.stages, self.chain.length
-        slots = min(slots, max(length - 2, 0))
-        first, inner = stages[0].forward, stages[min(1, length - 2)].forward
-        if first == inner:
-            return inner * (revolve_forwards(length, slots) - 1)
-        # Layers 2..L from state 1 take what the formula says; layer 1 runs at least once.
-        return first + inner * (revolve_forwards(length - 1, slots) - 1)
+        return uniform_bound(self.chain, max(slots, 0) + more) + self.fixed_cost
 
 
-def most_slots(chain: Chain, budget: int, taken: Callable[[Schedule], int]) -> Schedule | None:
-    """Return the revolve schedule with the most slots that takes at most `budget` bytes, None if none does.
+def _first_that_fits(first: int, stop: int, fits: Callable[[int], bool], *, short: bool) -> None:
+    """Ask numbers first..stop-1 until one fits, so that none before the last one that fitted is known to fit.
 
-    The search steps by what is left over or missing, counted in states of the largest size; where all states have one
-    size, the first step is exact.
+    short: ask all of them in turn. Otherwise multiples of 64 are asked in turn, then multiples of 16 between the one
+    that fits and the one before it, and so on. With a smaller `first`, or where more fits, the last one that fits is
+    the same or comes earlier, whatever fits: this is what makes plans never dearer with more budget.
     """
-    best = revolve(chain, slots=0)
-    left = budget - (0 if chain.in_hand_free else taken(best))
-    if left < 0:
-        return None
-    sizes = [stage.state_bytes for stage in chain.stages[:-1]] or [0]
-    largest = max(*sizes, 1)
-    low, high = 0, max(chain.length - 2, 0)
-    middle = left // largest
-    while low < high and (middle > low or min(sizes) < largest):
-        middle = min(max(middle, low + 1), high)
-        schedule = revolve(chain, slots=middle)
-        left = budget - taken(schedule)
-        if left >= 0:
-            best, low = schedule, middle
-        else:
-            high = middle - 1
-        middle += left // largest
-    return Schedule("optimal", best.ops)
-
-
-def _is_uniform(chain: Chain) -> bool:
-    """Say whether the closed form is used: states of one size, layers of one cost.
-
-    For an abstract chain the formula is exact. In a network memory is not the same at every op, which a table sees
-    and the formula does not; with many layers the difference is not worth a table, and the bound says how large it
-    may be. The last layer may always differ; the first one too where there are many layers.
-    """
-    many = chain.length > MANY_LAYERS
-    inner = chain.stages[:-1]
-    alike = inner[1:] if many else inner
-    sizes = {(s.state_bytes, s.delta_bytes) for s in inner}
-    works = {(s.forward, s.forward_scratch, s.advance_scratch) for s in alike}
-    return (many or chain.in_hand_free) and chain.length > 1 and len(sizes) == 1 and len(works) == 1
-
-
-def _states_in(chain: Chain, budget: int) -> int:
-    """Return about how many states fit in a budget at once."""
-    sizes = [stage.state_bytes for stage in chain.stages[:-1]]
-    return min(len(sizes), budget * len(sizes) // max(sum(sizes), 1) + 1)
-
-
-def _exact_quantum(chain: Chain, budget: int) -> int:
-    """Return the bytes of a level in which all states are exact, 0 if that makes too many levels."""
-    sizes = [stage.state_bytes for stage in chain.stages[:-1] if stage.state_bytes]
-    if not sizes:
-        return max(budget, 1)
-    common, mean = gcd(*sizes), sum(sizes) // len(sizes)
-    few = mean <= EXACT_LEVELS_PER_STATE * common or sum(sizes) // common <= EXACT_LEVELS
-    return common if few else 0
-
-
-def _limits(chain: Chain, table_bytes: int | None) -> Limits:
-    """Return what a table of a chain may take."""
-    work = min(max(WORK_OF_LAYER * chain.length, LEAST_WORK), MOST_WORK)
-    usual = MODEST if chain.length <= SHORT else LARGE
-    return Limits(work, usual if table_bytes is None else min(usual, table_bytes))
-
-
-def _grown(chain: Chain, budget: int, *, down: bool, limits: Limits) -> Table:
-    """Return a table with the finest levels that leave room for the window that is wanted.
-
-    Where a narrower window is enough, the rest of the work goes into finer levels.
-    """
-    sizes = [stage.state_bytes for stage in chain.stages[:-1]]
-    mean, states = sum(sizes) // len(sizes), _states_in(chain, budget)
-
-    def table_of(fine: int) -> Table:
-        quantum = max(mean // fine, 1)
-        # Levels above the budget are tried, to win back what rounding up wastes: about half a level for each state.
-        return Table(chain, budget if down else budget + states * quantum, quantum, down=down, limits=limits)
-
-    wanted = _wanted_window(chain, budget)
-    window = min(wanted if down else min(max(wanted, USUAL_WINDOW), USUAL_WINDOW * 3 // 2), chain.length)
-    fine = next((fine for fine in FINENESS[:-1] if table_of(fine).affordable(window)), FINENESS[-1])
-    table = table_of(fine)
-    settled = table.grow()
-    while not down and table.upper(table.top) == inf and fine > FINENESS[-1]:
-        fine //= 2  # coarser levels leave room for a window in which there is a schedule
-        table = table_of(fine)
-        settled = table.grow()
-    while settled and fine < FINENESS[0]:
-        fine *= 2
-        finer, spent = table_of(fine), table.spent
-        if not finer.affordable(table.window, spent):
-            break
-        table = finer  # the coarser one goes before this one is filled
-        settled = table.grow(spent)
-    return table
-
-
-def _wanted_window(chain: Chain, budget: int) -> int:
-    """Return the window in which bounds are likely to meet: half of the way to an even chain's first checkpoint."""
-    largest = max(stage.state_bytes + stage.delta_bytes for stage in chain.stages[:-1])
-    slots = _states_in(chain, max(budget - largest, 0)) - 1
-    return min(max(left_part(chain.length, max(slots, 1)) // 2, FIRST_WINDOW), 2 * USUAL_WINDOW)
+    low, high = first, stop
+    for stride in (1,) if short else (64, 16, 4, 1):
+        number = -(-low // stride) * stride
+        while number < high and not fits(number):
+            number += stride
+        low, high = max(low, number - stride + 1), min(number, high)

@@ -144,6 +144,37 @@ class Table:
         bound = float(self.lower_costs[0, level])
         return bound if self.segments.dtype == self.levels.np.float64 else bound * (1 - ROUNDING)
 
+    def lower_bounds(self) -> list[float]:
+        """Return `lower` for every level."""
+        return [self.lower(level) for level in range(self.top + 1)]
+
+    def lefts(self, i: int, j: int, level: int) -> "NDArray[Any]":
+        """Return E(i, k) for the splits k of segment (i, j) inside the window, at a level beside state i."""
+        levels, segments = self.levels, self.segments
+        at = min(level + int(levels.shifts[i]), segments.cap)
+        most = min(j - i, self.window + 1)
+        left: NDArray[Any] = segments.costs[i, 1:most, at].astype(levels.np.float64) - levels.sums[i]
+        return left
+
+    def rights(self, i: int, j: int, level: int) -> "NDArray[Any]":
+        """Return E(k, j) for the splits k of segment (i, j) inside the window, at what a level beside state i leaves.
+
+        Costs are stored by the level beside what lies before state k: the bytes of state k need not be taken off.
+        """
+        np, levels, segments = self.levels.np, self.levels, self.segments
+        splits = np.arange(i + 1, min(j, i + self.window + 1))
+        if j == levels.length:
+            right = self.upper_costs[splits, min(level, levels.top)]
+        else:
+            right = np.full(len(splits), np.inf)
+            known = splits[j - splits <= self.window]
+            right[len(splits) - len(known) :] = segments.costs[known, j - known, min(level, segments.cap)]
+        costs: NDArray[Any] = right.astype(np.float64) - levels.sums[splits]
+        costs[levels.shifts[splits] > level] = np.inf
+        if levels.chain.in_hand_free and splits[-1] == j - 1:  # state j-1 is in hand then, and costs nothing
+            costs[-1] = self.segment(j - 1, j, level)
+        return costs
+
     def segment(self, i: int, j: int, level: int) -> float:
         """Return E(i, j) at a level beside state i, or infinity where the table does not have it."""
         levels = self.levels

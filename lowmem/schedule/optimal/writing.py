@@ -36,16 +36,11 @@ def write_segment(table: Table, first: int, last: int, level: int) -> list[Op]:
 def _best_split(table: Table, i: int, j: int, level: int) -> int:
     """Return the best split of segment (i, j) at this level."""
     levels = table.levels
-    best, split = inf, -1
-    needed = table.segments.sweep_levels(i, int(levels.deltas[j]))
-    for k in range(i + 1, min(j, i + table.window + 1)):
-        if not levels.chain.in_hand_free and needed[k - i - 1] > level:
-            continue
-        right = table.segment(k, j, levels.below(k, j, level))
-        cost = float(levels.sums[k]) + right + table.segment(i, k, level)
-        if cost < best:
-            best, split = cost, k
-    return split
+    splits = levels.np.arange(i + 1, min(j, i + table.window + 1))
+    costs = levels.sums[splits] + table.rights(i, j, level) + table.lefts(i, j, level)
+    if not levels.chain.in_hand_free:
+        costs[table.segments.sweep_levels(i, int(levels.deltas[j]))[: len(splits)] > level] = inf
+    return i + 1 + int(costs.argmin())
 
 
 def _drop_pays(table: Table, outer: tuple[int, int, int], inner: tuple[int, int, int]) -> bool:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from lowmem.chain import Chain
 from lowmem.common.checks import whole
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Schedule
+from lowmem.schedule.ops import Backward, Forward, Loss, Op, Record, Schedule
 from lowmem.schedule.segments import sqrt_starts
 from lowmem.schedule.tapes.needs import tapes_of
 
@@ -38,8 +38,8 @@ def _segments(chain: Chain, planner: str, starts: Sequence[int]) -> Schedule:
     ops: list[Op] = [Forward(start + 1, end) for start, end in pairwise(starts)]
     end = chain.length
     for start in reversed(starts):
-        ops += map(Record, range(start + 1, end + 1))
-        ops.append(Loss() if end == chain.length else Free(chain.state(end)))
+        ops += map(Record, range(start + 1, end))
+        ops += (Record(end), Loss()) if end == chain.length else (Record(end, output=False),)
         ops += map(Backward, range(end, start, -1))
         end = start
     return Schedule(planner, tuple(ops))

@@ -7,7 +7,7 @@ has been reversed already (`ahead`).
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from lowmem.chain import Chain, Tape
+from lowmem.chain import Chain, Stage, Tape
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,12 +22,19 @@ def tapes_of(chain: Chain) -> list[Tape]:
     return tapes
 
 
+def _alone(stage: Stage) -> float:
+    """Return the cost of recording a stage whose output nobody needs."""
+    assert stage.tape is not None  # tapes_of has seen that
+    return stage.forward if stage.tape.alone_cost is None else stage.tape.alone_cost
+
+
 class Needs:
     """Arrays for one chain; index l of an array is stage or state l, index 0 of one for stages is unused.
 
     states, tapes: bytes that stay. ahead[j]: bytes that live while stages up to j run again, and belong to what was
     reversed: gradients of parameters, the gradient with respect to state j, and what the caller holds; 0 for j = L.
     records, backwards: bytes of recording a stage, without what is ahead, and of reversing it.
+    spared[l]: what recording stage l costs less where nobody needs its output; 0 for the last, as the loss needs it.
     """
 
     def __init__(self, chain: Chain) -> None:
@@ -37,6 +44,8 @@ class Needs:
         stages, tapes = chain.stages, tapes_of(chain)
         self.states = np.array([chain.state_bytes(layer) for layer in range(chain.length + 1)], np.int64)
         self.tapes = np.array([0, *(tape.kept_bytes for tape in tapes)], np.int64)
+        spared = [stage.forward - _alone(stage) for stage in stages]
+        self.spared = np.array([0.0, *spared[:-1], 0.0])
         # A tape that counts less than nothing (abstract chains only) may lift a segment above the budget.
         self.lift = -int(self.tapes[self.tapes < 0].sum())
         if chain.in_hand_free:  # only that indices stay above zero counts

@@ -11,6 +11,9 @@ heterogeneous chains: how to train deep neural networks with limited memory", ar
 held to the bytes that live while it runs: gradients on their way, gradients of parameters as they have come, working
 memory, and the caller's output. Optimal means among schedules whose checkpoints stay until their segment is done.
 
+The last stage of a segment is recorded without its output, so C(j-1, j, m) may cost less than f_j + b_j: a product
+whose result nobody needs is not taken again.
+
 Bytes are counted in levels. Where sizes have a common quantum they are exact. Otherwise sizes rounded up give
 schedules, and sizes rounded down a lower bound of the cost. Levels above the budget are tried too, as rounding up
 wastes some, and the simulator says what fits. In long chains parts of a schedule that are run again are held to a

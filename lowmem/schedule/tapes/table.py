@@ -58,6 +58,8 @@ class Table:
         self.sums = np.array([*accumulate(forwards, initial=0.0)])
         self.backward = np.array([0.0, *(stage.backward for stage in needs.chain.stages)])
         self.plain = np.cumsum(self.backward) + self.sums  # of recording and reversing stages 1..l once
+        # Every way to reverse a segment records its last stage without its output, once; behind L there is the loss.
+        self.spared = needs.spared
         self.state_shifts, self.tape_shifts = self._round(needs.states), self._round(needs.tapes)
         self.inner = np.full((self.length, self.window + 1, self.top + 1), inf, self.dtype)
         self.suffix = np.full((self.length, self.top + 1), inf, self.dtype)
@@ -90,13 +92,13 @@ class Table:
                     self._enough[i, j] = self._level(needs.leaf(i))
                 row = self.suffix[i] if j == length else self.inner[i, j - i]
                 enough = int(self._enough[i, j])
-                row[max(enough, 0) :] = self.plain[j] - self.plain[i] + self.sums[i]
+                row[max(enough, 0) :] = self.plain[j] - self.spared[j] - self.plain[i] + self.sums[i]
                 self._least[i, j] = enough
                 if j > i + 1:
                     self._splits(i, j, row, sweeps, int(taped[j]))
             k = i + self.window + 1
             if self.levels.down and k < length:
-                np.minimum(far, self.suffix[k] + self.plain[k], out=far)
+                np.minimum(far, self.suffix[k] + (self.plain[k] - self.spared[k]), out=far)
                 at = min(int(self.state_shifts[i]), self.top + 1)
                 row = self.suffix[i, at:]
                 np.minimum(row, far[: self.top + 1 - at] - self.plain[i], out=row)

@@ -7,7 +7,7 @@ a tree, whose nodes are segments (i, j).
 from collections.abc import Callable
 
 from lowmem.chain import Chain
-from lowmem.schedule.ops import Backward, Forward, Free, Loss, Op, Record, Schedule
+from lowmem.schedule.ops import Backward, Forward, Loss, Op, Record, Schedule
 
 RECORD = 0
 """The choice of recording, where otherwise the state to keep stands: state 0 never is one."""
@@ -28,7 +28,8 @@ def write(chain: Chain, planner: str, level: int, choose: Choose) -> Schedule:
         i, j, here = item
         if j == i + 1:
             # What comes behind stage j is reversed already and needs its output no more.
-            ops += (Record(j), Loss() if j == chain.length else Free(chain.state(j)), Backward(j))
+            ops += (Record(j), Loss()) if j == chain.length else (Record(j, output=False),)
+            ops.append(Backward(j))
             continue
         choice, first, then = choose(i, j, here)
         if choice == RECORD:

@@ -22,12 +22,11 @@ Strides = tuple[tuple[int, ...] | None, ...]
 class LossRun:
     """What a loss has left.
 
-    bytes: of its value, and of gradients of the parameters that it uses. strides: how the gradients of the model's
-    outputs lie in memory.
+    bytes: of its value, and of gradients of the parameters that it uses; of the model's own they wait for those that
+    the chain gives. strides: how the gradients of the model's outputs lie in memory.
     """
 
     bytes: int
-    parameters: list[torch.Tensor]
     strides: Strides
 
 
@@ -57,7 +56,7 @@ def run_loss(loss: Loss, outputs: Tensors, flags: Sequence[bool]) -> LossRun:
     size = bytes_of([*value, *(parameter.grad for parameter in parameters)], granule(value[0].device))
     for parameter, gradient in zip(parameters, before, strict=True):
         parameter.grad = gradient
-    return LossRun(size, parameters, strides_of(inlet))
+    return LossRun(size, strides_of(inlet))
 
 
 def strides_of(gradients: Box) -> Strides:

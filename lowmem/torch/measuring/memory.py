@@ -33,7 +33,7 @@ def memory(
         of_loss = None if loss is None else run_loss(loss, outputs, probes[-1].leaving)
         bytes_now.mark()
     readings = bytes_now.readings
-    stages = _stages(found, readings, set() if of_loss is None else set(map(id, of_loss.parameters)))
+    stages = _stages(found, readings)
     output = stages[-1].output_bytes
     if of_loss is None:
         return stages, UNKNOWN_LOSS * output, 2 * output
@@ -92,9 +92,10 @@ def _run_once(
     return following, _Marks(probe, first, hold, *kept, sizes, delta)
 
 
-def _stages(found: Sequence[_Marks], readings: Readings, counted: set[int]) -> list[MeasuredStage]:
-    """Turn readings into sizes. counted: names of parameters whose gradients are there from the loss on."""
+def _stages(found: Sequence[_Marks], readings: Readings) -> list[MeasuredStage]:
+    """Turn readings into sizes."""
     live, peaks = readings.live, readings.peaks
+    counted: set[int] = set()
     gradients = []
     for marks in reversed(found):  # the gradient of a shared parameter is there from its last stage on
         gradients.append(sum(size for key, size in marks.gradients.items() if key not in counted))
@@ -128,6 +129,7 @@ def _stages(found: Sequence[_Marks], readings: Readings, counted: set[int]) -> l
                 record_peak=peaks[at + 1] - live[at + 1],
                 backward_peak=peaks[at + 4] - base,
                 taped_sweeps=marks.probe.taped_sweeps,
+                alone=marks.probe.alone,
                 buffer_bytes=group.buffer_bytes() if marks.probe.writes_buffers else 0,
             )
         )

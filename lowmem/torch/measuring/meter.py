@@ -154,8 +154,10 @@ def check_device(device: torch.device) -> None:
     """Refuse a device whose memory cannot be measured."""
     if device.type != "cpu":
         try:
-            torch.get_device_module(device).memory_stats(device)
-        except (AttributeError, RuntimeError):
+            of = torch.get_device_module(device)
+            of.init()
+            of.memory_stats(device)["allocation.all.current"]
+        except (AttributeError, AssertionError, RuntimeError, KeyError):
             raise InputError(
                 f"memory cannot be measured on the device {str(device)!r}. Plan on 'cpu' or 'cuda', where training is."
             ) from None
@@ -171,7 +173,10 @@ def measured_peak(step: Callable[[], Any], device: "torch.device | str" = "cpu")
     gives beyond that: a tensor above 1 MiB may get a block that is up to 1 MiB larger. With expandable segments
     (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True) it gives less than 512 bytes more.
     """
-    where = torch.device(device)
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"PyTorch knows no device {device!r}. Write 'cpu' or 'cuda'.") from None
     check_device(where)
     with meter(where, padded=False) as of_step:
         of_step.mark()

@@ -1,7 +1,7 @@
 """First look at the stages: seconds, gradients, random numbers, and what makes a stage impossible to run again."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -13,6 +13,7 @@ from lowmem.errors import InputError
 from lowmem.torch.again import Autocast, Buffers, forked_random, random_state, same, still_statistics
 from lowmem.torch.measuring.loss import Loss, Strides, gradients_for, run_loss, strides_of
 from lowmem.torch.passes import Box, SharedGradients, Tape, alone, leaves, record, reverse, sweep
+from lowmem.torch.spared import NoProducts, spares
 from lowmem.torch.stages import Group, shared_parameters, why
 from lowmem.torch.values import Tensors
 
@@ -25,7 +26,8 @@ class Probe:
     """What is known of a stage before its memory is measured.
 
     taped_sweeps: whether its forward must save a tape even where none is kept. writes_buffers: whether it writes to
-    buffers that are no BatchNorm's. leaving: which outputs have a gradient. entering_strides, leaving_strides: how
+    buffers that are no BatchNorm's. alone: seconds of recording it for its tape alone, None where that spares nothing.
+    leaving: which outputs have a gradient. entering_strides, leaving_strides: how
     the gradients of inputs and outputs lie in memory.
     """
 
@@ -37,6 +39,7 @@ class Probe:
     random: bool = False
     taped_sweeps: bool = False
     writes_buffers: bool = False
+    alone: float | None = None
     leaving: tuple[bool, ...] = ()
     entering_strides: Strides = ()
     leaving_strides: Strides | None = None
@@ -89,15 +92,20 @@ def probe(
     if loss is not None:
         with autocast.one_stage():
             probes[-1].leaving_strides = run_loss(loss, now, wanted).strides
-    for name, alike_in in (("forward", 2), ("backward", 3)):  # a stage at the start has a shorter backward
+    _level(kinds)
+    return start, probes
+
+
+def _level(kinds: Mapping[Any, list[Probe]]) -> None:
+    """Give stages that do the same work the same times: differences between them are noise."""
+    for name, alike_in in (("forward", 2), ("backward", 3), ("alone", 3)):  # a first stage has a shorter backward
         same_kind: dict[Any, list[Probe]] = {}
         for kind, alike in kinds.items():
-            same_kind.setdefault(kind[:alike_in], []).extend(alike)
-        for alike in same_kind.values():  # differences between them are noise
-            seconds = median(getattr(each, name) for each in alike)
+            same_kind.setdefault(kind[:alike_in], []).extend(each for each in alike if getattr(each, name) is not None)
+        for alike in same_kind.values():
+            seconds = median([getattr(each, name) for each in alike] or [0.0])
             for each in alike:
                 setattr(each, name, seconds)
-    return start, probes
 
 
 def _repeatable(here: Probe, inputs: Tensors, autocast: Autocast) -> Tensors:
@@ -182,8 +190,32 @@ def _times(probe: Probe, inputs: Tensors, autocast: Autocast, rounds: int, *, wa
         del tape
     probe.forward = min(forwards[not warm :])
     probe.backward = max(min(whole[not warm :]) - probe.forward, 0.0)
+    if any(probe.leaving) and spares(probe.group):
+        _time_alone(probe, inputs, autocast, rounds)
     for parameter in probe.group.parameters():
         parameter.grad = None
+
+
+def _time_alone(probe: Probe, inputs: Tensors, autocast: Autocast, rounds: int) -> None:
+    """Time a stage that is recorded for its tape alone, if its gradients stay the same by that."""
+    device, own = inputs[0].device, probe.group.parameters()
+    found, seconds = [], []
+    contexts: list[AbstractContextManager[Any]] = [nullcontext(), *(NoProducts() for _ in range(rounds))]
+    for context in contexts:
+        for parameter in own:
+            parameter.grad = None
+        with autocast.one_stage():
+            begin = _now(device)
+            with context:
+                outputs, tape = record(alone(probe.group), [inputs], probe.wanted)
+            assert tape is not None  # some output has a gradient
+            inlet = probe.reverse(tape, probe.gradients(outputs))
+            seconds.append(_now(device) - begin)
+        gradients = (*inlet.take(), *(parameter.grad for parameter in own))
+        found.append([gradient for gradient in gradients if gradient is not None])
+    plain, *others = found
+    if all(len(each) == len(plain) and all(map(_alike, plain, each)) for each in others):
+        probe.alone = min(max(min(seconds[1:]) - probe.backward, 0.0), probe.forward)
 
 
 def _reverse(probe: Probe, tape: Tape, outputs: Tensors) -> None:

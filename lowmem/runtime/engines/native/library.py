@@ -12,7 +12,7 @@ from lowmem.planning.engines.choice import LIBRARY, note_unusable
 from lowmem.runtime.blas import Blas, numpy_blas
 from lowmem.runtime.engines.native import structs
 
-INTERFACE = 2
+INTERFACE = 3
 """Of src/lowmem_native.h."""
 
 

@@ -1,10 +1,10 @@
 """The lanes of an engine: a pool of threads in the compiled library that lives as long as the object."""
 
 import os
-import threading
 import weakref
+from contextlib import ExitStack
 
-from lowmem.errors import InputError
+from lowmem.common.turns import Turn
 from lowmem.runtime.blas_threads import hold, release
 from lowmem.runtime.engines.native.library import Library
 
@@ -20,28 +20,22 @@ class Pool:
         self._process = 0
         self._end: weakref.finalize | None = None  # type: ignore[type-arg]
         self._address: int | None = None
-        self._busy = threading.Lock()
+        self._turn = Turn("this object runs a step", "Its memory is there only once: make one for each thread.")
 
     def __enter__(self) -> int | None:
         """Return the pool's address for one run, which no other may use meanwhile."""
-        if not self._busy.acquire(blocking=False):
-            raise InputError(
-                "this object runs a step in another thread at the moment, and its memory is there only once. Make one "
-                "Backprop (or Trainer, or estimator) for each thread."
-            )
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self._turn)
             if self._lanes > 1 and self._process != os.getpid():
                 self._start()
             hold(1)
-        except BaseException:
-            self._busy.release()
-            raise
+            stack.pop_all()
         return self._address
 
     def __exit__(self, *error: object) -> None:
         """Let others run."""
         release(1)
-        self._busy.release()
+        self._turn.__exit__(None, None, None)
 
     def _start(self) -> None:
         if self._end is not None:

@@ -138,7 +138,7 @@ class NumpyEngine:
         workspace, each = self.arena.flat, workspace_per_row(self.mlp.architecture)
         if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
             workspace = np.empty(each, self.mlp.parameters.dtype)
-        with _small_buffers():
+        with _small_buffers(), threads_of(self.plan):
             Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:

@@ -6,6 +6,7 @@
 #else
 #pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,fma,prefer-vector-width=512")
 #endif
+#define LM_WIDE_PHILOX
 #define VERSION(type) lm_avx512_##type
 #include "kernels_both.inc"
 #if defined(__clang__)

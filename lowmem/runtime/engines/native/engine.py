@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.network.tiles import TILE_ROWS, lane_rows, tile_rows
+from lowmem.network.tiles import lane_rows, tile_rows
 from lowmem.nn.layers.dropout import philox_key
 from lowmem.nn.losses import check_targets, loss_scale
 from lowmem.nn.mlp import MLP
@@ -174,8 +174,9 @@ class NativeEngine:
         """Write the outputs for x to `out`; see `Engine.forward`."""
         struct, lanes, architecture = self.struct, self.plan.lanes, self.mlp.architecture
         workspace, each = self.arena.flat, native_memory.workspace_numbers(architecture, 1)
-        tile = min(len(workspace) // lanes // each, TILE_ROWS)
-        if not tile:  # a pass of one row can work in less, as it does not work in place
+        tile = native_memory.evaluation_tile(architecture, self.plan.micro_batch, lanes)
+        tile = min(tile, len(workspace) // lanes // each)
+        if not tile:  # a pass of few rows can work in less, as it does not work in place
             workspace, tile = np.empty(lanes * each, architecture.dtype), 1
         training, struct.tile = struct.tile, tile
         try:

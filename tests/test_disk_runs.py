@@ -123,7 +123,9 @@ def test_train_and_resume_take_a_disk(tmp_path: Path, capsys: pytest.CaptureFixt
     disk = ["--disk", str(folder), "--disk-limit", "1GiB"]
     common = ["train", "--data", "digits", *FLAGS, "--no-calibrate"]
     assert main([*common, *disk, "--epochs", "1", "--save", str(run)]) == 0
-    assert "on the disk" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "on the disk" in told
+    assert "an epoch writes" in told
     assert main(["resume", str(run), "--epochs", "2", "--disk", str(tmp_path)]) == 0
     assert main([*common, "--epochs", "2", "--save", str(tmp_path / "other")]) == 0
     one, other = (lm.Trainer.resume(path).mlp.parameters for path in (run, tmp_path / "other"))
@@ -159,6 +161,9 @@ def test_compare_has_each_budget_without_a_disk_and_with_it(tmp_path: Path) -> N
     assert with_disk.plan is not None
     assert without.plan.disk_bytes == 0 < with_disk.plan.disk_bytes
     assert with_disk.plan.cost < without.plan.cost
+    assert "on disk" in str(comparison)
+    assert "on disk" not in str(lm.compare(ARCH, 400, ["30% of activations"], threads=1))
+    lm.plots.frontier(comparison)
 
 
 def test_a_killed_run_leaves_no_file_and_resumes(tmp_path: Path) -> None:

@@ -56,7 +56,12 @@ class Comparison:
             "FLOP factor",
             "time",
         ]
-        return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, [_cells(a) for a in self.answers])
+        rows = [_cells(answer) for answer in self.answers]
+        if any(answer.plan is not None and answer.plan.disk for answer in self.answers):
+            columns.append("on disk")
+            for row, answer in zip(rows, self.answers, strict=True):
+                row.append(format_bytes(answer.plan.disk_bytes) if answer.plan and answer.plan.disk_bytes else "")
+        return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, rows)
 
     def __str__(self) -> str:
         """Show the comparison as a table."""

@@ -176,11 +176,11 @@ def test_a_killed_run_leaves_no_file_and_resumes(tmp_path: Path) -> None:
         "from pathlib import Path; folder, run = map(Path, sys.argv[1:])\n"
         "trainer = lm.Trainer.resume(run) if run.exists() else trainer_of(folder)\n"
         "print('ready', flush=True)\n"
-        "left = 40 - trainer.epochs_done\n"
+        "left = 12 - trainer.epochs_done\n"
         "list(trainer.epochs((X, Y), left, save_to=run, save_every=1)) if left else 0"
     )
     root = Path(__file__).parent.parent
-    moments = np.random.default_rng(0).uniform(0, 0.4, 4)
+    moments = np.random.default_rng(0).uniform(0, 0.2, 3)
     for moment in [*moments, None]:
         arguments = [sys.executable, "-c", code, str(folder), str(run)]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=root) as process:
@@ -191,7 +191,7 @@ def test_a_killed_run_leaves_no_file_and_resumes(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGKILL)
         assert process.returncode in (0, -signal.SIGKILL)
         assert os.listdir(folder) == []
-    np.testing.assert_array_equal(lm.Trainer.resume(run).mlp.parameters, trained(None, 40).mlp.parameters)
+    np.testing.assert_array_equal(lm.Trainer.resume(run).mlp.parameters, trained(None, 12).mlp.parameters)
 
 
 # Measuring a disk --------------------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ def plan(
         the compute, and one layer's gradient at a time.
     disk: a folder on a disk. Where the budget is less than what storing everything needs, states may go to a file
         there in each pass and come back from it, if that is quicker than making them again. How fast the disk and the
-        machine are is measured at the first use, in a few seconds, and remembered. Left out, nothing is written.
+        machine are is measured at the first use, in a few seconds, and remembered. It goes with the strategy "auto",
+        or with a schedule of your own. Left out, nothing is written.
     disk_limit: the bytes that this file may take. Left out, as many as are free.
     shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
         Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who

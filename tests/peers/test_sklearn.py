@@ -526,3 +526,18 @@ def test_masks_of_dropout_follow_the_random_state() -> None:
         assert np.array_equal(learnt(3), learnt(3))
         seeds = {MLPClassifier((8,), dropout=0.5, max_iter=1, random_state=n).fit(X, y)._mask_seed for n in range(4)}
     assert len(seeds) == 4
+
+
+def test_a_disk_changes_no_bit_of_an_estimator(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((600, 40)).astype(np.float32), rng.integers(0, 3, 600)
+    options: dict[str, Any] = {"batch_size": 300, "max_iter": 3, "random_state": 0, "dtype": "float32"}
+    plain = MLPClassifier((96,) * 20, **options).fit(x, y)
+    limit = plain.plan_.peak_bytes - plain.plan_.arena_bytes * 3 // 5
+    spilled = MLPClassifier((96,) * 20, memory_limit=limit, disk=str(tmp_path), **options).fit(x, y)
+    assert spilled.plan_.disk_bytes > 0
+    assert list(tmp_path.iterdir()) == []
+    for one, other in zip(plain.coefs_, spilled.coefs_, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(lm.InputError, match="does not exist"):
+        MLPClassifier((9,), memory_limit=limit, disk=str(tmp_path / "nowhere")).fit(x, y)

@@ -63,7 +63,7 @@ class NativeEngine:
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
         self._vectors = np.zeros(native_memory.vector_numbers(architecture, lanes), architecture.dtype)
         self._statistics = np.zeros(native_memory.statistics_numbers(architecture), architecture.dtype)
-        self._reached = 0  # ops of the pass at hand that have been carried out
+        self.reached = 0  # ops of the pass at hand that have been carried out
         self._seen = np.zeros(architecture.layers, np.uint8)
         self.sums = np.zeros((3, lanes))  # losses, squares of gradients, and FLOPs where they are counted
         self.stretches = stretches(plan, self.disk)
@@ -131,13 +131,13 @@ class NativeEngine:
 
     def _walk(self) -> None:
         """Carry out the pass that is bound: stretches of ops, and what the disk has to do between them."""
-        self._reached = 0
+        self.reached = 0
         for item in self.stretches:
             if isinstance(item, Call):
                 item.run()
             else:
                 status = self.library.functions.lm_run(self.struct, *item)
-                self._reached = item[1]
+                self.reached = item[1]
                 if status:  # the loss is not finite, and whoever adds it up will see it
                     break
 
@@ -146,7 +146,7 @@ class NativeEngine:
         if self._sharded is not None:
             return self._sharded.updated
         updates = bool(self.struct.last) and self.struct.update == APPLY
-        return updates and bool((self.ops["kind"][: self._reached] == encoding.UPDATE).any())
+        return updates and bool((self.ops["kind"][: self.reached] == encoding.UPDATE).any())
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""

@@ -14,7 +14,7 @@ from lowmem.planning.packing import Effort, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.schedule import PLANNERS, Schedule, simulate
 from lowmem.schedule.least import least_memory
-from lowmem.schedule.least_arena import least_arena
+from lowmem.schedule.least_arena import MOST_STATES, least_arena
 from lowmem.schedule.tree import reverse
 from lowmem.units import apart, parse_bytes
 from scripts.search_least import case, cost_model, costs_by_budget, dearer, least_of_all, network, refusals
@@ -197,5 +197,5 @@ def test_the_least_arena_is_mostly_the_least_of_live_bytes(layers: int) -> None:
         for name in ("recompute_all", "sqrt"):
             assert arena <= 1.02 * pack(chain, PLANNERS[name](chain)).arena_bytes
         ratios.append(arena / simulate(chain, least_memory(chain)).peak_bytes)
-    assert min(ratios) <= 1
+    assert min(ratios) <= (1 if layers <= MOST_STATES else 1.02)
     assert max(ratios) < 1.15

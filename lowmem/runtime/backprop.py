@@ -134,6 +134,10 @@ class Backprop:
         self, x: NDArray[Any], y: NDArray[Any], weights: Array | None, whole: int | None, carry_out: CarryOut | None
     ) -> tuple[float, Gradients]:
         """Run one step; see `step`."""
+        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+            raise InputError(f"x and y must be NumPy arrays; got {type(x).__name__} and {type(y).__name__}.")
+        if x.ndim == 0:
+            self._check_batch(x, y)  # it has no rows, and is refused
         whole = self._check_whole(x, whole)
         if len(x) or self.group is None:
             self._check_batch(x, y)
@@ -251,8 +255,6 @@ class Backprop:
         """Refuse a batch that does not fit, before anything is computed."""
         architecture = self.mlp.architecture
         expected = f"x must be a C-contiguous {architecture.dtype} array of shape (rows, {architecture.widths[0]})"
-        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
-            raise InputError(f"x and y must be NumPy arrays; got {type(x).__name__} and {type(y).__name__}.")
         if x.ndim != 2 or x.shape[1] != architecture.widths[0]:
             raise InputError(f"{expected}; got shape {x.shape}.")
         if x.dtype != architecture.dtype:

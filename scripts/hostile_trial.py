@@ -147,6 +147,7 @@ def one_step(
     try:
         free_lists()
         before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
         mlp = lm.MLP(architecture, seed=3)
         made = None if optimizer is None else lm.make_optimizer(optimizer, lr=1e-3)
         backprop = lm.Backprop(mlp, plan, made, seed=1)

@@ -210,7 +210,9 @@ def test_commas_that_may_stand_between_thousands_are_refused(tmp_path: Path) -> 
     words = refusal(saved(tmp_path, "1,234\t5\t0\n2,345\t6\t1\n"))
     assert "'1,234', which may be 1.234 or 1234" in words
     assert "'1,234,567' is no number" in refusal(saved(tmp_path, '"1,234,567";5;0\n"2,345,678";6;1\n"1,5";7;1'))
-    assert "'1,234' is no number. Numbers have a decimal point." in refusal(saved(tmp_path, '1,5,0\n"1,234",5,0\n'))
+    assert "'1,234' is no number. Numbers have a decimal point, and nothing between thousands." in refusal(
+        saved(tmp_path, '1,5,0\n"1,234",5,0\n')
+    )
 
 
 def test_truth_values_are_numbers_as_in_other_formats(tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_the_right_line_is_blamed(tmp_path: Path) -> None:
 def test_text_that_is_no_utf_8_is_refused_in_true_words(tmp_path: Path) -> None:
     words = refusal(saved(tmp_path, "größe,y\n1,0\n2,1\n".encode("latin-1")))
     assert "the name 'gr\\udcf6\\udcdfe' is no UTF-8 text. Save the file as UTF-8" in words
-    assert "is no name for a class" in refusal(saved(tmp_path, "a,b,y\n1,2,grün\n2,1,rot\n".encode("latin-1")))
+    assert "is no UTF-8 text" in refusal(saved(tmp_path, "a,b,y\n1,2,grün\n2,1,rot\n".encode("latin-1")))
 
 
 # Names -----------------------------------------------------------------------------------------------------------
@@ -491,3 +493,41 @@ def test_other_types_of_idx_are_refused(tmp_path: Path, kind: int) -> None:
     path = saved(tmp_path, bytes([0, 0, kind, 1, 0, 0, 0, 1, 7]), "train-images-idx3-ubyte")
     saved(tmp_path, idx(Y, 0x08), "train-labels-idx1-ubyte")
     assert "an idx file starts with 00 00, a type such as 08" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"a\nb",c,y\n1,2,0\n3,4,1\n', "line 1 has a quote that is not closed in that line; cells with line breaks"),
+        ('a,c,y\n1,"2\n",0\n3,4,1\n', "line 2 has a quote that is not closed in that line; cells with line breaks"),
+        (
+            'a,c,y\n"1,100",2,0\n3,4,1\n',
+            "'1,100' is no number. Numbers have a decimal point, and nothing between thou",
+        ),
+    ],
+)
+def test_cells_with_line_breaks_and_thousands_are_refused_as_such(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(lm.InputError) as error:
+        lm.open_data(tmp_path / "a.csv")
+    assert words in str(error.value)
+
+
+def test_text_that_is_gzipped_twice_and_labels_of_cp1252_are_called_so(tmp_path: Path) -> None:
+    rows = "a,y\n" + "".join(f"{n}.5,{'séto' if n % 2 else 'b'}\n" for n in range(30))
+    (tmp_path / "a.csv").write_bytes(gzip.compress(gzip.compress(rows.encode())))
+    with pytest.raises(lm.InputError, match="is gzipped twice. Unpack it: gunzip a.csv"):
+        lm.open_data(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_bytes(rows.encode("cp1252"))
+    with pytest.raises(lm.InputError, match="line 3, column 2: the label .* is no UTF-8 text. Save the file as UTF-8"):
+        lm.open_data(tmp_path / "b.csv")
+
+
+def test_odd_classes_are_remarked(tmp_path: Path) -> None:
+    for labels, remark in (
+        (["NA", "a", "b"], "the class 'NA' may stand for labels that are missing"),
+        (["0"], "the same"),
+    ):
+        rows = "".join(f"{n % 7}.5,{labels[n % len(labels)]}\n" for n in range(30))
+        (tmp_path / "a.csv").write_text(f"a,y\n{rows}")
+        assert any(remark in one for one in lm.open_data(tmp_path / "a.csv").remarks)

@@ -5,7 +5,7 @@ import pytest
 from scripts.hostile_trial import PARTS
 from scripts.kill_and_resume import FLAGS, KINDS, kill_and_compare
 
-SHARES = {"networks": 12, "trainers": 4, "files": 200}
+SHARES = {"networks": 5, "trainers": 2, "files": 200}
 
 
 @pytest.mark.parametrize("part", SHARES)

@@ -1,4 +1,4 @@
-"""Batches of samples in memory, through buffers that are counted before they are made."""
+"""Batches of samples in memory, through buffers that are counted before they are made; and buffers that are lent."""
 
 from collections.abc import Generator
 from typing import Any
@@ -9,9 +9,10 @@ from numpy.typing import DTypeLike, NDArray
 from lowmem.common.checks import lookup, numeric, positive
 from lowmem.common.random import generator
 from lowmem.common.shards import Shards
-from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Batch
+from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Batch, Batches, Samples
 from lowmem.data.standardisation import Standardisation, Transform
 from lowmem.errors import InputError
+from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ITEM_BYTES
 
 Array = NDArray[Any]
@@ -134,6 +135,36 @@ class ArrayBatches:
         self._order.sort()  # every epoch shuffles from the same state, whatever ran before
         if self._seed is not None:
             np.random.default_rng((self._seed, epoch)).shuffle(self._order)
+
+
+class LentBatches:
+    """Batches of validation data, whose buffers are made again where they were given back.
+
+    rows: samples per batch. See `lowmem.data.samples.Batches` for the methods.
+    """
+
+    def __init__(self, samples: Samples, rows: int, architecture: Architecture) -> None:
+        self._samples, self._rows, self._architecture = samples, rows, architecture
+        self._made: Batches | None = samples.batches(rows, architecture, None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers, also while they are given back."""
+        return self._samples.batch_bytes(self._rows, self._architecture, shuffled=False)
+
+    def give_back(self) -> None:
+        """Let the buffers go until the next epoch."""
+        self._made = None
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self._samples) // self._rows)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
+        """See `Batches.epoch`."""
+        if self._made is None:
+            self._made = self._samples.batches(self._rows, self._architecture, None)
+        return self._made.epoch(epoch, start=start)
 
 
 def _gather(source: Array, rows_at: NDArray[np.intp], staging: Array | None, buffer: Array) -> Array:

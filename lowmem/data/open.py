@@ -4,9 +4,8 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from lowmem.data.formats.csv import CsvRows
 from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images
 from lowmem.data.formats.parquet import ParquetRows
 from lowmem.data.formats.rows import Rows
+from lowmem.data.opened import Opened
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS
 from lowmem.data.scan import Contents, scan
 from lowmem.data.standardisation import Standardisation
@@ -196,63 +196,6 @@ def _task(task: str | None, labels: bool | None) -> str | None:
     return task or other
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A source whose rows were gone through once.
-
-    fitted: the standardisation was found in them. new: no network was trained on such data before.
-    """
-
-    rows: Rows
-    contents: Contents
-    task: Task
-    scale: float
-    standardisation: Standardisation | None
-    fitted: bool
-    new: bool
-
-    def about(self) -> dict[str, Any]:
-        """Return what `Samples` tell besides rows and targets."""
-        rows, names = self.rows, self.task.names
-        if names is None and isinstance(rows, CodedRows):
-            names = rows.coded
-        if names is None and rows.class_names is not None:
-            names = rows.class_names.names
-        return {
-            "scale": self.scale,
-            "standardisation": self.standardisation,
-            "fitted": self.fitted,
-            "class_names": names,
-            "columns": rows.schema,
-            "notes": (*rows.notes, *self._notes()),
-            "remarks": (*rows.remarks, *self._remarks()),
-        }
-
-    def _notes(self) -> Iterator[str]:
-        """Yield what the first pass found, for people."""
-        if self.task.note:
-            yield self.task.note
-        if self.scale != 1 and self.standardisation is None:
-            yield f"x is multiplied by {_factor(self.scale)}"
-
-    def _remarks(self) -> Iterator[str]:
-        """Yield what the first pass found that people should know."""
-        counting = self.contents.counting
-        if counting is not None and self.new:
-            schema = self.rows.schema
-            place = counting if schema is None else schema.x[counting]
-            held = "" if schema is None or schema.names is None else schema.names[place]
-            name = repr(held) if held else f"column {place}"
-            yield f"{name} counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
-        if 0 < self.scale < 1 and self.standardisation is None and self.contents.largest <= 1:
-            yield f"x has no value above 1, and is multiplied by {_factor(self.scale)}"
-
-
-def _factor(scale: float) -> str:
-    """Write a factor of x, as a fraction of 1 where it is one."""
-    return f"1/{1 / scale:g}" if 0 < scale < 1 else f"{scale:g}"
-
-
 @contextmanager
 def _opened(
     source: PathLike,
@@ -262,7 +205,7 @@ def _opened(
     standardise: bool | Standardisation,
     *,
     in_memory: bool,
-) -> Iterator[_Opened]:
+) -> Iterator[Opened]:
     """Open a source and go through its rows once, which settles task and class names. The rows are closed behind."""
     lookup("part", wanted.part, PARTS)
     path = DIGITS if source == "digits" else existing(source, names=("digits",))
@@ -297,7 +240,7 @@ def _opened(
         if scale is None:
             scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
         new = wanted.columns is None and wanted.inputs is None
-        yield _Opened(rows, contents, decided, float(scale), standardisation, standardise is True, new)
+        yield Opened(rows, contents, decided, float(scale), standardisation, standardise is True, new)
 
 
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lowmem.common.shards import Shards
-from lowmem.data.lent_batches import LentBatches
+from lowmem.data.batches import LentBatches
 from lowmem.data.samples import Batches, Samples
 from lowmem.errors import InputError
 from lowmem.measure.memory import reset_resident_peak

@@ -19,9 +19,10 @@ from lowmem.data.formats.cells import (
     is_number,
     is_value,
     is_whole,
+    may_be_thousands,
 )
 from lowmem.data.formats.columns import Selection, choose_columns, number_of
-from lowmem.data.formats.dialect import read_dialect
+from lowmem.data.formats.dialect import OPEN_QUOTE, read_dialect
 from lowmem.data.formats.rows import Rows, Watched, blocks
 from lowmem.data.formats.text_lines import TextLines
 from lowmem.data.samples import Batch
@@ -203,7 +204,7 @@ class CsvRows(Rows):
     def _wrong_count(self, line: str, held: Sequence[str]) -> str:
         """Say why a line has not as many cells as the table has columns."""
         if line.count('"') % 2:
-            return "has a quote that is not closed in that line. Mend that row."
+            return OPEN_QUOTE
         count = f"{len(held)} column{'s' * (len(held) != 1)}"
         where = "the first line has" if not self.dialect.skipped else "the lines before have"
         return f"has {count}; {where} {self.dialect.columns}. Mend that row."
@@ -225,7 +226,8 @@ class CsvRows(Rows):
             raise InputError(f"{where}: the value is missing ({cell[:20]!r}). Fill it in, or remove that row", *advice)
         if point:
             raise InputError(f"{where}: {cell[:40]!r} is no finite number of float32. Mend it, or scale the column.")
-        commas = " Numbers have a decimal point." if is_comma_number(cell) else ""
+        between = ", and nothing between thousands" if may_be_thousands(cell) else ""
+        commas = f" Numbers have a decimal point{between}." if is_comma_number(cell) or between else ""
         raise InputError(f"{where}: {cell[:40]!r} is no number.{commas} Code it as one", *advice)
 
     def _named(self, column: int) -> str:

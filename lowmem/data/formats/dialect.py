@@ -25,6 +25,11 @@ from lowmem.errors import InputError
 SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 1 << 20
 """Lines, and characters, that decide at most; three lines do in any case."""
 
+OPEN_QUOTE = (
+    "has a quote that is not closed in that line; cells with line breaks are not read. Mend that row, or write it in "
+    "one line."
+)
+
 _DELIMITER_LINE = re.compile(r'"?sep=(.)"?\s*')
 _OTHER_KINDS = (("{", "JSON"), ("[", "JSON"), ("<", "HTML or XML"), ("@relation", "ARFF"))
 
@@ -85,6 +90,8 @@ def read_dialect(text: TextLines, wanted: Selection, path: Path) -> Dialect:
         first = first[:-1] if not first[-1] and len(first) > 1 else first
     if rest and len(first) == len(rest[0]) - 1 and not any(is_value(cell, delimiter) for cell in first):
         first = ["", *first]  # R writes names of rows, and none above them
+    if lines[0].count('"') % 2:
+        raise InputError(f"{path}, line {skipped + 1} {OPEN_QUOTE}")
     if len(first) < 2 and not wanted.inputs_only:
         raise InputError(f"{path} has one column; features and a target, separated by commas, are needed.")
     headed = wanted.header

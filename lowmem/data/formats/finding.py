@@ -89,6 +89,8 @@ def format_of(path: Path) -> str:
 
             with gzip.open(path) as unpacked:
                 start = unpacked.read(4096)
+            if start.startswith(GZIP):
+                raise InputError(f"{path} is gzipped twice. Unpack it: gunzip {path.name}.")
     if not start:
         raise InputError(
             f"{path} is empty; a table (CSV, Parquet), an .npz, .npy or MNIST idx file (gzipped or not) is needed. "

@@ -133,6 +133,17 @@ def test_train_and_resume_take_a_disk(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["resume", str(run), "--epochs", "3", "--disk", "none"]) == 0
 
 
+def test_profile_measures_a_plan_with_a_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "spill").mkdir()
+    flags = ["--layers", "12", "--width", "64", "--batch", "600", "--threads", "1", "--strategies", "store_all"]
+    flags += ["--budget", "50% of activations", "--disk", str(tmp_path / "spill"), "--steps", "1", "--json"]
+    assert main(["profile", *flags]) == 0
+    first, second = json.loads(capsys.readouterr().out)["rows"]
+    assert first["report"]["plan"]["disk_bytes"] == 0
+    assert (second["strategy"], second["report"]["plan"]["strategy"]) == ("disk", "disk")
+    assert "disk" in [phase["name"] for phase in second["report"]["phases"]]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

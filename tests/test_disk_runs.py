@@ -133,8 +133,13 @@ def test_train_and_resume_take_a_disk(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["resume", str(run), "--epochs", "3", "--disk", "none"]) == 0
 
 
-def test_profile_measures_a_plan_with_a_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_measures_a_plan_with_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "spill").mkdir()
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "cache"))  # from which the measuring process reads
+    monkeypatch.setattr(machine, "_ask", [machine.Measurements(lm._costs, lambda folder: FAST)])
+    assert disk_calibration.store_rates(tmp_path / "spill", FAST) is None
     flags = ["--layers", "12", "--width", "64", "--batch", "600", "--threads", "1", "--strategies", "store_all"]
     flags += ["--budget", "50% of activations", "--disk", str(tmp_path / "spill"), "--steps", "1", "--json"]
     assert main(["profile", *flags]) == 0

@@ -17,8 +17,8 @@ from lowmem.cli import main
 from lowmem.errors import DiskError, InputError
 from lowmem.measure import disk_calibration
 from lowmem.measure.disk_calibration import disk_rates, rates_path
-from lowmem.planning import machine
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines import machine
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model
 

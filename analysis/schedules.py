@@ -9,7 +9,7 @@ import lowmem as lm
 from analysis.drawing import save
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.plots import side_by_side
 from lowmem.schedule.disk.transfers import DiskRates
 

@@ -6,7 +6,7 @@ Names are imported when they are first used: planning needs no NumPy, and nothin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lowmem.planning.machine import Measurements, measured_by
+from lowmem.planning.engines.machine import Measurements, measured_by
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,7 @@ from lowmem.measure.disk_calibration import disk_rates
 from lowmem.runtime.offload.conditions import VARIABLE
 from lowmem.units import format_bytes, parse_bytes
 
-CASES = ((200, 256, 2048, 6), (200, 256, 2048, 3), (50, 1024, 1024, 6), (50, 1024, 1024, 3))
+CASES = ((200, 256, 2048, 6), (200, 256, 2048, 3), (50, 1024, 1024, 12), (50, 1024, 1024, 6))
 """Hidden layers, their width, rows of a batch, budget in percent of the activations of storing everything."""
 
 TURNS, STEPS, PAUSE = 2, 3, 1.0

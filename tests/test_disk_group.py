@@ -15,7 +15,7 @@ CODE = """
 import json, sys
 import numpy as np, lowmem as lm
 from lowmem.measure.memory import resident_peak
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import model
 arch = lm.Architecture((64, *[256] * 40, 10))

@@ -17,8 +17,8 @@ from lowmem.cli import main
 from lowmem.errors import DiskError, InputError
 from lowmem.measure import disk_calibration
 from lowmem.measure.disk_calibration import disk_rates, rates_path
-from lowmem.planning import machine
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines import machine
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model
 
@@ -131,6 +131,22 @@ def test_train_and_resume_take_a_disk(tmp_path: Path, capsys: pytest.CaptureFixt
     one, other = (lm.Trainer.resume(path).mlp.parameters for path in (run, tmp_path / "other"))
     np.testing.assert_array_equal(one, other)
     assert main(["resume", str(run), "--epochs", "3", "--disk", "none"]) == 0
+
+
+def test_profile_measures_a_plan_with_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spill").mkdir()
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "cache"))  # from which the measuring process reads
+    monkeypatch.setattr(machine, "_ask", [machine.Measurements(lm._costs, lambda folder: FAST)])
+    assert disk_calibration.store_rates(tmp_path / "spill", FAST) is None
+    flags = ["--layers", "12", "--width", "64", "--batch", "600", "--threads", "1", "--strategies", "store_all"]
+    flags += ["--budget", "50% of activations", "--disk", str(tmp_path / "spill"), "--steps", "1", "--json"]
+    assert main(["profile", *flags]) == 0
+    first, second = json.loads(capsys.readouterr().out)["rows"]
+    assert first["report"]["plan"]["disk_bytes"] == 0
+    assert (second["strategy"], second["report"]["plan"]["strategy"]) == ("disk", "disk")
+    assert "disk" in [phase["name"] for phase in second["report"]["phases"]]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import lowmem as lm
 from lowmem.errors import DiskError, InputError
 from lowmem.measure.memory import TracedPeak
 from lowmem.measure.step_profile import profile_step
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule import Load, Store
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model, randomised

@@ -14,7 +14,7 @@ from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.choose import STRATEGIES
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import ENGINES
-from lowmem.planning.machine import disk_tier
+from lowmem.planning.engines.machine import disk_tier
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite

@@ -156,7 +156,7 @@ def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[R
 
 def _timed(planned: Plan, costs: CostModel | None) -> Plan:
     """Return the plan with the seconds that a cost model predicts for it."""
-    if costs is None:
+    if costs is None or planned.disk is not None:  # plans with a disk are made by time
         return planned
     how: dict[str, Any] = {"micro_batch": planned.micro_batch, "threads": planned.threads, "engine": planned.engine}
     again = plan(

@@ -9,8 +9,8 @@ from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.accounting import least_overhead, plan_of, whole_batch
 from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, thrifty
 from lowmem.planning.engines import native_memory
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.ladder import Ladder
-from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
 from lowmem.schedule import Schedule

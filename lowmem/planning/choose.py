@@ -17,7 +17,7 @@ from lowmem.planning.budget import budget_error, read_limit
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
-from lowmem.planning.machine import DiskTier, disk_tier, measured_costs
+from lowmem.planning.engines.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
 from lowmem.schedule import Planner, Schedule

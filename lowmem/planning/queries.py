@@ -10,7 +10,7 @@ from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.planning.choose import Named, plan, with_costs
 from lowmem.planning.cost_model import CostModel
-from lowmem.planning.machine import DiskTier, disk_tier
+from lowmem.planning.engines.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.units import format_bytes, format_seconds, parse_bytes
 

@@ -15,7 +15,7 @@ from lowmem.network.tiles import ALIGNMENT, PAGE
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.lane_count import lanes_for
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.network_chain import network_chain, timed_chain
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate

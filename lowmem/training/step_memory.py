@@ -15,7 +15,7 @@ from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.choose import plan, with_costs
-from lowmem.planning.machine import DiskTier
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop

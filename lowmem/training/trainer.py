@@ -14,7 +14,7 @@ from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
-from lowmem.planning.machine import DiskTier, disk_tier
+from lowmem.planning.engines.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
 from lowmem.runtime.collectives.group import Group

@@ -1,6 +1,6 @@
 """Tell what plans for PyTorch chains promise and keep, and their time beside checkpoint_sequential.
 
-Reads docs/data/torch_chains.json, writes docs/tables/torch_chains.md. Run: python -m analysis.torch_chains
+Reads docs/data/benchmark_torch_chains.json, writes docs/tables/torch_chains.md. Run: python -m analysis.torch_chains
 """
 
 from statistics import median
@@ -17,7 +17,8 @@ CHAINS = {
 
 NOTE = (
     "Promised and measured: the most bytes that a step allocates at once, gradients of parameters included. Time: "
-    "medians of steps in turns, relative to storing everything. checkpoint_sequential: the fastest number of segments "
+    "medians of steps in turns, in seconds of the processor on one thread, relative to storing everything. "
+    "checkpoint_sequential: the fastest number of segments "
     "that takes no more memory than the budget; none where no number does. least possible: what the cheapest schedule "
     "could take whose checkpoints stay, over the best of these even cuts, both by the seconds of stages that were "
     "measured. Every gradient had the bits of the plain model's."
@@ -38,7 +39,7 @@ COLUMNS = [
 
 def main() -> None:
     """Write the tables."""
-    data = load("torch_chains")
+    data = load("benchmark_torch_chains")
     tables = []
     for name, title in CHAINS.items():
         records = [record for record in data["records"] if record["chain"] == name]

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from lowmem.nn.optimizers import SGD, Adam, AdamW, make_optimizer
     from lowmem.planning.choose import plan
     from lowmem.planning.cost_model import CostModel
+    from lowmem.planning.extremes import deepest, largest_batch, minimum_budget
     from lowmem.planning.plan import Plan
-    from lowmem.planning.queries import compare, deepest, largest_batch, minimum_budget
+    from lowmem.planning.queries import compare
     from lowmem.runtime.backprop import Backprop
     from lowmem.runtime.prediction import MLP
     from lowmem.schedule.disk.transfers import DiskRates
@@ -45,7 +46,8 @@ _HOMES = {
     "lowmem.interchange.onnx": ("export_onnx",),
     "lowmem.planning.choose": ("plan",),
     "lowmem.planning.plan": ("Plan",),
-    "lowmem.planning.queries": ("compare", "deepest", "largest_batch", "minimum_budget"),
+    "lowmem.planning.extremes": ("deepest", "largest_batch", "minimum_budget"),
+    "lowmem.planning.queries": ("compare",),
     "lowmem.training.learning_rate": ("LearningRate",),
     "lowmem.measure.report": ("Report",),
     "lowmem.data.open": ("open_data",),

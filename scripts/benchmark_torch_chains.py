@@ -4,13 +4,14 @@ For each chain a first process measures its stages and plans five budgets, betwe
 storing everything takes. Then each figure comes from a fresh process. Memory: the most that PyTorch's allocator held
 above what it held before a step, by PyTorch's own profiler. Gradients: a digest of their bits. checkpoint_sequential
 is measured with every number of segments; of those that take no more than the budget, the ones that recompute least
-are timed, in turns with the plan in one process, and the fastest counts. So is storing everything.
+are timed, in turns with the plan in one process, and the fastest counts. So is storing everything. Times are seconds
+of the processor on one thread: what a step takes on a machine that nobody else uses.
 
 What any plan could gain on these even cuts: the planner's lower bound, over what the even cuts cost by the same
 seconds of stages (`even_cost`: every stage twice, but for the last segment's).
 
 Needs PyTorch (`pip install -e ".[torch]"`). Run from the repository's root:
-python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN]
+python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN] [--cases FILE]
 """
 
 from collections.abc import Mapping
@@ -28,8 +29,8 @@ CANDIDATES = 2
 MOST = 12
 """Numbers of segments that are measured, the smallest: more of them recompute more and take more memory again."""
 
-SECONDS, TURNS = 4.0, 5
-"""For each side of a timing, at least."""
+TURNS = 3
+"""Of each side of a timing; the first does not count."""
 
 MODULE = "scripts.benchmark_torch_chains"
 
@@ -118,9 +119,10 @@ def _time(case: Case) -> Case:
         return lambda: float(step()[1].detach())
 
     steps = {name: timed(step) for name, step in sides.items()}
-    seconds, turns = (0.5, 3) if case["quick"] else (SECONDS, TURNS)
-    found = in_turns(steps, seconds, turns)
-    return {name: {"median": median(side["seconds"][1:]), "all": side["seconds"]} for name, side in found.items()}
+    found = in_turns(steps, 0.0, TURNS)
+    return {
+        name: {"median": median(side["cpu_seconds"][1:]), "all": side["cpu_seconds"]} for name, side in found.items()
+    }
 
 
 def everything(
@@ -165,7 +167,7 @@ def _record(
     fits.sort(key=lambda n: (sequential[n]["recomputed"], n))
     stages = plan["measured"]["stages"]
     children = 1 + int(stages[-1]["name"].partition(".")[0])
-    times = fresh("time", plan=text, segments=fits[:CANDIDATES])
+    times = fresh("time", plan=text, segments=fits[:CANDIDATES], threads=1)
     return {
         "chain": name,
         "share": share,
@@ -189,10 +191,9 @@ def _record(
 if __name__ == "__main__":
     run_script(
         "Measure plans for PyTorch chains beside checkpoint_sequential.",
-        "torch_chains",
+        "benchmark_torch_chains",
         measure,
         everything,
         ("torch",),
         {"choices": ("mlp", "transformer", "convolutions"), "help": "one chain"},
-        script="benchmark_torch_chains",
     )

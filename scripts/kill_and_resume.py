@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -18,7 +19,24 @@ import numpy as np
 from lowmem.training.saved_run import open_run
 from scripts.measuring import ROOT
 
-FLAGS = ("--layers", "20", "--width", "64", "--batch", "64", "--no-calibrate", "--budget", "2MB", "--clip-norm", "5")
+FLAGS = ("--layers", "20", "--width", "64", "--batch", "64", "--no-calibrate")
+KINDS: tuple[tuple[str, ...], ...] = (
+    ("--budget", "2MB", "--clip-norm", "5"),
+    ("--optimizer", "momentum", "--standardise", "--shuffle-rows", "300"),
+    ("--engine", "numpy", "--strategy", "sqrt", "--norm", "layer", "--dropout", "0.1"),
+    ("--budget", "3MB", "--norm", "batch", "--activation", "gelu", "--lr-schedule", "cosine", "--patience", "100000"),
+)
+"""Trainings, each with other things that a saved run must hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """What came of a training that was killed again and again. unsaved: kills before the first save."""
+
+    kills: int
+    unsaved: int
+    steps: int
+    same: bool
 
 
 def main() -> None:
@@ -28,33 +46,42 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     kills = 5 if arguments.quick else 50
-    rng = random.Random(arguments.seed)
+    result = kill_and_compare(kills, arguments.seed, (*FLAGS, *KINDS[0]))
+    same = "equal" if result.same else "DIFFER"
+    print(f"{result.kills} kills, {result.unsaved} of them before the first save, {result.steps:,} steps")
+    print(f"final weights {same}")
+    sys.exit(0 if result.same and result.kills == kills else 1)
+
+
+def kill_and_compare(kills: int, seed: int, flags: tuple[str, ...]) -> Killed:
+    """Train unbroken, and once more with so many kills, each of which the training is resumed after.
+
+    Fewer kills are made where the training ends before.
+    """
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = Path(folder, "whole.safetensors"), Path(folder, "broken.safetensors")
         # As many epochs as the kills leave time for; each process lives for some tenths of a second of training.
         epochs = str(30 * kills)
         begin = monotonic()
-        run("train", *FLAGS, "--epochs", epochs, "--save", str(whole))
+        run("train", *flags, "--epochs", epochs, "--save", str(whole))
         seconds = monotonic() - begin
-        print(f"unbroken: {open_run(whole).position.steps:,} steps in {seconds:.1f} s", flush=True)
         done, unsaved = 0, 0
         while done < kills:
-            command: tuple[str, ...]
+            command: tuple[str, ...] = ("train", *flags, "--epochs", epochs, "--save", str(broken))
             if broken.exists():
-                command = ("resume", str(broken), "--save-every", "3")
-            else:
-                command = ("train", *FLAGS, "--epochs", epochs, "--save", str(broken), "--save-every", "3")
-            if not killed(rng, seconds / kills, broken, command):
+                command = ("resume", str(broken))
+            if not killed(rng, seconds / kills, broken, (*command, "--save-every", "3")):
                 break
             done += 1
+            unsaved += not broken.exists()
             if broken.exists():
-                print(f"kill {done}: {open_run(broken).position.steps:,} steps are saved", flush=True)
-            else:
-                unsaved += 1
-        run("resume", str(broken), "--save-every", "1000")
-        same = np.array_equal(open_run(whole).network().parameters, open_run(broken).network().parameters)
-        print(f"{done} kills, {unsaved} of them before the first save; final weights {'equal' if same else 'DIFFER'}")
-        sys.exit(0 if same and done == kills else 1)
+                open_run(broken)  # complete, whenever the process was killed
+        if open_run(broken).position.steps < open_run(whole).position.steps:
+            run("resume", str(broken), "--save-every", "1000")
+        one, other = (open_run(path) for path in (whole, broken))
+        same = np.array_equal(one.network().parameters, other.network().parameters)
+        return Killed(done, unsaved, one.position.steps, same and one.position.steps == other.position.steps)
 
 
 def start(*command: str) -> subprocess.Popen[bytes]:

@@ -27,8 +27,25 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"
 Case = dict[str, Any]
 
 
+KEPT: dict[str, Path] = {}
+"""Under "file": where finished cases are kept, if they are."""
+
+
 def in_fresh_process(module: str, case: Case, environment: Mapping[str, str]) -> Case:
     """Return what `python -m module --case JSON` prints; it sees no state of this process or of earlier cases."""
+    file, key = KEPT.get("file"), json.dumps([module, case], sort_keys=True)
+    kept: dict[str, Case] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    if key not in kept:
+        kept[key] = _run(module, case, environment)
+        if file:
+            new = file.with_name(f"{file.name}.new")
+            new.write_text(json.dumps(kept), encoding="utf-8")
+            new.replace(file)
+    return kept[key]
+
+
+def _run(module: str, case: Case, environment: Mapping[str, str]) -> Case:
+    """Run one case in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--case", json.dumps(case)],
         cwd=ROOT,
@@ -79,7 +96,6 @@ def run_script(
     packages: tuple[str, ...],
     only: Mapping[str, Any] | None = None,
     *,
-    script: str | None = None,
     brief: str | None = None,
 ) -> None:
     """Be a measuring script: measure one case and print it, or all cases and write docs/data/<name>.json.
@@ -87,12 +103,18 @@ def run_script(
     one: measures a case, in this process; None where another module does. everything(quick, environment): measures all
     cases, or a few small ones, each in a process of its own with the variables given, and returns the records.
     only: what argparse needs for an option `--only` that chooses among the cases; `everything` then also gets
-    `only=` and `threads=`, both None where they were not given. script: its name, where that is not the file's.
+    `only=` and `threads=`, both None where they were not given.
     brief: what an option `--brief` leaves out; `everything` then also gets `brief=`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small shapes, to see that it works; printed, not kept")
     parser.add_argument("--output", type=Path, help=f"the JSON file (default docs/data/{name}.json)")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        metavar="FILE",
+        help="keep finished cases in FILE; a run that was stopped goes on from it",
+    )
     parser.add_argument("--threads", type=int, help="of matrix products (default: all cores)")
     if only is not None:
         parser.add_argument("--only", **only)
@@ -103,6 +125,8 @@ def run_script(
     if one is not None and arguments.case is not None:
         print(json.dumps(one(arguments.case)))
         return
+    if arguments.cases is not None:
+        KEPT["file"] = arguments.cases
     threads = arguments.threads or os.cpu_count()
     chosen = {} if only is None else {"only": arguments.only, "threads": arguments.threads}
     if brief is not None:
@@ -111,7 +135,7 @@ def run_script(
     given = "" if arguments.threads is None else f" --threads {threads}"
     given += " --brief" if chosen.get("brief") else ""
     found = {
-        "command": f"python -m scripts.{script or name}{given}",
+        "command": f"python -m scripts.{name}{given}",
         "date": date.today().isoformat(),
         "machine": machine() | {"threads": threads},
         "versions": versions(packages),

@@ -64,6 +64,14 @@ def test_blas_has_its_threads_back_only_when_nobody_holds_it() -> None:
         assert blas_threads() == before
 
 
+def test_blas_gets_no_more_threads_than_the_quota_of_the_cgroup_is_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas_threads_module, "_GRANTED", 2)
+    with threadpool_limits(3, user_api="blas"):
+        before = blas_threads()
+        assert seen_in_a_step(300, None) == {2}
+        assert blas_threads() == before
+
+
 def test_an_error_in_a_step_leaves_blas_as_it_was() -> None:
     architecture = lm.Architecture((8, *[16] * 3, 3))
     backprop, data = (

@@ -26,17 +26,17 @@ def trainer_of(**options: Any) -> lm.Trainer:
 
 def interrupts(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
     """Raise SIGINT so many times in the middle of a step: after its update, before it is counted."""
-    original, calls = Backprop.__call__, [0]
+    original, calls = Backprop.step, [0]
 
-    def stepped(self: Backprop, *arguments: Any) -> Any:
-        result = original(self, *arguments)
+    def stepped(self: Backprop, *arguments: Any, **options: Any) -> Any:
+        result = original(self, *arguments, **options)
         calls[0] += 1
         if calls[0] == step:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
         return result
 
-    monkeypatch.setattr(Backprop, "__call__", stepped)
+    monkeypatch.setattr(Backprop, "step", stepped)
 
 
 def reference(tmp_path: Path) -> Any:
@@ -114,10 +114,10 @@ def test_other_errors_in_a_step_break_it_off_and_errors_beside_it_do_not(
     trainer.save(tmp_path / "run")
     assert open_run(tmp_path / "run").position.steps == 1
 
-    def out_of_memory(*arguments: Any) -> None:
+    def out_of_memory(*arguments: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Backprop, "__call__", out_of_memory)
+    monkeypatch.setattr(Backprop, "step", out_of_memory)
     with pytest.raises(MemoryError):
         list(trainer.epochs((X, Y), 1))
     with pytest.raises(lm.InputError, match="Resume the last good save, .*run \\(step 1\\), or begin a new trainer"):

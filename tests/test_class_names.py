@@ -194,7 +194,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(lm.InputError, match=r"y\[102\] is no text"):
         load(x, y)
     np.save(y, np.full(103, b"\xff\xfe"))
-    assert "is no name for a class" in refusal(x, y)
+    assert "is no UTF-8 text" in refusal(x, y)
     np.save(y, np.zeros(103, "<U0"))
     refusal(x, y)
 
@@ -265,7 +265,7 @@ def test_names_in_a_run_that_are_none_are_refused(tmp_path: Path, names: Any, wo
         open_run(tmp_path / "run")
 
 
-FLAGS = ["--layers", "1", "--width", "8", "--batch", "10", "--epochs", "2", "--no-calibrate"]
+FLAGS = ["--layers", "1", "--width", "8", "--batch", "10", "--epochs", "2", "--no-calibrate", "--no-standardise"]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -299,7 +299,7 @@ def test_numbers_are_not_taken_for_names_nor_names_for_numbers(capsys: Capture, 
         (named, numbered, "line 1, column 6: the label '"),
         (numbered, named, "was trained on labels that are numbers"),
     ):
-        run = str(tmp_path / "run")
+        run = str(data.with_suffix(".run"))
         assert Ran(capsys, "train", "--data", str(data), *FLAGS, "--save", run).code == 0
         ran = Ran(capsys, "evaluate", run, "--data", str(other))
         assert (ran.code, words in ran.err) == (2, True)

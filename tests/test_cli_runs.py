@@ -81,6 +81,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert Ran(capsys, "resume", str(broken), "--more", "2").code == 0
     assert open_run(broken).position.epoch == 6
     assert "give one" in Ran(capsys, "resume", str(broken), "--more", "2", "--epochs", "9").err
+    assert "--lr must be a number" in Ran(capsys, "resume", str(broken), "--more", "2", "--lr", "nan").err
 
 
 def test_save_replaces_no_run_of_another_network_without_force(capsys: Capture, tmp_path: Path, data: Path) -> None:
@@ -391,8 +392,14 @@ def test_a_terminal_gets_a_bar_with_the_time_left_and_a_file_nothing() -> None:
     for done in range(1, 5):
         progress.step(done, 4)
     assert "2/4 steps, 2 s left" in shown.getvalue()
+    progress.evaluation(1, 2)
+    progress.evaluation(2, 2)
+    assert "2/2 held-out batches, 0 s left" in shown.getvalue()
     progress.clear()
     assert shown.getvalue().endswith(" \r")
+    with progress:
+        progress.step(4, 4)
+    assert shown.getvalue().endswith(" \r")  # what is told of the error has a line of its own
     plain = io.StringIO()
     progress = Progress(plain)
     progress.step(1, 2)
@@ -446,3 +453,20 @@ def test_batches_are_a_share_of_the_samples(samples: int, batch: int) -> None:
     assert flags.batch == batch
     assert 10 <= flags.epochs <= 100
     assert flags.epochs in (10, 100) or flags.epochs * -(-samples // batch) >= 1000
+
+
+def test_counts_are_predicted_by_poisson_and_said_in_exports(capsys: Capture, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 3))
+    np.savez(tmp_path / "data.npz", x=x, y=rng.poisson(np.exp(1 + x[:, 0]), 400).astype(float))
+    data, run = ["--data", str(tmp_path / "data.npz")], str(tmp_path / "run")
+    assert Ran(capsys, "train", *data, "--loss", "poisson", "--epochs", "10", "--save", run).code == 0
+    counts = [float(line) for line in Ran(capsys, "predict", run, *data).out.split()]
+    logarithms = [float(line) for line in Ran(capsys, "predict", run, *data, "--outputs").out.split()]
+    np.testing.assert_allclose(counts, np.exp(logarithms), rtol=1e-5)
+    assert np.corrcoef(counts, np.exp(1 + x[:, 0]))[0, 1] > 0.7
+    ran = Ran(capsys, "export", run, str(tmp_path / "net.safetensors"))
+    assert "# Outputs are logarithms of what is predicted: take their exp." in ran.out
+    np.savez(tmp_path / "below.npz", x=x, y=x[:, 0])
+    ran = Ran(capsys, "train", "--data", str(tmp_path / "below.npz"), "--loss", "poisson")
+    assert "poisson needs them from 0 on. Use the loss mse." in ran.err

@@ -139,3 +139,23 @@ def test_what_is_spilled_runs_the_same_ops() -> None:
         op for op in plain if not isinstance(op, Free)
     )
     assert simulate(chain, spilled).peak_bytes <= 500 < simulate(chain, plain).peak_bytes
+
+
+def test_figures_show_what_is_on_the_disk() -> None:
+    from matplotlib.figure import Figure
+
+    from lowmem.planning.timeline import moments
+    from lowmem.plots import memory_timeline, schedule_diagram
+
+    chain = Chain(tuple(Stage(1.0, 2.0, 100, 100) for _ in range(12)))
+    schedule = spill(chain, store_all(chain), range(1, 12), 500)
+    trace, series = simulate(chain, schedule), moments(chain, schedule)
+    assert max(moment.bytes for moment in series) == trace.peak_bytes
+    assert max(moment.disk for moment in series) == trace.disk_bytes > 0
+
+    def named(figure: Figure) -> set[str]:
+        return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+
+    assert "states on the disk" in named(memory_timeline(schedule, chain))
+    assert "state on the disk" in named(schedule_diagram(schedule, chain))
+    assert "states on the disk" not in named(memory_timeline(store_all(chain), chain))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import lowmem as lm
 from lowmem.errors import DiskError, InputError
 from lowmem.measure.memory import TracedPeak
+from lowmem.measure.step_profile import profile_step
 from lowmem.planning.machine import DiskTier
 from lowmem.schedule import Load, Store
 from lowmem.schedule.disk.transfers import DiskRates
@@ -213,10 +214,12 @@ def test_a_full_disk_is_refused_before_a_step(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("profiled", [False, True])
 @pytest.mark.parametrize("optimizer", [None, "adam"])
 def test_a_disk_that_fails_leaves_parameters_alone_or_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, optimizer: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, optimizer: str | None, profiled: bool
 ) -> None:
+    step = profile_step if profiled else lm.Backprop.__call__
     plan = planned(tmp_path, budget="40% of activations", engine=engine, optimizer=optimizer)
     transfers = 2 * sum(isinstance(op, Store) for op in plan.schedule)
     torn = set()
@@ -227,7 +230,7 @@ def test_a_disk_that_fails_leaves_parameters_alone_or_says_so(
         backprop = lm.Backprop(mlp, plan, rule)
         before = mlp.parameters.copy()
         with pytest.raises(DiskError, match=r"the disk failed at (writing|reading) state \d+") as caught:
-            backprop(*batch(ARCH, ROWS))
+            step(backprop, *batch(ARCH, ROWS))
         torn.add(caught.value.torn)
         changed = bool((mlp.parameters != before).any())
         assert changed == caught.value.torn

@@ -8,6 +8,7 @@ import pytest
 import lowmem as lm
 from lowmem.measure import experiment
 from lowmem.measure.experiment import Measurement, measure, measure_apart
+from lowmem.planning.engines.choice import why_not_native
 from lowmem.planning.timeline import planned_flops
 from lowmem.runtime.arena import BLOCK
 from lowmem.runtime.blas import numpy_blas
@@ -59,20 +60,30 @@ def test_a_measurement_agrees_with_its_plan(options: dict[str, Any]) -> None:
     assert done[-1] <= plan.flops
 
 
-def test_products_alone_are_timed_with_the_threads_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_alone_are_timed_in_as_many_threads_as_a_step_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     blas = numpy_blas()
     if blas is None or blas.threads() < 2:
         pytest.skip("needs a BLAS of several threads whose functions are known")
-    seen, before = [], blas.threads()
+    seen, before, wide = [], blas.threads(), {"widths": (64, *[400] * 4, 10)}
 
     def rate(architecture: lm.Architecture, rows: int) -> float:
-        seen.append(blas.threads())
+        seen.append((blas.threads(), rows))
         return 1.0
 
     monkeypatch.setattr(experiment, "product_rate", rate)
-    for threads in (1, None):
-        measure(REQUEST | {"strategy": "sqrt", "threads": threads})
-    assert seen == [1, before]
+    rates = [
+        measure(REQUEST | wide | {"engine": engine, "threads": threads}).product_rate
+        for engine, threads in (("numpy", 1), ("numpy", None), ("native", 2))
+        if engine == "numpy" or why_not_native() is None
+    ]
+    assert (
+        list(zip(rates, seen, strict=True))
+        == [
+            (1.0, (1, 1024)),
+            (1.0, (before, 1024)),
+            (2.0, (1, 512)),  # two lanes, each of one thread and half the rows
+        ][: len(rates)]
+    )
 
 
 def test_a_fresh_process_measures_the_same_and_a_report_says_it() -> None:

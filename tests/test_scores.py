@@ -24,7 +24,7 @@ NAMES = ["a, b", "c", "d"]
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 3, 70)
 X = (RNG.normal(size=(70, 3)) + Y[:, None]).astype(np.float32)
-SMALL = ["--layers", "1", "--width", "8", "--epochs", "4", "--batch", "10", "--no-calibrate"]
+SMALL = ["--layers", "1", "--width", "16", "--epochs", "4", "--batch", "5", "--lr", "0.01", "--no-calibrate"]
 
 
 @pytest.fixture
@@ -47,7 +47,11 @@ def run(tmp_path: Path, table: Path, capsys: Capture) -> str:
 
 
 def outputs(run: str) -> Any:
-    return open_run(run).network().predict(X).astype(float)
+    """Return the outputs of a saved run for all samples, scaled as in training."""
+    saved = open_run(run)
+    scale = saved.standardisation()
+    x = X if scale is None else ((X - scale.mean) / scale.deviation).astype(np.float32)
+    return saved.network().predict(x).astype(float)
 
 
 # evaluate --------------------------------------------------------------------------------------------------------
@@ -64,7 +68,8 @@ def test_evaluate_counts_every_pair_of_classes(capsys: Capture, run: str, table:
         assert row["samples"] == sum(counts[k])
         assert row["recall"] == counts[k][k] / sum(counts[k])
         assert row["precision"] == counts[k][k] / sum(line[k] for line in counts)
-        assert row["f1"] == pytest.approx(2 / (1 / row["precision"] + 1 / row["recall"]))
+        taken_for_k = sum(line[k] for line in counts)
+        assert row["f1"] == pytest.approx(2 * counts[k][k] / (sum(counts[k]) + taken_for_k))
     text = Ran(capsys, *flags).out
     assert "true \\ predicted" in text
     assert f"{told['classes'][1]['recall']:.1%}" in text

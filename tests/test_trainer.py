@@ -333,3 +333,16 @@ def test_tables_of_planning_keep_to_what_they_may_take() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1] - mlp.parameters.nbytes)
         tracemalloc.stop()
     assert peaks[1] < peaks[0] / 2
+
+
+@pytest.mark.parametrize("engine", ["numpy", None])
+@pytest.mark.parametrize("batch_size", [2, 3, 40])
+def test_validation_has_the_same_bits_under_every_strategy(engine: str | None, batch_size: int) -> None:
+    seen = set()
+    for strategy in ("store_all", "sqrt", "recompute_all"):
+        mlp = lm.MLP(lm.Architecture((2, *[31] * 8, 3), "identity"), 5)
+        options: dict[str, Any] = {"strategy": strategy, "micro_batch": batch_size, "engine": engine}
+        trainer = lm.Trainer(mlp, lm.SGD(1e-3), batch_size=batch_size, **options)
+        (epoch,) = trainer.epochs(clusters(60), 1, clusters(50))
+        seen.add((epoch.loss, epoch.validation_loss, epoch.accuracy))
+    assert len(seen) == 1

@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--probabilities and --external go with ONNX; leave them out.")
     saved = open_run(arguments.run)
     code = (_onnx if kind == "onnx" else _torch)(saved, arguments)
+    if saved.architecture.loss_facts.logarithm:
+        code += "\n# Outputs are logarithms of what is predicted: take their exp."
     size = arguments.file.stat().st_size
     if arguments.json:
         print(json.dumps({"file": str(arguments.file), "format": kind, "bytes": size, "code": code}))

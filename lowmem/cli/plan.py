@@ -18,6 +18,7 @@ from lowmem.cli.options import (
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.choose import plan
+from lowmem.planning.extremes import CHECKED, deepest
 from lowmem.planning.plan import Plan
 from lowmem.planning.queries import compare
 from lowmem.planning.within_time import (
@@ -64,20 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print the plan, or answer --largest-batch or --deepest."""
     check_budget(arguments.budget)
     network = network_of(arguments)
-    if arguments.largest_batch or arguments.deepest:
-        return _answer(arguments, network)
-    costs = cost_model(arguments, network.dtype)
     options: dict[str, Any] = {
         "micro_batch": arguments.micro_batch,
-        "costs": costs,
         "threads": arguments.threads,
         "engine": arguments.engine,
+        "costs": cost_model(arguments, network.dtype),
         "shards": arguments.shards,
         "ranks": arguments.ranks,
         **disk_options(arguments),
     }
-    limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
     how = {"strategy": arguments.strategy, "segments": arguments.segments, "slots": arguments.slots}
+    if arguments.largest_batch or arguments.deepest:
+        return _answer(arguments, network, options | how)
+    limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
     planned, told = _planned(arguments, network, limit, options | how)
     others = compare(network, arguments.batch, SHARES, arguments.optimizer, **options)
     if arguments.json:
@@ -112,23 +112,26 @@ def _planned(
     return found.plan, f"Within the limit of {limit}: {found}.\n"
 
 
-def _answer(arguments: argparse.Namespace, network: Architecture) -> int:
+def _answer(arguments: argparse.Namespace, network: Architecture, options: dict[str, Any]) -> int:
     """Print the answer to --largest-batch or --deepest, with its price and its plan."""
     if arguments.budget is None:
         raise InputError("--largest-batch and --deepest need a --budget to fit, such as --budget 64MiB.")
     if arguments.largest_batch and arguments.deepest:
         raise InputError("--largest-batch and --deepest are two questions; ask one at a time.")
     limit = None if arguments.at_most is None else TimeLimit.read(arguments.at_most)
-    options: dict[str, Any] = {"costs": cost_model(arguments, network.dtype)}
-    options |= {"threads": arguments.threads, "engine": arguments.engine}
-    options |= {"shards": arguments.shards, "ranks": arguments.ranks}
     asked = arguments.budget, limit, arguments.optimizer
+    rest = options | {"optimizer": arguments.optimizer}
     within = "" if limit is None else f" with steps of at most {limit}"
     if arguments.largest_batch:
         found = largest_batch_within(network, *asked, **options)
         name, number = "largest_batch", found.plan.batch_size
         text = f"batches of up to {number:,} samples fit in {arguments.budget}{within}"
     else:
+        if limit is None and (number := deepest(network, arguments.batch, arguments.budget, **rest)) > CHECKED:
+            text = f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}"
+            shown = f"{text}.\nA plan of so many layers takes long to make: lowmem plan --layers {number} shows it."
+            print(json.dumps({"deepest": number, "plan": None}) if arguments.json else shown)
+            return 0
         found = deepest_within(network, arguments.batch, *asked, **options)
         name, number = "deepest", found.plan.architecture.layers - 1
         text = f"up to {number:,} hidden layers fit in {arguments.budget} at batch {arguments.batch}{within}"

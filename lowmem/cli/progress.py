@@ -58,6 +58,14 @@ class Progress:
         self._stream.flush()
         self._width = max(len(text), self._width)
 
+    def __enter__(self) -> "Progress":
+        """Return the bar, which is taken away when the block ends, however it does."""
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        """Take the bar away, so that an error gets a line of its own."""
+        self.clear()
+
     def clear(self) -> None:
         """Take the bar away."""
         if self._width:

@@ -8,7 +8,7 @@ from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, load_printing, run_epochs
-from lowmem.common.checks import positive
+from lowmem.common.checks import number, positive
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     group = join()
     saved = open_run(arguments.run)
     names = ("budget", "ram", "strategy", "engine", "threads", "disk", "disk_limit")
-    changes = {name: getattr(arguments, name) for name in names} | {"schedule": arguments.lr}
+    changes = {name: getattr(arguments, name) for name in names} | {"schedule": _rate(arguments.lr)}
     flags = _flags(arguments, saved.notes)
     data = open_samples(flags, saved)
     check_replaced(flags.save, saved.architecture, data[0], force=arguments.force, own=arguments.run)
@@ -71,6 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
     load_printing()
     trainer = Trainer.of_run(saved, group=group, **changes)
     return run_epochs(trainer, data, _until(arguments, trainer), flags, None)
+
+
+def _rate(given: float | None) -> float | None:
+    """Return the rate of --lr, None if there is none. Raises `InputError` for what is no rate."""
+    return None if given is None else number("--lr", given)
 
 
 def _until(arguments: argparse.Namespace, trainer: "Trainer") -> int:

@@ -18,10 +18,12 @@ from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
 from lowmem.errors import StoppedError
 from lowmem.measure.learning import EpochRecord
+from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.measure.memory import TracedPeak
+    from lowmem.planning.plan import Plan
     from lowmem.training.loop import Epoch
     from lowmem.training.trainer import Trainer
 
@@ -55,6 +57,16 @@ def add_run(group: argparse._ArgumentGroup) -> None:
         metavar="F",
         help="what an epoch must gain to count with --patience",
     )
+
+
+def _wear(plan: "Plan", steps: int) -> list[str]:
+    """Return a remark on what an epoch of so many steps writes to the disk, none if it writes nothing."""
+    if not plan.disk_written:
+        return []
+    return [
+        f"an epoch writes {format_bytes(steps * plan.disk_written)} to the disk. Flash memory wears with what is "
+        "written: drives are made for some hundreds of times their size"
+    ]
 
 
 def run_epochs(
@@ -92,10 +104,11 @@ def run_epochs(
     classes = "" if train.class_names is None else f"; classes {listed(train.class_names)}"
     rest = 0 if held_out is None else len(held_out)
     say(f"\n{train.name}: {len(train):,} samples to train on, {rest:,} held out{classes}")
-    notes = (chosen, *train.notes, *(f"note: {remark}" for remark in train.remarks))
+    remarks = [*train.remarks, *_wear(trainer.plan, -(-len(train) // trainer.batch_size))]
+    notes = (chosen, *train.notes, *(f"note: {remark}" for remark in remarks))
     say("".join(f"  {note}\n" for note in notes if note))
     peak, start, learned = None, perf_counter(), []
-    with _ended_by_signals(trainer, arguments.save):
+    with _ended_by_signals(trainer, arguments.save), progress:
         for epoch in epochs:
             if traced is not None and peak is None:
                 peak = traced.stop()  # one epoch has every kind of step; the others run faster untraced

@@ -27,12 +27,13 @@ from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
 from lowmem.measure.step_profile import Progress, StepProfile, memory_over_work, profile_step
 from lowmem.network.architecture import Architecture
+from lowmem.network.tiles import lane_rows
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import make_optimizer
 from lowmem.planning.choose import plan
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.backprop import Backprop
-from lowmem.runtime.blas_threads import at_most
+from lowmem.runtime.blas_threads import at_most, threads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,9 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     sampled, progress = SampledPeak(), Progress()
     with sampled:
         profile_step(backprop, x, y, progress)
-    with at_most(planned.threads):
-        products = product_rate(architecture, planned.micro_batch)
+    # As the step multiplies: in lanes of one thread each, or with the threads that BLAS gets.
+    with at_most(1) if planned.engine == "native" else threads_of(planned):
+        products = planned.lanes * product_rate(architecture, lane_rows(planned.micro_batch, planned.lanes))
     return Measurement(
         strategy=planned.strategy,
         budget=planned.budget,

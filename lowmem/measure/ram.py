@@ -13,6 +13,7 @@ import numpy as np
 from lowmem.common.cores import cgroups, lines_of
 from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident
+from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.plan import Plan
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 
@@ -21,6 +22,9 @@ RESERVE = 3 << 20
 
 FIRST_USE = 1 << 20
 """Bytes of the reserve that every training uses, so that the peak which is promised holds them."""
+
+LEFT_BY_PLANNING = 1 << 20
+"""Bytes that planning may leave in the process, and by which processes differ; at least, and a fiftieth."""
 
 OF_A_LIMIT = 0.97
 """Share of a cgroup's limit that the process may hold: the kernel counts its own page tables in that limit too."""
@@ -46,20 +50,63 @@ class Limit:
 
 
 def machine_limit(root: Path = Path("/")) -> Limit:
-    """Return the most bytes that this process may hold: its cgroup's limit (v1 or v2), else the available memory.
+    """Return the most bytes that this process may hold: the least of what each of these leaves to it.
+
+    They are the limits of its cgroups (v1 or v2) without what others hold there, the available memory with what the
+    process holds already, and the limit of its address space (`ulimit -v`).
 
     root: folder in which the system's files lie; tests put others in their place.
     """
-    limits = [
-        (int(text), version)
-        for version, folder in cgroups("memory", root)
-        for text in lines_of(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
-        if text.isdecimal() and int(text) < UNLIMITED
-    ]
-    if limits:
-        limit, version = min(limits)
-        return Limit(int(limit * OF_A_LIMIT), f"cgroup v{version}")
-    return Limit(resident() + _available(root), "available memory")
+    limits = [Limit(resident() + _available(root), "available memory")]
+    for version, folder in cgroups("memory", root):
+        limit = _number_in(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
+        if limit is not None and limit < UNLIMITED:
+            left = int(limit * OF_A_LIMIT) - _held_by_others(folder, version, root)
+            limits.append(Limit(max(left, 0), f"cgroup v{version}"))
+    limits += _address_space()
+    return min(limits, key=lambda limit: limit.bytes)
+
+
+def _held_by_others(folder: Path, version: int, root: Path) -> int:
+    """Return the bytes that other processes hold in a cgroup.
+
+    What is cached of files is not among them: the kernel gives it up where memory is short.
+    """
+    held = _number_in(folder / ("memory.current" if version == 2 else "memory.usage_in_bytes"))
+    if held is None:
+        return 0
+    cached = _fields(folder / "memory.stat")
+    files = sum(cached.get(name, 0) for name in ("inactive_file", "active_file"))
+    status = _fields(root / "proc/self/status")
+    ours = (status.get("RssAnon:", 0) + status.get("RssShmem:", 0)) * 1024 or resident()
+    return max(held - files - ours, 0)
+
+
+def _address_space() -> list[Limit]:
+    """Return what the limits of this process's addresses leave to it; nothing where there are no such limits."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return []
+    status, left = _fields(Path("/proc/self/status")), []
+    for kind, used in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and used in status:
+            room = resident() + max(limit - status[used] * 1024, 0)
+            left.append(Limit(room, "address-space limit"))
+    return left
+
+
+def _number_in(path: Path) -> int | None:
+    """Return the whole number that a file of the system holds, None if it holds none."""
+    text = "".join(lines_of(path)).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the numbers in a file of the system by the words in front of them."""
+    words = (line.split() for line in lines_of(path))
+    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
 
 
 def _available(root: Path) -> int:
@@ -94,48 +141,32 @@ def room_for_tables(ram: int) -> int:
     return max(ram - resident(), 0) // 3
 
 
-def room_for_training(ram: int, held: int) -> int:
-    """Return the bytes that a plan may take so that the process stays within `ram`.
-
-    ram: bytes that the process may hold.
-    held: bytes that the process holds for training already, and that the plan counts too.
-
-    Raises `BudgetError` if nothing is left.
-    """
-    floor = resident() - held
-    room = ram - floor - RESERVE
-    if room <= 0:
-        needed = floor + RESERVE
-        raise BudgetError(
-            f"ram={format_bytes(ram)} is less than the process takes before any training: {format_bytes(floor)} for "
-            f"the interpreter, libraries and data, and {format_bytes(RESERVE)} in reserve. Give more than "
-            f"{ceil_bytes(needed)}, or let the data be read in blocks with open_data.",
-            budget=ram,
-            minimum=needed,
-        )
-    return room
-
-
-def plan_within(cap: int, held: int, make: Callable[[int, int], Plan]) -> tuple[Plan, int]:
+def plan_within(
+    cap: int, held: int, make: Callable[[int, int], Plan], more: Callable[[Plan], int]
+) -> tuple[Plan, int]:
     """Return a plan with which the process stays within a cap, and the peak of the process that it promises.
 
     cap: bytes that the process may hold.
     held: bytes that the process holds for training already, and that the plan counts too.
     make: returns the plan for the given bytes of training and of planning's tables.
+    more: returns the bytes that a plan will need as soon as the data are known, beyond what it counts.
 
-    Raises `BudgetError` with the least cap that works if no plan fits.
+    Raises `BudgetError` with a cap that works if no plan fits.
     """
     for _ in range(3):  # how much memory planning leaves in the process is known only afterwards
-        room = room_for_training(cap, held)
+        floor = resident() - held
+        room = cap - floor - RESERVE
+        if room <= 0:
+            raise _below_the_floor(cap, floor, _least(cap, held, make, more, 1))
         try:
             plan = make(room, room_for_tables(cap))
         except BudgetError as error:
-            floor = cap - room
+            needed = _least(cap, held, make, more, error.minimum)
             raise BudgetError(
-                f"ram={format_bytes(cap)}: {format_bytes(floor)} of it are the process before training. Of the rest, "
-                f"{error.reason} With ram, {format_bytes(floor + error.minimum)} works.",
+                f"ram={format_bytes(cap)}: {format_bytes(floor + RESERVE)} of it are the process before training. Of "
+                f"the rest, {error.reason} With ram, {ceil_bytes(needed)} works.",
                 budget=cap,
-                minimum=floor + error.minimum,
+                minimum=needed,
                 advice=[one for one in error.advice if not (isinstance(one, Advice) and one.keyword == "budget")],
             ) from None
         give_back()
@@ -143,3 +174,30 @@ def plan_within(cap: int, held: int, make: Callable[[int, int], Plan]) -> tuple[
         if promise + RESERVE - FIRST_USE <= cap:
             break
     return plan, promise
+
+
+def _below_the_floor(cap: int, floor: int, needed: int) -> BudgetError:
+    """Return the error of a cap that nothing fits into. floor: what the process holds. needed: a cap that works."""
+    return BudgetError(
+        f"ram={format_bytes(cap)} is less than the process takes before any training: {format_bytes(floor)} for "
+        f"the interpreter, libraries and data, and {format_bytes(RESERVE)} in reserve. Give {ceil_bytes(needed)}, or "
+        "let the data be read in blocks with open_data.",
+        budget=cap,
+        minimum=needed,
+    )
+
+
+def _least(cap: int, held: int, make: Callable[[int, int], Plan], more: Callable[[Plan], int], budget: int) -> int:
+    """Return a cap that works for the plan of the least bytes: the process, this plan, and what planning leaves."""
+    for _ in range(4):
+        try:
+            plan = make(budget, room_for_tables(cap) or LEAST_TABLES)
+            break
+        except BudgetError as error:
+            budget = max(error.minimum, budget + 1)
+    else:
+        raise AssertionError("the least budget that an error names does not work")
+    extra = more(plan)
+    give_back()
+    needed = resident() - held + RESERVE + plan.peak_bytes + extra
+    return needed + max(LEFT_BY_PLANNING, needed // 50)

@@ -180,14 +180,6 @@ class Architecture:
             return None
         return next((layer.couples for layer in self.each_layer if layer.couples), None)
 
-    def check_rows(self, rows: int, where: str) -> None:
-        """Refuse a single sample in training where layers compare the samples of a batch. Raises `InputError`.
-
-        rows: samples of a batch. where: which batch it is, and what to do, as a sentence.
-        """
-        if rows == 1 and self.couples:
-            raise InputError(f"{self.couples} compares the samples of a batch and learns nothing of one. {where}")
-
     def layer_parameters(self, layer: int) -> int:
         """Return the number of parameters of `layer` (1..L): weights, biases, and what its norm and branch learn."""
         return self.layer(layer).size

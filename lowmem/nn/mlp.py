@@ -108,8 +108,12 @@ class MLP:
         if x.size and not (np.isfinite(x.min()) and np.isfinite(x.max())):
             raise InputError("x contains NaN or infinity; clean or impute it first.")
         chunk = min(PREDICT_ROWS, len(x))
-        runner, cast = forward_for(self, chunk), np.empty((chunk, x.shape[1]), architecture.dtype)
+        runner = forward_for(self, chunk)
         result = np.empty((len(x), architecture.widths[-1]), architecture.dtype)
+        if x.dtype == architecture.dtype and x.flags.c_contiguous and x.flags.aligned:
+            runner.into(x, result)
+            return result
+        cast = np.empty((chunk, x.shape[1]), architecture.dtype)
         for start in range(0, len(x), max(chunk, 1)):
             stop = min(start + chunk, len(x))
             np.copyto(cast[: stop - start], x[start:stop], casting="unsafe")

@@ -1,5 +1,6 @@
 """From a schedule to a plan: its values are placed, and every byte and FLOP is counted. No NumPy."""
 
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple
@@ -91,7 +92,7 @@ def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Sch
     trace = simulate(chain, schedule)
     # Where every layer runs once, all engines store the same, to the byte.
     counted = request.engine == "numpy" and trace.forward_runs > chain.length
-    beside = partial(_overhead, request) if counted else None
+    beside = _Remembered(partial(_overhead, request)) if counted else None
 
     def taken(program: Program) -> int:
         return program.arena_bytes + (OP_BYTES * len(program.steps) if beside is None else beside(program))
@@ -170,6 +171,20 @@ def _pass_rows(shard: int, rows: int) -> set[int]:
 def _overhead(request: PlanRequest, program: Program) -> int:
     """Return the bytes of Python's objects that the NumPy engine binds for a program."""
     return overhead.overhead_bytes(overhead.counts(request.architecture, program, **object_counts(request)))
+
+
+class _Remembered:
+    """A function of a program that is computed once for each; programs are long, so they are told by identity."""
+
+    def __init__(self, function: Callable[[Program], int]) -> None:
+        self._function = function
+        self._known: dict[int, tuple[Program, int]] = {}
+
+    def __call__(self, program: Program) -> int:
+        """Return the function's value."""
+        if id(program) not in self._known:
+            self._known[id(program)] = program, self._function(program)
+        return self._known[id(program)][1]
 
 
 class EngineMemory(NamedTuple):

@@ -109,8 +109,7 @@ def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:
             name, smaller = "micro_batch", replace(request, micro_batch=rows)
         else:
             name, smaller = "batch_size", replace(request, batch_size=rows, micro_batch=None)
-        candidates = Candidates(smaller, limit)
-        if candidates.any_fits() if request.strategy in ("auto", "optimal") else candidates.fits(candidates.least):
+        if Candidates(smaller, limit).plannable():
             return Advice(name, rows)
         rows //= 2
     return None

@@ -14,6 +14,7 @@ from lowmem.planning.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
 from lowmem.schedule import Schedule
+from lowmem.schedule.disk.evenly import evenly
 from lowmem.schedule.disk.planner import DiskPlanner
 from lowmem.schedule.optimal.planner import Planner
 
@@ -74,6 +75,10 @@ class Candidates:
     def any_fits(self) -> bool:
         """Say whether a plan that needs no search keeps the limit."""
         return self.fits(self.store_all) or any(self._fitting(self._thrifty))
+
+    def plannable(self) -> bool:
+        """Say whether the limit is enough for a plan of this request's strategy."""
+        return self.any_fits() if self.request.strategy in ("auto", "optimal") else self.fits(self.least)
 
     @cached_property
     def _thrifty(self) -> list[Draft]:
@@ -136,12 +141,11 @@ class Candidates:
             for plan in self._from_tables():
                 best = min(best, plan.cost)
                 yield plan
-            for plan in self._with_disk(request.disk):
-                best = min(best, plan.cost)
-                yield plan
-            assert self.lower_bound is not None
-            if best <= self.lower_bound:
-                return
+        for plan in self._with_disk(request.disk, tables=not few):
+            best = min(best, plan.cost)
+            yield plan
+        if self.lower_bound is not None and best <= self.lower_bound:
+            return
         # Levels and packing may have made the plan above dearer than one of these.
         others = self._thrifty
         if few or request.architecture.layers <= FEW_LAYERS:
@@ -156,12 +160,20 @@ class Candidates:
             yield plan_of(self.request, schedule, relays=True)
         self.lower_bound = whole_batch(self.request, ladder.lower_bound)
 
-    def _with_disk(self, disk: DiskTier | None) -> Iterator[Plan]:
-        """Yield the quickest plan that sends states to the disk, if there is one."""
+    def _with_disk(self, disk: DiskTier | None, *, tables: bool) -> Iterator[Plan]:
+        """Yield the quickest plan that sends states to the disk, if there is one.
+
+        tables: whether there is memory for tables to look it up in; else it is one of a few.
+        """
         request = self.request
         if disk is None or request.strategy != "auto":
             return
         chain, room = request.timed_chain, self._room
+        if not tables:
+            schedule = evenly(chain, room, disk.rates, disk.limit, self._taken_by)
+            if schedule is not None:
+                yield plan_of(request, schedule, relays=True)
+            return
         reserve = native_memory.disk_objects_bytes(2 * chain.length)
         try:
             table = Planner(chain, room - reserve, request.table_bytes).table

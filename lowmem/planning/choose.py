@@ -6,7 +6,7 @@
 from dataclasses import replace
 from math import inf
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from lowmem.common.checks import lookup
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
@@ -86,7 +86,8 @@ def plan(
         the compute, and one layer's gradient at a time.
     disk: a folder on a disk. Where the budget is less than what storing everything needs, states may go to a file
         there in each pass and come back from it, if that is quicker than making them again. How fast the disk and the
-        machine are is measured at the first use, in a few seconds, and remembered. Left out, nothing is written.
+        machine are is measured at the first use, in a few seconds, and remembered. It goes with the strategy "auto",
+        or with a schedule of your own. Left out, nothing is written.
     disk_limit: the bytes that this file may take. Left out, as many as are free.
     shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
         Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who
@@ -106,30 +107,72 @@ def plan(
     >>> plan.forward_runs > arch.layers  # some layers are run again
     True
     """
-    name = optimizer_name(optimizer)
-    architecture, tier = architecture_of(architecture), disk_tier(disk, disk_limit)
-    measured = with_costs(
-        {"costs": costs, "engine": engine, "micro_batch": micro_batch}, tier, architecture, name, batch_size
+    request = request_of(
+        architecture,
+        batch_size,
+        budget,
+        optimizer,
+        strategy=strategy,
+        micro_batch=micro_batch,
+        segments=segments,
+        slots=slots,
+        batch_buffers=batch_buffers,
+        odd_batches=odd_batches,
+        costs=costs,
+        threads=threads,
+        engine=engine,
+        gather=gather,
+        table_bytes=table_bytes,
+        rehearse=rehearse,
+        disk=disk,
+        disk_limit=disk_limit,
+        shards=shards,
+        ranks=ranks,
     )
-    return plan_for(
-        PlanRequest(
-            architecture=architecture,
-            batch_size=batch_size,
-            budget=budget,
-            optimizer=name,
-            own_rule=own_rule(optimizer),
-            update=update_mode(name, gather=gather, rehearse=rehearse),
-            strategy=strategy,
-            segments=segments,
-            slots=slots,
-            threads=threads,
-            table_bytes=table_bytes,
-            batch_buffers=batch_buffers,
-            odd_batches=odd_batches,
-            shards=shards,
-            ranks=ranks,
-            **measured,
-        )
+    return plan_for(request)
+
+
+class PlanOptions(TypedDict, total=False):
+    """The keywords of `plan`, which explains them. Questions about plans take them all."""
+
+    strategy: str | Planner | Schedule
+    micro_batch: int | None
+    segments: int | None
+    slots: int | None
+    batch_buffers: int
+    odd_batches: bool
+    costs: CostModel | None
+    threads: int | None
+    engine: str | None
+    gather: bool
+    table_bytes: int | None
+    rehearse: bool
+    disk: str | PathLike[str] | DiskTier | None
+    disk_limit: int | str | None
+    shards: int
+    ranks: int
+
+
+def request_of(
+    architecture: AnyNetwork,
+    batch_size: int,
+    budget: int | str | None,
+    optimizer: str | Named | None,
+    **options: Unpack[PlanOptions],
+) -> PlanRequest:
+    """Return the request that the arguments of `plan` stand for. Raises `InputError` for what makes no sense."""
+    chosen: dict[str, Any] = {"costs": None, "engine": None, "micro_batch": None, **options}
+    name, network = optimizer_name(optimizer), architecture_of(architecture)
+    tier = disk_tier(chosen.pop("disk", None), chosen.pop("disk_limit", None))
+    update = update_mode(name, gather=chosen.pop("gather", False), rehearse=chosen.pop("rehearse", False))
+    return PlanRequest(
+        architecture=network,
+        batch_size=batch_size,
+        budget=budget,
+        optimizer=name,
+        own_rule=own_rule(optimizer),
+        update=update,
+        **with_costs(chosen, tier, network, name, batch_size),
     )
 
 

@@ -17,6 +17,9 @@ from lowmem.schedule.store_all import store_all
 RUNG = 1.5
 """Ratio between neighbouring rungs."""
 
+MISSES = 2
+"""Rungs without a schedule that fits, after which no lower ones are asked: Python's objects take what there is."""
+
 FEW_LAYERS = 100
 """Layers up to which a bound is made for the very budget too, where sizes are not rounded."""
 
@@ -41,15 +44,16 @@ class Ladder:
         planner = Planner(self.chain, rung, self.request.table_bytes, shared=True)
         self.lower_bound = planner.lower_bound(room)
         tighten = planner.exact and self.chain.length <= FEW_LAYERS
-        least = inf
+        least, misses = inf, 0
         while True:
             best = planner.find(min(room, rung), taken)
             if best is not None:
                 yield best.schedule
                 least = min(least, best.cost)
+            misses += best is None
             rung = self._below(rung)
             bound = planner.lower_bound(rung)
-            if planner.uniform or bound == inf or least <= self._surely(planner, bound):
+            if planner.uniform or bound == inf or misses > MISSES or least <= self._surely(planner, bound):
                 break
             planner = Planner(self.chain, rung, self.request.table_bytes, shared=True)
 

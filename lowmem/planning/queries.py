@@ -1,21 +1,17 @@
-"""Queries of the planner: what each strategy would take, how little is enough, how much fits."""
+"""Strategies and budgets compared: what each would take, and what it would cost."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from lowmem.common.checks import positive
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
-from lowmem.nn.penalty import own_rule
-from lowmem.planning.candidates import Candidates
-from lowmem.planning.choose import Named, optimizer_name, plan, with_costs
+from lowmem.planning.choose import Named, plan, with_costs
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
-from lowmem.planning.request import PlanRequest, update_mode
 from lowmem.units import format_bytes, format_seconds, parse_bytes
 
 
@@ -57,7 +53,12 @@ class Comparison:
             "FLOP factor",
             "time",
         ]
-        return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, [_cells(a) for a in self.answers])
+        rows = [_cells(answer) for answer in self.answers]
+        if any(answer.plan is not None and answer.plan.disk for answer in self.answers):
+            columns.append("on disk")
+            for row, answer in zip(rows, self.answers, strict=True):
+                row.append(format_bytes(answer.plan.disk_bytes) if answer.plan and answer.plan.disk_bytes else "")
+        return Table(f"{self.architecture}\nbatch {self.batch_size}", columns, rows)
 
     def __str__(self) -> str:
         """Show the comparison as a table."""
@@ -140,123 +141,3 @@ def _listed(budgets: object) -> list[int | str]:
     if isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
         raise InputError(f'budgets must be a list, such as ["50%", "24MiB"]; got {shown(budgets)}.')
     return list(budgets)
-
-
-def minimum_budget(
-    architecture: AnyNetwork,
-    batch_size: int,
-    optimizer: str | Named | None = None,
-    *,
-    micro_batch: int | None = None,
-    shards: int = 1,
-    ranks: int = 1,
-) -> int:
-    """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan.
-
-    shards, ranks: as in `lowmem.plan`; the budget is that of a rank.
-
-    >>> import lowmem as lm
-    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
-    >>> least = lm.minimum_budget(arch, batch_size=512)
-    >>> lm.plan(arch, batch_size=512, budget=least).peak_bytes == least
-    True
-    """
-    name = optimizer_name(optimizer)
-    update = update_mode(name, gather=False, rehearse=False)
-    request = PlanRequest(
-        architecture_of(architecture),
-        batch_size,
-        micro_batch,
-        optimizer=name,
-        own_rule=own_rule(optimizer),
-        update=update,
-        shards=shards,
-        ranks=ranks,
-    )
-    return Candidates(request, None).least.peak_bytes
-
-
-def largest_batch(
-    architecture: AnyNetwork,
-    budget: int | str,
-    optimizer: str | Named | None = None,
-    *,
-    shards: int = 1,
-    ranks: int = 1,
-) -> int:
-    """Return the largest batch size, run in one pass for each shard, that fits the budget.
-
-    shards, ranks: as in `lowmem.plan`; the budget is that of a rank.
-
-    Raises `BudgetError` if not even one sample does, `InputError` for a budget in percent, whose meaning would
-    change with the batch.
-
-    >>> import lowmem as lm
-    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
-    >>> rows = lm.largest_batch(arch, budget="12MiB")
-    >>> lm.minimum_budget(arch, rows) <= 12 * 2**20 < lm.minimum_budget(arch, rows + 1)
-    True
-    """
-    if isinstance(budget, str) and "%" in budget:
-        raise InputError(f'a share such as "{budget}" depends on the batch; give the budget in bytes.')
-    limit, shards = parse_bytes(budget), positive("shards", shards)
-
-    def fits(batch: int) -> bool:
-        return minimum_budget(architecture, max(batch, shards), optimizer, shards=shards, ranks=ranks) <= limit
-
-    if not fits(shards):
-        plan(architecture, shards, limit, optimizer, shards=shards, ranks=ranks)  # raises with the account
-    return largest_number(fits)
-
-
-def deepest(
-    architecture: AnyNetwork,
-    batch_size: int,
-    budget: int | str,
-    optimizer: str | Named | None = None,
-    *,
-    shards: int = 1,
-    ranks: int = 1,
-) -> int:
-    """Return how many hidden layers fit the budget, of the width that all hidden layers of `architecture` have.
-
-    A batch is run in one pass for each shard. shards, ranks: as in `lowmem.plan`; the budget is that of a rank.
-
-    Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths
-    differ or the budget is in percent, whose meaning would change with the depth.
-
-    >>> import lowmem as lm
-    >>> one = lm.Architecture(widths=(64, 128, 10))
-    >>> layers = lm.deepest(one, batch_size=512, budget="12MiB", optimizer="adam")
-    >>> deep = lm.Architecture(widths=(64, *[128] * layers, 10))
-    >>> lm.minimum_budget(deep, batch_size=512, optimizer="adam") <= 12 * 2**20
-    True
-    """
-    architecture = architecture_of(architecture)
-    inputs, *hidden, outputs = architecture.widths
-    if len(set(hidden)) != 1:
-        raise InputError(f"deepest needs hidden layers of one width, to add more of them; got {hidden}.")
-    if isinstance(budget, str) and "%" in budget:
-        raise InputError(f'a share such as "{budget}" depends on the depth; give the budget in bytes.')
-    limit = parse_bytes(budget)
-
-    def network(layers: int) -> Architecture:
-        return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
-
-    def fits(layers: int) -> bool:
-        return minimum_budget(network(layers), batch_size, optimizer, shards=shards, ranks=ranks) <= limit
-
-    if not fits(1):
-        plan(network(1), batch_size, limit, optimizer, shards=shards, ranks=ranks)  # raises with the account
-    return largest_number(fits)
-
-
-def largest_number(fits: Callable[[int], bool]) -> int:
-    """Return the largest number for which `fits` holds; it holds for 1, and fails for ever from somewhere on."""
-    low, high = 1, 2
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low

@@ -10,6 +10,7 @@ from lowmem.common.checks import instance, lookup, positive, whole
 from lowmem.common.shards import Shards
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
+from lowmem.network.batch_rows import check_rows
 from lowmem.network.tiles import ALIGNMENT, PAGE
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
@@ -191,7 +192,7 @@ class PlanRequest:
         rows, batch, couples = self.rows, self.batch_size, self.architecture.couples
         if rows > batch:
             raise InputError(f"micro_batch={rows} is more than batch_size={batch}; give at most that.")
-        self.architecture.check_rows(batch, "Give batch_size=2 or more, or take another norm.")
+        check_rows(self.architecture, batch, "Give batch_size=2 or more, or take another norm.")
         if rows < batch and couples:
             raise InputError(
                 f"micro_batch={rows} would split a batch of {batch}, but {couples} looks at all samples of a batch "

@@ -17,6 +17,7 @@ class Moment:
     """What is alive while one op runs, in bytes, and the cost of that op (FLOPs for a network).
 
     states, deltas: the operands of the op and what it makes included. A state that turns into δ counts once.
+    disk: bytes of the states on a disk, which are no part of `bytes`.
     """
 
     op: Op
@@ -24,10 +25,11 @@ class Moment:
     states: int
     deltas: int
     scratch: int
+    disk: int = 0
 
     @property
     def bytes(self) -> int:
-        """All that is alive."""
+        """All that is alive in memory."""
         return self.states + self.deltas + self.scratch
 
 
@@ -52,19 +54,22 @@ def moments(chain: Chain, schedule: Schedule) -> list[Moment]:
     """
     # A value is alive between the op that makes it and the op that ends it. While it is being made its place counts
     # with the op that makes it, as there it may take more room than it keeps.
-    states, deltas = [0] * (len(schedule) + 2), [0] * (len(schedule) + 2)
+    states, deltas, disk = ([0] * (len(schedule) + 2) for _ in range(3))
     for life in simulate(chain, schedule).lifetimes:
-        change = deltas if life.value.kind == "δ" else states
-        change[life.start + 1] += life.bytes
-        change[life.end + 1] -= life.bytes
+        change, size = deltas if life.value.kind == "δ" else states, life.bytes
+        if life.value.kind == "d":
+            change, size = disk, chain.state_bytes(life.value.layer)
+        change[life.start + 1] += size
+        change[life.end + 1] -= size
     series: list[Moment] = []
-    for op, state_bytes, delta_bytes in zip(schedule.ops, accumulate(states), accumulate(deltas), strict=False):
+    levels = accumulate(states), accumulate(deltas), accumulate(disk)
+    for op, state_bytes, delta_bytes, on_disk in zip(schedule.ops, *levels, strict=False):
         effect = effects(chain, op)
         alive = state_bytes + effect.place_bytes - effect.in_hand_bytes, delta_bytes, effect.scratch_bytes
         if chain.in_hand_free and not effect.weighed:
             # Between two ops that count, the values in hand still cost nothing: the level of the op before stays.
             alive = (series[-1].states, series[-1].deltas, series[-1].scratch) if series else (0, 0, 0)
-        series.append(Moment(op, effect.cost, *alive))
+        series.append(Moment(op, effect.cost, *alive, on_disk))
     return series
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.planning.choose import Named, plan
+from lowmem.planning.extremes import deepest, largest_batch, largest_number, minimum_budget
 from lowmem.planning.plan import Plan
-from lowmem.planning.queries import deepest, largest_batch, largest_number, minimum_budget
 from lowmem.units import format_seconds, parse_seconds
 
 FINE = 256
@@ -84,19 +84,19 @@ def largest_batch_within(
 ) -> Priced:
     """Return the plan of the largest batch that fits the budget in one pass, each step within the limit of time.
 
-    limit: None is no limit; a factor is of storing everything at the same batch. options: costs, threads, engine,
-        shards and ranks, as in `lowmem.plan`.
+    limit: None is no limit; a factor is of storing everything at the same batch. options: keywords of `lowmem.plan`.
 
     Raises as `lowmem.largest_batch` does, and `InputError` if a step takes longer at any batch.
     """
     architecture = architecture_of(architecture)
-    shared = {name: options.get(name, 1) for name in ("shards", "ranks")}
+
+    rows, shards = options.get("micro_batch"), options.get("shards", 1)
 
     def at(batch: int) -> Priced:
-        pass_rows = batch if shared["shards"] == 1 else None
-        return priced(architecture, batch, budget, optimizer=optimizer, micro_batch=pass_rows, **options)
+        passes = {"micro_batch": min(rows, batch) if rows else batch if shards == 1 else None}
+        return priced(architecture, batch, budget, optimizer=optimizer, **options | passes)
 
-    return _most(at, largest_batch(architecture, budget, optimizer, **shared), limit, "one sample")
+    return _most(at, largest_batch(architecture, budget, optimizer, **options), limit, "one sample")
 
 
 def deepest_within(
@@ -116,14 +116,12 @@ def deepest_within(
     """
     architecture = architecture_of(architecture)
     inputs, *hidden, outputs = architecture.widths
-    shared = {name: options.get(name, 1) for name in ("shards", "ranks")}
 
     def at(layers: int) -> Priced:
         network = replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
-        pass_rows = batch_size if shared["shards"] == 1 else None
-        return priced(network, batch_size, budget, optimizer=optimizer, micro_batch=pass_rows, **options)
+        return priced(network, batch_size, budget, optimizer=optimizer, **options)
 
-    return _most(at, deepest(architecture, batch_size, budget, optimizer, **shared), limit, "one hidden layer")
+    return _most(at, deepest(architecture, batch_size, budget, optimizer, **options), limit, "one hidden layer")
 
 
 def _most(at: Callable[[int], Priced], most: int, limit: TimeLimit | None, one: str) -> Priced:
@@ -170,7 +168,7 @@ def least_memory_within(
     if best is None:
         stored = priced(architecture, batch_size, None, optimizer=optimizer, **options)
         raise InputError(f"a step takes longer than {limit} even if everything is stored: {stored}. Give more time.")
-    low = minimum_budget(architecture, batch_size, optimizer, micro_batch=options.get("micro_batch")) - 1
+    low = minimum_budget(architecture, batch_size, optimizer, **options) - 1
     low, high = min(low, best.plan.peak_bytes), best.plan.peak_bytes
     while high - low > max(high // FINE, 1):
         middle = (low + high) // 2

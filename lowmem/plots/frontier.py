@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MEMORY = "activations, relative to storing everything"
 COMPUTE, TIME = "FLOPs, relative to storing all", "predicted time, relative to storing all"
 
-CURVES = ("optimal", "lowmem")
+CURVES = ("optimal", "disk", "lowmem")
 """Series that are one thing at many budgets, so that a line may join their points."""
 
 BETTER = "lower left is better"

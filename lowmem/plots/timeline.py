@@ -19,6 +19,7 @@ from lowmem.plots.style import (
     GREY,
     ORANGE,
     PALE,
+    PURPLE,
     SKY,
     VERMILION,
     house_style,
@@ -51,7 +52,7 @@ def memory_timeline(
     everything: bool = False,
     measured: Sequence[tuple[float, int]] = (),
 ) -> "Figure":
-    """Draw where the memory of one step goes, stacked by kind, with the promise as a line.
+    """Draw where the memory of one step goes, stacked by kind, with the promise as a line; on top what is on a disk.
 
     source: a plan; a report, whose measured peak is drawn as well where it was traced and `everything` is shown; or
         any schedule, of any planner.
@@ -78,9 +79,10 @@ def memory_timeline(
     if everything and subject.report is not None:
         measured = measured or subject.report.memory_over_work
     lines = _lines(subject, series, everything=everything)
-    highest = max(lines.values())
-    unit, factor = byte_unit(highest)
     base = subject.plan.fixed_bytes if everything and subject.plan else 0
+    on_top = max((base + moment.bytes + moment.disk for moment in series if moment.disk), default=0)
+    highest = max(*lines.values(), on_top)
+    unit, factor = byte_unit(highest)
     edges, label = subject.edges(series, over)
     rows = 2 if measured else 1
     with house_style():
@@ -130,6 +132,7 @@ def draw_stack(axis: "Axes", series: list[Moment], edges: list[float], base: flo
         "states": (SKY, [moment.states / factor for moment in series]),
         "deltas": (VERMILION, [moment.deltas / factor for moment in series]),
         "scratch": (ORANGE, [moment.scratch / factor for moment in series]),
+        "states on the disk": (PURPLE, [moment.disk / factor for moment in series]),
     }
     below = [0.0] * (len(series) + 1)
     for name, (colour, sizes) in kinds.items():

@@ -12,6 +12,7 @@ from lowmem.common.checks import instance
 from lowmem.common.random import generator
 from lowmem.common.turns import Turn
 from lowmem.errors import DiskError, InputError, NonFiniteError, RunError, shown
+from lowmem.network.batch_rows import check_rows
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -262,7 +263,7 @@ class Backprop:
             raise InputError(f"{expected}; this one is not aligned in memory. Copy it once with x.copy().")
         if not 1 <= len(x) <= self.plan.batch_size:
             raise InputError(f"this plan is for 1 to {self.plan.batch_size} samples at a time; got {len(x)}.")
-        architecture.check_rows(len(x), "Pass at least two rows, or take another norm.")
+        check_rows(architecture, len(x), "Pass at least two rows, or take another norm.")
         if not (np.isfinite(x.min()) and np.isfinite(x.max())):
             raise InputError("x contains NaN or infinity; clean or impute it first. Nothing was computed.")
         check_targets(architecture.loss, y, len(x), architecture.widths[-1], architecture.dtype)

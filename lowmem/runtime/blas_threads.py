@@ -11,8 +11,10 @@ computes.
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from math import ceil
 from threading import Condition, get_ident
 
+from lowmem.common.cores import core_quota
 from lowmem.planning.engines.lane_count import small
 from lowmem.planning.plan import Plan
 from lowmem.runtime.blas import numpy_blas
@@ -73,9 +75,10 @@ def release(limit: int | None) -> None:
 
 
 def _apply() -> None:
-    """Give BLAS the least of the limits that are held, and never more than it had before them."""
+    """Give BLAS the least of the limits that are held, and never more than it had before them or is granted."""
     if _BLAS is not None:
-        _BLAS.use_threads(min([_before, *(limit for _, limit in _held if limit is not None)]))
+        limits = [limit or _GRANTED for _, limit in _held]
+        _BLAS.use_threads(min([_before, *(limit for limit in limits if limit is not None)]))
 
 
 def _wait_for_others() -> None:
@@ -103,6 +106,10 @@ def _forget() -> None:
         _held.clear()
         _apply()
 
+
+_QUOTA = core_quota()
+_GRANTED = None if _QUOTA is None else max(ceil(_QUOTA), 1)
+"""Threads for whose time the cgroup's quota is enough, which BLAS does not look at; None for no quota."""
 
 _BLAS = numpy_blas()
 """NumPy's BLAS, which is loaded by now. Looked for here, as that takes memory that is no step's."""

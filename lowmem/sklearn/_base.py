@@ -151,7 +151,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         architecture = self._architecture(samples, first=first)
         held_rows = HeldOut.size(len(samples.x), self.validation_fraction) if self.early_stopping else 0
         count = max(len(samples.x) - held_rows, 1)
-        rows = clipped_batch(self.batch_size, count)
+        rows = clipped_batch(self.batch_size, count, architecture)
         buffers = batch_bytes(samples, count, rows, architecture)
         if self.early_stopping:
             buffers += HeldOut.bytes_for(architecture, held_rows)

@@ -19,6 +19,7 @@ from lowmem.measure.memory import resident_peak
 from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
+from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.penalty import Spans
 from lowmem.planning.candidates import LEAST_TABLES
@@ -326,10 +327,13 @@ def whole_sizes(given: Any) -> list[int]:  # noqa: ANN401 - it is checked here
     return [int(size) for size in sizes]
 
 
-def clipped_batch(batch_size: int | str, samples: int) -> int:
-    """Return the samples of a batch: at most all of them; "auto" is at most 200."""
-    if batch_size == "auto":
-        return min(200, samples)
-    if int(batch_size) > samples:
+def clipped_batch(batch_size: int | str, samples: int, architecture: Architecture) -> int:
+    """Return the samples of a batch: at most all of them; "auto" is at most 200.
+
+    Raises `InputError` if the last batch has a single sample and the network compares those of a batch.
+    """
+    given = 200 if batch_size == "auto" else int(batch_size)
+    if batch_size != "auto" and given > samples:
         warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=4)
-    return min(int(batch_size), samples)
+    check_batches(architecture, samples, min(given, samples))
+    return min(given, samples)

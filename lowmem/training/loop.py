@@ -343,7 +343,10 @@ class _Counted(Batches):
         return len(self._batches)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches of one epoch."""
-        for done, batch in enumerate(self._batches.epoch(epoch, start=start), start=1):
-            yield batch
-            self._tell(done)
+        """Yield the batches of one epoch; one is done when the next is asked for, or no more are."""
+        with closing(self._batches.epoch(epoch, start=start)) as batches:
+            for done, batch in enumerate(batches, start=start + 1):
+                try:
+                    yield batch
+                finally:
+                    self._tell(done)

@@ -11,6 +11,7 @@ from lowmem.data.samples import Batches, Samples
 from lowmem.errors import InputError
 from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
+from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.choose import plan, with_costs
@@ -29,6 +30,9 @@ EVALUATION_ROWS = 256
 
 RUN_OBJECTS = 4096
 """Bytes of the Python objects around the steps: callbacks, counters, the journal's lines."""
+
+EXPECTED_BLOCK = 8 << 20
+"""Bytes of the block of a stream that `lowmem.data.open` makes, for advice before the data are known."""
 
 OP_OBJECTS = 160
 """Bytes of the Python objects for an op of the plan, which a trainer makes and keeps."""
@@ -101,7 +105,7 @@ class StepMemory:
         already and the plan would change.
         """
         architecture = self._mlp.architecture
-        self._check_last_batch(len(train))
+        check_batches(architecture, len(train), min(self._batch_size, len(train)))
         buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture, share=self.share)
         # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too,
         # and of the training data beside it.
@@ -143,16 +147,6 @@ class StepMemory:
             rows //= 2
         return samples.batches(rows, architecture, None)
 
-    def _check_last_batch(self, samples: int) -> None:
-        """Refuse samples whose last batch has a single one, where layers compare the samples of a batch."""
-        rows, architecture = min(self._batch_size, samples), self._mlp.architecture
-        better = [f"batch_size={other}" for other in range(rows - 1, 1, -1) if samples % other != 1]
-        advice = " or ".join([*better[:1], "one sample more" if samples > 1 else "more samples"])
-        where = (
-            f"The last batch of {samples} samples in batches of {rows} has one. Give {advice}, or take another norm."
-        )
-        architecture.check_rows(samples % rows or rows, where)
-
     def allocate(self, seed: int, *, skips: bool) -> Stepper:
         """Allocate what the plan counts, once, and return what makes the steps.
 
@@ -190,5 +184,20 @@ class StepMemory:
         def make(room: int, tables: int) -> Plan:
             return plan(architecture, rows, room, self._optimizer, **options | {"table_bytes": tables})
 
-        planned, self.process_promise = plan_within(self._cap, held, make)
+        known, counted = buffers > 0, len(self.plan.schedule) if buffers else 0
+
+        def more(planned: Plan) -> int:
+            """Return the bytes of what the data will need, and of the objects of a plan with more ops."""
+            unknown = 0 if known else self._expected_buffers()
+            return unknown + OP_OBJECTS * max(len(planned.schedule) - counted, 0)
+
+        planned, self.process_promise = plan_within(self._cap, held, make, more)
         return planned
+
+    def _expected_buffers(self) -> int:
+        """Return the bytes that the buffers of data may take which are not known yet: those of a stream of float64."""
+        architecture = self._mlp.architecture
+        inputs, outputs = architecture.widths[0], architecture.widths[-1]
+        rows = self._batch_size + EVALUATION_ROWS
+        batches = 2 * rows * (inputs + outputs + 1) * (8 + architecture.item_bytes)
+        return EXPECTED_BLOCK + batches + self._weights.bytes_for(rows)

@@ -392,6 +392,24 @@ def test_quantiles_and_absolute_errors_are_fitted() -> None:
         MLPRegressor("quantile", quantile=1.5).fit(x, y)
 
 
+def test_a_last_batch_of_one_sample_is_refused_with_a_norm_over_the_batch() -> None:
+    with pytest.raises(ValueError, match=r"The last batch of 41 samples .* has one\. Give batch_size=19"):
+        MLPClassifier(norm="batch", batch_size=20).fit(X[:41], Y[:41])
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_what_scikit_learn_has_besides_is_what_the_comparison_lists(name: str) -> None:
+    model, other = getattr(ours, name)(max_iter=2), getattr(theirs, name)(max_iter=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, Y)
+        other.fit(X, Y)
+    assert other.get_params().keys() - model.get_params().keys() == {"max_fun"}
+    assert {key for key in vars(other) if key.endswith("_")} - set(dir(model)) == set()
+    page = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text(encoding="utf-8")
+    assert "`max_fun`" in page
+
+
 @pytest.mark.parametrize("sizes", [(8.7,), 8.7, (8, 2.0), (0,), ("8",), [None]])
 def test_layers_that_are_no_whole_numbers_are_refused(sizes: Any) -> None:
     for estimator in (MLPClassifier, theirs.MLPClassifier):
@@ -508,3 +526,18 @@ def test_masks_of_dropout_follow_the_random_state() -> None:
         assert np.array_equal(learnt(3), learnt(3))
         seeds = {MLPClassifier((8,), dropout=0.5, max_iter=1, random_state=n).fit(X, y)._mask_seed for n in range(4)}
     assert len(seeds) == 4
+
+
+def test_a_disk_changes_no_bit_of_an_estimator(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((600, 40)).astype(np.float32), rng.integers(0, 3, 600)
+    options: dict[str, Any] = {"batch_size": 300, "max_iter": 3, "random_state": 0, "dtype": "float32"}
+    plain = MLPClassifier((96,) * 20, **options).fit(x, y)
+    limit = plain.plan_.peak_bytes - plain.plan_.arena_bytes * 3 // 5
+    spilled = MLPClassifier((96,) * 20, memory_limit=limit, disk=str(tmp_path), **options).fit(x, y)
+    assert spilled.plan_.disk_bytes > 0
+    assert list(tmp_path.iterdir()) == []
+    for one, other in zip(plain.coefs_, spilled.coefs_, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(lm.InputError, match="does not exist"):
+        MLPClassifier((9,), memory_limit=limit, disk=str(tmp_path / "nowhere")).fit(x, y)

@@ -6,11 +6,11 @@ from lowmem.common.checks import positive
 from lowmem.common.cores import cores
 from lowmem.network.architecture import Architecture
 
-SMALL = 5e6
+SMALL = 5 * 10**6
 """FLOPs of a layer's forward below which BLAS does not share it among threads: it takes less than 0.1 ms, of which two
 threads save a third on a quiet machine, and on a busy one they wait for each other many times as long."""
 
-LEAST_WORK = 1e6
+LEAST_WORK = 10**6
 """FLOPs of a layer's forward in each lane below which lanes of the compiled engine wait more than they help: about
 10 microseconds, where lanes meet twice in the backward of a layer."""
 
@@ -31,7 +31,7 @@ def lanes_for(engine: str, architecture: Architecture, rows: int, threads: int |
         return 1
     if threads is not None:
         return min(threads, rows)
-    return max(min(cores(), rows // LEAST_ROWS, int(_work(architecture, rows) / LEAST_WORK)), 1)
+    return max(min(cores(), rows // LEAST_ROWS, _work(architecture, rows) // LEAST_WORK), 1)
 
 
 def small(architecture: Architecture, rows: int) -> bool:
@@ -39,7 +39,7 @@ def small(architecture: Architecture, rows: int) -> bool:
     return _work(architecture, rows) < SMALL
 
 
-def _work(architecture: Architecture, rows: int) -> float:
-    """Return the mean FLOPs of a layer's forward."""
+def _work(architecture: Architecture, rows: int) -> int:
+    """Return the mean FLOPs of a layer's forward, rounded down."""
     products = sum(one * other for one, other in pairwise(architecture.widths))
-    return 2 * rows * products / architecture.layers
+    return 2 * rows * products // architecture.layers

@@ -1,10 +1,12 @@
 """What the compiled engine takes beside arena and parameters: vectors, gradients, and its program. No NumPy."""
 
+from itertools import pairwise
 from math import prod
 
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import Layer
 from lowmem.network.layers.preactivation import Preactivation
+from lowmem.network.tiles import TILE_ROWS
 
 STATISTICS = 3
 """Vectors that a norm over the batch keeps of a step: mean, inverse deviation, variance."""
@@ -56,6 +58,17 @@ def workspace_numbers(architecture: Architecture, tile: int) -> int:
     """Return the numbers that a lane works in for tiles of `tile` rows: a state, and beside it what a layer needs."""
     beside = max(sum(layer.workspace("native").in_place) for layer in set(architecture.each_layer))
     return tile * (stride(architecture) + max(beside, architecture.widths[0]))
+
+
+def evaluation_tile(architecture: Architecture, rows: int, lanes: int) -> int:
+    """Return the rows of a tile of evaluation, which works in the arena of passes of so many rows.
+
+    They fit the least arena that any plan has, a state and the δ behind it, so that evaluation has the same bits under
+    every plan. 0 where a row does not fit.
+    """
+    widths = architecture.widths[1:]
+    least = max(*widths, *(one + other for one, other in pairwise(widths)), 0)
+    return min(rows * least // (lanes * workspace_numbers(architecture, 1)), TILE_ROWS)
 
 
 def lane_gradient_numbers(architecture: Architecture, lanes: int) -> int:

@@ -5,11 +5,13 @@ which the binder follows too; the bytes of each kind were fitted on traced alloc
 `scripts/fit_overhead.py`, which also shows how far the estimate lies above them.
 """
 
+from functools import cache
 from typing import Any
 
 from lowmem.common.shards import Shards
 from lowmem.network.architecture import Architecture
-from lowmem.network.layers.base import Widths
+from lowmem.network.layers import Layer
+from lowmem.network.layers.base import Widths, Workspace
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
 from lowmem.planning.engines.outline import Place, outline, reversal_places
@@ -62,6 +64,7 @@ def counts(
     states: arrays of the optimizer, None without one.
     shards: of a batch, whose parts of the parameters are updated one by one.
     """
+    workspace = cache(_workspace)
     places = _Places(rows, architecture.item_bytes)
     forwards: set[tuple[str, Step]] = set()  # equal ones are bound once
     in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
@@ -75,7 +78,7 @@ def counts(
                     forwards.add((item.phase, step))
                     layer = architecture.layer(item.layer)
                     places.matrices |= {(step.source, layer.entering), (step.target, layer.leaving)}
-                    places.workspaces.add((step.scratch, layer.workspace().forward))
+                    places.workspaces.add((step.scratch, workspace(layer).forward))
             case "sweep":
                 kinds["sweeps"] += 1
                 marks = in_place.setdefault((step.target, step.scratch), bytearray(architecture.layers + 1))
@@ -93,7 +96,7 @@ def counts(
     for (place, scratch), marks in in_place.items():
         for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:
             places.matrices |= {(place, layer.entering), (place, layer.leaving)}
-            places.workspaces.add((scratch, layer.workspace().in_place))
+            places.workspaces.add((scratch, workspace(layer).in_place))
     chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
     of_passes = {kind: number * passes for kind, number in kinds.items()}
     shared = len(forwards) + sum(map(sum, in_place.values()))
@@ -118,6 +121,11 @@ def counts(
 def _chunks(size: int, shards: Shards) -> int:
     """Return how many chunks the parts of a layer of so many numbers are cut in."""
     return sum(-(-(stop - first) // CHUNK) for first, stop in shards.parts(size))
+
+
+def _workspace(layer: Layer) -> Workspace:
+    """Return the working memory of a layer with NumPy."""
+    return layer.workspace()
 
 
 class _Places:

@@ -9,7 +9,6 @@ system can do that; elsewhere pages are written out and dropped.
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -132,6 +131,8 @@ def _open_nameless(folder: str | Path) -> int:
         with contextlib.suppress(OSError):  # a file system that has none
             return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
+        import tempfile  # 0.7 MiB with the compressors that it brings
+
         fd, name = tempfile.mkstemp(prefix=".lowmem-", dir=folder)
         os.unlink(name)
     except OSError as error:

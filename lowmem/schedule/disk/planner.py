@@ -26,12 +26,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from lowmem.chain import Chain
-from lowmem.schedule.disk.spilling import spill
+from lowmem.schedule.disk.spilling import fit
 from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.schedule.ops import Forward, Op, Schedule
 from lowmem.schedule.optimal.table import Table
 from lowmem.schedule.optimal.writing import write_segment
-from lowmem.schedule.simulate import simulate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,9 +53,6 @@ HALVINGS = 24
 
 MOST_TRIED = 32
 """Plans that are written out and simulated, the most promising first."""
-
-ATTEMPTS = 4
-"""To place transfers in less memory, where packing takes more than the simulated peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +100,8 @@ class DiskPlanner:
             if choice.compute >= best:
                 continue
             tried += 1
-            fitted = self._fitted(choice.states, staging, taken, best)
+            kept = self._kept(choice.states, staging)
+            fitted = fit(self._chain, kept, choice.states[:-1], self._room, self._rates, taken, best)
             if fitted is not None:
                 found, best = fitted
         return None if found is None else Spilled(found, best, min(self.lower_bound, best))
@@ -214,25 +211,6 @@ class DiskPlanner:
         return _Choice(value, compute, float(self._transfer[moved].sum()), kept, size)
 
     # Writing -------------------------------------------------------------------------------------------------------
-
-    def _fitted(
-        self, states: tuple[int, ...], staging: int, taken: Callable[[Schedule], int], best: float
-    ) -> tuple[Schedule, float] | None:
-        """Write out a plan in the room that there is, with its seconds.
-
-        Return None if that does not go, or takes as long as the best one so far.
-        """
-        kept, limit = self._kept(states, staging), self._room
-        for _ in range(ATTEMPTS):
-            schedule = spill(self._chain, kept, states[:-1], limit)
-            trace = simulate(self._chain, schedule, self._rates)
-            if trace.seconds >= best:
-                return None
-            excess = max(trace.peak_bytes, taken(schedule) if trace.peak_bytes <= self._room else 0) - self._room
-            if excess <= 0:
-                return schedule, trace.seconds
-            limit = min(limit - excess, trace.peak_bytes - 1)
-        return None
 
     def _kept(self, states: tuple[int, ...], staging: int) -> Schedule:
         """Write out the schedule that keeps the states in memory."""

@@ -12,14 +12,19 @@ With a limit of 300 bytes, states of 100 and state 1 to be spilled:
 """
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from math import inf
 
 from lowmem.chain import Chain, Value
+from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.schedule.effects import effects
 from lowmem.schedule.ops import Forward, Free, Load, Op, Schedule, Store
 from lowmem.schedule.simulate import Trace, simulate
+
+ATTEMPTS = 4
+"""To place transfers in less memory, where packing takes more than the simulated peak."""
 
 
 @dataclass(slots=True)
@@ -49,6 +54,35 @@ def spill(chain: Chain, schedule: Schedule, states: Collection[int], limit: int)
     spilled = [gap for gap in gaps if gap.value in frees]
     loads = _load_early(level, spilled, frees, limit)
     return _written(schedule, spilled, frees, loads)
+
+
+def fit(
+    chain: Chain,
+    kept: Schedule,
+    states: Collection[int],
+    room: int,
+    rates: DiskRates,
+    taken: Callable[[Schedule], int],
+    best: float = inf,
+) -> tuple[Schedule, float] | None:
+    """Return a schedule that spills these states and takes at most `room` bytes, with its seconds.
+
+    kept: the schedule that keeps them in memory. taken: bytes that a schedule takes, at least the simulated peak.
+    best: seconds that it must stay below.
+
+    Return None if that does not go.
+    """
+    limit = room
+    for _ in range(ATTEMPTS):
+        schedule = spill(chain, kept, states, limit)
+        trace = simulate(chain, schedule, rates)
+        if trace.seconds >= best:
+            return None
+        excess = max(trace.peak_bytes, taken(schedule) if trace.peak_bytes <= room else 0) - room
+        if excess <= 0:
+            return schedule, trace.seconds
+        limit = min(limit - excess, trace.peak_bytes - 1)
+    return None
 
 
 def _levels(chain: Chain, schedule: Schedule, trace: Trace) -> list[int]:

@@ -243,15 +243,19 @@ class Planner:
 
 
 def _first_that_fits(first: int, stop: int, fits: Callable[[int], bool], *, short: bool) -> None:
-    """Ask numbers first..stop-1 until one fits, so that none before the last one that fitted is known to fit.
+    """Ask numbers first..stop-1 until one fits; the last one that fits is the answer.
 
-    short: ask all of them in turn. Otherwise multiples of 64 are asked in turn, then multiples of 16 between the one
-    that fits and the one before it, and so on. With a smaller `first`, or where more fits, the last one that fits is
-    the same or comes earlier, whatever fits: this is what makes plans never dearer with more budget.
+    short: ask all of them in turn. Otherwise multiples of 64 are asked in turn, and at the end the last number; then
+    multiples of 16 between the one that fits and the one before it, and so on. With a smaller `first`, or where more
+    fits, the answer is the same or comes earlier, whatever fits: this makes plans never dearer with more budget.
     """
     low, high = first, stop
     for stride in (1,) if short else (64, 16, 4, 1):
         number = -(-low // stride) * stride
         while number < high and not fits(number):
             number += stride
+        if number >= high == stop and not short:
+            if first >= stop or not fits(stop - 1):
+                return
+            high = stop - 1
         low, high = max(low, number - stride + 1), min(number, high)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.network.tiles import TILE_ROWS, lane_rows, tile_rows
+from lowmem.network.tiles import lane_rows, tile_rows
 from lowmem.nn.layers.dropout import philox_key
 from lowmem.nn.losses import check_targets, loss_scale
 from lowmem.nn.mlp import MLP
@@ -63,7 +63,7 @@ class NativeEngine:
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
         self._vectors = np.zeros(native_memory.vector_numbers(architecture, lanes), architecture.dtype)
         self._statistics = np.zeros(native_memory.statistics_numbers(architecture), architecture.dtype)
-        self._reached = 0  # ops of the pass at hand that have been carried out
+        self.reached = 0  # ops of the pass at hand that have been carried out
         self._seen = np.zeros(architecture.layers, np.uint8)
         self.sums = np.zeros((3, lanes))  # losses, squares of gradients, and FLOPs where they are counted
         self.stretches = stretches(plan, self.disk)
@@ -131,13 +131,13 @@ class NativeEngine:
 
     def _walk(self) -> None:
         """Carry out the pass that is bound: stretches of ops, and what the disk has to do between them."""
-        self._reached = 0
+        self.reached = 0
         for item in self.stretches:
             if isinstance(item, Call):
                 item.run()
             else:
                 status = self.library.functions.lm_run(self.struct, *item)
-                self._reached = item[1]
+                self.reached = item[1]
                 if status:  # the loss is not finite, and whoever adds it up will see it
                     break
 
@@ -146,7 +146,7 @@ class NativeEngine:
         if self._sharded is not None:
             return self._sharded.updated
         updates = bool(self.struct.last) and self.struct.update == APPLY
-        return updates and bool((self.ops["kind"][: self._reached] == encoding.UPDATE).any())
+        return updates and bool((self.ops["kind"][: self.reached] == encoding.UPDATE).any())
 
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""
@@ -174,8 +174,9 @@ class NativeEngine:
         """Write the outputs for x to `out`; see `Engine.forward`."""
         struct, lanes, architecture = self.struct, self.plan.lanes, self.mlp.architecture
         workspace, each = self.arena.flat, native_memory.workspace_numbers(architecture, 1)
-        tile = min(len(workspace) // lanes // each, TILE_ROWS)
-        if not tile:  # a pass of one row can work in less, as it does not work in place
+        tile = native_memory.evaluation_tile(architecture, self.plan.micro_batch, lanes)
+        tile = min(tile, len(workspace) // lanes // each)
+        if not tile:  # a pass of few rows can work in less, as it does not work in place
             workspace, tile = np.empty(lanes * each, architecture.dtype), 1
         training, struct.tile = struct.tile, tile
         try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def profiled_calls(engine: NativeEngine) -> list[Call]:
     """Return the calls of the pass that is bound. A sweep is cut where layers run again and where they run first."""
+    engine.reached = 0
     numbers, phases, records = zip(*_pieces(engine.ops), strict=True)
     ops: NDArray[Any] = np.array(list(records), np.dtype(structs.Op))
     between: dict[int, list[Call]] = {}  # number of an op -> what the disk has to do before it
@@ -32,7 +33,7 @@ def profiled_calls(engine: NativeEngine) -> list[Call]:
     for index, (number, phase) in enumerate(zip(numbers, phases, strict=True)):
         calls += between.pop(number, ())
         layer = 0 if phase == "loss" else int(ops[index]["first"])
-        calls.append(Call(phase, layer, Piece(engine, ops, index), ()))
+        calls.append(Call(phase, layer, Piece(engine, ops, index, number + 1), ()))
         if phase == "backward" and engine.struct.accumulate:
             calls.append(Call("sum of gradients", layer, Sum(engine, layer), ()))
     return calls
@@ -59,8 +60,8 @@ def _pieces(ops: NDArray[Any]) -> Iterator[tuple[int, Phase, tuple[Any, ...]]]:
 class Piece:
     """One op, run alone. Its products are counted where they are computed, all else by what the layers say."""
 
-    def __init__(self, engine: NativeEngine, ops: NDArray[Any], index: int) -> None:
-        self._engine, self._ops, self._index = engine, ops, index
+    def __init__(self, engine: NativeEngine, ops: NDArray[Any], index: int, reached: int) -> None:
+        self._engine, self._ops, self._index, self._reached = engine, ops, index, reached
         self._rows = engine.struct.rows
 
     def __call__(self) -> None:
@@ -70,6 +71,7 @@ class Piece:
         struct.ops, struct.products = address(self._ops), address(engine.sums[2])
         engine.library.functions.lm_run(struct, self._index, self._index + 1)
         struct.ops, struct.products = address(engine.ops), None
+        engine.reached = self._reached
 
     def flops(self) -> int:
         """Return the FLOPs of the op once it has run."""

@@ -66,13 +66,13 @@ static void run_in_lane(void *argument, int32_t lane) {
     else run_lane_f64(work->engine, lane, work->first, work->stop);
 }
 
-static void forward_in_lane(void *argument, int32_t lane) {
+static void forward_tile(void *argument, int32_t lane, int32_t tile) {
     lm_work *work = argument;
     if (work->engine->item == 4)
-        forward_only_f32(work->engine, lane, work->x, work->out, work->rows,
+        forward_only_f32(work->engine, lane, tile, work->x, work->out, work->rows,
                          (float *)work->workspace + lane * work->workspace_each);
     else
-        forward_only_f64(work->engine, lane, work->x, work->out, work->rows,
+        forward_only_f64(work->engine, lane, tile, work->x, work->out, work->rows,
                          (double *)work->workspace + lane * work->workspace_each);
 }
 
@@ -103,7 +103,10 @@ int32_t lm_run(lm_engine *engine, int64_t first, int64_t stop) {
 void lm_forward(lm_engine *engine, const void *x, void *out, int64_t rows, void *workspace, int64_t workspace_each) {
     lm_work work = {
         .engine = engine, .x = x, .out = out, .rows = rows, .workspace = workspace, .workspace_each = workspace_each};
-    in_lanes(engine, forward_in_lane, &work);
+    const int32_t tiles = (int32_t)((rows + engine->tile - 1) / engine->tile);
+    if (engine->lanes > 1 && tiles > 1) lm_pool_share(engine->pool, forward_tile, &work, tiles);
+    else
+        for (int32_t tile = 0; tile < tiles; tile++) forward_tile(&work, 0, tile);
 }
 
 double lm_loss(lm_engine *engine, void *outputs, int64_t rows) {

@@ -1,6 +1,6 @@
-/* A pool is one counter of meetings. A waiting lane spins for some tens of microseconds, as its partner is nearly
- * always about to arrive, and then sleeps: on a busy machine a spinning lane would keep the other from its core.
- */
+/* Lanes wait for the number of a call to change, and at meetings for that of a round. A waiting lane spins for some
+ * tens of microseconds, as its partner is nearly always about to arrive, and then sleeps: on a busy machine a spinning
+ * lane would keep the other from its core. */
 #include "threads.h"
 
 #include <stdatomic.h>
@@ -52,11 +52,19 @@ typedef struct {
 } lm_seat;
 
 struct lm_pool {
-    atomic_int lanes;
-    int32_t started;
-    lm_task task;
-    void *argument;
+    int32_t lanes, started;
+    /* What the call is: `task` in every lane, or, where there are parts, `part` for each of them. */
+    _Atomic(lm_task) task;
+    _Atomic(lm_part) part;
+    _Atomic(void *) argument;
+    atomic_int parts;
+    /* kind: the number of the call, and in the last bit whether every lane takes part. next: the number of the call,
+     * and in the lower half that of the next part. left: parts that are not done. */
+    _Atomic(uint64_t) kind;
+    _Atomic(uint64_t) next;
+    atomic_uint left;
     /* arrived: lanes that wait at the meeting of number `round`. sleeping: those that gave up spinning. */
+    _Alignas(64) atomic_uint call;
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_uint round;
     _Alignas(64) atomic_int sleeping;
@@ -67,41 +75,77 @@ struct lm_pool {
     lm_seat *seats;
 };
 
-/* Wait until `round` is no longer `seen`. */
-static void wait_beyond(lm_pool *pool, unsigned seen) {
+/* Wait while `word` is `value`. */
+static void wait_while(lm_pool *pool, atomic_uint *word, unsigned value) {
     for (int spin = 0; spin < SPINS; spin++) {
-        if (atomic_load_explicit(&pool->round, memory_order_acquire) != seen) return;
+        if (atomic_load_explicit(word, memory_order_acquire) != value) return;
         relax();
     }
     lock(&pool->mutex);
     atomic_fetch_add(&pool->sleeping, 1);
-    while (atomic_load(&pool->round) == seen) wait_for(&pool->changed, &pool->mutex);
+    while (atomic_load(word) == value) wait_for(&pool->changed, &pool->mutex);
     atomic_fetch_sub(&pool->sleeping, 1);
+    unlock(&pool->mutex);
+}
+
+static void wake(lm_pool *pool) {
+    if (!atomic_load(&pool->sleeping)) return;
+    lock(&pool->mutex); /* a lane between its last look and its sleep holds this */
+    wake_all(&pool->changed);
     unlock(&pool->mutex);
 }
 
 void lm_pool_meet(lm_pool *pool) {
     const unsigned seen = atomic_load_explicit(&pool->round, memory_order_relaxed);
-    const int here = atomic_fetch_add(&pool->arrived, 1) + 1;
-    if (here < atomic_load(&pool->lanes)) { /* read after arriving: see lm_pool_new */
-        wait_beyond(pool, seen);
+    if (atomic_fetch_add(&pool->arrived, 1) + 1 < pool->lanes) {
+        wait_while(pool, &pool->round, seen);
         return;
     }
     atomic_store(&pool->arrived, 0);
     atomic_store(&pool->round, seen + 1);
-    if (atomic_load(&pool->sleeping)) {
-        lock(&pool->mutex); /* a lane between its last look and its sleep holds this */
-        wake_all(&pool->changed);
-        unlock(&pool->mutex);
+    wake(pool);
+}
+
+/* Before anything of a call is stored: from here on a lane that is late sees that the call which it knows is over.
+ * Returns the number of the new one. */
+static unsigned prepare(lm_pool *pool, int in_every_lane) {
+    const unsigned call = atomic_load(&pool->call) + 1;
+    atomic_store(&pool->kind, (uint64_t)call << 1 | (unsigned)in_every_lane);
+    atomic_store(&pool->next, (uint64_t)call << 32);
+    return call;
+}
+
+static void begin(lm_pool *pool, unsigned call) {
+    atomic_store(&pool->call, call);
+    wake(pool);
+}
+
+/* Do parts of a call until none is left to begin. A lane that comes late finds a later call's number and does none:
+ * who has a part holds up the end of its call, so that what the call does stays as it is meanwhile. */
+static void do_parts(lm_pool *pool, unsigned call, int32_t lane) {
+    for (;;) {
+        uint64_t next = atomic_load(&pool->next);
+        const int32_t number = (int32_t)(next & 0xFFFFFFFFu);
+        if (next >> 32 != call || number >= atomic_load(&pool->parts)) return;
+        if (!atomic_compare_exchange_strong(&pool->next, &next, next + 1)) continue;
+        atomic_load (&pool->part)(atomic_load(&pool->argument), lane, number);
+        if (atomic_fetch_sub(&pool->left, 1) == 1) wake(pool);
     }
 }
 
 static void serve(lm_seat *seat) {
     lm_pool *pool = seat->pool;
-    for (;;) {
-        lm_pool_meet(pool);
+    for (unsigned seen = 0;;) {
+        wait_while(pool, &pool->call, seen);
+        seen = atomic_load(&pool->call);
+        const uint64_t kind = atomic_load(&pool->kind);
+        if (kind >> 1 != seen) continue; /* it is over: the next one is being prepared */
+        if (!(kind & 1)) {
+            do_parts(pool, seen, seat->lane);
+            continue;
+        }
         if (atomic_load(&pool->ending)) return;
-        pool->task(pool->argument, seat->lane);
+        atomic_load (&pool->task)(atomic_load(&pool->argument), seat->lane);
         lm_pool_meet(pool);
     }
 }
@@ -141,19 +185,14 @@ static void join(lm_thread thread) {
 lm_pool *lm_pool_new(int32_t lanes) {
     lm_pool *pool = calloc(1, sizeof *pool + 64);
     if (!pool) return NULL;
-    atomic_init(&pool->lanes, lanes);
+    pool->lanes = lanes;
     pool->threads = calloc((size_t)lanes, sizeof *pool->threads);
     pool->seats = calloc((size_t)lanes, sizeof *pool->seats);
     mutex_new(&pool->mutex);
     condition_new(&pool->changed);
-    if (!pool->threads || !pool->seats) {
-        lm_pool_end(pool);
-        return NULL;
-    }
     for (int32_t lane = 1; lane < lanes; lane++) {
-        pool->seats[lane] = (lm_seat){pool, lane};
-        if (!start(&pool->threads[lane], &pool->seats[lane])) {
-            atomic_store(&pool->lanes, lane); /* those that live meet once more, with this thread, and end */
+        if (pool->threads && pool->seats) pool->seats[lane] = (lm_seat){pool, lane};
+        if (!pool->threads || !pool->seats || !start(&pool->threads[lane], &pool->seats[lane])) {
             lm_pool_end(pool);
             return NULL;
         }
@@ -164,11 +203,9 @@ lm_pool *lm_pool_new(int32_t lanes) {
 
 void lm_pool_end(lm_pool *pool) {
     if (!pool) return;
-    if (pool->started) {
-        atomic_store(&pool->ending, 1);
-        lm_pool_meet(pool);
-        for (int32_t lane = 1; lane <= pool->started; lane++) join(pool->threads[lane]);
-    }
+    atomic_store(&pool->ending, 1);
+    begin(pool, prepare(pool, 1));
+    for (int32_t lane = 1; lane <= pool->started; lane++) join(pool->threads[lane]);
     condition_end(&pool->changed);
     mutex_end(&pool->mutex);
     free(pool->threads);
@@ -177,9 +214,21 @@ void lm_pool_end(lm_pool *pool) {
 }
 
 void lm_pool_run(lm_pool *pool, lm_task task, void *argument) {
-    pool->task = task;
-    pool->argument = argument;
-    lm_pool_meet(pool);
+    const unsigned call = prepare(pool, 1);
+    atomic_store(&pool->task, task);
+    atomic_store(&pool->argument, argument);
+    begin(pool, call);
     task(argument, 0);
     lm_pool_meet(pool);
+}
+
+void lm_pool_share(lm_pool *pool, lm_part part, void *argument, int32_t parts) {
+    const unsigned call = prepare(pool, 0);
+    atomic_store(&pool->parts, parts);
+    atomic_store(&pool->part, part);
+    atomic_store(&pool->argument, argument);
+    atomic_store(&pool->left, (unsigned)parts);
+    begin(pool, call);
+    do_parts(pool, call, 0);
+    for (unsigned left; (left = atomic_load(&pool->left)) != 0;) wait_while(pool, &pool->left, left);
 }

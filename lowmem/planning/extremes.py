@@ -1,0 +1,168 @@
+"""How little is enough, and how much fits: the least budget, the largest batch, the most layers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Unpack
+
+from lowmem.common.checks import positive
+from lowmem.errors import InputError
+from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
+from lowmem.planning.candidates import Candidates
+from lowmem.planning.choose import Named, PlanOptions, plan, request_of
+from lowmem.planning.request import Limit
+from lowmem.units import parse_bytes
+
+REGULAR = 256
+"""Hidden layers from which on every layer more may take the same bytes as the one before; that is checked."""
+
+MANY_PASSES = 4
+"""Passes beyond which more of them take no more memory."""
+
+CHECKED = 4096
+"""Hidden layers up to which an answer is checked with the network itself, which takes a second or two."""
+
+
+def minimum_budget(
+    architecture: AnyNetwork,
+    batch_size: int,
+    optimizer: str | Named | None = None,
+    **options: Unpack[PlanOptions],
+) -> int:
+    """Return the least budget in bytes, as `plan.peak_bytes` counts, for which `lowmem.plan` finds a plan.
+
+    options: keywords of `lowmem.plan`. Every budget from the least on is planned.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> least = lm.minimum_budget(arch, batch_size=512)
+    >>> lm.plan(arch, batch_size=512, budget=least).peak_bytes == least
+    True
+    """
+    request = request_of(architecture, batch_size, None, optimizer, **options)
+    return min(Candidates(variant, None).least.peak_bytes for variant in request.weighed())
+
+
+def largest_batch(
+    architecture: AnyNetwork,
+    budget: int | str,
+    optimizer: str | Named | None = None,
+    **options: Unpack[PlanOptions],
+) -> int:
+    """Return the largest batch size that fits the budget.
+
+    options: keywords of `lowmem.plan`. A batch, or each of its shards, is run in one pass, or with `micro_batch` in
+        passes of so many rows.
+
+    Raises `BudgetError` if not even the smallest batch does, `InputError` for a budget in percent, whose meaning would
+    change with the batch, and where passes let batches of any size fit.
+
+    >>> import lowmem as lm
+    >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
+    >>> rows = lm.largest_batch(arch, budget="12MiB")
+    >>> lm.minimum_budget(arch, rows) <= 12 * 2**20 < lm.minimum_budget(arch, rows + 1)
+    True
+    """
+    architecture = architecture_of(architecture)
+    limit = _bytes_of(budget, "batch")
+    rows, shards = options.get("micro_batch"), positive("shards", options.get("shards", 1))
+    smallest = max(2 if architecture.couples else 1, shards)
+
+    def for_batch(batch: int) -> PlanOptions:
+        if rows is None:
+            return {**options, "micro_batch": batch if shards == 1 else None}
+        return {**options, "micro_batch": min(rows, batch)}
+
+    def fits(batch: int) -> bool:
+        return _fits(architecture, batch, limit, optimizer, for_batch(batch))
+
+    if not fits(smallest):
+        plan(architecture, smallest, limit, optimizer, **for_batch(smallest))  # raises with the account
+    if rows is not None and fits(MANY_PASSES * rows * shards + 1):
+        raise InputError(
+            f"batches of any size fit in {budget} in passes of micro_batch={rows} rows. Leave out micro_batch to ask "
+            "for what fits in one pass."
+        )
+    return largest_number(fits, smallest)
+
+
+def deepest(
+    architecture: AnyNetwork,
+    batch_size: int,
+    budget: int | str,
+    optimizer: str | Named | None = None,
+    **options: Unpack[PlanOptions],
+) -> int:
+    """Return how many hidden layers fit the budget, of the width that all hidden layers of `architecture` have.
+
+    options: keywords of `lowmem.plan`. Where layers are so many that each takes what the one before took, the rest is
+    a division.
+
+    Raises `BudgetError` if not even one layer fits, `InputError` if the hidden widths differ or the budget is in
+    percent, whose meaning would change with the depth.
+
+    >>> import lowmem as lm
+    >>> one = lm.Architecture(widths=(64, 128, 10))
+    >>> layers = lm.deepest(one, batch_size=512, budget="12MiB", optimizer="adam")
+    >>> deep = lm.Architecture(widths=(64, *[128] * layers, 10))
+    >>> lm.minimum_budget(deep, batch_size=512, optimizer="adam") <= 12 * 2**20
+    True
+    """
+    architecture = architecture_of(architecture)
+    inputs, *hidden, outputs = architecture.widths
+    if len(set(hidden)) != 1:
+        raise InputError(f"deepest needs hidden layers of one width, to add more of them; got {hidden}.")
+    limit = _bytes_of(budget, "depth")
+
+    def network(layers: int) -> Architecture:
+        return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
+
+    def fits(layers: int) -> bool:
+        return _fits(network(layers), batch_size, limit, optimizer, options)
+
+    def least(layers: int) -> int:
+        return minimum_budget(network(layers), batch_size, optimizer, **options)
+
+    if not fits(1):
+        plan(network(1), batch_size, limit, optimizer, **options)  # raises with the account
+    low = 1
+    while fits(2 * low):
+        low *= 2
+        if low >= REGULAR and (more := _layers_left(least, low, limit)) is not None:
+            guess = low + more
+            if guess > CHECKED or (fits(guess) and not fits(guess + 1)):
+                return guess
+    return largest_number(fits, low)
+
+
+def _layers_left(least: Callable[[int], int], layers: int, limit: int) -> int | None:
+    """Return how many layers more fit, if layers take the same bytes each from half of `layers` on; else None."""
+    half, end = layers // 2, least(layers)
+    step = end - least(layers - 1)
+    regular = step > 0 and end - least(half) == (layers - half) * step and end - least(layers - 2) == 2 * step
+    return (limit - end) // step if regular else None
+
+
+def _fits(
+    architecture: Architecture, batch: int, limit: int, optimizer: str | Named | None, options: PlanOptions
+) -> bool:
+    """Say whether there is a plan for a batch within a limit."""
+    request = request_of(architecture, batch, limit, optimizer, **options)
+    return any(Candidates(variant, Limit(limit)).plannable() for variant in request.weighed())
+
+
+def _bytes_of(budget: int | str, what: str) -> int:
+    """Return the bytes of a budget. Raises `InputError` for a share, which depends on what is asked for."""
+    if isinstance(budget, str) and "%" in budget:
+        raise InputError(f'a share such as "{budget}" depends on the {what}; give the budget in bytes.')
+    return parse_bytes(budget)
+
+
+def largest_number(fits: Callable[[int], bool], smallest: int = 1) -> int:
+    """Return the largest number for which `fits` holds; it holds for `smallest`, and fails from somewhere on."""
+    low, high = smallest, 2 * smallest
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,203 @@
+"""Search for budgets that break a promise: a least budget that is not the least, a plan that more budget makes dearer.
+
+Two searches over random networks, each case from a seed of its own:
+
+- least: `minimum_budget` beside the least that any strategy takes, with all its slots and strides, as this library
+  places them; whether the least works, a byte less does not, and the advice of refusals works at the first try.
+- dearer: plans for budgets from the least to what storing everything takes; costs may never rise.
+
+Run from the repository's root: python -m scripts.search_least {least,dearer} [--first N] [--count N] [--steps N]
+Prints each case that breaks a promise, and the figures at the end. For `dearer`, the tables of the planner are shared
+among the budgets of a network, as they do not depend on them.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from math import log
+from random import Random
+from time import perf_counter
+from typing import Any
+
+import lowmem as lm
+from lowmem.planning import ladder
+from lowmem.planning.accounting import least_overhead
+from lowmem.planning.choose import request_of
+from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.planning.drafts import fixed
+from lowmem.schedule.optimal.planner import Planner
+
+KINDS = ("uneven", "uneven", "funnel", "runs")
+BATCHES = (1, 7, 64, 256, 1000, 2048)
+
+
+def network(rng: Random, layers: int) -> lm.Architecture:
+    """Return a network of uneven widths, some with norms, dropout and skips."""
+    least, most = rng.choice([(8, 300), (64, 128), (17, 32), (1, 16)])
+    widths = [rng.randint(least, most) for _ in range(layers)]
+    kind = rng.choice(KINDS)
+    if kind == "funnel":
+        widths.sort(reverse=True)
+    if kind == "runs":
+        widths = [widths[n - n % 7] for n in range(layers)]
+    options: dict[str, Any] = {}
+    if rng.random() < 0.2:
+        options["norm"] = rng.choice(["batch", "layer"])
+    if rng.random() < 0.2:
+        options["dropout"] = 0.2
+    if rng.random() < 0.2:
+        options["residual"] = rng.choice([True, "scaled", "learned"])
+    activation, loss = rng.choice(["relu", "tanh", "gelu"]), rng.choice(["mse", "cross_entropy"])
+    return lm.Architecture((rng.choice([4, 64, 300]), *widths, rng.choice([1, 10, 100])), activation, loss, **options)
+
+
+def cost_model(rng: Random) -> CostModel:
+    """Return a machine whose rates make no sense, which any plan must bear."""
+
+    def rates() -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(10 ** rng.uniform(-12, -9.5) for _ in WIDTHS) for _ in ROWS)
+
+    def kernels() -> dict[str, float]:
+        return {name: 10 ** rng.uniform(-10, -8) for name in ("relu", "tanh", "gelu")}
+
+    bias, accumulating = 10 ** rng.uniform(-10, -8), 10 ** rng.uniform(-11, -9)
+    return CostModel("random", "float32", rates(), rates(), kernels(), kernels(), bias, accumulating)
+
+
+def case(seed: int, layers: Sequence[int], *, costs: bool = False) -> tuple[lm.Architecture, int, dict[str, Any]]:
+    """Return a network, a batch and options of `lowmem.plan`."""
+    rng = Random(seed)
+    architecture = network(rng, rng.randint(*layers))
+    batch = rng.choice(BATCHES[bool(architecture.couples) :])
+    options: dict[str, Any] = {"optimizer": rng.choice([None, "sgd", "adam"])}
+    options["engine"] = rng.choice(["native", "numpy"])
+    if costs:
+        options["costs"] = cost_model(rng)
+    return architecture, batch, options
+
+
+# The least ---------------------------------------------------------------------------------------------------------
+
+
+def least_of_all(architecture: lm.Architecture, batch: int, options: dict[str, Any]) -> int:
+    """Return the least that any strategy takes, whatever its number of slots or its stride.
+
+    A plan whose simulated peak is more than the least found so far is not placed. For the NumPy engine, where objects
+    make that rare, numbers beyond 12 lie 5 % apart.
+    """
+    request = request_of(architecture, batch, None, **options)
+    layers = architecture.layers
+    everything = fixed(request, "store_all").plan
+    account = everything.account()
+    least = everything.peak_bytes
+    drafts = [fixed(request, name) for name in ("sqrt", "recompute_all")]
+    numbers = [
+        n for n in range(layers) if request.engine == "native" or n <= 12 or log(n, 1.05) // 1 > log(n - 1, 1.05) // 1
+    ]
+    drafts += [fixed(request, "segments", segments=stride) for stride in numbers[2:]]
+    drafts += [fixed(request, "revolve", slots=slots) for slots in numbers[:-1]]
+    beside = account.total - account.arena - account.overhead + least_overhead(request)
+    for draft in sorted(drafts, key=lambda draft: draft.peak_bytes):
+        if beside + draft.peak_bytes < least:
+            least = min(least, draft.plan.peak_bytes)
+    return least
+
+
+def refusals(architecture: lm.Architecture, batch: int, options: dict[str, Any], least: int) -> Iterator[str]:
+    """Yield what is wrong with the refusals below the least, in bytes and in shares."""
+    stored = lm.plan(architecture, batch, **options)
+    share = 100 * least / stored.peak_bytes
+    budgets: list[int | str] = [least - 1, least // 2, f"{share * 0.9:.4f}%", f"{share * 0.999:.6f}%"]
+    budgets += ["0.01% of activations", "3% of activations"]
+    for budget in budgets:
+        try:
+            lm.plan(architecture, batch, budget, **options)
+            if isinstance(budget, int) or not budget.endswith("activations"):
+                yield f"{budget} is below the least, and is planned"
+            continue
+        except lm.BudgetError as error:
+            message = str(error)
+        advised = re.search(r'Try budget="([^"]*)"', message)
+        if advised is None:
+            yield f"{budget}: no advice in {message}"
+            continue
+        sizes = re.match(r"(.*) (?:is|of activations are) less than the (.*?) (?:\(|that)", message)
+        if sizes is None or sizes[1] == sizes[2]:
+            yield f"{budget}: sizes do not differ in {message}"
+        try:
+            lm.plan(architecture, batch, advised[1], **options)
+        except lm.BudgetError as error:
+            yield f"{budget}: advised {advised[1]}, then {error}"
+
+
+def search_least(first: int, count: int) -> list[float]:
+    """Return the least budget over that of the best strategy, for each case."""
+    ratios, wrong, begin = [], 0, perf_counter()
+    for seed in range(first, first + count):
+        architecture, batch, options = case(seed, (26, 200))
+        least, best = lm.minimum_budget(architecture, batch, **options), least_of_all(architecture, batch, options)
+        ratios.append(least / best)
+        problems = list(refusals(architecture, batch, options, least))
+        planned = lm.plan(architecture, batch, least, **options)
+        if planned.peak_bytes != least:
+            problems.append(f"planned with {planned.peak_bytes} at the least of {least}")
+        if ratios[-1] > 1.02 or problems:
+            wrong += 1
+            print(seed, architecture, batch, options, f"{ratios[-1]:.4f}", *problems, sep="\n    ", flush=True)
+    seconds = perf_counter() - begin
+    print(f"{count} networks from {first}: least over best {min(ratios):.3f} to {max(ratios):.4f}; {wrong} wrong")
+    print(f"{sum(ratio <= 1 for ratio in ratios)} of them no more than the best; {seconds:.0f} s")
+    return ratios
+
+
+# Dearer ------------------------------------------------------------------------------------------------------------
+
+
+def costs_by_budget(architecture: lm.Architecture, batch: int, options: dict[str, Any], steps: int) -> list[lm.Plan]:
+    """Return plans for so many budgets, from the least to what storing everything takes."""
+    least = lm.minimum_budget(architecture, batch, **options)
+    most = max(lm.plan(architecture, batch, **options).peak_bytes, least)
+    budgets = [least + (most - least) * step // steps for step in range(steps + 1)]
+    return [lm.plan(architecture, batch, budget, **options) for budget in budgets]
+
+
+def dearer(plans: Sequence[lm.Plan]) -> list[str]:
+    """Return what is wrong with plans for ever larger budgets."""
+    problems = []
+    for plan, cheapest in zip(plans[1:], accumulate((plan.cost for plan in plans), min), strict=False):
+        if plan.cost > cheapest * (1 + 1e-9):
+            gap = "" if plan.gap else ", which states a gap of 0"
+            problems.append(f"{plan.cost / cheapest:.4f} times dearer at {plan.budget}{gap}")
+    problems += [f"{plan.peak_bytes} in {plan.budget}" for plan in plans if plan.peak_bytes > (plan.budget or 0)]
+    return problems
+
+
+def search_dearer(first: int, count: int, steps: int) -> int:
+    """Return for how many networks more budget made a plan dearer. Every other one has costs, or is short."""
+    vars(ladder)["Planner"] = lru_cache(maxsize=4)(Planner)
+    wrong, plans, begin = 0, 0, perf_counter()
+    for seed in range(first, first + count):
+        costs, short = seed % 2 == 0, seed % 4 < 2
+        architecture, batch, options = case(seed, (2, 24) if short else (25, 120), costs=costs)
+        found = costs_by_budget(architecture, batch, options, steps)
+        plans += len(found)
+        if problems := dearer(found):
+            wrong += 1
+            print(seed, architecture, batch, options, *problems[:3], sep="\n    ", flush=True)
+    print(f"{count} networks from {first}, {plans} plans: {wrong} dearer; {perf_counter() - begin:.0f} s")
+    return wrong
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("search", choices=["least", "dearer"])
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--count", type=int, help="how many networks; 300 for least, 100 for dearer")
+    parser.add_argument("--steps", type=int, default=300, help="budgets for each network of dearer")
+    arguments = parser.parse_args()
+    if arguments.search == "least":
+        search_least(arguments.first, arguments.count or 300)
+    else:
+        search_dearer(arguments.first, arguments.count or 100, arguments.steps)

@@ -1,0 +1,201 @@
+"""The least budget is the least, every budget from there on is planned, and more budget is never a dearer plan."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lowmem as lm
+from lowmem.planning.cost_model import CostModel
+from lowmem.planning.network_chain import network_chain
+from lowmem.planning.packing import Effort, pack
+from lowmem.planning.packing.relays import relayed
+from lowmem.schedule import PLANNERS, Schedule, simulate
+from lowmem.schedule.least import least_memory
+from lowmem.schedule.least_arena import MOST_STATES, least_arena
+from lowmem.schedule.tree import reverse
+from lowmem.units import apart, parse_bytes
+from scripts.search_least import case, cost_model, costs_by_budget, dearer, least_of_all, network, refusals
+
+Case = tuple[lm.Architecture, int, dict[str, Any]]
+
+UNEVEN = lm.Architecture((64, *[random.Random(3).randint(64, 128) for _ in range(60)], 10))
+
+
+def uneven(seed: int, layers: int) -> lm.Architecture:
+    """Return a network of random widths."""
+    rng = random.Random(seed)
+    return lm.Architecture((64, *[rng.randint(8, 300) for _ in range(layers)], 10), rng.choice(["relu", "gelu"]))
+
+
+# The least budget --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_strategy_of_a_short_network_takes_less_than_the_least_budget(seed: int) -> None:
+    architecture, batch, options = case(seed, (2, 16))
+    least = lm.minimum_budget(architecture, batch, **options)
+    assert least <= least_of_all(architecture, batch, options)
+    assert list(refusals(architecture, batch, options, least)) == []
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_the_least_budget_of_a_long_network_is_within_two_percent_of_the_best_strategy(engine: str) -> None:
+    options: dict[str, Any] = {"optimizer": "sgd", "engine": engine}
+    least = lm.minimum_budget(UNEVEN, 512, **options)
+    assert least <= 1.02 * least_of_all(UNEVEN, 512, options)
+    assert lm.plan(UNEVEN, 512, least, **options).peak_bytes == least
+    with pytest.raises(lm.BudgetError):
+        lm.plan(UNEVEN, 512, least - 1, **options)
+
+
+def test_a_thousand_narrow_layers_need_far_less_than_storing_everything() -> None:
+    rng = random.Random(3)
+    architecture = lm.Architecture((64, *[rng.randint(17, 32) for _ in range(1000)], 10))
+    for engine in ("native", "numpy"):
+        stored = lm.plan(architecture, 64, None, "sgd", "segments", segments=32, engine=engine).peak_bytes
+        assert lm.minimum_budget(architecture, 64, "sgd", engine=engine) < stored
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"engine": "numpy"},
+    {"engine": "native", "threads": 3},
+    {"micro_batch": 10},
+    {"optimizer": "adam", "gather": True},
+    {"optimizer": "adam", "rehearse": True},
+    {"batch_buffers": 12345, "odd_batches": True},
+    {"strategy": "revolve", "slots": 2},
+    {"strategy": "segments"},
+    {"strategy": "optimal", "table_bytes": 0},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_questions_take_every_option_of_plan(options: dict[str, Any]) -> None:
+    architecture = uneven(1, 8)
+    with pytest.raises(lm.BudgetError) as error:
+        lm.plan(architecture, 64, 1, **options)
+    least = lm.minimum_budget(architecture, 64, **options)
+    assert least == error.value.minimum
+    assert lm.plan(architecture, 64, least, **options).peak_bytes <= least
+    if "micro_batch" in options:
+        with pytest.raises(lm.InputError, match="any size fit"):
+            lm.largest_batch(architecture, 10 * least, **options)
+    else:
+        assert lm.largest_batch(architecture, least, **options) >= 64
+    even = lm.Architecture((64, *[32] * 8, 10))
+    assert lm.deepest(even, 64, lm.minimum_budget(even, 64, **options), **options) >= 8
+
+
+def test_costs_weigh_passes_in_the_least_budget_too() -> None:
+    costs = cost_model(random.Random(0))
+    architecture = uneven(2, 12)
+    least = lm.minimum_budget(architecture, 512, costs=costs)
+    assert least < lm.minimum_budget(architecture, 512)
+    assert lm.plan(architecture, 512, least, costs=costs).peak_bytes <= least
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_millions_of_layers_are_counted_by_a_division(engine: str) -> None:
+    one = lm.Architecture((8, 8, 3))
+    layers = lm.deepest(one, 64, "2GiB", "sgd", engine=engine)
+    assert layers > 100_000
+    for budget in ("1MB", "2MB"):
+        fit = lm.deepest(one, 64, budget, "sgd", engine=engine)
+        deep, deeper = (lm.Architecture((8, *[8] * n, 3)) for n in (fit, fit + 1))
+        assert lm.plan(deep, 64, budget, "sgd", engine=engine).peak_bytes <= parse_bytes(budget)
+        with pytest.raises(lm.BudgetError):
+            lm.plan(deeper, 64, budget, "sgd", engine=engine)
+
+
+def test_a_batch_with_batchnorm_has_two_samples_at_least() -> None:
+    architecture = lm.Architecture((8, 16, 16, 3), norm="batch")
+    least = lm.minimum_budget(architecture, 2)
+    assert lm.largest_batch(architecture, least) >= 2
+    with pytest.raises(lm.BudgetError):
+        lm.largest_batch(architecture, 1000)
+
+
+@pytest.mark.parametrize("share", ["60%", "31.7%", "20% of activations", "3% of activations"])
+def test_advice_in_shares_works_at_the_first_try(share: str) -> None:
+    for seed in range(4):
+        architecture = uneven(seed, 20)
+        for engine in ("native", "numpy"):
+            try:
+                lm.plan(architecture, 32, share, "adam", engine=engine)
+            except lm.BudgetError as error:
+                advised = str(error).partition('budget="')[2].partition('"')[0]
+                assert advised.endswith(share.partition("%")[2] or "%")
+                assert lm.plan(architecture, 32, advised, "adam", engine=engine).peak_bytes
+                assert apart(error.budget, error.minimum)[0] != apart(error.budget, error.minimum)[1]
+
+
+# More budget -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_more_budget_is_never_a_dearer_plan(seed: int) -> None:
+    architecture, batch, options = case(seed, (2, 9) if seed % 2 else (25, 40), costs=seed % 2 == 1)
+    plans = costs_by_budget(architecture, batch, options, 8)
+    assert dearer(plans) == []
+
+
+def test_passes_beyond_a_size_that_cannot_win_are_weighed() -> None:
+    # Products of 64 rows are slow on this machine, those of 16 and 256 rows are quick.
+    slow = {16: 1e-12, 64: 1e-8, 256: 1e-11, 512: 1e-11, 2048: 1e-11}
+    rates = tuple(tuple(rate for _ in range(6)) for rate in slow.values())
+    costs = CostModel("uneven", "float32", rates, rates, {"relu": 0}, {"relu": 0}, 0, 0)
+    architecture = lm.Architecture((64, 200, 90, 250, 120, 10))
+    plan = lm.plan(architecture, 256, "90%", "sgd", costs=costs)
+    assert plan.micro_batch == 16
+
+
+# Arenas ------------------------------------------------------------------------------------------------------------
+
+
+def random_tree(chain: Any, rng: random.Random) -> Schedule:
+    """Return a schedule whose splits are drawn."""
+    return reverse(chain, "random", lambda i, j, _: rng.randint(i + 1, j - 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6))
+def test_relays_run_the_same_layers_in_no_more_bytes(seed: int) -> None:
+    rng = random.Random(seed)
+    chain = network_chain(network(rng, rng.randint(3, 40)), rng.choice([16, 256]), lanes=rng.choice([1, 2]))
+    schedule = random_tree(chain, rng)
+    trace = simulate(chain, schedule)
+    parted = relayed(chain, schedule, trace.peak_bytes)
+    other = simulate(chain, parted)
+    assert (other.cost, other.forward_runs) == (trace.cost, trace.forward_runs)
+    assert other.peak_bytes <= trace.peak_bytes
+    arenas = [pack(chain, one, effort=Effort.STACKS).arena_bytes for one in (schedule, parted)]
+    assert arenas[1] <= arenas[0]
+
+
+def test_stacks_and_relays_lose_few_bytes_in_uneven_chains() -> None:
+    rng = random.Random(0)
+    ratios = []
+    for _ in range(60):
+        chain = network_chain(uneven(rng.randint(0, 10**6), rng.randint(20, 80)), 256)
+        schedule = random_tree(chain, rng)
+        peak = simulate(chain, schedule).peak_bytes
+        ratios.append(pack(chain, relayed(chain, schedule, peak), effort=Effort.STACKS).arena_bytes / peak)
+    assert sum(ratio <= 1 for ratio in ratios) >= 40
+    assert max(ratios) < 1.12
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 8, 40, 120, 410, 600])
+def test_the_least_arena_is_mostly_the_least_of_live_bytes(layers: int) -> None:
+    ratios = []
+    for seed in range(3):
+        chain = network_chain(uneven(seed, layers), 256)
+        schedule = least_arena(chain)
+        arena = pack(chain, schedule, effort=Effort.STACKS).arena_bytes
+        for name in ("recompute_all", "sqrt"):
+            assert arena <= 1.02 * pack(chain, PLANNERS[name](chain)).arena_bytes
+        ratios.append(arena / simulate(chain, least_memory(chain)).peak_bytes)
+    assert min(ratios) <= (1 if layers <= MOST_STATES else 1.02)
+    assert max(ratios) < 1.15

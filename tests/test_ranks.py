@@ -1,11 +1,13 @@
 """Several ranks: the same bits as one process, moments shared out, bytes as promised. Ranks are threads here."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lowmem as lm
+from lowmem.cli import main
 from lowmem.planning.timeline import chain_of
 from lowmem.schedule import AllReduce, Backward, Schedule, Update, simulate
 from tests.helpers import Array, batch, stirred
@@ -90,6 +92,21 @@ def test_moments_and_gradients_fall_with_the_number_of_ranks() -> None:
     deepest = [lm.deepest(shapes, 64, "400KiB", "adam", shards=4, ranks=ranks) for ranks in (1, 2, 4)]
     assert deepest == sorted(deepest)
     assert deepest[0] < deepest[2]
+
+
+@pytest.mark.parametrize("question", [[], ["--deepest"], ["--largest-batch"], ["--at-most", "2x"]], ids=str)
+def test_the_command_plans_for_ranks_and_answers_for_them(
+    question: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ["--layers", "8", "--width", "32", "--batch", "64", "--optimizer", "adam", "--no-calibrate", "--json"]
+    peaks = []
+    for ranks in ("1", "4"):
+        flags = ["plan", *shape, "--budget", "400KiB", "--shards", "4", "--ranks", ranks, *question]
+        assert main(flags) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["plan"]["shards"], answer["plan"]["ranks"]) == (4, int(ranks))
+        peaks.append(answer["plan"]["bytes"]["optimizer"] / answer["plan"]["bytes"]["parameters"])
+    assert peaks[0] >= 2 > 1 > peaks[1]  # Adam's two moments, and a quarter of them
 
 
 def test_an_exchange_stands_behind_its_backward_and_the_update_waits() -> None:

@@ -69,7 +69,8 @@ class Priced:
 def priced(architecture: AnyNetwork, batch_size: int, budget: int | str | None, **options: Any) -> Priced:  # noqa: ANN401 - keywords of plan
     """Return a plan with its price. options: keywords of `lowmem.plan`. Raises as `lowmem.plan` does."""
     made = plan(architecture, batch_size, budget, **options)
-    whole = options | {"strategy": "store_all", "micro_batch": batch_size, "segments": None, "slots": None}
+    rows = batch_size if options.get("shards", 1) == 1 else None  # of a pass: the whole batch, or a shard
+    whole = options | {"strategy": "store_all", "micro_batch": rows, "segments": None, "slots": None}
     whole = {name: value for name, value in whole.items() if not name.startswith("disk")}
     stored = plan(architecture, batch_size, None, **whole)
     return Priced(made, made.cost / stored.cost)

@@ -148,7 +148,8 @@ class Loop:
     between_epochs: False while steps are run, and after an error among them.
     last: the last epoch done. last_steps: the steps of that epoch.
     save_due: says whether the time for a save has come; a callback may set it. due: whether it had come at the last
-        step. Of several ranks the first one's clock counts, and a signal to one of them is one to all.
+        step. Of several ranks the first one's clock counts. stopping: with several ranks, the signal that one of them
+        had noted before the last step, which has told all of it.
     ranks: what each of several ranks took in the last epoch. waited: seconds that this one had waited before it.
     """
 
@@ -166,6 +167,7 @@ class Loop:
     last_steps: int = 0
     save_due: Callable[[], bool] = lambda: False
     due: bool = False
+    stopping: int | None = None
     ranks: Sequence[RankRecord] = ()
     waited: float = 0.0
 
@@ -231,7 +233,8 @@ class Loop:
                 at.seconds += perf_counter() - start
                 for callback in self.callbacks:
                     callback.on_step(self)
-                if self.signals.noted is not None and at.batch < count:
+                stopping = self.signals.noted if self.stepper.backprop.group is None else self.stopping
+                if stopping is not None and at.batch < count:
                     return False
                 start = perf_counter()
         return True
@@ -259,7 +262,7 @@ class Loop:
             origin = self.stepper.step(self.at, batch)
             self.due = self.save_due() if notes is None else bool(notes[1])
             if notes is not None:
-                self.signals.noted = int(notes[0]) or None
+                self.stopping = int(notes[0]) or None
         except NonFiniteError as error:
             error.last_save = self.last_save
             for callback in self.callbacks:

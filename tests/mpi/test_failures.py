@@ -70,6 +70,27 @@ def test_a_killed_rank_ends_all_and_another_number_of_ranks_resumes(ranks: Run, 
     assert (one.mlp.parameters == other.mlp.parameters).all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds ranks by /proc")
+def test_a_signal_to_one_rank_lets_all_finish_the_step_and_saves_once(ranks: Run, tmp_path: Path) -> None:
+    command = [mpiexec(), "-n", "2", sys.executable, "-m", "lowmem", "train", *FLAGS, "--epochs", "4000"]
+    started = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "run").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(processes(tmp_path)[-1], signal.SIGTERM)
+    _, errors = started.communicate(timeout=30)
+    (line,) = lines_of_lowmem(errors)
+    assert line.startswith("lowmem: stopped by SIGTERM. The run is in run (step ")
+    assert lm.Trainer.resume(tmp_path / "run").plan.shards == 4
+
+
 def test_a_loss_that_overflows_ends_all_with_one_line_that_names_a_rank(ranks: Run, tmp_path: Path) -> None:
     flags = ["--optimizer", "sgd", "--lr", "1e25", "--epochs", "3"]
     done = ranks(2, "-m", "lowmem", "train", *FLAGS, *flags, cwd=tmp_path)

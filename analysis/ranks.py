@@ -1,0 +1,196 @@
+"""Draw, from a model, time and memory of a step per rank for 1 to 4,096 ranks: three networks over three links.
+
+The model has three constants of a rank, FLOPs a second and seconds to add or to update a number, and two of a link,
+latency and bandwidth. Three ways to share gradients are compared. `tree`: ranks exchange whole gradients in pairs,
+log2 R rounds, and each updates everything. `ring`: parts go round twice; each adds and updates everything. `sharded`,
+what lowmem does: each rank gets its part of every layer from every other one, updates it, and parts are gathered.
+Backward of a layer and travel of the layers above overlap, at most `TRAVELLING` layers at a time; a link carries one
+layer after the other. Bytes per rank are those of `lowmem.plan`, not a model.
+
+Reads docs/data/measure_ranks.json where it is there: constants of the machine and measured points, which `python -m
+scripts.measure_ranks` prints. Writes docs/figures/ranks.{svg,png}; prints which way wins where.
+Run: python -m analysis.ranks
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, log2
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import lowmem as lm
+from analysis.drawing import DOCS, save
+from lowmem.plots.style import house_style, looks, new_figure, set_title
+from lowmem.schedule.lowering import TRAVELLING
+
+RANKS = [1 << power for power in range(13)]
+WAYS = ("sharded", "tree", "ring")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One rank. rate: FLOPs a second of products. add, update: seconds a number."""
+
+    rate: float = 6.0e10
+    add: float = 2.5e-10
+    update: float = 1.5e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What lies between ranks. latency: seconds of a message. bandwidth: bytes a second of a rank, each way."""
+
+    name: str
+    latency: float
+    bandwidth: float
+
+
+LINKS = (
+    Link("memory of one machine", 2e-6, 6e9),
+    Link("Ethernet, 1 Gbit/s", 5e-5, 1.1e8),
+    Link("InfiniBand, 100 Gbit/s", 2e-6, 1.1e10),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Layers of one width, and the rows of a batch, of which there are as many for any number of ranks."""
+
+    layers: int
+    width: int
+    batch: int
+
+    @property
+    def numbers(self) -> int:
+        """Parameters of a layer."""
+        return self.width * (self.width + 1)
+
+
+NETWORKS = (Network(60, 128, 4096), Network(200, 256, 8192), Network(20, 2048, 8192))
+
+
+def messages(way: str, ranks: int, numbers: int, machine: Machine, link: Link) -> tuple[float, float]:
+    """Return how long a layer's gradients travel, and then the rank's work of adding, updating and gathering."""
+    size = 4 * numbers
+    rounds, share = ceil(log2(ranks)) if ranks > 1 else 0, numbers / ranks
+    if ranks == 1:
+        return 0.0, numbers * machine.update
+    part = size * (ranks - 1) / ranks / link.bandwidth
+    if way == "tree":
+        return rounds * (link.latency + size / link.bandwidth + numbers * machine.add), numbers * machine.update
+    if way == "ring":
+        travel = 2 * ((ranks - 1) * link.latency + part) + numbers * machine.add
+        return travel, numbers * machine.update
+    # Both halves travel on the same link: what is gathered follows what was sent.
+    travel = 2 * ((ranks - 1) * link.latency + part)
+    return travel, (ranks - 1) * share * machine.add + share * machine.update
+
+
+def step_seconds(network: Network, ranks: int, way: str, machine: Machine, link: Link) -> tuple[float, float]:
+    """Return the seconds of a step, and those of it that a rank waits."""
+    rows = network.batch / ranks
+    forward = 2 * rows * network.width**2 / machine.rate
+    travel, work = messages(way, ranks, network.numbers, machine, link)
+    now, free, waited = forward * network.layers, 0.0, 0.0
+    arrive: list[float] = []
+    for layer in range(network.layers):
+        now += 2 * forward
+        free = max(free, now) + travel  # the link carries one layer after the other
+        arrive.append(free)
+        due = layer - TRAVELLING + 1
+        if due >= 0:
+            waited += max(arrive[due] - now, 0.0)
+            now = max(now, arrive[due]) + work
+    for last in arrive[max(network.layers - TRAVELLING + 1, 0) :]:
+        waited += max(last - now, 0.0)
+        now = max(now, last) + work
+    return now, waited
+
+
+def rank_bytes(network: Network, ranks: int) -> int:
+    """Return the bytes that a plan promises for one of so many ranks, each with one shard."""
+    architecture = lm.Architecture((network.width, *[network.width] * network.layers))
+    return lm.plan(architecture, network.batch, None, "adam", "store_all", shards=ranks, ranks=ranks).peak_bytes
+
+
+def winners(machine: Machine) -> Iterator[str]:
+    """Yield, for each network and link, up to how many ranks which way is quickest, and what a step takes then."""
+    for network in NETWORKS:
+        for link in LINKS:
+            spans: list[list[Any]] = []
+            for ranks in RANKS[1:]:
+                times = {way: step_seconds(network, ranks, way, machine, link)[0] for way in WAYS}
+                best = min(times, key=lambda way: times[way])
+                if spans and spans[-1][0] == best:
+                    spans[-1][2] = ranks
+                else:
+                    spans.append([best, ranks, ranks])
+            alone = step_seconds(network, 1, "sharded", machine, link)[0]
+            quickest = min(RANKS, key=lambda ranks: step_seconds(network, ranks, "sharded", machine, link)[0])
+            gain = alone / step_seconds(network, quickest, "sharded", machine, link)[0]
+            told = ", ".join(f"{way} {low:,} to {high:,}" for way, low, high in spans)
+            yield (
+                f"{network.layers} x {network.width}, {link.name}: {told}; sharded is {gain:.1f} times as quick as "
+                f"one rank at {quickest:,}"
+            )
+
+
+def constants() -> tuple[Machine, Link, list[dict[str, Any]]]:
+    """Return the machine and the link between its ranks as they were measured, and measured steps."""
+    path = DOCS / "data" / "measure_ranks.json"
+    if not path.exists():
+        return Machine(), LINKS[0], []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Machine(**found["machine"]), Link("this machine", **found["link"]), found["steps"]
+
+
+def drawn(machine: Machine, measured: list[dict[str, Any]]) -> Figure:
+    """Return time per step by ranks, a panel for each network, and bytes per rank behind them."""
+    names = looks([link.name for link in LINKS])
+    with house_style():
+        figure, panels = new_figure(13.5, 4.2, len(NETWORKS) + 1)
+        for axes, network in zip(panels[:-1], NETWORKS, strict=True):
+            for link in LINKS:
+                times = [step_seconds(network, ranks, "sharded", machine, link)[0] for ranks in RANKS]
+                look = names[link.name]
+                axes.plot(RANKS, times, color=look.colour, linestyle=look.line, label=link.name)
+            points = [one for one in measured if (one["layers"], one["width"]) == (network.layers, network.width)]
+            for one in points:
+                rows = network.batch / one["batch"]
+                axes.plot(one["ranks"], one["seconds"] * rows, "k*", markersize=9)
+            set_title(axes, f"{network.layers} x {network.width}, batch {network.batch:,}", 3.0)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xlabel("ranks (log scale)")
+        panels[0].set_ylabel("seconds a step (log scale)")
+        panels[0].legend(fontsize=7)
+        bytes_look = looks([f"{network.layers} x {network.width}" for network in NETWORKS])
+        for network in NETWORKS:
+            name = f"{network.layers} x {network.width}"
+            sizes = [rank_bytes(network, ranks) / 2**20 for ranks in RANKS]
+            panels[-1].plot(RANKS, sizes, color=bytes_look[name].colour, linestyle=bytes_look[name].line, label=name)
+        set_title(panels[-1], "bytes of a rank, planned", 3.0)
+        panels[-1].set_xscale("log", base=2)
+        panels[-1].set_yscale("log")
+        panels[-1].set_xlabel("ranks (log scale)")
+        panels[-1].set_ylabel("MiB (log scale)")
+        panels[-1].legend(fontsize=7)
+    return figure
+
+
+def main() -> None:
+    """Draw the figure, and print which way wins where."""
+    machine, link, measured = constants()
+    note = (
+        "python -m analysis.ranks: a model of latency, bandwidth and compute, sharded updates; stars are measured on "
+        f"two cores, scaled to the batch.\nA rank computes {machine.rate / 1e9:.0f} GFLOP/s; between ranks of this "
+        f"machine {link.latency * 1e6:.1f} µs and {link.bandwidth / 1e9:.1f} GB/s were measured."
+    )
+    save(drawn(machine, measured), "ranks", note)
+    print("\n".join(winners(machine)))
+
+
+if __name__ == "__main__":
+    main()

@@ -77,6 +77,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.estimators
 	$(BIN)/python -m analysis.depth
 	$(BIN)/python -m analysis.planning
+	$(BIN)/python -m analysis.quoted
 	$(BIN)/python -m analysis.torch_chains
 
 clean:

@@ -78,6 +78,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.depth
 	$(BIN)/python -m analysis.planning
 	$(BIN)/python -m analysis.ranks
+	$(BIN)/python -m analysis.quoted
 	$(BIN)/python -m analysis.torch_chains
 
 clean:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import quoted
 from analysis.drawing import OLDER
 from lowmem.cli import main
 from lowmem.measure.ram import RESERVE
@@ -231,6 +232,13 @@ def test_figures_of_a_row_were_measured_together() -> None:
 def cells_of(line: str) -> list[str]:
     """Return the cells of a row of a Markdown table."""
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize("page", quoted.PAGES, ids=names)
+def test_what_pages_quote_is_what_was_measured(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- quoted: ") == text.count("<!-- end -->") == len(quoted.PLACE.findall(text)) > 1
+    assert quoted.written(text) == text, "run make figures"
 
 
 LIMITS = {"promises": {f"{RESERVE >> 20}"}}

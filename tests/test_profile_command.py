@@ -170,7 +170,7 @@ batch 1024
  ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
  store_all             3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB   100.0%   1.000   1.28 ms   1.00      2.25     50%
  sqrt                  3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB    37.5%   1.212   1.55 ms   1.21      2.25     50%
- 30% of activations    3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB    28.8%   1.323   1.69 ms   1.32      2.25     50%
+ 30% of activations    3.0 MiB   3.0 MiB (+10.2 KiB)    2.0 MiB    27.9%   1.323   1.69 ms   1.32      2.25     50%
 
 promised, traced: peak of all that training allocates. resident: peak above the process before the plan.
 arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward

@@ -209,13 +209,14 @@ batch 64, 2 passes, strategy sqrt, numpy engine
  parameters                 2.5 KiB    2.5 KiB       equal
  gradients                  2.8 KiB    2.8 KiB       equal
  optimizer                  5.3 KiB    5.3 KiB       equal
- activation arena           5.4 KiB    1.4 KiB    -4.0 KiB
+ activation arena           6.0 KiB    2.0 KiB    -4.0 KiB
    states                   4.0 KiB
    deltas                     384 B
    scratch                  1.0 KiB
+   gaps between them          640 B
  batch                        384 B      384 B       equal
  overhead                  68.4 KiB   48.8 KiB   -19.5 KiB
- peak memory of training   84.7 KiB   65.2 KiB   -19.5 KiB
+ peak memory of training   85.3 KiB   65.8 KiB   -19.5 KiB
  process floor                        30.0 MiB
  whole process             30.1 MiB   30.1 MiB       equal
 
@@ -255,13 +256,14 @@ batch 64, 2 passes, strategy sqrt, numpy engine
  parameters                 2.5 KiB
  gradients                  2.8 KiB
  optimizer                  5.3 KiB
- activation arena           5.4 KiB
+ activation arena           6.0 KiB
    states                   4.0 KiB
    deltas                     384 B
    scratch                  1.0 KiB
+   gaps between them          640 B
  batch                        384 B
  overhead                  68.4 KiB
- peak memory of training   84.7 KiB
+ peak memory of training   85.3 KiB
  whole process                        40.0 MiB
 
 Of the arena: states, deltas and scratch while the op runs at which most is alive.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
-from lowmem.planning.within_time import (
+from lowmem.cli.within_time import (
     Priced,
     TimeLimit,
     deepest_within,

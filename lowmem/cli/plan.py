@@ -15,19 +15,19 @@ from lowmem.cli.options import (
     disk_options,
     network_of,
 )
-from lowmem.errors import InputError
-from lowmem.network.architecture import Architecture
-from lowmem.planning.choose import plan
-from lowmem.planning.extremes import CHECKED, deepest
-from lowmem.planning.plan import Plan
-from lowmem.planning.queries import compare
-from lowmem.planning.within_time import (
+from lowmem.cli.within_time import (
     TimeLimit,
     deepest_within,
     largest_batch_within,
     least_memory_within,
     priced,
 )
+from lowmem.errors import InputError
+from lowmem.network.architecture import Architecture
+from lowmem.planning.choose import plan
+from lowmem.planning.extremes import CHECKED, deepest
+from lowmem.planning.plan import Plan
+from lowmem.planning.queries import compare
 from lowmem.units import ceil_bytes
 
 HELP = "Show where every byte of training would go, and what it costs to fit a budget."

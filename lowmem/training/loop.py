@@ -107,11 +107,8 @@ class Stepper:
                 error.step, error.origin = StepNumber(at.steps + 1, at.epoch + 1, at.batch + 1), origin
                 raise
             at.skipped += 1
-        except InputError:  # the batch was refused, nothing was computed
-            self.torn = False
-            raise
-        except DiskError as error:
-            self.torn = error.torn
+        except (InputError, DiskError) as error:  # a batch that is refused changes nothing
+            self.torn = isinstance(error, DiskError) and error.torn
             raise
         at.batch += 1
         at.steps += 1

@@ -1,14 +1,15 @@
 """Draw, from a model, time and memory of a step per rank for 1 to 4,096 ranks: three networks over three links.
 
 The model has three constants of a rank, FLOPs a second and seconds to add or to update a number, and two of a link,
-latency and bandwidth. Three ways to share gradients are compared. `tree`: ranks exchange whole gradients in pairs,
-log2 R rounds, and each updates everything. `ring`: parts go round twice; each adds and updates everything. `sharded`,
-what lowmem does: each rank gets its part of every layer from every other one, updates it, and parts are gathered.
-Backward of a layer and travel of the layers above overlap, at most `TRAVELLING` layers at a time; a link carries one
-layer after the other. Bytes per rank are those of `lowmem.plan`, not a model.
+latency and bandwidth. All are assumed, unless a machine's own are there. Three ways to share gradients are compared.
+`tree`: ranks exchange whole gradients in pairs, log2 R rounds, and each updates everything. `ring`: parts go round
+twice; each adds and updates everything. `sharded`, what lowmem does: each rank gets its part of every layer from every
+other one, updates it, and parts are gathered. Backward of a layer and travel of the layers above overlap, at most
+`TRAVELLING` layers at a time; a link carries one layer after the other. Bytes per rank are those of `lowmem.plan`, not
+a model.
 
-Reads docs/data/measure_ranks.json where it is there: constants of the machine and measured points, which `python -m
-scripts.measure_ranks` prints. Writes docs/figures/ranks.{svg,png}; prints which way wins where.
+Reads docs/data/measure_ranks.json where it is there: date, constants of the machine and measured points, which `python
+-m scripts.measure_ranks` prints. Writes docs/figures/ranks.{svg,png}; prints which way wins where.
 Run: python -m analysis.ranks
 """
 
@@ -31,7 +32,7 @@ WAYS = ("sharded", "tree", "ring")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One rank. rate: FLOPs a second of products. add, update: seconds a number."""
+    """One rank, as assumed. rate: FLOPs a second of products. add, update: seconds a number."""
 
     rate: float = 6.0e10
     add: float = 2.5e-10
@@ -137,13 +138,38 @@ def winners(machine: Machine) -> Iterator[str]:
             )
 
 
-def constants() -> tuple[Machine, Link, list[dict[str, Any]]]:
-    """Return the machine and the link between its ranks as they were measured, and measured steps."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured on a machine, and when. steps: their ranks, layers, width, batch and seconds."""
+
+    date: str
+    machine: Machine
+    link: Link
+    steps: list[dict[str, Any]]
+
+
+def measurement() -> Measured | None:
+    """Return what was measured, None where nothing was."""
     path = DOCS / "data" / "measure_ranks.json"
     if not path.exists():
-        return Machine(), LINKS[0], []
+        return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return Machine(**found["machine"]), Link("this machine", **found["link"]), found["steps"]
+    return Measured(found["date"], Machine(**found["machine"]), Link("this machine", **found["link"]), found["steps"])
+
+
+def note(measured: Measured | None) -> str:
+    """Say below the figure what the model is made of: numbers assumed, or measured and when."""
+    model = "python -m analysis.ranks: a model of latency, bandwidth and compute, sharded updates"
+    links = "; ".join(f"{link.name} {link.latency * 1e6:.0f} µs, {link.bandwidth / 1e9:g} GB/s" for link in LINKS)
+    if measured is None:
+        rate = Machine().rate / 1e9
+        return f"{model}. Nothing here is measured.\nAssumed: a rank computes {rate:.0f} GFLOP/s; {links}."
+    machine, link = measured.machine, measured.link
+    return (
+        f"{model}; stars are measured steps, scaled to the batch.\n"
+        f"Measured on {measured.date}: a rank computes {machine.rate / 1e9:.0f} GFLOP/s; between ranks of this "
+        f"machine {link.latency * 1e6:.1f} µs, {link.bandwidth / 1e9:.1f} GB/s.\nAssumed: {links}."
+    )
 
 
 def drawn(machine: Machine, measured: list[dict[str, Any]]) -> Figure:
@@ -182,13 +208,9 @@ def drawn(machine: Machine, measured: list[dict[str, Any]]) -> Figure:
 
 def main() -> None:
     """Draw the figure, and print which way wins where."""
-    machine, link, measured = constants()
-    note = (
-        "python -m analysis.ranks: a model of latency, bandwidth and compute, sharded updates; stars are measured on "
-        f"two cores, scaled to the batch.\nA rank computes {machine.rate / 1e9:.0f} GFLOP/s; between ranks of this "
-        f"machine {link.latency * 1e6:.1f} µs and {link.bandwidth / 1e9:.1f} GB/s were measured."
-    )
-    save(drawn(machine, measured), "ranks", note)
+    measured = measurement()
+    machine, steps = (Machine(), []) if measured is None else (measured.machine, measured.steps)
+    save(drawn(machine, steps), "ranks", note(measured))
     print("\n".join(winners(machine)))
 
 

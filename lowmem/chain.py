@@ -8,12 +8,13 @@ Stages of PyTorch are different. Their backward reads a *tape*: tensors that the
 such stages has two forwards, one that keeps nothing but its output, and one that *records*.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
+from lowmem.common.checks import as_list
 from lowmem.errors import InputError, shown
 
 Kind = Literal["x", "s", "δ", "g", "t", "y", "d", "r"]
@@ -271,13 +272,13 @@ class Chain:
 
 def _amounts(name: str, numbers: object) -> tuple[Any, ...]:
     """Return numbers given as a sequence. Raises `InputError` for what is none, or holds no finite numbers from 0."""
-    if isinstance(numbers, str | bytes | Mapping) or not isinstance(numbers, Iterable):
+    listed = None if isinstance(numbers, Mapping) else as_list(numbers)
+    if listed is None:
         raise InputError(f"{name} needs a list of numbers; got {shown(numbers)}.")
-    amounts = tuple(numbers)
-    for amount in amounts:
+    for amount in listed:
         if not _is_amount(amount):
             raise InputError(f"{name} needs finite numbers that are not negative; got {shown(amount)}.")
-    return amounts
+    return tuple(listed)
 
 
 def _is_amount(number: object) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 import lowmem as lm
 from lowmem.chain import Chain
+from lowmem.measure.learning import EpochRecord
 from lowmem.schedule import PLANNERS, simulate
 from lowmem.units import parse_bytes
 
@@ -59,6 +60,8 @@ def calls() -> dict[str, tuple[Callable[[], Callable[..., Any]], tuple[Any, ...]
         "schedule_diagram": plan,
         "frontier": lm.compare(ARCH, 8, ["99%"]),
         "scaling": [plan],
+        "learning_curves": [EpochRecord(1, 1, 0.5)],
+        "side_by_side": {"plan": plan},
         "report_html": lm.Report(plan, None, 1, 0.1, 1, 1.0),
     }
     table: dict[str, Any] = {

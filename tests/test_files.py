@@ -13,6 +13,7 @@ import pytest
 import lowmem as lm
 from lowmem.cli import main
 from lowmem.common.files import check_place, replacing, unchanged, write_all
+from lowmem.measure.calibration import cache_path
 from lowmem.training.saved_run import open_run
 from tests.test_streams import X, Y
 
@@ -238,13 +239,25 @@ def test_formats_that_are_none_are_refused_before_any_work(
     assert os.listdir(tmp_path) == []
 
 
-def test_calibrate_says_that_its_measurement_cannot_be_stored(
+def test_calibrate_measures_nothing_that_cannot_be_stored(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "file" / "folder"))
+    assert main(["calibrate"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "nothing was measured, as the measurement cannot be stored in" in err
+    assert "Set LOWMEM_CACHE_DIR to a folder that can be written." in err
+    assert err.count("\n") == 1
+
+
+def test_calibrate_says_that_its_measurement_can_no_longer_be_stored(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path))
+    cache_path("float32").mkdir()  # in place of the file that plans read
     assert main(["calibrate"]) == 1
     out, err = capsys.readouterr()
     assert "GFLOP/s" in out
-    assert "cannot be stored in" in err
-    assert "Set LOWMEM_CACHE_DIR to a folder that can be written." in err
+    assert f"the measurement cannot be stored in {str(cache_path('float32'))!r}" in err

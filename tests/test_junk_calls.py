@@ -1,5 +1,6 @@
 """Whatever is given to a public name, the answer is a result or one line that says what is needed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 import lowmem as lm
+from lowmem.chain import Chain
+from lowmem.measure.learning import EpochRecord
 from scripts.junk_calls import ARCH, X, Y, network, raw_errors
 
 
@@ -67,3 +70,50 @@ def test_errors_show_junk_in_one_line() -> None:
         lm.SGD(np.zeros((40, 40)))  # type: ignore[arg-type]
     assert len(str(error.value)) < 160
     assert "\n" not in str(error.value)
+
+
+ODD = [np.zeros((3, 4)), np.array([1, 2]), np.array([]), np.array("x"), 3, 2.5, b"x", {"a": 1}, object(), "\ud800"]
+"""What stands for no text: arrays, whose comparisons are arrays, numbers, and half of a letter."""
+
+
+def refused(call: Callable[..., Any], **named: Any) -> str:
+    """Make a call that must be refused in one line, and return the line."""
+    with pytest.raises(lm.InputError) as error:
+        call(**named)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
+def test_what_is_no_text_is_refused_where_text_is_needed(odd: Any) -> None:
+    plan, epoch = lm.plan(ARCH, 8), EpochRecord(1, 1, 0.5)
+    assert "unknown initialisation scheme" in refused(lm.MLP, architecture=ARCH, initialiser=odd)
+    for label in ("title", "memory_label", "compute_label"):
+        said = refused(lm.plots.frontier, points=lm.compare(ARCH, 8, ["99%"]), **{label: odd})
+        assert said.startswith(f"{label} must be text; got ")
+    for label in ("title", "compute_label"):
+        assert "must be text" in refused(lm.plots.scaling, records=[plan], **{label: odd})
+    assert "title must be text" in refused(lm.plots.learning_curves, epochs=[epoch], title=odd)
+
+
+def test_arrays_are_refused_where_one_value_is_needed() -> None:
+    for odd in (np.zeros((3, 4)), np.array([]), np.array([1, 2])):
+        assert "nesterov must be True or False" in refused(lm.SGD, momentum=0.9, nesterov=odd)
+        assert "size in bytes" in refused(lm.Trainer, mlp=network(), batch_size=8, ram=odd)
+        for mode in ("gather", "rehearse"):
+            assert f"{mode} must be True or False" in refused(lm.plan, architecture=ARCH, batch_size=8, **{mode: odd})
+
+
+def test_an_array_without_axes_is_no_list() -> None:
+    odd: Any = np.array("adam")
+    assert "budgets must be a list" in refused(lm.compare, architecture=ARCH, batch_size=8, budgets=odd)
+    assert "points must be" in refused(lm.plots.frontier, points=odd)
+    assert "forward needs a list" in refused(Chain.abstract, forward=odd, backward=[1], state_bytes=[1, 1])
+
+
+@pytest.mark.parametrize("odd", [3, "mpi", np.zeros((3, 4)), object(), type], ids=str)
+def test_what_is_no_group_of_ranks_is_refused(odd: Any) -> None:
+    assert "group must be what lowmem.distributed.mpi() returns" in refused(
+        lm.Trainer, mlp=network(), batch_size=8, group=odd
+    )
+    assert "group must be" in refused(lm.Backprop, mlp=network(), plan=lm.plan(ARCH, 8), group=odd)

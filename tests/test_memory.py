@@ -435,6 +435,17 @@ def test_evaluating_by_hand_stays_within_the_promise_too(dtype: str, dtypes: tup
     assert np.isfinite(seen).all()
 
 
+@pytest.mark.usefixtures("traced")
+def test_hundreds_of_batches_of_evaluation_leave_nothing_behind() -> None:
+    architecture = lm.Architecture((17, *[20] * 19, 22), "identity", "mse", "float64")
+    x, y = batch(architecture, 1600)
+    before = held()
+    trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(), batch_size=2)
+    list(trainer.epochs((x[:4], y[:4]), 1))
+    trainer.evaluate((x, y))
+    assert peak_above(before) <= trainer.plan.peak_bytes + ROOM
+
+
 def test_evaluation_in_few_rows_is_that_in_many() -> None:
     architecture = lm.Architecture((1000, 8, 10), "tanh")
     x, y = batch(architecture, 300)

@@ -196,6 +196,23 @@ def test_the_command_says_and_takes_the_task(capsys: Capture, tmp_path: Path, wr
     assert (ran.code, "task: classification" in ran.out) == (0, True)
 
 
+@pytest.mark.parametrize("stored", [[], ["--stream"]])
+def test_large_targets_of_regression_are_remarked_on_before_training(
+    capsys: Capture, tmp_path: Path, stored: list[str]
+) -> None:
+    run, prices = str(tmp_path / "run"), RNG.random(N) * 4e5 + 1e5
+    words = "a network learns such large ones slowly"
+    for y, large in ((prices, True), (-prices, True), (prices / 1e5, False)):
+        data = ["--data", str(npz(tmp_path, y)), "--save", run, "--force"]
+        ran = Ran(capsys, "train", *data, *FLAGS, *stored)
+        assert (ran.code, words in ran.out.partition("\nepoch ")[0]) == (0, large)
+    for whole, task in ((np.arange(N) % 3 * 200, "classification"), (np.arange(N) * 5, "regression")):
+        data = ["--data", str(npz(tmp_path, whole)), "--save", run, "--force", "--task", task]
+        ran = Ran(capsys, "train", *data, *FLAGS, *stored)
+        assert (ran.code, words in ran.out) == (0, task == "regression")
+    assert words not in Ran(capsys, "resume", run, "--epochs", "3").out
+
+
 def test_binary_cross_entropy_takes_labels(capsys: Capture, tmp_path: Path) -> None:
     for y, outputs in ((np.arange(N) % 2, 1), (np.array(["n", "y"])[np.arange(N) % 2], 1), (np.arange(N) % 3, 3)):
         run = str(tmp_path / "run")

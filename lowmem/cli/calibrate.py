@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from lowmem.cli.options import add_json
 from lowmem.common.checks import one_of
 from lowmem.common.tables import Table
-from lowmem.errors import RunError
+from lowmem.errors import InputError, RunError
 from lowmem.network.specs import ITEM_BYTES
 from lowmem.planning.cost_model import ROWS, WIDTHS
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lowmem.planning.cost_model import CostModel
     from lowmem.schedule.disk.transfers import DiskRates
 
@@ -30,16 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, store the cost model, and print it. Raises `RunError` if it was measured and cannot be stored."""
-    from lowmem.measure.calibration import cache_path, measure, store
+    """Measure, store the cost model, and print it.
+
+    Raises `InputError`, before it measures, where nothing can be stored, `RunError` where that fails afterwards.
+    """
+    from lowmem.measure.calibration import cache_folder, cache_path, check_cache, measure_engine, store
     from lowmem.measure.disk_calibration import measure_disk, rates_path, store_rates
     from lowmem.runtime.offload.spill_file import check_folder
 
     one_of("dtype", arguments.dtype, ITEM_BYTES)
     if arguments.disk is not None:
         check_folder(arguments.disk)
-    model = measure(arguments.dtype)
-    path, problem = cache_path(model.dtype), store(model)
+    if (why := check_cache()) is not None:
+        raise InputError(f"nothing was measured, as the measurement {_no_place(cache_folder(), why)}")
+    model = measure_engine(arguments.dtype)
+    path, problem = cache_path(model.dtype, model.engine), store(model)
     rates = None if arguments.disk is None else measure_disk(arguments.disk)
     if arguments.json:
         print(json.dumps(asdict(model) | ({} if rates is None else {"disk": asdict(rates)})))
@@ -51,11 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             _show_disk(arguments.disk, rates, "not stored" if problem else f"stored in {path}")
     if problem is not None:
-        raise RunError(
-            f"the measurement cannot be stored in {str(path)!r}: {problem}. Set LOWMEM_CACHE_DIR to a folder that can "
-            "be written."
-        )
+        raise RunError(f"the measurement {_no_place(path, problem)}")
     return 0
+
+
+def _no_place(path: "Path", why: str) -> str:
+    """Say that what was measured cannot be stored, and what to do."""
+    return f"cannot be stored in {str(path)!r}: {why}. Set LOWMEM_CACHE_DIR to a folder that can be written."
 
 
 def _show_disk(folder: str, rates: "DiskRates", stored: str) -> None:
@@ -73,7 +82,7 @@ def _show(model: "CostModel", stored: str) -> None:
     grid = zip(ROWS, model.products, strict=True)
     rates = [[f"{rows} rows", *(f"{1e-9 / rate:.0f}" for rate in row)] for rows, row in grid]
     columns = ["", *(f"width {width}" for width in WIDTHS)]
-    print(Table(f"{model.machine}\nmatrix products, {model.dtype}, GFLOP/s", columns, rates))
+    print(Table(f"{model.machine}\n{model.engine} engine; matrix products, {model.dtype}, GFLOP/s", columns, rates))
     numbers = [[name, f"{model.value[name] * 1e9:.2f}", f"{model.slope[name] * 1e9:.2f}"] for name in model.value]
     note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; {stored}"
     print(Table("activations, ns per number", ["", "value", "slope"], numbers, note))

@@ -21,7 +21,7 @@ from lowmem.measure.learning import EpochRecord
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from lowmem.data.samples import Samples
+    from lowmem.data.samples import Samples, Targets
     from lowmem.measure.memory import TracedPeak
     from lowmem.planning.plan import Plan
     from lowmem.training.loop import Epoch
@@ -69,6 +69,20 @@ def _wear(plan: "Plan", steps: int) -> list[str]:
     ]
 
 
+LARGE = 100
+"""Numbers in targets of regression that are larger slow learning: outputs begin near 0, and steps are small."""
+
+
+def _large_targets(targets: "Targets", loss: str) -> list[str]:
+    """Return a remark on targets that are far from what outputs begin with, none if they are not or are classes."""
+    if targets.labels or loss not in ("mse", "huber") or max(abs(targets.low), abs(targets.high)) <= LARGE:
+        return []
+    return [
+        f"the targets reach from {targets.low:g} to {targets.high:g}, and a network learns such large ones slowly. No "
+        "flag scales them: in the data subtract their mean, divide by their deviation, and undo that in predictions"
+    ]
+
+
 def run_epochs(
     trainer: "Trainer",
     data: tuple["Samples", "Samples | None"],
@@ -105,6 +119,7 @@ def run_epochs(
     rest = 0 if held_out is None else len(held_out)
     say(f"\n{train.name}: {len(train):,} samples to train on, {rest:,} held out{classes}")
     remarks = [*train.remarks, *_wear(trainer.plan, -(-len(train) // trainer.batch_size))]
+    remarks += [] if before else _large_targets(train.targets, trainer.mlp.architecture.loss)
     notes = (chosen, *train.notes, *(f"note: {remark}" for remark in remarks))
     say("".join(f"  {note}\n" for note in notes if note))
     peak, start, learned = None, perf_counter(), []

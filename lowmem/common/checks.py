@@ -108,10 +108,24 @@ def items(what: str, values: object, kind: type[T] | tuple[type[Any], ...], need
 
     what: the argument's name. need: what it must hold, in the plural.
     """
-    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else []
+    listed = as_list(values)
     if not listed or not all(isinstance(value, kind) for value in listed):
         raise InputError(f"{what} must be {need}, at least one; got {shown(values)}.")
     return listed
+
+
+def as_list(values: object) -> list[Any] | None:
+    """Return a sequence of any type as a list, None for anything else, text and arrays without axes included."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ():
+        return None
+    return list(values)
+
+
+def text(what: str, value: object) -> str:
+    """Return text as it is. Raises `InputError` for anything else, and for text with half of a letter."""
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InputError(f"{what} must be text; got {shown(value)}.")
+    return value
 
 
 def truth(what: str, value: object) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import perf_counter, time
 from typing import Any
 
@@ -52,13 +53,19 @@ def calibrated(dtype: str = "float32", *, again: bool = False, engine: str | Non
     path = cache_path(dtype, engine)
     model = None if again else _read(path, dtype, engine)
     if model is None:
-        model = measure(dtype)
-        if engine == "native":
-            from lowmem.measure.native_calibration import native_model
-
-            model = native_model(model, _seconds)
+        model = measure_engine(dtype, engine)
         store(model)
     return model
+
+
+def measure_engine(dtype: str, engine: str | None = None) -> CostModel:
+    """Return a cost model as measured now. engine: None for the one that plans choose."""
+    model = measure(dtype)
+    if choose_engine(engine, Architecture((1, 1), dtype=dtype), None) != "native":
+        return model
+    from lowmem.measure.native_calibration import native_model
+
+    return native_model(model, _seconds)
 
 
 def cache_path(dtype: str, engine: str | None = None) -> Path:
@@ -124,6 +131,16 @@ def store(model: CostModel) -> str | None:
     return store_json(cache_path(model.dtype, model.engine), {"version": VERSION, **asdict(model)})
 
 
+def check_cache() -> str | None:
+    """Return why nothing can be stored in the folder of what was measured, None if it can be. Makes that folder."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache_folder()):
+            return None
+    except OSError as problem:
+        return reason(problem)
+
+
 def store_json(path: Path, measured: dict[str, Any]) -> str | None:
     """Store what was measured in a file of the cache. Return why that cannot be done, None if it is done."""
     try:
@@ -136,7 +153,7 @@ def store_json(path: Path, measured: dict[str, Any]) -> str | None:
 
 
 def measure(dtype: str = "float32") -> CostModel:
-    """Return a cost model of the times that the pieces of a step take on this machine."""
+    """Return a cost model of the times that the pieces of a step take on this machine with the NumPy engine."""
     rng = np.random.default_rng(0)
 
     def matrix(rows: int, width: int) -> NDArray[Any]:

@@ -38,7 +38,7 @@ def read_ram(ram: int | str) -> int:
 
     ram: a size as `parse_bytes` reads it, or "auto" for what the machine or container allows.
     """
-    return machine_limit().bytes if ram == "auto" else parse_bytes(ram)
+    return machine_limit().bytes if isinstance(ram, str) and ram == "auto" else parse_bytes(ram)
 
 
 @dataclass(frozen=True, slots=True)

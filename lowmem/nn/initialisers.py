@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import lookup, positive_number
+from lowmem.common.checks import lookup, one_of, positive_number
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS
@@ -83,14 +83,14 @@ def initialise_network(
 
     Raises `UnknownNameError` for an unknown scheme, `InputError` for a gain without use or that is no positive number.
     """
+    if scheme is not None:
+        one_of("initialisation scheme", scheme, (*SCHEMES, FIXUP))
     if gain is not None:
         if scheme != ORTHOGONAL:
             raise InputError(f'gain goes with initialiser="{ORTHOGONAL}"; got {scheme!r}. Leave it out.')
         gain = positive_number("gain", gain)
     weights, biases = ([its[name] for its in arrays] for name in ("weight", "bias"))
     fixup = scheme == FIXUP
-    if scheme is not None and not fixup:
-        lookup("initialisation scheme", scheme, dict.fromkeys((*SCHEMES, FIXUP)))
     initialise(weights, biases, architecture.activation, rng, None if fixup else scheme)
     if gain is not None:
         for w in weights:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowmem.common.checks import fraction, lookup, number
+from lowmem.common.checks import fraction, lookup, number, truth
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay)
         self.momentum = fraction("momentum", momentum)
-        self.nesterov = nesterov
-        if nesterov and not momentum:
+        self.nesterov = truth("nesterov", nesterov)
+        if self.nesterov and not momentum:
             raise InputError("nesterov needs a momentum above 0; got momentum=0. Try momentum=0.9.")
 
     @property

@@ -8,7 +8,7 @@ from math import inf
 from os import PathLike
 from typing import Any, Protocol, TypedDict, Unpack
 
-from lowmem.common.checks import lookup
+from lowmem.common.checks import lookup, truth
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.penalty import own_rule
@@ -164,7 +164,8 @@ def request_of(
     chosen: dict[str, Any] = {"costs": None, "engine": None, "micro_batch": None, **options}
     name, network = optimizer_name(optimizer), architecture_of(architecture)
     tier = disk_tier(chosen.pop("disk", None), chosen.pop("disk_limit", None))
-    update = update_mode(name, gather=chosen.pop("gather", False), rehearse=chosen.pop("rehearse", False))
+    gather, rehearse = (truth(mode, chosen.pop(mode, False)) for mode in ("gather", "rehearse"))
+    update = update_mode(name, gather=gather, rehearse=rehearse)
     return PlanRequest(
         architecture=network,
         batch_size=batch_size,

@@ -1,10 +1,11 @@
 """Strategies and budgets compared: what each would take, and what it would cost."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from lowmem.common.checks import as_list
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
@@ -138,6 +139,7 @@ def compare(
 
 def _listed(budgets: object) -> list[int | str]:
     """Return budgets given as a sequence. Raises `InputError` for anything else, one budget among it."""
-    if isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
+    listed = as_list(budgets)
+    if listed is None:
         raise InputError(f'budgets must be a list, such as ["50%", "24MiB"]; got {shown(budgets)}.')
-    return list(budgets)
+    return listed

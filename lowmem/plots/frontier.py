@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import mul
 from typing import TYPE_CHECKING, Literal
 
-from lowmem.common.checks import items, positive, truth
+from lowmem.common.checks import items, positive, text, truth
 from lowmem.planning.plan import Plan
 from lowmem.planning.queries import Comparison
 from lowmem.plots.lettering import LEGEND_TEXT, TEXT, in_lines, plain, set_marks, text_width, with_scale
@@ -88,6 +88,8 @@ def frontier(
 
     An axis is logarithmic where its range asks for it, and says which it is.
     """
+    title, memory_label = text("title", title), text("memory_label", memory_label)
+    compute_label = text("compute_label", compute_label)
     if isinstance(points, Comparison):
         plans = [answer.plan for answer in points.answers if answer.plan is not None]
         whole = plans[0].store_all_bytes
@@ -102,7 +104,6 @@ def frontier(
             ]
             compute_label = TIME
     points = items("points", points, Point, "lowmem.plots.Point records, or a comparison of lowmem.compare")
-    memory_label, compute_label, title = map(str, (memory_label, compute_label, title))
     whole = None if whole is None else positive("whole", whole)
     relative = truth("relative", relative)
     curves = set(items("curves", curves, str, "names of series"))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from lowmem.common.checks import items
+from lowmem.common.checks import items, text
 from lowmem.measure.learning import EpochRecord
 from lowmem.plots.lettering import plain, set_marks
 from lowmem.plots.style import BLUE, GREEN, ORANGE, PURPLE, house_style, legend_above, new_figure, set_title
@@ -29,6 +29,7 @@ def learning_curves(epochs: Iterable[EpochRecord], *, title: str = "") -> "Figur
     than a factor of 20 is drawn on a logarithmic axis. An epoch whose value is not finite has no point.
     """
     records = items("epochs", epochs, EpochRecord, "records of epochs, such as read_journal returns")
+    title = text("title", title)
     records.sort(key=lambda record: record.steps)
     panels: list[tuple[str, Callable[[float], str], list[Line]]] = [
         (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log2, sqrt
 from typing import TYPE_CHECKING
 
-from lowmem.common.checks import items
+from lowmem.common.checks import items, text
 from lowmem.planning.plan import Plan
 from lowmem.plots.frontier import COMPUTE
 from lowmem.plots.lettering import TEXT, in_lines, plain, set_marks, with_scale
@@ -46,7 +46,7 @@ def scaling(records: Iterable[Depth | Plan], *, title: str = "", compute_label: 
     records: plans of networks that differ in depth, or `Depth` records of any origin.
     """
     records = items("records", records, (Plan, Depth), "plans, or lowmem.plots.Depth records")
-    title, compute_label = str(title), str(compute_label)
+    title, compute_label = text("title", title), text("compute_label", compute_label)
     given = [Depth.of(record) if isinstance(record, Plan) else record for record in records]
     given.sort(key=lambda record: (record.series, record.measured, record.layers))
     with house_style():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lowmem.chain import Chain
-from lowmem.common.checks import instance
+from lowmem.common.checks import instance, text
 from lowmem.errors import InputError
 from lowmem.measure.report import Report
 from lowmem.planning.plan import Plan
@@ -44,7 +44,7 @@ def side_by_side(
     if not sources:
         raise InputError("there is nothing to draw: sources must hold at least one plan, report or schedule.")
     subjects = {
-        str(name): subject_of(source, chain if isinstance(source, Schedule) else None)
+        text("each name of sources", str(name)): subject_of(source, chain if isinstance(source, Schedule) else None)
         for name, source in sources.items()
     }
     series = [subject.moments() for subject in subjects.values()]

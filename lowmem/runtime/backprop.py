@@ -20,7 +20,7 @@ from lowmem.nn.penalty import Penalised
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
-from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.group import Group, size_of
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.engine import make_engine
 from lowmem.units import format_bytes
@@ -281,7 +281,7 @@ def no_memory(plan: Plan) -> RunError:
 
 def _check_group(plan: Plan, group: Group | None) -> None:
     """Refuse a plan for another number of ranks than there are."""
-    size = 1 if group is None else group.size
+    size = size_of(group)
     if plan.ranks != size:
         raise InputError(
             f"the plan is for {plan.ranks} ranks and there {'is' if size == 1 else 'are'} {size}. Make it with "

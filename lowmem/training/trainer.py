@@ -17,7 +17,7 @@ from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.machine import DiskTier, disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
-from lowmem.runtime.collectives.group import Group
+from lowmem.runtime.collectives.group import Group, size_of
 from lowmem.runtime.collectives.states import saving_states, state_layout
 from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
 from lowmem.training.callbacks.base import Callback
@@ -133,7 +133,7 @@ class Trainer(RunState):
         self.clip_twice = clip_twice
         planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
         self._options: dict[str, Any] = dict(zip(PLANNING, planning, strict=True))
-        self._group = None if group is None or group.size == 1 else group
+        self._group = None if size_of(group) == 1 else group
         tier = disk_tier(disk, disk_limit)
         self._weights = BatchWeights(mlp.architecture, class_weights)
         self._memory = StepMemory(

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from lowmem.errors import InputError, shown
+
 Array = NDArray[Any]
 
 
@@ -54,3 +56,12 @@ class Group(Protocol):
 
     def agree(self, what: Any) -> list[Any]:  # noqa: ANN401 - whatever pickles
         """Return what each rank gives, by rank; for small things, before and after the steps."""
+
+
+def size_of(group: Group | None) -> int:
+    """Return how many ranks there are, 1 without a group. Raises `InputError` for what is no group."""
+    if group is None:
+        return 1
+    if isinstance(group, type) or not callable(getattr(group, "exchange", None)):
+        raise InputError(f"group must be what lowmem.distributed.mpi() returns, or None; got {shown(group)}.")
+    return group.size

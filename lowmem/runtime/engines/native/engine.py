@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.network.architecture import Architecture
 from lowmem.network.tiles import lane_rows, tile_rows
 from lowmem.nn.layers.dropout import philox_key
 from lowmem.nn.losses import check_targets, loss_scale
@@ -61,6 +62,7 @@ class NativeEngine:
         self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
         each = lane_rows(plan.micro_batch, lanes)
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
+        self._evaluation = self._evaluation_of(architecture)
         self._vectors = np.zeros(native_memory.vector_numbers(architecture, lanes), architecture.dtype)
         self._statistics = np.zeros(native_memory.statistics_numbers(architecture), architecture.dtype)
         self.reached = 0  # ops of the pass at hand that have been carried out
@@ -172,18 +174,26 @@ class NativeEngine:
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs for x to `out`; see `Engine.forward`."""
-        struct, lanes, architecture = self.struct, self.plan.lanes, self.mlp.architecture
-        workspace, each = self.arena.flat, native_memory.workspace_numbers(architecture, 1)
-        tile = native_memory.evaluation_tile(architecture, self.plan.micro_batch, lanes)
-        tile = min(tile, len(workspace) // lanes // each)
+        struct, lanes, workspace = self.struct, self.plan.lanes, self.arena.flat
+        each, tile = self._evaluation
         if not tile:  # a pass of few rows can work in less, as it does not work in place
-            workspace, tile = np.empty(lanes * each, architecture.dtype), 1
+            workspace, tile = np.empty(lanes * each, workspace.dtype), 1
         training, struct.tile = struct.tile, tile
         try:
             with self._pool as struct.pool:
                 run_forward(self.library, struct, x, out, workspace, tile * each)
         finally:
             struct.tile = training
+
+    def _evaluation_of(self, architecture: Architecture) -> tuple[int, int]:
+        """Return the numbers that a row of evaluation works in, and how many rows of it the arena has room for.
+
+        Found once, as it makes tuples of all widths: CPython keeps up to 2,000 freed tuples of one length, and before
+        3.13 never uses those of 20 elements again, so each batch of evaluation would cost 200 bytes.
+        """
+        lanes, each = self.plan.lanes, native_memory.workspace_numbers(architecture, 1)
+        tile = native_memory.evaluation_tile(architecture, self.plan.micro_batch, lanes)
+        return each, min(tile, len(self.arena.flat) // lanes // each)
 
     def loss(self, outputs: Array, y: Array) -> float:
         """Return the mean loss of outputs; see `Engine.loss`."""

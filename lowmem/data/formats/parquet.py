@@ -143,15 +143,29 @@ class ParquetRows(Rows):
     def _fill(self, table: Any, row: int, batch: Batch) -> None:  # noqa: ANN401 - a record batch
         """Copy the rows of a record batch, the first of which is `row`."""
         for column, name in enumerate(self._x):
-            batch.x[:, column] = self._numbers(table, name, row)
+            self._copy(table, name, row, batch.x[:, column])
         if self._y is None:
             batch.y[:] = 0
         elif self.class_names is None:
-            batch.y[:] = self._numbers(table, self._y, row)
+            self._copy(table, self._y, row, batch.y)
         else:
             batch.y[:] = self._labels(table, self.class_names, self._y, row)
         if batch.weights is not None and self._w is not None:
-            batch.weights[:] = self._numbers(table, self._w, row)
+            self._copy(table, self._w, row, batch.weights)
+
+    def _copy(self, table: Any, name: str, row: int, out: Array) -> None:  # noqa: ANN401 - a record batch
+        """Copy a column of numbers. Raises `InputError` for those that are too large for float32."""
+        numbers = self._numbers(table, name, row)
+        with np.errstate(over="ignore"):
+            out[:] = numbers
+        if numbers.dtype == np.float64 and not np.isfinite(out).all():
+            large = np.isfinite(numbers) & ~np.isfinite(out)
+            if large.any():
+                at = int(large.argmax())
+                raise InputError(
+                    f"{self.path}, row {row + at:,}, column {name!r}: {numbers[at]:g} is no finite number of float32. "
+                    "Mend it, or scale the column."
+                )
 
     def _from(self, start: int) -> Iterator[Any]:
         """Return record batches from a row on."""

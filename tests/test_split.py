@@ -244,7 +244,7 @@ def test_a_folder_of_mnist_gives_its_test_set_or_a_share_of_its_training_part(
         (["--held-out", "0.25"], "45 samples to train on, 15"),
     ):
         data = ["--data", str(tmp_path), *held_out]
-        ran = Ran(capsys, "train", *data, *FLAGS, *flags, "--save", run)
+        ran = Ran(capsys, "train", *data, *FLAGS, *flags, "--save", run, "--force")
         assert (ran.code, f"{sizes} held out" in ran.out) == (0, True)
         ran = Ran(capsys, "resume", run, "--epochs", "3")
         assert (ran.code, f"{sizes} held out" in ran.out) == (0, True)

@@ -216,7 +216,7 @@ def test_large_targets_of_regression_are_remarked_on_before_training(
 def test_binary_cross_entropy_takes_labels(capsys: Capture, tmp_path: Path) -> None:
     for y, outputs in ((np.arange(N) % 2, 1), (np.array(["n", "y"])[np.arange(N) % 2], 1), (np.arange(N) % 3, 3)):
         run = str(tmp_path / "run")
-        ran = Ran(capsys, "train", "--data", str(csv(tmp_path, y)), *FLAGS, "--loss", "bce", "--save", run)
+        ran = Ran(capsys, "train", "--data", str(csv(tmp_path, y)), *FLAGS, "--loss", "bce", "--save", run, "--force")
         assert (ran.code, f", {outputs}), relu, bce" in ran.out) == (0, True)
         assert Ran(capsys, "resume", run, "--epochs", "3").code == 0
 

@@ -311,6 +311,7 @@ def test_places_where_no_weights_are_are_refused(tmp_path: Path) -> None:
 
 
 FLAGS = ["--layers", "1", "--width", "8", "--batch", "10", "--epochs", "3", "--no-calibrate", "--held-out", "0.2"]
+FLAGS += ["--no-standardise"]
 
 
 @pytest.mark.parametrize("write", PLACES)

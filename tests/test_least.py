@@ -41,6 +41,14 @@ def test_no_strategy_of_a_short_network_takes_less_than_the_least_budget(seed: i
     assert list(refusals(architecture, batch, options, least)) == []
 
 
+def test_the_least_budget_is_planned_where_nothing_but_relays_fits() -> None:
+    rng = random.Random(37)
+    widths = (64, *[rng.randint(8, 300) for _ in range(rng.randint(3, 30))], 10)
+    least = lm.minimum_budget(widths, 256, "sgd", engine="native")
+    plan = lm.plan(widths, 256, least, "sgd", engine="native")
+    assert (plan.peak_bytes, plan.lower_bound) == (least, None)
+
+
 @pytest.mark.parametrize("engine", ["native", "numpy"])
 def test_the_least_budget_of_a_long_network_is_within_two_percent_of_the_best_strategy(engine: str) -> None:
     options: dict[str, Any] = {"optimizer": "sgd", "engine": engine}

@@ -158,7 +158,8 @@ class Candidates:
         ladder = Ladder(self.request)
         for schedule in ladder.search(self._room, self._taken_by):
             yield plan_of(self.request, schedule, relays=True)
-        self.lower_bound = whole_batch(self.request, ladder.lower_bound)
+        if ladder.lower_bound < inf:  # else only relays fit, of which the tables know nothing
+            self.lower_bound = whole_batch(self.request, ladder.lower_bound)
 
     def _with_disk(self, disk: DiskTier | None, *, tables: bool) -> Iterator[Plan]:
         """Yield the quickest plan that sends states to the disk, if there is one.

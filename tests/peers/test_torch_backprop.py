@@ -10,6 +10,7 @@ import lowmem as lm
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 from lowmem.nn.optimizers import OPTIMIZERS
 from tests.helpers import FIXED, batch, randomised
+from tests.peers.test_torch_kernels import LOSS
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -30,12 +31,6 @@ ACTIVATION = {
     "gelu_tanh": lambda: torch.nn.GELU(approximate="tanh"),
     "silu": torch.nn.SiLU,
     "mish": torch.nn.Mish,
-}
-LOSS = {
-    "mse": F.mse_loss,
-    "cross_entropy": F.cross_entropy,
-    "bce": F.binary_cross_entropy_with_logits,
-    "huber": F.huber_loss,
 }
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 

@@ -111,7 +111,7 @@ def test_an_array_without_axes_is_no_list() -> None:
     assert "forward needs a list" in refused(Chain.abstract, forward=odd, backward=[1], state_bytes=[1, 1])
 
 
-@pytest.mark.parametrize("odd", [3, "mpi", np.zeros((3, 4)), object(), type], ids=str)
+@pytest.mark.parametrize("odd", [3, "mpi", np.zeros((3, 4)), object(), type], ids=lambda odd: type(odd).__name__)
 def test_what_is_no_group_of_ranks_is_refused(odd: Any) -> None:
     assert "group must be what lowmem.distributed.mpi() returns" in refused(
         lm.Trainer, mlp=network(), batch_size=8, group=odd

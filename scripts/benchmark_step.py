@@ -231,8 +231,7 @@ def everything(
             measure_step(shape, changes)
     points = []
     if frontier in shapes:
-        chosen = shallower(frontier) if brief else frontier
-        points = list(frontier_records(chosen, quick, rounds, environment, threads))
+        points = list(frontier_records(frontier, quick, rounds, environment, threads))  # as deep as in other scripts
     columns = ["hidden, width, batch", "floor ms", "lowmem", "PyTorch", "over floor", "quartiles", "PyTorch/lowmem"]
     note(str(Table("Step times", [*columns, "of rounds", "losses"], list(map(step_cells, records)))))
     if points:

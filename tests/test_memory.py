@@ -442,7 +442,7 @@ def test_hundreds_of_batches_of_evaluation_leave_nothing_behind() -> None:
     before = held()
     trainer = lm.Trainer(lm.MLP(architecture), lm.SGD(), batch_size=2)
     if trainer.plan.engine == "numpy":
-        pytest.skip("before Python 3.13 freed tuples of 20 layers stay, and this engine makes some in each evaluation")
+        pytest.skip("Python keeps freed tuples for later, up to 2,000 of a size, and this engine fills that list")
     list(trainer.epochs((x[:4], y[:4]), 1))
     trainer.evaluate((x, y))
     assert peak_above(before) <= trainer.plan.peak_bytes + ROOM

@@ -5,7 +5,9 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,33 @@ def test_trainers_in_two_threads_save_to_one_path(tmp_path: Path) -> None:
         thread.join()
     assert problems == []
     assert open_run(path).position.epoch == 8
+
+
+@pytest.mark.parametrize("reader", [open_run, lm.import_torch])
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_whole(
+    reader: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = tmp_path / "file", Path.open
+    for name, width in ((path, 8), (tmp_path / "other", 9)):
+        mlp = lm.MLP(lm.Architecture((5, width, 3)))
+        if reader is open_run:
+            list(lm.Trainer(mlp, batch_size=50).epochs((X, Y), 1, save_to=name))
+        else:
+            lm.export_torch(mlp, name)
+
+    def open_and_lose(self: Path, *arguments: Any, **options: Any) -> Any:
+        stream = opened(self, *arguments, **options)
+        if self == path and options == {"buffering": 0} and (tmp_path / "other").exists():
+            (tmp_path / "other").replace(path)
+        return stream
+
+    monkeypatch.setattr(Path, "open", open_and_lose)
+    if reader is open_run:
+        assert open_run(path).architecture.widths == (5, 8, 3)
+    else:  # is read in two visits, which must not see two networks
+        with pytest.raises(lm.InputError, match="it has changed since it was looked at"):
+            lm.import_torch(path)
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:

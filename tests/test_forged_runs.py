@@ -31,7 +31,7 @@ ADDED = ("zz", "lr", "budget", "ram", "segments", "schedule", "engine", "columns
 
 def settings_of(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
-        metadata, _, _ = read_header(stream, path.stat().st_size)
+        metadata, _, _ = read_header(stream)
     read: dict[str, Any] = json.loads(metadata["settings"])
     return read
 

@@ -8,6 +8,7 @@ allocated; nothing in a file is unpickled or run.
 """
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -148,12 +149,13 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK]
 
 
-def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, Entry], int]:
-    """Return the metadata, the tensors by name, and the offset of the first tensor of a file of `size` bytes.
+def read_header(stream: BinaryIO) -> tuple[dict[str, str], dict[str, Entry], int]:
+    """Return the metadata, the tensors by name, and the offset of the first tensor of a file.
 
-    Raises `ValueError` for a header that is not one, and for tensors that overlap, leave gaps, or do not fill the file
-    exactly.
+    The file's size is asked of the open file: another one may have taken its name since. Raises `ValueError` for a
+    header that is not one, and for tensors that overlap, leave gaps, or do not fill the file exactly.
     """
+    size = os.fstat(stream.fileno()).st_size
     start = stream.read(8)
     if len(start) < 8:
         raise ValueError(f"it has {size:,} bytes")

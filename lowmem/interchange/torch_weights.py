@@ -106,6 +106,7 @@ class TorchFile:
 
     facts: what is done to inputs before the network, and the names of columns and classes.
     entries: the tensors' places in the file, counted from `begin`. No tensor has been read yet.
+    header_code: the checksum of all before `begin`, by which a file that has taken this one's name is found.
     """
 
     path: Path
@@ -113,11 +114,14 @@ class TorchFile:
     facts: DataFacts
     entries: Mapping[str, Entry] = field(repr=False)
     begin: int = field(repr=False)
+    header_code: int = field(repr=False)
 
     def network(self) -> MLP:
         """Return the network; its parameters are read from the file to their places, without a copy."""
         mlp = MLP.empty(self.architecture)
         with damage_is_input_error(self.path, *NO_NETWORK), self.path.open("rb", buffering=0) as stream:
+            if tensor_file.header_code(stream, self.begin) != self.header_code:
+                raise ValueError("it has changed since it was looked at")
             for name, array in tensors(mlp).items():
                 tensor_file.read_widened(stream, self.begin, self.entries[name], array)
                 if not finite(array):
@@ -144,7 +148,8 @@ def open_torch(
     if kind_of(path) not in (None, TORCH_NETWORK):
         raise InputError(f"{path} {NO_NETWORK[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
-        metadata, named, begin = tensor_file.read_header(stream, path.stat().st_size)
+        metadata, named, begin = tensor_file.read_header(stream)
+        code = tensor_file.header_code(stream, begin)
         entries = without_prefix(named)
         described = _architecture_in(metadata)
     if architecture is None:
@@ -160,7 +165,7 @@ def open_torch(
         facts = DataFacts.from_metadata(metadata, architecture.widths[0]) if written_here else DataFacts()
     if facts.standardisation is not None and len(facts.standardisation.mean) != architecture.widths[0]:
         raise InputError(f"{path} standardises {len(facts.standardisation.mean)} inputs; its network has others.")
-    return TorchFile(path, architecture, facts, entries, begin)
+    return TorchFile(path, architecture, facts, entries, begin, code)
 
 
 def _architecture_in(metadata: Mapping[str, str]) -> Architecture | None:

@@ -226,11 +226,11 @@ def open_run(path: str | Path) -> SavedRun:
     kind = kind_of(path)
     if kind == TORCH_NETWORK:  # a damaged header is said as such
         with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
-            tensor_file.read_header(stream, path.stat().st_size)
+            tensor_file.read_header(stream)
     if kind not in (None, RUN):
         raise InputError(f"{path} {NO_RUN[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
-        metadata, entries, begin = tensor_file.read_header(stream, path.stat().st_size)
+        metadata, entries, begin = tensor_file.read_header(stream)
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:
             kind = metadata.get("format", "safetensors without the marks of one")
             raise ValueError(f"it is no saved run that this version knows ({kind[:60]})")

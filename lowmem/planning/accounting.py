@@ -19,6 +19,7 @@ from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
+from lowmem.schedule.streaming import moves, resident, runs_of, traffic
 
 NEARLY = 1.01
 """Ratio of the arena to the simulated peak up to which no other placements are looked for."""
@@ -42,13 +43,15 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
-    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
     engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
         rates = AT_ONCE if disk is None else disk.rates
-        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates).seconds)
+        streamed = None if request.streaming is None else (request.streaming, request.part_bytes)
+        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates, streamed).seconds)
     moved = request.passes * request.runs
+    parameters, moments = _kept(request)
+    written, read = _streamed_bytes(request, schedule)
     return Plan(
         architecture=architecture,
         batch_size=request.batch_size,
@@ -59,9 +62,9 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         gradient_buffers=request.gradient_buffers,
         schedule=schedule,
         program=program,
-        parameter_bytes=architecture.parameters * item,
+        parameter_bytes=parameters,
         gradient_bytes=engine.gradients * item,
-        optimizer_bytes=(states + engine.optimizer_scratch) * item,
+        optimizer_bytes=moments + engine.optimizer_scratch * item,
         optimizer_scratch=engine.optimizer_scratch,
         arena_bytes=program.arena_bytes,
         batch_bytes=request.batch_buffers + engine.batch_bytes,
@@ -80,10 +83,41 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         ranks=request.ranks,
         received=request.received,
         disk=None if disk is None else disk.folder,
-        disk_bytes=program.disk_bytes,
-        disk_written=trace.written * moved,
-        disk_read=trace.read * moved,
+        disk_bytes=program.disk_bytes + request.file_bytes,
+        disk_written=trace.written * moved + written,
+        disk_read=trace.read * moved + read,
+        streaming=request.streaming,
     )
+
+
+def _kept(request: PlanRequest) -> tuple[int, int]:
+    """Return the bytes of parameters and of the optimizer's arrays that are in memory at a time."""
+    item, streaming = request.architecture.item_bytes, request.streaming
+    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
+    parameters, moments = request.architecture.parameters * item, states * item
+    if streaming is None:
+        return parameters, moments
+    some = resident(request.part_bytes, streaming)
+    return some[0] if streaming.parameters else parameters, some[1] if streaming.moments else moments
+
+
+def _streamed_bytes(request: PlanRequest, schedule: Schedule) -> tuple[int, int]:
+    """Return the bytes of parameters and moments that a step writes and reads."""
+    if request.streaming is None:
+        return 0, 0
+    planned, sizes = moves(schedule.ops, request.streaming), request.part_bytes
+    last = traffic(planned, sizes, updating=request.update.fuses)
+    others = traffic(planned, sizes, updating=False)
+    more = request.passes * request.runs - 1
+    return last[0] + more * others[0], last[1] + more * others[1]
+
+
+def _stream_calls(request: PlanRequest, program: Program) -> int:
+    """Return how many moves of parameters and moments a pass has."""
+    if request.streaming is None:
+        return 0
+    around = moves([step.op for step in program.steps], request.streaming)
+    return sum(len(one.before) + len(one.behind) for one in around)
 
 
 def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Schedule, Trace, Program]:
@@ -154,6 +188,7 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
         "passes": kinds * odd,
         "states": None if request.optimizer is None else OPTIMIZERS[request.optimizer].states,
         "shards": request.sharing,
+        "streaming": request.streaming,
     }
 
 
@@ -213,7 +248,9 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=_gradients(request, largest * buffers.one_layer),
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
-        overhead_bytes=_overhead(request, program) + (native_memory.DISK_BYTES if program.disk_bytes else 0),
+        overhead_bytes=_overhead(request, program)
+        + (native_memory.DISK_BYTES if program.disk_bytes else 0)
+        + (native_memory.DISK_BYTES if request.streaming is not None else 0),
         statistics=_statistics(request, of_a_step),
     )
 
@@ -224,16 +261,26 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
     fused = lanes * native_memory.lane_gradient_numbers(architecture, lanes)
     if request.shards > 1:
         fused = max(layer.size for layer in set(architecture.each_layer))
+    streams = request.streaming is not None and request.streaming.parameters
+    layered = 2 * native_memory.layered_numbers(architecture, request.rows, lanes) if streams else 0
     return EngineMemory(
         gradients=_gradients(request, fused * buffers.one_layer),
         optimizer_scratch=0,
-        batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
+        batch_bytes=(native_memory.vector_numbers(architecture, lanes) + layered) * architecture.item_bytes,
         overhead_bytes=native_memory.program_bytes(
-            architecture.layers, len(program.steps), lanes, sharded=request.shards > 1
+            architecture.layers, _records(request, program), lanes, sharded=request.shards > 1
         )
-        + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps)),
+        + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps))
+        + native_memory.stream_objects_bytes(_stream_calls(request, program)),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
+
+
+def _records(request: PlanRequest, program: Program) -> int:
+    """Return how many records the compiled program has: where parameters are streamed, one for each run of a layer."""
+    if request.streaming is None:
+        return len(program.steps)
+    return sum(max(sum(1 for _ in runs_of(step.op)), 1) for step in program.steps)
 
 
 def _gradients(request: PlanRequest, of_one_layer: int) -> int:

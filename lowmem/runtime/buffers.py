@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.disk.paged_array import PagedArray
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.views import LayerViews, SharedViews
 from lowmem.planning.plan import Plan
@@ -27,6 +28,7 @@ class Buffers:
     of_all: gradients of all layers, flat, or None. of_one: a buffer that layers use in turn, flat, or None.
     slots: with shards, sums of all layers on the way to the whole, of which the first is `of_all`.
     states: the optimizer's arrays, those of a rank's parts. scratch: the numbers that an update works in.
+    paged_states: the optimizer's arrays where they lie on a disk; `states` are then views of them.
     received: what other ranks send. shards: of a batch, as this rank sees them.
 
     rank: the number of this process among those that share a batch.
@@ -47,7 +49,12 @@ class Buffers:
         self.of_one: Array | None = np.zeros(rest, dtype) if wanted.one_layer else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
         own = sum(stop - first for first, stop in (self.shards.part(layer.size) for layer in architecture.each_layer))
-        self.states: tuple[Array, ...] = tuple(np.zeros(own, dtype) for _ in range(states))
+        self.paged_states: tuple[PagedArray, ...] = ()
+        if plan.streams[1]:
+            assert plan.disk is not None
+            self.paged_states = tuple(PagedArray(plan.disk, own, dtype) for _ in range(states))
+        arrays = (paged.array for paged in self.paged_states)
+        self.states: tuple[Array, ...] = tuple(arrays) or tuple(np.zeros(own, dtype) for _ in range(states))
         self.scratch: Array = np.zeros(plan.optimizer_scratch, dtype)
 
     @cached_property
@@ -81,5 +88,6 @@ class Buffers:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Bytes of the optimizer's arrays and of what an update works in."""
-        return sum(array.nbytes for array in (*self.states, self.scratch))
+        """Bytes of the optimizer's arrays that are in memory, and of what an update works in."""
+        in_memory = () if self.paged_states else self.states
+        return sum(array.nbytes for array in (*in_memory, self.scratch))

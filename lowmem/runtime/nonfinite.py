@@ -1,5 +1,7 @@
 """Where did it go wrong? Finds the layer at which numbers stop being finite, once a loss is not."""
 
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,24 @@ def overflowed(loss: float, where: str = "") -> NonFiniteError:
     )
 
 
+def each_block(mlp: MLP) -> Iterator[NDArray[Any]]:
+    """Yield the parameters of each layer, flat; of a network on a disk only those of the layer at hand are in memory."""
+    if mlp.pages is None:
+        yield from mlp.blocks
+        return
+    bounds = accumulate((layer.size for layer in mlp.architecture.each_layer), initial=0)
+    for block, _ in zip(mlp.blocks, mlp.pages.sweep(pairwise(bounds)), strict=True):
+        yield block
+
+
+def finite_parameters(mlp: MLP) -> bool:
+    """Say whether all parameters are finite."""
+    return all(map(finite, each_block(mlp)))
+
+
 def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:
     """Return at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
-    for layer, block in enumerate(mlp.blocks, start=1):
+    for layer, block in enumerate(each_block(mlp), start=1):
         if not finite(block):
             return Origin(layer, parameters=True)
     rows, widths = min(ROWS, len(x)), mlp.architecture.widths
@@ -33,7 +50,7 @@ def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(x), rows):
             part = x[start : start + rows]
-            for layer, state in runner.states(part, out[: len(part)]):
+            for _, (layer, state) in zip(each_block(mlp), runner.states(part, out[: len(part)]), strict=True):
                 if layer >= first or not finite(state):
                     first = min(first, layer)
                     break

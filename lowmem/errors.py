@@ -141,26 +141,29 @@ class RunError(LowmemError):
 
 
 class DiskError(RunError):
-    """A state could not be written to the disk of `disk=`, or read back from it.
+    """What lives on the disk of `disk=` could not be written to it, or read back from it.
 
     reason: what failed and why, as a sentence.
-    torn: whether parameters of some layers had been updated by then; if not, they are those before the step.
+    torn: whether parameters of some layers had been updated by then; if not, they are those before the step. None
+        outside of a step.
     last_save: file and step of the last good save of the run; None if nothing was saved, or outside of training.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.torn = False
+        self.torn: bool | None = None
         self.last_save: str | None = None
 
     def text(self, write: Callable[[Advice], str]) -> str:
-        """Return the reason, what is left of the step, and the last save."""
-        left = "The parameters are those before this step."
+        """Return the reason, what is left of the step if there is one, and the last save."""
+        left = ""
+        if self.torn is not None:
+            left = " The parameters are those before this step."
         if self.torn:
-            left = "This step has updated the parameters of some layers: go back to a saved run."
+            left = " This step has updated the parameters of some layers: go back to a saved run."
         saved = f" The last good save is {self.last_save}." if self.last_save else ""
-        return f"{self.reason} {left}{saved}"
+        return f"{self.reason}{left}{saved}"
 
 
 class SaveError(RunError):

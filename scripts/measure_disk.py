@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 import lowmem as lm
+from lowmem.common.disk.conditions import VARIABLE
 from lowmem.common.tables import Table
 from lowmem.measure.disk_calibration import disk_rates
-from lowmem.runtime.offload.conditions import VARIABLE
 from lowmem.units import format_bytes, parse_bytes
 
 CASES = ((200, 256, 2048, 6), (200, 256, 2048, 3), (50, 1024, 1024, 12), (50, 1024, 1024, 6))

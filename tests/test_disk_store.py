@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lowmem.common.disk import PAGE, directions, spill_file
+from lowmem.common.disk.spill_file import SpillFile
 from lowmem.errors import DiskError, InputError
-from lowmem.network.tiles import PAGE
-from lowmem.runtime.offload import spill_file, store
-from lowmem.runtime.offload.spill_file import SpillFile
 from lowmem.runtime.offload.store import Store
 
 SIZE = 3 * PAGE
@@ -127,7 +126,7 @@ def test_where_transfers_cannot_be_direct_pages_are_dropped(tmp_path: Path, monk
 
 
 def test_threads_are_there_only_while_something_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "IDLE", 0.01)
+    monkeypatch.setattr(directions, "IDLE", 0.01)
     memory, one = pages(3), Store(tmp_path, SIZE)
     assert not threads()
     for _ in range(2):  # a second time: a thread that has ended is started anew

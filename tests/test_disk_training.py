@@ -205,7 +205,7 @@ def test_what_is_no_folder_is_refused(disk: Any) -> None:
 
 
 def test_a_full_disk_is_refused_before_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowmem.runtime.offload import spill_file
+    from lowmem.common.disk import spill_file
 
     plan = planned(tmp_path)
     monkeypatch.setattr(spill_file, "free_bytes", lambda folder: plan.disk_bytes - 1)

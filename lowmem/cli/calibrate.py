@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises `InputError`, before it measures, where nothing can be stored, `RunError` where that fails afterwards.
     """
+    from lowmem.common.disk.spill_file import check_folder
     from lowmem.measure.calibration import cache_folder, cache_path, check_cache, measure_engine, store
     from lowmem.measure.disk_calibration import measure_disk, rates_path, store_rates
-    from lowmem.runtime.offload.spill_file import check_folder
 
     one_of("dtype", arguments.dtype, ITEM_BYTES)
     if arguments.disk is not None:

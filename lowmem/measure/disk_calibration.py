@@ -9,10 +9,10 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.disk import PAGE
+from lowmem.common.disk.conditions import conditions
+from lowmem.common.disk.spill_file import check_folder
 from lowmem.measure.calibration import cache_folder, store_json
-from lowmem.network.tiles import PAGE
-from lowmem.runtime.offload.conditions import conditions
-from lowmem.runtime.offload.spill_file import check_folder
 from lowmem.runtime.offload.store import Store
 from lowmem.schedule.disk.transfers import DiskRates
 

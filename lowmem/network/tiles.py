@@ -7,10 +7,6 @@ from lowmem.network.layers.base import Widths, Workspace
 ALIGNMENT = 64
 """Bytes; every array of the arena begins at a multiple of this (a cache line, and the widest vector register)."""
 
-PAGE = 4096
-"""Bytes; where states go to a disk, places of the arena and of the file begin at multiples of this, and their sizes
-are multiples of it, as transfers past the page cache need."""
-
 TILE_ROWS = 512
 """Kernels walk a batch in row tiles of this size, so that elementwise passes find the tile in cache and a layer
 can overwrite its own input. Fixed, whatever the budget: a product's bits depend on the shape it is computed in."""

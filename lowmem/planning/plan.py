@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from lowmem.common.disk import PAGE
 from lowmem.common.shards import Shards
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
-from lowmem.network.tiles import ALIGNMENT, PAGE
+from lowmem.network.tiles import ALIGNMENT
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.packing import Program
 from lowmem.planning.request import GradientBuffers, UpdateMode

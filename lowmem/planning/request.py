@@ -7,11 +7,12 @@ from functools import cached_property
 
 from lowmem.chain import Chain
 from lowmem.common.checks import instance, lookup, positive, whole
+from lowmem.common.disk import PAGE
 from lowmem.common.shards import Shards
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.network.batch_rows import check_rows
-from lowmem.network.tiles import ALIGNMENT, PAGE
+from lowmem.network.tiles import ALIGNMENT
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.lane_count import lanes_for

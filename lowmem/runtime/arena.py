@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.network.tiles import PAGE, aligned
+from lowmem.common.disk import PAGE
+from lowmem.network.tiles import aligned
 
 Array = NDArray[np.floating[Any]]
 Bounds = Sequence[tuple[int, int]]

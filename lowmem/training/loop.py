@@ -107,7 +107,7 @@ class Stepper:
                 raise
             at.skipped += 1
         except (InputError, DiskError) as error:  # a batch that is refused changes nothing
-            self.torn = isinstance(error, DiskError) and error.torn
+            self.torn = isinstance(error, DiskError) and error.torn is not False
             raise
         at.batch += 1
         at.steps += 1

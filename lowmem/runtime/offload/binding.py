@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.disk import PAGE
 from lowmem.errors import DiskError
-from lowmem.network.tiles import PAGE, aligned, lane_rows
+from lowmem.network.tiles import aligned, lane_rows
 from lowmem.planning.engines.outline import Item
 from lowmem.nn.mlp import MLP
 from lowmem.planning.plan import Plan

@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lowmem.common.disk import PAGE
 from lowmem.common.files import reason
 from lowmem.errors import InputError
-from lowmem.network.tiles import PAGE
 from lowmem.units import format_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,14 +23,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class SpillFile:
     """A nameless file of `size` bytes in a folder.
 
-    direct: whether transfers go past the page cache.
+    direct: whether transfers go past the page cache, where the file system can do that. A file that is mapped into
+        memory has its pages there.
 
     Raises `InputError` if the folder cannot be written or has no room, with the bytes needed and free.
     """
 
     _fd: int | None = None
 
-    def __init__(self, folder: str | Path, size: int) -> None:
+    def __init__(self, folder: str | Path, size: int, *, direct: bool = True) -> None:
         check_folder(folder)
         self.size = size
         try:
@@ -39,7 +40,13 @@ class SpillFile:
         except BaseException:
             self.close()
             raise
-        self.direct = _make_direct(self._fd)
+        self.direct = direct and _make_direct(self._fd)
+
+    @property
+    def descriptor(self) -> int:
+        """The open file's number."""
+        assert self._fd is not None
+        return self._fd
 
     def write(self, pieces: Sequence[memoryview], offset: int) -> None:
         """Write pieces of memory one behind the other. Raises `OSError`."""

@@ -1,0 +1,283 @@
+"""`PagedArray`: a flat array in a file, of which only the parts that somebody needs are in memory.
+
+The array is a mapping of a nameless file: its addresses stay the same, so views and pointers into it are good whatever
+is in memory, and whatever touches a page gets what the page holds. Memory is kept small by fetching ahead and dropping
+behind:
+
+    array.fetch(start, stop)             # begins to read
+    array.wait(start, stop)              # until it is there
+    array.array[start:stop] += 1
+    array.release(start, stop, changed=True)   # begins to write, then lets go of the memory
+
+Whole pages are dropped, from the process and from the page cache, which counts in a control group. A page that two
+neighbours share stays once it has been touched.
+"""
+
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lowmem.common.disk import pages
+from lowmem.common.disk.directions import Direction, Gate, Traffic, Transfer
+from lowmem.common.disk.spill_file import SpillFile
+from lowmem.common.files import reason
+from lowmem.errors import DiskError, InputError
+from lowmem.units import format_bytes
+
+Range = tuple[int, int]
+"""The number of the first item of a part of an array, and of the one behind the last."""
+
+COPIED_AT_ONCE = 4 << 20
+"""Bytes of an array that is copied which are in memory together."""
+
+
+class _Pending(NamedTuple):
+    """A transfer of the pages between two bytes."""
+
+    start: int
+    stop: int
+    transfer: Transfer
+
+
+class PagedArray:
+    """A flat array of `count` zeros in a file of a folder, which is taken at once.
+
+    array: (count,), of `dtype`; it may be used after this object is gone, but is not fetched or dropped then.
+    traffic: bytes that `release` has written and `fetch` has read so far, in whole pages, and seconds waited.
+
+    `copy.deepcopy` makes a file of its own in the same folder. A forked process may read the array, and change it for
+    itself alone; it cannot fetch or release.
+
+    Raises `InputError` if the folder cannot be written or has no room.
+    """
+
+    def __init__(self, folder: str | Path, count: int, dtype: DTypeLike) -> None:
+        self.folder, self.traffic = str(folder), Traffic()
+        item = np.dtype(dtype).itemsize
+        size = max(pages.all_pages(0, count, item)[1], pages.MAPPED_PAGE)
+        file = SpillFile(folder, size, direct=False)
+        try:
+            mapping = mmap.mmap(file.descriptor, size)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"a file of {format_bytes(size)} in {self.folder!r} cannot be mapped into memory: {reason(error)}. "
+                "Raise the limit of the address space (ulimit -v), or make the network smaller."
+            ) from None
+        self.array: NDArray[Any] = np.frombuffer(mapping, dtype, count)
+        self._file, self._item, self._process = file, item, os.getpid()
+        self._address = self.array.ctypes.data
+        pages.expect_no_order(file.descriptor, self._address, size)
+        _keep_from_children(mapping, file, self._address)
+        self._changed, gate = threading.Condition(), Gate()
+        self._writer = Direction(self._changed, gate, "lowmem writes")
+        self._reader = Direction(self._changed, gate, "lowmem reads")
+        self._writes: list[_Pending] = []
+        self._reads: list[_Pending] = []
+        weakref.finalize(self, _close, self._writer, self._reader).atexit = False
+
+    def fetch(self, start: int, stop: int, *, to_change: bool = False) -> None:
+        """Begin to bring items start..stop-1 into memory. `wait` tells when they are there, and what went wrong.
+
+        to_change: they will be written to; writing to them is quicker then.
+        """
+        begin, end = pages.all_pages(start, stop, self._item)
+        inside = self._bytes_inside(start, stop)
+        self.traffic.read += inside
+        move = partial(_read, self._file, self.array, begin, end, to_change)
+        self._put(self._reader, self._reads, _Pending(begin, end, Transfer(move, inside)), self._writes)
+
+    def wait(self, start: int, stop: int) -> None:
+        """Wait until what is being fetched of items start..stop-1 is there.
+
+        Raises `DiskError` for any transfer that has failed since the last call of this or of `settle`.
+        """
+        self._check_owner()
+        begin, end = pages.all_pages(start, stop, self._item)
+        with self._changed:
+            self._until_done([pending for pending in self._reads if pending.start < end and begin < pending.stop])
+            self._tell_errors()
+
+    def release(self, start: int, stop: int, *, changed: bool) -> None:
+        """Begin to let go of the memory of items start..stop-1, which is not touched until it is fetched again.
+
+        changed: whether they have been written to, so that they must go to the disk first. What has not changed is
+        simply dropped.
+        """
+        begin, end = pages.whole_pages(start, stop, self._item)
+        if begin == end:
+            return
+        self.traffic.written += (end - begin) * changed
+        move = partial(_let_go, self._file, self.array, begin, end, changed)
+        self._put(
+            self._writer, self._writes, _Pending(begin, end, Transfer(move, (end - begin) * changed)), self._reads
+        )
+
+    def wait_released(self, start: int, stop: int) -> None:
+        """Wait until what is being released of items start..stop-1 takes no memory any more; raise as `wait` does.
+
+        Who promises a bound calls this before more is fetched, as the disk may be slower than what fills the memory.
+        """
+        self._check_owner()
+        begin, end = pages.all_pages(start, stop, self._item)
+        with self._changed:
+            self._until_done([pending for pending in self._writes if pending.start < end and begin < pending.stop])
+            self._tell_errors()
+
+    def settle(self) -> None:
+        """Wait until nothing is in flight. Raises `DiskError` as `wait` does."""
+        self._check_owner()
+        with self._changed:
+            self._until_done([*self._reads, *self._writes])
+            self._tell_errors()
+
+    def sweep(self, ranges: Iterable[Range], *, changed: bool = False, fetched: bool = True) -> Iterator[Range]:
+        """Yield ranges of items, each in memory: the next one is fetched meanwhile, and the last one let go.
+
+        At most three ranges are in memory, of those that are next to each other.
+
+        changed: whether they are written to. fetched: False if what they hold is of no use, as they are overwritten.
+
+        Raises `DiskError` if the disk fails. At the end nothing is in flight.
+        """
+        rest = iter(ranges)
+        current, behind = next(rest, None), None
+        held: list[Range] = []
+        try:
+            self._begin(current, held, to_change=changed, fetched=fetched)
+            while current is not None:
+                following = next(rest, None)
+                self._begin(following, held, to_change=changed, fetched=fetched)
+                self.wait(*current)
+                yield current
+                if behind is not None:
+                    self.wait_released(*behind)
+                self.release(*held.pop(0), changed=changed)
+                behind, current = current, following
+        finally:
+            for part in held:
+                self.release(*part, changed=changed)
+            self.settle()
+
+    def _begin(self, part: Range | None, held: list[Range], *, to_change: bool, fetched: bool) -> None:
+        """Fetch the next range of a sweep, if there is one."""
+        if part is not None:
+            held.append(part)
+            if fetched:
+                self.fetch(*part, to_change=to_change)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PagedArray":
+        """Return a copy in a file of its own. Raises `InputError` if the folder has no room for it."""
+        copy = PagedArray(self.folder, len(self.array), self.array.dtype)
+        step = COPIED_AT_ONCE // self._item
+        ranges = [(start, min(start + step, len(self.array))) for start in range(0, len(self.array), step)]
+        for (start, stop), _ in zip(self.sweep(ranges), copy.sweep(ranges, changed=True, fetched=False), strict=True):
+            copy.array[start:stop] = self.array[start:stop]
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be pickled: a pickle would hold the whole array in memory."""
+        raise InputError(
+            f"an array of {format_bytes(self.array.nbytes)} that lives on the disk cannot be pickled, as all of it "
+            "would be in memory. Save the run (Trainer.save, lowmem.save_run) and load it where it is needed."
+        )
+
+    def _bytes_inside(self, start: int, stop: int) -> int:
+        begin, end = pages.whole_pages(start, stop, self._item)
+        return end - begin
+
+    def _put(self, direction: Direction, own: list[_Pending], pending: _Pending, others: list[_Pending]) -> None:
+        """Begin a transfer, after those of the other direction that touch the same pages."""
+        self._check_owner()
+        with self._changed:
+            for other in reversed(others):  # each direction keeps its order, so the last one is the one to wait for
+                if other.start < pending.stop and pending.start < other.stop and not other.transfer.done:
+                    pending.transfer.after = other.transfer
+                    break
+            own[:] = [one for one in own if not one.transfer.done or one.transfer.error is not None]
+            own.append(pending)
+            direction.put(pending.transfer)
+
+    def _until_done(self, some: list[_Pending]) -> None:
+        """Wait until some transfers are done. The caller holds the lock."""
+        if all(pending.transfer.done for pending in some):
+            return
+        began = perf_counter()
+        for pending in some:
+            while not pending.transfer.done:
+                self._changed.wait()
+        self.traffic.waited += perf_counter() - began
+
+    def _tell_errors(self) -> None:
+        """Raise the first error of transfers that are done, and forget the rest. The caller holds the lock."""
+        first: tuple[str, Exception] | None = None
+        for doing, some in (("writing to", self._writes), ("reading from", self._reads)):
+            errors = [one.transfer.error for one in some if one.transfer.done and one.transfer.error is not None]
+            first = first or next(((doing, error) for error in errors), None)
+            some[:] = [one for one in some if not one.transfer.done]
+        if first is not None:
+            doing, error = first
+            why = reason(error) if isinstance(error, OSError) else repr(error)
+            raise DiskError(
+                f"the disk failed at {doing} the file of {format_bytes(self._file.size)} in {self.folder!r}: {why}."
+            ) from error
+
+    def _check_owner(self) -> None:
+        """Refuse a forked process."""
+        if self._process != os.getpid():
+            raise InputError(
+                f"an array that lives on the disk belongs to process {self._process}, which made it; process "
+                f"{os.getpid()} was forked from it. Make or load the network in the process that uses it."
+            )
+
+
+def _read(file: SpillFile, array: NDArray[Any], begin: int, end: int, to_change: bool) -> None:
+    """Bring pages of an array into memory."""
+    pages.read_in(file.descriptor, array.ctypes.data, begin, end, to_change=to_change)
+
+
+def _let_go(file: SpillFile, array: NDArray[Any], begin: int, end: int, changed: bool) -> None:
+    """Drop pages of an array, once they are on the disk."""
+    address = array.ctypes.data
+    for start in range(begin, end, pages.WRITE_AT_ONCE):
+        stop = min(start + pages.WRITE_AT_ONCE, end)
+        if changed:
+            pages.write_out(file.descriptor, address, start, stop)
+        pages.drop(file.descriptor, address, start, stop)
+
+
+def _close(*directions: Direction) -> None:
+    """Let the threads end."""
+    for direction in directions:
+        direction.close()
+
+
+_mappings: "weakref.WeakKeyDictionary[mmap.mmap, tuple[SpillFile, int]]" = weakref.WeakKeyDictionary()
+"""Of every array whose memory is still in use: its file, which stays open so long, and its address."""
+
+
+def _keep_from_children(mapping: mmap.mmap, file: SpillFile, address: int) -> None:
+    """Let forked processes see the array, and keep what they write to themselves."""
+    _mappings[mapping] = file, address
+    _watch_forks()
+
+
+@cache
+def _watch_forks() -> None:
+    """Be told of forks from now on."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_become_private)
+
+
+def _become_private() -> None:
+    """In a forked process: map all arrays anew."""
+    for file, address in list(_mappings.values()):
+        pages.make_private(file.descriptor, address, file.size)

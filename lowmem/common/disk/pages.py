@@ -1,0 +1,133 @@
+"""Pages of a mapped file: which of them a range of numbers covers, and calls that bring them into memory and let go.
+
+Python has no function for some of these calls, so they are made with ctypes, which lets other threads run meanwhile.
+"""
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import sys
+from functools import cache
+from typing import Any
+
+MAPPED_PAGE = mmap.PAGESIZE
+"""Bytes of a page of the system's memory."""
+
+READ_AT_ONCE = 1 << 20
+"""Bytes that are asked of the disk in one call."""
+
+WRITE_AT_ONCE = 8 << 20
+"""Bytes that are written and dropped together."""
+
+SCRATCH = 16 << 10
+"""Bytes of the memory that what is read goes through: it matters only that the page cache has it then."""
+
+POPULATE_READ, POPULATE_WRITE = 22, 23
+"""Linux: maps pages that are in the page cache, to be read or to be written."""
+
+SYNC_RANGE = 1 | 2 | 4
+"""Linux: waits for what is being written, writes the rest, waits for it. Unlike msync, it writes no journal of the
+file system and lets the disk keep its cache: what a nameless file holds need not outlive the process."""
+
+
+def whole_pages(start: int, stop: int, item_bytes: int) -> tuple[int, int]:
+    """Return the first byte of the pages that lie wholly in a range of numbers, and the byte behind the last.
+
+    Both are equal if there is no such page. Pages that two neighbours share belong to neither.
+    """
+    first = -(-start * item_bytes // MAPPED_PAGE) * MAPPED_PAGE
+    return first, max(first, stop * item_bytes // MAPPED_PAGE * MAPPED_PAGE)
+
+
+def all_pages(start: int, stop: int, item_bytes: int) -> tuple[int, int]:
+    """Return the first byte of the pages that a range of numbers touches, and the byte behind the last."""
+    first = start * item_bytes // MAPPED_PAGE * MAPPED_PAGE
+    return first, max(first, -(-stop * item_bytes // MAPPED_PAGE) * MAPPED_PAGE)
+
+
+def expect_no_order(descriptor: int, address: int, size: int) -> None:
+    """Tell the system to read exactly what is asked for.
+
+    What it reads ahead on its own lies in large pieces of memory that are dropped only as a whole, so that up to
+    megabytes at each border of a range would stay.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    if hasattr(mmap, "MADV_RANDOM"):
+        _libc().madvise(address, size, mmap.MADV_RANDOM)
+
+
+def read_in(descriptor: int, address: int, start: int, stop: int, *, to_change: bool) -> None:
+    """Bring the pages between two bytes of a mapped file into memory. Raises `OSError` for what cannot be read.
+
+    to_change: they will be written to. What is not mapped here is mapped when it is first touched.
+
+    They are read from the file and not touched: an error of the disk has a name then, and would be a fatal signal
+    otherwise.
+    """
+    scratch = memoryview(bytearray(SCRATCH))
+    for at in range(start, stop, READ_AT_ONCE):
+        end = min(at + READ_AT_ONCE, stop)
+        place = at
+        while place < end:
+            whole, part = divmod(end - place, SCRATCH)
+            pieces = [scratch] * whole + [scratch[:part]] * bool(part)
+            read = os.preadv(descriptor, pieces, place)
+            if not read:
+                raise OSError(errno.EIO, f"only {place - start:,} of {stop - start:,} bytes could be read")
+            place += read
+        _libc().madvise(address + at, end - at, POPULATE_WRITE if to_change else POPULATE_READ)
+
+
+def write_out(descriptor: int, address: int, start: int, stop: int) -> None:
+    """Write the pages between two bytes of a mapped file to the disk. Raises `OSError`."""
+    libc = _libc()
+    if hasattr(libc, "sync_file_range"):
+        if not libc.sync_file_range(descriptor, start, stop - start, SYNC_RANGE):
+            return
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP):
+            raise _last_error()
+    if libc.msync(address + start, stop - start, _MS_SYNC):
+        raise _last_error()
+
+
+def drop(descriptor: int, address: int, start: int, stop: int) -> None:
+    """Let go of the pages between two bytes of a mapped file that are on the disk as they are in memory."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        _libc().madvise(address + start, stop - start, mmap.MADV_DONTNEED)
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
+
+
+def make_private(descriptor: int, address: int, size: int) -> None:
+    """Map a file at the same place again such that what is written there stays in this process. Raises `OSError`."""
+    flags = mmap.MAP_PRIVATE | _MAP_FIXED
+    if _libc().mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0) != address:
+        raise _last_error()
+
+
+_MS_SYNC = 4 if sys.platform == "linux" else 16
+_MAP_FIXED = 16
+"""Flags of the system's header files that Python does not tell."""
+
+
+def _last_error() -> OSError:
+    """Return the error of the last call."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+@cache
+def _libc() -> Any:  # noqa: ANN401
+    """Return the system's own functions."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pointer, size, whole = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
+    libc.madvise.argtypes = libc.msync.argtypes = [pointer, size, ctypes.c_int]
+    libc.mmap.argtypes = [pointer, size, ctypes.c_int, ctypes.c_int, ctypes.c_int, whole]
+    libc.mmap.restype = pointer
+    if hasattr(libc, "sync_file_range"):
+        libc.sync_file_range.argtypes = [ctypes.c_int, whole, whole, ctypes.c_uint]
+    return libc

@@ -10,7 +10,6 @@ import lowmem as lm
 from lowmem.common.disk.paged_array import PagedArray
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
-from lowmem.schedule.streaming import Streaming
 from tests.helpers import batch, model, randomised
 
 FAST = DiskRates((1,), (1e12,), (1e12,))

@@ -16,10 +16,10 @@ from lowmem.planning.packing import Effort, Program, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
+from lowmem.planning.streamed import file_bytes, in_memory, move_count, moved_bytes, part_bytes, record_count
 from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
-from lowmem.schedule.streaming import moves, resident, runs_of, traffic
 
 NEARLY = 1.01
 """Ratio of the arena to the simulated peak up to which no other placements are looked for."""
@@ -47,11 +47,13 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     seconds = None
     if request.costs is not None:
         rates = AT_ONCE if disk is None else disk.rates
-        streamed = None if request.streaming is None else (request.streaming, request.part_bytes)
+        streamed = (
+            None if request.streaming is None else (request.streaming, part_bytes(architecture, request.optimizer))
+        )
         seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates, streamed).seconds)
     moved = request.passes * request.runs
-    parameters, moments = _kept(request)
-    written, read = _streamed_bytes(request, schedule)
+    parameters, moments = in_memory(request)
+    written, read = moved_bytes(request, schedule)
     return Plan(
         architecture=architecture,
         batch_size=request.batch_size,
@@ -83,41 +85,11 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         ranks=request.ranks,
         received=request.received,
         disk=None if disk is None else disk.folder,
-        disk_bytes=program.disk_bytes + request.file_bytes,
+        disk_bytes=program.disk_bytes + file_bytes(request),
         disk_written=trace.written * moved + written,
         disk_read=trace.read * moved + read,
         streaming=request.streaming,
     )
-
-
-def _kept(request: PlanRequest) -> tuple[int, int]:
-    """Return the bytes of parameters and of the optimizer's arrays that are in memory at a time."""
-    item, streaming = request.architecture.item_bytes, request.streaming
-    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
-    parameters, moments = request.architecture.parameters * item, states * item
-    if streaming is None:
-        return parameters, moments
-    some = resident(request.part_bytes, streaming)
-    return some[0] if streaming.parameters else parameters, some[1] if streaming.moments else moments
-
-
-def _streamed_bytes(request: PlanRequest, schedule: Schedule) -> tuple[int, int]:
-    """Return the bytes of parameters and moments that a step writes and reads."""
-    if request.streaming is None:
-        return 0, 0
-    planned, sizes = moves(schedule.ops, request.streaming), request.part_bytes
-    last = traffic(planned, sizes, updating=request.update.fuses)
-    others = traffic(planned, sizes, updating=False)
-    more = request.passes * request.runs - 1
-    return last[0] + more * others[0], last[1] + more * others[1]
-
-
-def _stream_calls(request: PlanRequest, program: Program) -> int:
-    """Return how many moves of parameters and moments a pass has."""
-    if request.streaming is None:
-        return 0
-    around = moves([step.op for step in program.steps], request.streaming)
-    return sum(len(one.before) + len(one.behind) for one in around)
 
 
 def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Schedule, Trace, Program]:
@@ -268,19 +240,12 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
         optimizer_scratch=0,
         batch_bytes=(native_memory.vector_numbers(architecture, lanes) + layered) * architecture.item_bytes,
         overhead_bytes=native_memory.program_bytes(
-            architecture.layers, _records(request, program), lanes, sharded=request.shards > 1
+            architecture.layers, record_count(request, program), lanes, sharded=request.shards > 1
         )
         + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps))
-        + native_memory.stream_objects_bytes(_stream_calls(request, program)),
+        + native_memory.stream_objects_bytes(move_count(request, program)),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
-
-
-def _records(request: PlanRequest, program: Program) -> int:
-    """Return how many records the compiled program has: where parameters are streamed, one for each run of a layer."""
-    if request.streaming is None:
-        return len(program.steps)
-    return sum(max(sum(1 for _ in runs_of(step.op)), 1) for step in program.steps)
 
 
 def _gradients(request: PlanRequest, of_one_layer: int) -> int:

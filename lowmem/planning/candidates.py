@@ -13,6 +13,7 @@ from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.ladder import Ladder
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
+from lowmem.planning.streamed import file_bytes
 from lowmem.schedule import Schedule
 from lowmem.schedule.disk.evenly import evenly
 from lowmem.schedule.disk.planner import DiskPlanner
@@ -170,7 +171,7 @@ class Candidates:
         if disk is None or request.strategy != "auto":
             return
         chain, room = request.timed_chain, self._room
-        limit = None if disk.limit is None else disk.limit - request.file_bytes
+        limit = None if disk.limit is None else disk.limit - file_bytes(request)
         if not tables:
             schedule = evenly(chain, room, disk.rates, limit, self._taken_by)
             if schedule is not None:

@@ -20,6 +20,7 @@ from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
+from lowmem.planning.streamed import variants
 from lowmem.schedule import Planner, Schedule
 
 __all__ = ["STRATEGIES", "Named", "optimizer_name", "plan", "plan_for"]
@@ -216,7 +217,7 @@ def plan_for(request: PlanRequest) -> Plan:
     best: Plan | None = None
     tried: list[Candidates] = []
     bound = inf  # of all passes that were weighed
-    for variant in request.weighed():
+    for variant in variants(request):
         least = least_cost(variant)
         if best is not None and least >= best.cost:
             continue  # no plan in passes of so many rows can win; in passes of fewer rows one may

@@ -10,11 +10,10 @@ from lowmem.common.shards import Shards
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
 from lowmem.network.tiles import ALIGNMENT
-from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.packing import Program
 from lowmem.planning.request import GradientBuffers, UpdateMode
 from lowmem.schedule import Schedule
-from lowmem.schedule.streaming import PartBytes, Streaming
+from lowmem.schedule.streaming import Streaming
 from lowmem.units import format_bytes, format_count, format_seconds
 
 T = TypeVar("T", covariant=True)
@@ -190,13 +189,6 @@ class Plan:
     def streams(self) -> tuple[bool, bool]:
         """Whether parameters are streamed, and whether the optimizer's arrays are."""
         return (False, False) if self.streaming is None else (self.streaming.parameters, self.streaming.moments)
-
-    @property
-    def part_bytes(self) -> PartBytes:
-        """Bytes of what can be streamed of each layer."""
-        states = 0 if self.optimizer is None else OPTIMIZERS[self.optimizer].states
-        sizes = [layer.size for layer in self.architecture.each_layer]
-        return PartBytes.of(sizes, self.architecture.item_bytes, states)
 
     @property
     def alignment(self) -> int:

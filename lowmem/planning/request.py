@@ -18,10 +18,9 @@ from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.lane_count import lanes_for
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.network_chain import network_chain, timed_chain
-from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate
-from lowmem.schedule.streaming import PartBytes, Streaming, resident
+from lowmem.schedule.streaming import Streaming
 from lowmem.units import format_bytes
 
 STRATEGIES = ("auto", *PLANNERS)
@@ -30,24 +29,12 @@ STRATEGIES = ("auto", *PLANNERS)
 OPTION_OF = {"segments": "segments", "slots": "revolve"}
 """Options of planners, with the strategy that each goes with."""
 
-LEAST = {
-    "batch_size": 1,
-    "micro_batch": 1,
-    "segments": 1,
-    "slots": 0,
-    "threads": 1,
-    "table_bytes": 0,
-    "batch_buffers": 0,
-    "shards": 1,
-    "ranks": 1,
-}
+LEAST = {name: 1 for name in ("batch_size", "micro_batch", "segments", "threads", "shards", "ranks")}
+LEAST |= {name: 0 for name in ("slots", "table_bytes", "batch_buffers")}
 """The least that each number of a request may be."""
 
 MOST_BYTES = 1 << 50
 """Bytes of states and parameters that no machine has: no plan within a budget is looked for."""
-
-AHEAD = (2, 1, 0)
-"""For how many uses ahead parameters and moments are fetched where they are streamed."""
 
 LEAST_ROWS = 16
 """Passes of fewer rows are done only when asked for: products that small run at a fraction of the speed."""
@@ -326,49 +313,7 @@ class PlanRequest:
         free = self.costs is not None and self.strategy == "auto" and self.micro_batch is None
         return free and not self.architecture.couples and self.update is not UpdateMode.TWO_RUNS
 
-    @cached_property
-    def part_bytes(self) -> PartBytes:
-        """Bytes of what can be streamed of each layer."""
-        states = OPTIMIZERS[self.optimizer].states if self.optimizer else 0
-        sizes = [layer.size for layer in self.architecture.each_layer]
-        return PartBytes.of(sizes, self.architecture.item_bytes, states)
-
-    @property
-    def file_bytes(self) -> int:
-        """Bytes of the files that hold what is streamed."""
-        if self.streaming is None:
-            return 0
-        arrays = self.streaming.parameters + self.streaming.moments * self.part_bytes.states
-        return arrays * (sum(self.part_bytes.parameters) + self.part_bytes.borders)
-
-    def streamed(self) -> Iterator["PlanRequest"]:
-        """Yield the request with the optimizer's arrays streamed, the parameters, and both; further ahead comes first.
-
-        Those that take no less than all in memory are left out, and those whose files are more than the disk may hold.
-        """
-        single = self.shards == 1 and self.update is not UpdateMode.GATHERED
-        if self.disk is None or self.streaming is not None or self.strategy != "auto" or not single:
-            return
-        sizes, whole = self.part_bytes, sum(self.part_bytes.parameters) + self.part_bytes.borders
-        kinds = ((False, True), (True, False), (True, True))
-        for parameters, moments in kinds:
-            if (moments and not sizes.states) or (parameters and self.on_disk is False):
-                continue
-            least = (parameters + moments * sizes.states) * whole
-            for ahead in AHEAD:
-                streaming = Streaming(parameters, moments, ahead)
-                request = replace(self, streaming=streaming)
-                fits = self.disk.limit is None or request.file_bytes <= self.disk.limit
-                if fits and sum(resident(sizes, streaming)) < least:
-                    least = sum(resident(sizes, streaming))
-                    yield request
-
     def weighed(self) -> Iterator["PlanRequest"]:
-        """Yield all requests that a plan of this one may come from: first this one, with all parameters in memory."""
-        for request in (self, *self.streamed()):
-            yield from request.of_fewer_rows()
-
-    def of_fewer_rows(self) -> Iterator["PlanRequest"]:
         """Yield this request; where passes are weighed, also with ever more of half the rows, to `LEAST_ROWS`."""
         request = self
         yield request

@@ -25,7 +25,7 @@ def overflowed(loss: float, where: str = "") -> NonFiniteError:
 
 
 def each_block(mlp: MLP) -> Iterator[NDArray[Any]]:
-    """Yield the parameters of each layer, flat; of a network on a disk only those of the layer at hand are in memory."""
+    """Yield the parameters of each layer, flat. Of a network on a disk only those of a layer are in memory."""
     if mlp.pages is None:
         yield from mlp.blocks
         return

@@ -88,7 +88,7 @@ def simulate(
     held, peak, peak_at, forward_runs = chain.source_bytes, 0, 0, 0
     cost: float = 0
     # There from the first transfer on.
-    disk = None if streamed is None else _StreamedDisk(chain, rates, schedule, *streamed)
+    disk: _Disk | None = None if streamed is None else _StreamedDisk(chain, rates, schedule, *streamed)
     for index, op in enumerate(schedule.ops):
         try:
             effect = effects(chain, op)
@@ -150,7 +150,6 @@ class _Disk:
                 size = self._chain.state_bytes(layer)
                 self.transfers.read(layer, size)
                 self.read, self.held = self.read + size, self.held - size
-
 
     def _run(self, op: Op, effect: Effects) -> None:
         """Let the time of an op pass."""

@@ -7,7 +7,8 @@ one of the next `ahead` + 1 uses needs it again. Behind an update it is written 
 
 With ahead = 1, of layers 1 and 2 that are trained with Adam:
 
-    fetch w1, w2 | Forward(1) | Forward(2) | release w1 ... fetch m2 | Backward(2) | fetch w1 | Update(2) | release w2, m2
+    fetch w1, w2; Forward(1); release w1, fetch m2; Forward(2), Loss, Backward(2); fetch w1; Update(2); release w2, m2,
+    fetch m1; Backward(1); Update(1); release w1, m1
 
 Fetches and releases are carried out one after the other, in the order in which they begin. So never more is resident
 than the uses in one window of `ahead` + 1 need, however fast the disk is, and `resident` bounds that before the run.
@@ -15,7 +16,7 @@ than the uses in one window of `ahead` + 1 need, however fast the disk is, and `
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from mmap import PAGESIZE
 from typing import Literal, NamedTuple
 
@@ -139,13 +140,17 @@ class PartBytes:
     borders: int
     states: int
 
+    @property
+    def whole(self) -> int:
+        """Bytes of all pages of an array shaped like the parameters."""
+        return sum(self.parameters) + self.borders
+
     @classmethod
     def of(cls, sizes: Sequence[int], item_bytes: int, states: int) -> "PartBytes":
         """Return the bytes for layers of so many numbers, which lie one behind the other."""
         bounds = [number * item_bytes for number in accumulate(sizes, initial=0)]
         inside = [
-            max(stop // PAGESIZE * PAGESIZE - -(-start // PAGESIZE) * PAGESIZE, 0)
-            for start, stop in zip(bounds, bounds[1:], strict=False)
+            max(stop // PAGESIZE * PAGESIZE - -(-start // PAGESIZE) * PAGESIZE, 0) for start, stop in pairwise(bounds)
         ]
         whole = -(-bounds[-1] // PAGESIZE) * PAGESIZE
         return cls(tuple(inside), tuple(states * size for size in inside), whole - sum(inside), states)

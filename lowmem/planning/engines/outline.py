@@ -64,7 +64,7 @@ def outline(
     """Yield the calls of one pass over the rows of a batch.
 
     first, last: whether this is the first or the last pass of a batch. Gradients are summed up from the second pass
-    on, and parameters are updated in the last one. streaming: of parameters and moments; sweeps are cut by layers then.
+    on, and parameters are updated in the last one. streaming: of parameters and moments, which cuts sweeps by layers.
     """
     reached = 0  # layers 1..reached have run in this pass
     disk, moved = DiskCalls(), StreamCalls(program, streaming)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from lowmem.common.disk import PAGE
 from lowmem.errors import DiskError
 from lowmem.network.tiles import aligned, lane_rows
-from lowmem.planning.engines.outline import Item
 from lowmem.nn.mlp import MLP
+from lowmem.planning.engines.outline import Item
 from lowmem.planning.plan import Plan
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import Call
@@ -85,15 +85,20 @@ class DiskBinding:
         Raises `DiskError` if they cannot be read.
         """
         streams, streaming, last = self.streams, self._plan.streaming, self._plan.architecture.layers
-        assert streams is not None and streaming is not None
+        assert streams is not None
+        assert streaming is not None
         streams.updating = False
-        with self.step(lambda: False):
+        streams.begin()
+        try:
             for layer, around in enumerate(moves([Forward(1, last)], streaming), start=1):
                 for move in around.before:
                     streams.follow(move)
                 yield layer
                 for move in around.behind:
                     streams.follow(move)
+            streams.settle()
+        finally:
+            streams.finish()
 
     def bind(self, item: Item) -> Call:
         """Return the call of one item of the outline."""

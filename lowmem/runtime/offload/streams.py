@@ -18,6 +18,7 @@ from lowmem.common.disk.paged_array import PagedArray
 from lowmem.common.files import reason
 from lowmem.errors import DiskError
 from lowmem.planning.plan import Plan
+from lowmem.planning.streamed import part_bytes
 from lowmem.schedule.streaming import Move, Part
 
 
@@ -43,7 +44,7 @@ class Streams:
             "m": moments,
         }
         self._bounds = [*accumulate((layer.size for layer in plan.architecture.each_layer), initial=0)]
-        self._sizes = plan.part_bytes
+        self._sizes = part_bytes(plan.architecture, plan.optimizer)
         self._borders: dict[Part, int] = {"w": self._sizes.borders, "m": self._sizes.states * self._sizes.borders}
         self.traffic = Traffic()
         """Of all moves so far."""

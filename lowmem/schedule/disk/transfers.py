@@ -108,7 +108,11 @@ class Transfers:
         read = self._reads[0] if self._reads else None
         if read is not None and self._has(self._writes, int(read[0])):
             read = None  # it waits for its own write
-        heads = [(queue, head, way) for queue, head, way in ((self._writes, write, True), (self._reads, read, False)) if head]
+        heads = [
+            (queue, head, way)
+            for queue, head, way in ((self._writes, write, True), (self._reads, read, False))
+            if head
+        ]
         if self._stream:
             heads.append((self._stream, self._stream[0], bool(self._stream[0][2])))
         ways = [way for _, _, way in heads]

@@ -72,7 +72,7 @@ def ops_of(plan: Plan) -> NDArray[Any]:
 
 
 def record_count(op: Op) -> int:
-    """Return how many records an op has where nothing is streamed: whether the compiled engine does anything for it."""
+    """Return how many records an op has where nothing is streamed: 1 if the compiled engine does anything for it."""
     return int(isinstance(op, Forward | Loss | Backward | Update))
 
 

@@ -190,8 +190,15 @@ class NativeEngine:
                 else:
                     assert self.disk is not None
                     run_layered(
-                        self.library, struct, x, out, workspace, tile * each,
-                        layers=self.layers, between=self._between, each_layer=self.disk.each_layer,
+                        self.library,
+                        struct,
+                        x,
+                        out,
+                        workspace,
+                        tile * each,
+                        layers=self.layers,
+                        between=self._between,
+                        each_layer=self.disk.each_layer,
                     )
         finally:
             struct.tile = training

@@ -73,7 +73,7 @@ def run_layered(
 ) -> None:
     """Run the rows of x through one layer after the other, to the bits of `run_forward`.
 
-    layers: their records. between: two states, (2, numbers), of as many rows as are carried at a time, at least a tile.
+    layers: their records. between: two states, (2, numbers), of as many rows as are carried together: whole tiles.
     each_layer: yields the number of each layer while its parameters are in memory.
     """
     whole = struct.layers, struct.layer_count

@@ -25,11 +25,11 @@ def tier(folder: Path, rates: DiskRates = FAST, limit: int | None = None) -> Dis
 def on_disk(folder: Path, arch: lm.Architecture) -> lm.MLP:
     """Return a network like that of `randomised` whose parameters lie on a disk."""
     mlp, source = lm.MLP.__new__(lm.MLP), randomised(arch)
-    mlp.pages = PagedArray(folder, len(source.learned), arch.dtype)
-    mlp._bind(arch, mlp.pages.array)
+    mlp.paged = PagedArray(folder, len(source.learned), arch.dtype)
+    mlp._bind(arch, mlp.paged.array)
     mlp.learned[:] = source.learned
-    mlp.pages.release(0, len(source.learned), changed=True)
-    mlp.pages.settle()
+    mlp.paged.release(0, len(source.learned), changed=True)
+    mlp.paged.settle()
     return mlp
 
 

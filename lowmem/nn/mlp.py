@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lowmem.common.checks import numeric
-from lowmem.common.disk.paged_array import PagedArray
 from lowmem.common.random import generator
 from lowmem.errors import InputError, RunError
 from lowmem.network.architecture import Architecture, architecture_of
@@ -42,9 +41,6 @@ class MLP:
     >>> mlp.predict(np.zeros((1000, 64))).shape  # a chunk of rows at a time
     (1000, 10)
     """
-
-    pages: PagedArray | None = None
-    """Where `learned` lies on a disk; None in memory."""
 
     def __init__(
         self,

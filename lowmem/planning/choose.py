@@ -170,7 +170,7 @@ def request_of(
     """Return the request that the arguments of `plan` stand for. Raises `InputError` for what makes no sense."""
     chosen: dict[str, Any] = {"costs": None, "engine": None, "micro_batch": None, **options}
     name, network = optimizer_name(optimizer), architecture_of(architecture)
-    on_disk = None if architecture is network else getattr(architecture, "pages", None) is not None
+    on_disk = None if architecture is network else getattr(architecture, "paged", None) is not None
     tier = disk_tier(chosen.pop("disk", None), chosen.pop("disk_limit", None))
     gather, rehearse = (truth(mode, chosen.pop(mode, False)) for mode in ("gather", "rehearse"))
     update = update_mode(name, gather=gather, rehearse=rehearse)

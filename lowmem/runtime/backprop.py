@@ -297,7 +297,7 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
     instance("plan", plan, Plan, "a plan, such as lowmem.plan(architecture, batch_size) returns")
     if mlp.architecture != plan.architecture:
         raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
-    if plan.streams[0] and mlp.pages is None:
+    if plan.streams[0] and mlp.paged is None:
         raise InputError(
             "the plan streams the network's parameters from a disk, and this network has them in memory. Make it with "
             f"lowmem.MLP(architecture, disk={plan.disk!r})."

@@ -26,11 +26,11 @@ def overflowed(loss: float, where: str = "") -> NonFiniteError:
 
 def each_block(mlp: MLP) -> Iterator[NDArray[Any]]:
     """Yield the parameters of each layer, flat. Of a network on a disk only those of a layer are in memory."""
-    if mlp.pages is None:
+    if mlp.paged is None:
         yield from mlp.blocks
         return
     bounds = accumulate((layer.size for layer in mlp.architecture.each_layer), initial=0)
-    for block, _ in zip(mlp.blocks, mlp.pages.sweep(pairwise(bounds)), strict=True):
+    for block, _ in zip(mlp.blocks, mlp.paged.sweep(pairwise(bounds)), strict=True):
         yield block
 
 

@@ -39,7 +39,7 @@ class DiskBinding:
             self._functions["wait"] = self.store.wait
         if plan.streaming is not None:
             parameters, _ = plan.streams
-            self.streams = Streams(plan, mlp.pages if parameters else None, buffers.paged_states)
+            self.streams = Streams(plan, mlp.paged if parameters else None, buffers.paged_states)
             self._functions["move"] = self.streams.follow
 
     @classmethod

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowmem.common.disk import directions, pages, spill_file
+from lowmem.common.disk import directions, paged_array, pages, spill_file
 from lowmem.common.disk.paged_array import PagedArray
 from lowmem.errors import DiskError, InputError
 
@@ -171,8 +171,40 @@ def test_a_sweep_that_is_left_lets_go_of_everything(tmp_path: Path) -> None:
     one = filled(tmp_path, 100 * ITEMS)
     sweep = one.sweep([(0, 50 * ITEMS), (50 * ITEMS, 100 * ITEMS)])
     next(sweep)
-    sweep.close()  # type: ignore[attr-defined]
+    sweep.close()
     assert cached(one) == 0
+
+
+def test_pieces_of_a_part_are_its_numbers_and_leave_nothing_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_array, "PIECE", 10 * PAGE)
+    one = filled(tmp_path, 100 * ITEMS)
+    part = one.part(ITEMS + 5, 95 * ITEMS + 5, (2, 47 * ITEMS))
+    assert (part.shape, part.dtype.name, part.nbytes) == ((2, 47 * ITEMS), "float64", 94 * PAGE)
+    several = []
+    for piece in part.pieces(changed=True):
+        several.append(piece.copy())
+        piece += 1
+        assert cached(one) <= 3 * 11
+    np.testing.assert_array_equal(np.concatenate(several), np.arange(ITEMS + 5, 95 * ITEMS + 5))
+    assert cached(one) <= 2  # pages that others share
+    np.testing.assert_array_equal(one.array[ITEMS + 5 : 95 * ITEMS + 5], np.concatenate(several) + 1)
+    assert one.array[ITEMS + 4] == ITEMS + 4
+
+
+def test_what_is_brought_and_dropped_at_once_is_as_what_is_fetched(tmp_path: Path) -> None:
+    one = filled(tmp_path, 100 * ITEMS)
+    one.bring(0, 50 * ITEMS, to_change=True)
+    assert cached(one) == 50
+    one.array[: 50 * ITEMS] = 7
+    one.drop(0, 50 * ITEMS, changed=True)
+    assert cached(one) == 0
+    one.bring(0, 100 * ITEMS)
+    assert (one.array[: 50 * ITEMS] == 7).all()
+    one.drop(0, 100 * ITEMS)
+    assert cached(one) == 0
+    assert (one.traffic.read, one.traffic.written) == (150 * PAGE, 150 * PAGE)  # with those that filled it
 
 
 # What becomes of it -------------------------------------------------------------------------------------------------
@@ -213,9 +245,7 @@ def test_a_forked_process_cannot_change_the_array(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_a_file_of_its_own_and_a_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowmem.common.disk import paged_array
-
-    monkeypatch.setattr(paged_array, "COPIED_AT_ONCE", 3 * PAGE)
+    monkeypatch.setattr(paged_array, "PIECE", 3 * PAGE)
     one = filled(tmp_path, 100 * ITEMS + 3)
     other = copy.deepcopy(one)
     np.testing.assert_array_equal(other.array, np.arange(100 * ITEMS + 3))
@@ -243,6 +273,17 @@ def test_an_error_of_the_disk_is_told_once(
     assert "step" not in str(caught.value)  # whether this was one, only who makes steps knows
     one.settle()
     assert (one.array == 7).all()  # what could not be written is still in memory
+
+
+@pytest.mark.parametrize(("number", "what"), [(1, "writing to"), (2, "reading from")])
+def test_an_error_at_once_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    monkeypatch.setenv("LOWMEM_DISK_TEST", f"fail={number}")
+    one = PagedArray(tmp_path, 100 * ITEMS, np.float64)
+    with pytest.raises(DiskError, match=f"failed at {what} the file"):  # noqa: PT012
+        one.drop(0, 100 * ITEMS, changed=True)
+        one.bring(0, 100 * ITEMS)
 
 
 def test_a_file_that_is_too_short_is_an_error_and_no_signal(tmp_path: Path) -> None:

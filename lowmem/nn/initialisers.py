@@ -16,7 +16,7 @@ passes all skips then stays of one size however deep the network is (Radford et 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -71,12 +71,12 @@ def initialise(
 
 def initialise_network(
     architecture: Architecture,
-    arrays: Sequence[Mapping[str, Array]],
+    arrays: Iterable[Mapping[str, Array]],
     rng: np.random.Generator,
     scheme: str | None,
     gain: float | None = None,
 ) -> None:
-    """Fill the arrays of all layers in place, given by name for each.
+    """Fill the arrays of all layers in place, given by name for each; they are asked for one layer after the other.
 
     scheme: a key of `SCHEMES`, "fixup", or None for what suits the network. gain: of "orthogonal", in place of the
     activation's. A norm's gains begin at 1, shifts and learned factors at 0.
@@ -89,19 +89,18 @@ def initialise_network(
         if scheme != ORTHOGONAL:
             raise InputError(f'gain goes with initialiser="{ORTHOGONAL}"; got {scheme!r}. Leave it out.')
         gain = positive_number("gain", gain)
-    weights, biases = ([its[name] for its in arrays] for name in ("weight", "bias"))
     fixup = scheme == FIXUP
-    initialise(weights, biases, architecture.activation, rng, None if fixup else scheme)
-    if gain is not None:
-        for w in weights:
-            np.multiply(w, gain / architecture.activation_facts.gain, out=w)
     factor = max(architecture.skips, 1) ** -0.5
     for number, its in enumerate(arrays, start=1):
+        w = its["weight"]
+        initialise([w], [its["bias"]], architecture.activation, rng, None if fixup else scheme)
+        if gain is not None:
+            np.multiply(w, gain / architecture.activation_facts.gain, out=w)
         branch = architecture.option(number, "residual") if architecture.has_skip(number) else False
         if fixup and (branch in (True, "scaled") or number == architecture.layers):
-            its["weight"].fill(0.0)
+            w.fill(0.0)
         elif scheme is None and branch is True:
-            np.multiply(its["weight"], factor, out=its["weight"])
+            np.multiply(w, factor, out=w)
         for name, value in STARTS.items():
             if name in its:
                 its[name].fill(value)

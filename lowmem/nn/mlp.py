@@ -1,14 +1,16 @@
 """The network: its parameters in one flat array, and prediction in bounded memory."""
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import accumulate, pairwise
 from math import prod
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lowmem.common.checks import numeric
+from lowmem.common.checks import as_path, numeric
 from lowmem.common.random import generator
 from lowmem.errors import InputError, RunError
 from lowmem.network.architecture import Architecture, architecture_of
@@ -16,6 +18,9 @@ from lowmem.nn.forward import PREDICT_ROWS, forward_for
 from lowmem.nn.initialisers import initialise_network
 from lowmem.nn.views import LayerViews, PerLayer, parts
 from lowmem.units import format_bytes
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[np.floating[Any]]
 
@@ -28,11 +33,15 @@ class MLP:
     initialiser: a scheme of `lowmem.nn.initialisers`; by default the one that matches the network.
     gain: of initialiser="orthogonal", instead of what the activation asks for. Deep tanh networks learn best near the
         edge of what holds their variance, at 1.05 to 1.15.
+    disk: folder for a file in which the parameters live, None for memory. They are initialised layer by layer, with
+        the same bits, and prediction, saving and loading have a few layers in memory. The file has no name and is gone
+        with the network. A forked process cannot use the network; a pickle is refused, and `copy.deepcopy` makes
+        another file.
 
     The weights and biases are views of the flat array `parameters`; write into them in place. arrays[l-1] holds all
     arrays of layer l by name: weight, bias, and where there are such gain, shift, scale, running_mean and
     running_variance, of which the last two are views of `running`. `learned` is all of both: who keeps a network aside
-    copies that.
+    copies that. `paged` is what fetches and drops parts of `learned`, None for a network in memory.
 
     >>> import numpy as np, lowmem as lm
     >>> mlp = lm.MLP(lm.Architecture(widths=(64, *[128] * 50, 10)), seed=0)
@@ -42,6 +51,8 @@ class MLP:
     (1000, 10)
     """
 
+    paged: "PagedArray | None" = None
+
     def __init__(
         self,
         architecture: Architecture | Sequence[int],
@@ -49,20 +60,50 @@ class MLP:
         *,
         initialiser: str | None = None,
         gain: float | None = None,
+        disk: str | PathLike[str] | None = None,
     ) -> None:
         rng, shape = generator(seed), architecture_of(architecture)
-        self._allocate(shape)
-        initialise_network(shape, self.arrays, rng, initialiser, gain)
+        self._allocate(shape, disk)
+        with closing(self.in_turn(changed=True, fetched=False)) as layers:
+            initialise_network(shape, (self.arrays[number - 1] for number in layers), rng, initialiser, gain)
 
     @classmethod
-    def empty(cls, architecture: Architecture) -> "MLP":
-        """Return a network whose parameters are still to be written."""
+    def empty(cls, architecture: Architecture, disk: str | PathLike[str] | None = None) -> "MLP":
+        """Return a network whose parameters are still to be written. disk: as in `MLP`."""
         mlp = cls.__new__(cls)
-        mlp._allocate(architecture)
+        mlp._allocate(architecture, disk)
         return mlp
 
-    def _allocate(self, architecture: Architecture) -> None:
+    def in_turn(self, *, changed: bool = False, fetched: bool = True) -> Generator[int]:
+        """Yield the numbers of the layers 1..L, each while its parameters are in memory.
+
+        Of a network on the disk, the next layer is fetched meanwhile and the last one dropped; at most three layers
+        are in memory. For a network in memory this does nothing.
+
+        changed: whether the parameters are written to. fetched: False if what they hold is of no use.
+
+        Raises `DiskError` if the disk fails.
+        """
+        if self.paged is None:
+            yield from range(1, self.architecture.layers + 1)
+            return
+        sizes = [layer.size for layer in self.architecture.each_layer]
+        ranges = [*pairwise(accumulate(sizes, initial=0))]
+        if len(self.running):  # behind the parameters of all layers, and dropped with the last one
+            ranges.append((len(self.parameters), len(self.learned)))
+        with closing(self.paged.sweep(ranges, changed=changed, fetched=fetched)) as sweep:
+            for number, _ in enumerate(sweep, start=1):
+                if number <= len(sizes):
+                    yield number
+
+    def _allocate(self, architecture: Architecture, disk: str | PathLike[str] | None = None) -> None:
         numbers = architecture.parameters + architecture.running
+        if disk is not None:
+            from lowmem.common.disk.paged_array import PagedArray  # with ctypes, for those who use it
+
+            paged = PagedArray(as_path("disk", disk), numbers, architecture.dtype)
+            self._bind(architecture, paged.array, paged)
+            return
         try:
             learned = np.empty(numbers, architecture.dtype)
         except (MemoryError, ValueError):  # ValueError: more than any machine could address
@@ -70,9 +111,9 @@ class MLP:
             raise RunError(f"this machine cannot give the memory of this network's parameters, {size}.") from None
         self._bind(architecture, learned)
 
-    def _bind(self, architecture: Architecture, learned: Array) -> None:
-        """Make everything that is a view of `learned`."""
-        self.architecture, self.learned = architecture, learned
+    def _bind(self, architecture: Architecture, learned: Array, paged: "PagedArray | None" = None) -> None:
+        """Make everything that is a view of `learned`. paged: what holds it, if it lives on the disk."""
+        self.architecture, self.learned, self.paged = architecture, learned, paged
         self.parameters: Array = learned[: architecture.parameters]
         self.running: Array = learned[architecture.parameters :]
         views, layers, running = LayerViews(architecture, self.parameters), architecture.each_layer, self.running
@@ -87,11 +128,13 @@ class MLP:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle needs: views are bound anew, or they would be arrays of their own."""
-        return {"architecture": self.architecture, "learned": self.learned}
+        whole = {"learned": self.learned} if self.paged is None else {"paged": self.paged}
+        return {"architecture": self.architecture, **whole}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Bind a copy."""
-        self._bind(state["architecture"], state["learned"])
+        paged = state.get("paged")
+        self._bind(state["architecture"], state["learned"] if paged is None else paged.array, paged)
 
     def predict(self, x: ArrayLike) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).

@@ -17,8 +17,8 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from lowmem.common.disk import pages
 from lowmem.common.disk.directions import Direction, Gate, Traffic, Transfer
+from lowmem.common.disk.forks import keep_from_children
 from lowmem.common.disk.spill_file import SpillFile
 from lowmem.common.files import reason
 from lowmem.errors import DiskError, InputError
@@ -36,8 +37,8 @@ from lowmem.units import format_bytes
 Range = tuple[int, int]
 """The number of the first item of a part of an array, and of the one behind the last."""
 
-COPIED_AT_ONCE = 4 << 20
-"""Bytes of an array that is copied which are in memory together."""
+PIECE = 1 << 20
+"""Bytes that are in memory together where an array is copied, saved or loaded: a multiple of every system's page."""
 
 
 class _Pending(NamedTuple):
@@ -76,10 +77,10 @@ class PagedArray:
         self._file, self._item, self._process = file, item, os.getpid()
         self._address = self.array.ctypes.data
         pages.expect_no_order(file.descriptor, self._address, size)
-        _keep_from_children(mapping, file, self._address)
-        self._changed, gate = threading.Condition(), Gate()
-        self._writer = Direction(self._changed, gate, "lowmem writes")
-        self._reader = Direction(self._changed, gate, "lowmem reads")
+        keep_from_children(mapping, file, self._address)
+        self._changed, self._gate = threading.Condition(), Gate()
+        self._writer = Direction(self._changed, self._gate, "lowmem writes")
+        self._reader = Direction(self._changed, self._gate, "lowmem reads")
         self._writes: list[_Pending] = []
         self._reads: list[_Pending] = []
         weakref.finalize(self, _close, self._writer, self._reader).atexit = False
@@ -132,6 +133,25 @@ class PagedArray:
             self._until_done([pending for pending in self._writes if pending.start < end and begin < pending.stop])
             self._tell_errors()
 
+    def bring(self, start: int, stop: int, *, to_change: bool = False) -> None:
+        """Bring items start..stop-1 into memory in this thread; the rest is as in `fetch`. Raises `DiskError`.
+
+        Other threads run meanwhile. Who orders transfers with a queue of his own uses this and `drop` alone.
+        """
+        self._check_owner()
+        begin, end = pages.all_pages(start, stop, self._item)
+        inside = self._bytes_inside(start, stop)
+        self.traffic.read += inside
+        self._now("reading from", Transfer(partial(_read, self._file, self.array, begin, end, to_change), inside))
+
+    def drop(self, start: int, stop: int, *, changed: bool = False) -> None:
+        """Let go of the memory of items start..stop-1 in this thread; else as `release` does. Raises `DiskError`."""
+        self._check_owner()
+        begin, end = pages.whole_pages(start, stop, self._item)
+        written = (end - begin) * changed
+        self.traffic.written += written
+        self._now("writing to", Transfer(partial(_let_go, self._file, self.array, begin, end, changed), written))
+
     def settle(self) -> None:
         """Wait until nothing is in flight. Raises `DiskError` as `wait` does."""
         self._check_owner()
@@ -139,7 +159,7 @@ class PagedArray:
             self._until_done([*self._reads, *self._writes])
             self._tell_errors()
 
-    def sweep(self, ranges: Iterable[Range], *, changed: bool = False, fetched: bool = True) -> Iterator[Range]:
+    def sweep(self, ranges: Iterable[Range], *, changed: bool = False, fetched: bool = True) -> Generator[Range]:
         """Yield ranges of items, each in memory: the next one is fetched meanwhile, and the last one let go.
 
         At most three ranges are in memory, of those that are next to each other.
@@ -174,20 +194,50 @@ class PagedArray:
             if fetched:
                 self.fetch(*part, to_change=to_change)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the array."""
+        return self.array.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return self.array.nbytes
+
+    def pieces(self, *, changed: bool = False, fetched: bool = True) -> Generator[NDArray[Any]]:
+        """Yield the array piece by piece, with three of them in memory at most; the rest is as in `sweep`."""
+        return self.part(0, len(self.array)).pieces(changed=changed, fetched=fetched)
+
+    def part(self, start: int, stop: int, shape: tuple[int, ...] | None = None) -> "Part":
+        """Return items start..stop-1 as an array of that shape which is looked at piece by piece."""
+        return Part(self, start, stop, (stop - start,) if shape is None else shape)
+
+    def cut(self, start: int, stop: int) -> Iterator[Range]:
+        """Yield the ranges of the pieces that items start..stop-1 are cut into, at borders of pages."""
+        each = PIECE // self._item
+        while start < stop:
+            end = min(start // each * each + each, stop)
+            yield start, end
+            start = end
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "PagedArray":
         """Return a copy in a file of its own. Raises `InputError` if the folder has no room for it."""
-        copy = PagedArray(self.folder, len(self.array), self.array.dtype)
-        step = COPIED_AT_ONCE // self._item
-        ranges = [(start, min(start + step, len(self.array))) for start in range(0, len(self.array), step)]
-        for (start, stop), _ in zip(self.sweep(ranges), copy.sweep(ranges, changed=True, fetched=False), strict=True):
-            copy.array[start:stop] = self.array[start:stop]
+        copy = PagedArray(self.folder, len(self.array), self.dtype)
+        for target, source in zip(copy.pieces(changed=True, fetched=False), self.pieces(), strict=True):
+            target[:] = source
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refuse to be pickled: a pickle would hold the whole array in memory."""
         raise InputError(
             f"an array of {format_bytes(self.array.nbytes)} that lives on the disk cannot be pickled, as all of it "
-            "would be in memory. Save the run (Trainer.save, lowmem.save_run) and load it where it is needed."
+            "would be in memory. Save the run with Trainer.save, or the network with lowmem.export_torch, and load "
+            "that file where it is needed."
         )
 
     def _bytes_inside(self, start: int, stop: int) -> int:
@@ -224,11 +274,20 @@ class PagedArray:
             first = first or next(((doing, error) for error in errors), None)
             some[:] = [one for one in some if not one.transfer.done]
         if first is not None:
-            doing, error = first
-            why = reason(error) if isinstance(error, OSError) else repr(error)
-            raise DiskError(
-                f"the disk failed at {doing} the file of {format_bytes(self._file.size)} in {self.folder!r}: {why}."
-            ) from error
+            raise self._failed(*first) from first[1]
+
+    def _now(self, doing: str, transfer: Transfer) -> None:
+        """Carry out a transfer in this thread."""
+        error = self._gate.pass_through(transfer)
+        if error is not None:
+            raise self._failed(doing, error) from error
+
+    def _failed(self, doing: str, error: Exception) -> DiskError:
+        """Return the error of a transfer that failed. doing: what, with its preposition."""
+        why = reason(error) if isinstance(error, OSError) else repr(error)
+        return DiskError(
+            f"the disk failed at {doing} the file of {format_bytes(self._file.size)} in {self.folder!r}: {why}."
+        )
 
     def _check_owner(self) -> None:
         """Refuse a forked process."""
@@ -237,6 +296,33 @@ class PagedArray:
                 f"an array that lives on the disk belongs to process {self._process}, which made it; process "
                 f"{os.getpid()} was forked from it. Make or load the network in the process that uses it."
             )
+
+
+class Part(NamedTuple):
+    """A part of an array on the disk, which is looked at piece by piece.
+
+    start, stop: its items. shape: of the whole part.
+    """
+
+    of: PagedArray
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every piece."""
+        return self.of.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole part."""
+        return (self.stop - self.start) * self.dtype.itemsize
+
+    def pieces(self, *, changed: bool = False, fetched: bool = True) -> Generator[NDArray[Any]]:
+        """Yield the pieces, flat, each valid until the next one; arguments and errors are those of `sweep`."""
+        for start, stop in self.of.sweep(self.of.cut(self.start, self.stop), changed=changed, fetched=fetched):
+            yield self.of.array[start:stop]
 
 
 def _read(file: SpillFile, array: NDArray[Any], begin: int, end: int, to_change: bool) -> None:
@@ -258,26 +344,3 @@ def _close(*directions: Direction) -> None:
     """Let the threads end."""
     for direction in directions:
         direction.close()
-
-
-_mappings: "weakref.WeakKeyDictionary[mmap.mmap, tuple[SpillFile, int]]" = weakref.WeakKeyDictionary()
-"""Of every array whose memory is still in use: its file, which stays open so long, and its address."""
-
-
-def _keep_from_children(mapping: mmap.mmap, file: SpillFile, address: int) -> None:
-    """Let forked processes see the array, and keep what they write to themselves."""
-    _mappings[mapping] = file, address
-    _watch_forks()
-
-
-@cache
-def _watch_forks() -> None:
-    """Be told of forks from now on."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_become_private)
-
-
-def _become_private() -> None:
-    """In a forked process: map all arrays anew."""
-    for file, address in list(_mappings.values()):
-        pages.make_private(file.descriptor, address, file.size)

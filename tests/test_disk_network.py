@@ -1,0 +1,127 @@
+"""A network whose parameters live on the disk: the same bits as in memory, and a few layers in memory at a time."""
+
+import copy
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowmem as lm
+from lowmem.errors import DiskError, InputError
+from tests.test_paged_array import PAGE, cached, in_child
+
+ARCHITECTURES = {
+    "plain": lm.Architecture((20, *[100] * 5, 3)),
+    "uneven": lm.Architecture((7, 300, 5, 128, 128, 2), "gelu", dtype="float64"),
+    "norms": lm.Architecture((20, *[100] * 6, 3), residual=True, norm="batch", dropout=0.1),
+    "learned": lm.Architecture((20, *[64] * 6, 3), "tanh", residual="learned", norm="layer"),
+}
+"""Kinds of layers, with running statistics too."""
+
+BIG = lm.Architecture((64, *[512] * 12, 10))
+"""A network of 11 MB, of which a layer has 1 MB."""
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> lm.Architecture:
+    return ARCHITECTURES[request.param]
+
+
+def pages_of(mlp: lm.MLP) -> int:
+    """Return how many pages of a network's file are in memory."""
+    assert mlp.paged is not None
+    return cached(mlp.paged)
+
+
+# Making one ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"initialiser": "orthogonal", "gain": 1.1}, {"initialiser": "fixup"}], ids=str
+)
+def test_it_begins_with_the_bits_of_a_network_in_memory(
+    architecture: lm.Architecture, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    one, other = lm.MLP(architecture, 3, **options), lm.MLP(architecture, 3, disk=tmp_path, **options)
+    np.testing.assert_array_equal(one.learned, other.learned)
+    np.testing.assert_array_equal(one.weights[1], other.weights[1])
+    assert one.paged is None
+    assert other.paged is not None
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_of_it_is_in_memory_once_it_is_made_but_for_pages_that_layers_share(
+    tmp_path: Path, architecture: lm.Architecture
+) -> None:
+    mlp = lm.MLP(BIG, disk=tmp_path)
+    assert pages_of(mlp) <= BIG.layers + 1
+    assert mlp.paged is not None
+    assert mlp.paged.traffic.written > mlp.learned.nbytes - (BIG.layers + 1) * PAGE
+    assert mlp.paged.traffic.read == 0  # what is overwritten is not read before
+
+
+def test_layers_are_in_memory_in_their_turn(tmp_path: Path, architecture: lm.Architecture) -> None:
+    mlp = lm.MLP(BIG, disk=tmp_path)
+    layer = -(-BIG.layer(2).size * BIG.item_bytes // PAGE) + 1
+    for number in mlp.in_turn():
+        assert pages_of(mlp) <= 3 * layer + BIG.layers
+        assert mlp.weights[number - 1].any()
+    assert pages_of(mlp) <= BIG.layers + 1
+    memory, disk = lm.MLP(architecture), lm.MLP(architecture, disk=tmp_path)
+    for number, _ in zip(memory.in_turn(changed=True), disk.in_turn(changed=True), strict=True):
+        for mine in (memory, disk):
+            for array in mine.arrays[number - 1].values():
+                array += number
+    np.testing.assert_array_equal(memory.learned, disk.learned)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "file"])
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="does not exist|is no folder"):
+        lm.MLP((4, 8, 3), disk=tmp_path / folder)
+    with pytest.raises(InputError, match="disk must be"):
+        lm.MLP((4, 8, 3), disk=5)  # type: ignore[arg-type]
+
+
+def test_a_network_that_the_disk_has_no_room_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"too full: .* are needed"):
+        lm.MLP((1 << 20, 1 << 20, 1 << 20), disk=tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_error_of_the_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setenv("LOWMEM_DISK_TEST", f"fail={number}")
+    with pytest.raises(DiskError, match="the disk failed at writing to the file of") as caught:
+        lm.MLP(BIG, disk=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# Copies -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_deep_copy_has_a_file_of_its_own_and_a_pickle_is_refused(tmp_path: Path) -> None:
+    mlp = lm.MLP(BIG, disk=tmp_path)
+    other = copy.deepcopy(mlp)
+    np.testing.assert_array_equal(other.learned, mlp.learned)
+    other.weights[3][:] = 0
+    assert mlp.weights[3].any()
+    assert not other.arrays[3]["weight"].any()
+    with pytest.raises(InputError, match="cannot be pickled"):
+        pickle.dumps(mlp)
+    assert copy.copy(mlp).paged is mlp.paged
+
+
+def test_a_forked_process_cannot_change_it(tmp_path: Path) -> None:
+    mlp, truth = lm.MLP(BIG, disk=tmp_path), lm.MLP(BIG)
+
+    def work() -> None:
+        mlp.learned[:] = 0
+        with pytest.raises(InputError, match="was forked from it"):
+            next(mlp.in_turn())
+
+    assert in_child(work) == 0
+    np.testing.assert_array_equal(mlp.learned, truth.learned)

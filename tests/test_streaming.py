@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.common.disk.paged_array import PagedArray
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model, randomised
@@ -24,12 +23,10 @@ def tier(folder: Path, rates: DiskRates = FAST, limit: int | None = None) -> Dis
 
 def on_disk(folder: Path, arch: lm.Architecture) -> lm.MLP:
     """Return a network like that of `randomised` whose parameters lie on a disk."""
-    mlp, source = lm.MLP.__new__(lm.MLP), randomised(arch)
-    mlp.paged = PagedArray(folder, len(source.learned), arch.dtype)
-    mlp._bind(arch, mlp.paged.array)
+    mlp, source = lm.MLP.empty(arch, disk=folder), randomised(arch)
+    assert mlp.paged is not None
     mlp.learned[:] = source.learned
-    mlp.paged.release(0, len(source.learned), changed=True)
-    mlp.paged.settle()
+    mlp.paged.drop(0, len(source.learned), changed=True)
     return mlp
 
 

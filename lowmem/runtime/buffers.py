@@ -1,15 +1,18 @@
 """Which arrays shaped like the parameters a plan calls for: gradients and the optimizer's. Decided here alone."""
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.disk.paged_array import PagedArray
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.views import LayerViews, SharedViews
 from lowmem.planning.plan import Plan
 from lowmem.schedule.lowering import TRAVELLING
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[np.floating]
 
@@ -51,6 +54,8 @@ class Buffers:
         own = sum(stop - first for first, stop in (self.shards.part(layer.size) for layer in architecture.each_layer))
         self.paged_states: tuple[PagedArray, ...] = ()
         if plan.streams[1]:
+            from lowmem.common.disk.paged_array import PagedArray  # with ctypes, for those who use it
+
             assert plan.disk is not None
             self.paged_states = tuple(PagedArray(plan.disk, own, dtype) for _ in range(states))
         arrays = (paged.array for paged in self.paged_states)

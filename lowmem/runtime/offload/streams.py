@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from lowmem.common.disk.directions import IDLE, Traffic
-from lowmem.common.disk.paged_array import PagedArray
-from lowmem.common.files import reason
 from lowmem.errors import DiskError
 from lowmem.planning.plan import Plan
 from lowmem.planning.streamed import part_bytes
 from lowmem.schedule.streaming import Move, Part
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +40,7 @@ class Streams:
     parameters: None where they stay in memory. moments: none where they do.
     """
 
-    def __init__(self, plan: Plan, parameters: PagedArray | None, moments: Sequence[PagedArray]) -> None:
+    def __init__(self, plan: Plan, parameters: "PagedArray | None", moments: "Sequence[PagedArray]") -> None:
         self._arrays: dict[Part, Sequence[PagedArray]] = {
             "w": () if parameters is None else (parameters,),
             "m": moments,
@@ -137,8 +139,7 @@ class Streams:
             return
         if isinstance(self._error, DiskError):
             raise self._error
-        why = reason(self._error) if isinstance(self._error, OSError) else repr(self._error)
-        raise DiskError(f"the disk failed: {why}.") from self._error
+        raise DiskError(f"the disk failed: {self._error!r}.") from self._error
 
     def _work(self) -> None:
         """Carry out moves until none has come for a moment."""
@@ -166,11 +167,9 @@ class Streams:
         try:
             for array in self._arrays[move.part]:
                 if drop:
-                    array.release(start, stop, changed=move.changed)
+                    array.drop(start, stop, changed=move.changed)
                 else:
-                    array.fetch(start, stop, to_change=move.part == "m")
-            for array in self._arrays[move.part]:
-                array.settle()
+                    array.bring(start, stop, to_change=move.part == "m")
         except Exception as error:  # whatever it is, the step must hear of it: nobody else does
             return error
         if drop:

@@ -54,10 +54,10 @@ class Buffers:
         own = sum(stop - first for first, stop in (self.shards.part(layer.size) for layer in architecture.each_layer))
         self.paged_states: tuple[PagedArray, ...] = ()
         if plan.streams[1]:
-            from lowmem.common.disk.paged_array import PagedArray  # with ctypes, for those who use it
+            from lowmem.common.disk import paged_array  # with ctypes, for those who use it
 
             assert plan.disk is not None
-            self.paged_states = tuple(PagedArray(plan.disk, own, dtype) for _ in range(states))
+            self.paged_states = tuple(paged_array.PagedArray(plan.disk, own, dtype) for _ in range(states))
         arrays = (paged.array for paged in self.paged_states)
         self.states: tuple[Array, ...] = tuple(arrays) or tuple(np.zeros(own, dtype) for _ in range(states))
         self.scratch: Array = np.zeros(plan.optimizer_scratch, dtype)

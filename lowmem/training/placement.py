@@ -37,6 +37,7 @@ def folder_for(
         return None
     if ram is not None:
         budget = max(read_ram(ram) - resident() - RESERVE, 1)
+    assert budget is not None
     if not isinstance(budget, str) or "%" not in budget:
         budget = max(int(OF_A_LIMIT * parse_bytes(budget)), 1)
     clips, twice = options.get("clip_norm") is not None, bool(options.get("clip_twice"))

@@ -246,7 +246,7 @@ class Trainer(RunState):
             if self._resumed is not None:
                 backprop = self._stepper.backprop
                 self._resumed.load_states(backprop.optimizer_state, state_layout(self.plan, backprop.buffers))
-                self._resumed.load_last(self.mlp.learned)
+                self._resumed.load_last(self.mlp.streamed(self.mlp.learned))
                 self._resumed = None
         return self._stepper
 
@@ -307,7 +307,7 @@ class Trainer(RunState):
                     data=self._data_marks,
                     notes=self.notes,
                     standardisation=self._standardisation,
-                    last=None if aside is None else aside.last.learned,
+                    last=None if aside is None else aside.last.streamed(aside.last.learned),
                 )
         self._note_save(path)
 

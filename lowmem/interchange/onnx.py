@@ -298,7 +298,7 @@ def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
         known = " and ".join(PROBABILITIES)
         raise InputError(f"probabilities go with {known}; this network's loss is {loss}. Leave out probabilities.")
     if not external and (mlp.paged is not None or mlp.parameters.nbytes > EMBEDDED_MOST):
-        raise InputError("a model holds no more than 2 GiB, and no network on the disk; leave out external=False.")
+        raise InputError("a model holds no network on the disk and no more than 2 GiB; leave out external=False.")
     if (layer := mlp.first_not_finite(running=True)) is not None:
         raise SaveError(f"{path} is not written: layer {layer} holds NaN or infinity.")
 

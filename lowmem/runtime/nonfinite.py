@@ -24,8 +24,9 @@ def overflowed(loss: float, where: str = "") -> NonFiniteError:
 
 def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:
     """Return at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
-    if (layer := mlp.first_not_finite()) is not None:
-        return Origin(layer, parameters=True)
+    for layer, block in enumerate(mlp.blocks, start=1):
+        if not finite(block):
+            return Origin(layer, parameters=True)
     rows, widths = min(ROWS, len(x)), mlp.architecture.widths
     runner, out = Forward(mlp, rows), np.empty((rows, widths[-1]), mlp.parameters.dtype)
     first = len(widths)

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from lowmem.common.checks import finite
 from lowmem.common.turns import Turn
 from lowmem.data.samples import Batch, Batches
 from lowmem.errors import DiskError, InputError, NonFiniteError, Origin, StepNumber
@@ -102,7 +103,7 @@ class Stepper:
             mlp = self.backprop.mlp
             origin = self._origin(batch)
             self.torn = False  # parameters are those before the step
-            if not self.skips or mlp.first_not_finite() is not None:
+            if not self.skips or not finite(mlp.parameters):
                 error.step, error.origin = StepNumber(at.steps + 1, at.epoch + 1, at.batch + 1), origin
                 raise
             at.skipped += 1

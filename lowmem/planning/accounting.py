@@ -16,6 +16,7 @@ from lowmem.planning.packing import Effort, Program, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
+from lowmem.planning.streamed import file_bytes, in_memory, move_count, moved_bytes, part_bytes, record_count
 from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
@@ -42,13 +43,17 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
-    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
     engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
     seconds = None
     if request.costs is not None:
         rates = AT_ONCE if disk is None else disk.rates
-        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates).seconds)
+        streamed = (
+            None if request.streaming is None else (request.streaming, part_bytes(architecture, request.optimizer))
+        )
+        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates, streamed).seconds)
     moved = request.passes * request.runs
+    parameters, moments = in_memory(request)
+    written, read = moved_bytes(request, schedule)
     return Plan(
         architecture=architecture,
         batch_size=request.batch_size,
@@ -59,9 +64,9 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         gradient_buffers=request.gradient_buffers,
         schedule=schedule,
         program=program,
-        parameter_bytes=architecture.parameters * item,
+        parameter_bytes=parameters,
         gradient_bytes=engine.gradients * item,
-        optimizer_bytes=(states + engine.optimizer_scratch) * item,
+        optimizer_bytes=moments + engine.optimizer_scratch * item,
         optimizer_scratch=engine.optimizer_scratch,
         arena_bytes=program.arena_bytes,
         batch_bytes=request.batch_buffers + engine.batch_bytes,
@@ -80,9 +85,10 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         ranks=request.ranks,
         received=request.received,
         disk=None if disk is None else disk.folder,
-        disk_bytes=program.disk_bytes,
-        disk_written=trace.written * moved,
-        disk_read=trace.read * moved,
+        disk_bytes=program.disk_bytes + file_bytes(request),
+        disk_written=trace.written * moved + written,
+        disk_read=trace.read * moved + read,
+        streaming=request.streaming,
     )
 
 
@@ -154,6 +160,7 @@ def object_counts(request: PlanRequest) -> dict[str, Any]:
         "passes": kinds * odd,
         "states": None if request.optimizer is None else OPTIMIZERS[request.optimizer].states,
         "shards": request.sharing,
+        "streaming": request.streaming,
     }
 
 
@@ -213,7 +220,9 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
         gradients=_gradients(request, largest * buffers.one_layer),
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
-        overhead_bytes=_overhead(request, program) + (native_memory.DISK_BYTES if program.disk_bytes else 0),
+        overhead_bytes=_overhead(request, program)
+        + (native_memory.DISK_BYTES if program.disk_bytes else 0)
+        + (native_memory.DISK_BYTES if request.streaming is not None else 0),
         statistics=_statistics(request, of_a_step),
     )
 
@@ -224,14 +233,17 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
     fused = lanes * native_memory.lane_gradient_numbers(architecture, lanes)
     if request.shards > 1:
         fused = max(layer.size for layer in set(architecture.each_layer))
+    streams = request.streaming is not None and request.streaming.parameters
+    layered = 2 * native_memory.layered_numbers(architecture, request.rows, lanes) if streams else 0
     return EngineMemory(
         gradients=_gradients(request, fused * buffers.one_layer),
         optimizer_scratch=0,
-        batch_bytes=native_memory.vector_numbers(architecture, lanes) * architecture.item_bytes,
+        batch_bytes=(native_memory.vector_numbers(architecture, lanes) + layered) * architecture.item_bytes,
         overhead_bytes=native_memory.program_bytes(
-            architecture.layers, len(program.steps), lanes, sharded=request.shards > 1
+            architecture.layers, record_count(request, program), lanes, sharded=request.shards > 1
         )
-        + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps)),
+        + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps))
+        + native_memory.stream_objects_bytes(move_count(request, program)),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
 

@@ -44,8 +44,8 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
 
     tried: the candidates of the request, and of the same with passes of fewer rows where these were weighed.
     """
-    request = tried[0].request
     nearest = min(tried, key=lambda candidates: candidates.taken(candidates.least))
+    request = replace(tried[0].request, streaming=nearest.request.streaming)
     least = nearest.least
     searched = request.strategy in ("auto", "optimal")
     needs = f"that this network needs at batch {request.batch_size}"

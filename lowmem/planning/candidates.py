@@ -13,6 +13,7 @@ from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.ladder import Ladder
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest
+from lowmem.planning.streamed import file_bytes
 from lowmem.schedule import Schedule
 from lowmem.schedule.disk.evenly import evenly
 from lowmem.schedule.disk.planner import DiskPlanner
@@ -170,8 +171,9 @@ class Candidates:
         if disk is None or request.strategy != "auto":
             return
         chain, room = request.timed_chain, self._room
+        limit = None if disk.limit is None else disk.limit - file_bytes(request)
         if not tables:
-            schedule = evenly(chain, room, disk.rates, disk.limit, self._taken_by)
+            schedule = evenly(chain, room, disk.rates, limit, self._taken_by)
             if schedule is not None:
                 yield plan_of(request, schedule, relays=True)
             return
@@ -180,7 +182,7 @@ class Candidates:
             table = Planner(chain, room - reserve, request.table_bytes).table
         except BudgetError:  # what transfers need beside the schedule leaves too little
             return
-        found = DiskPlanner(chain, table, room, disk.rates, disk.limit, reserve).best(self._taken_by)
+        found = DiskPlanner(chain, table, room, disk.rates, limit, reserve).best(self._taken_by)
         if found is not None:
             bound = whole_batch(request, found.lower_bound)
             self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)

@@ -20,9 +20,14 @@ from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
+from lowmem.planning.streamed import variants
 from lowmem.schedule import Planner, Schedule
 
 __all__ = ["STRATEGIES", "Named", "optimizer_name", "plan", "plan_for"]
+
+
+NEARLY = 1.02
+"""Ratio of a plan's cost to the least cost up to which no others are made that stream parameters or moments."""
 
 
 class Named(Protocol):
@@ -85,10 +90,12 @@ def plan(
     rehearse: run each step twice, first without any update, which clipping by norm can use instead of `gather`: twice
         the compute, and one layer's gradient at a time.
     disk: a folder on a disk. Where the budget is less than what storing everything needs, states may go to a file
-        there in each pass and come back from it, if that is quicker than making them again. How fast the disk and the
-        machine are is measured at the first use, in a few seconds, and remembered. It goes with the strategy "auto",
-        or with a schedule of your own. Left out, nothing is written.
-    disk_limit: the bytes that this file may take. Left out, as many as are free.
+        there in each pass and come back from it, if that is quicker than making them again. The optimizer's arrays may
+        lie there too, and the parameters of a network made with `lowmem.MLP(arch, disk=)`: each layer's are then
+        fetched for its use and let go of behind it. For an architecture, parameters are streamed only if nothing else
+        fits. How fast the disk and the machine are is measured at the first use, in a few seconds, and remembered. It
+        goes with the strategy "auto", or, for states, with a schedule of your own. Left out, nothing is written.
+    disk_limit: the bytes that the files may take. Left out, as many as are free.
     shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
         Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who
         computes which shard. A shard runs on one thread unless `threads` says more.
@@ -163,6 +170,7 @@ def request_of(
     """Return the request that the arguments of `plan` stand for. Raises `InputError` for what makes no sense."""
     chosen: dict[str, Any] = {"costs": None, "engine": None, "micro_batch": None, **options}
     name, network = optimizer_name(optimizer), architecture_of(architecture)
+    on_disk = None if architecture is network else getattr(architecture, "paged", None) is not None
     tier = disk_tier(chosen.pop("disk", None), chosen.pop("disk_limit", None))
     gather, rehearse = (truth(mode, chosen.pop(mode, False)) for mode in ("gather", "rehearse"))
     update = update_mode(name, gather=gather, rehearse=rehearse)
@@ -173,6 +181,7 @@ def request_of(
         optimizer=name,
         own_rule=own_rule(optimizer),
         update=update,
+        on_disk=on_disk,
         **with_costs(chosen, tier, network, name, batch_size),
     )
 
@@ -208,10 +217,16 @@ def plan_for(request: PlanRequest) -> Plan:
     best: Plan | None = None
     tried: list[Candidates] = []
     bound = inf  # of all passes that were weighed
-    for variant in request.weighed():
+    for variant in variants(request):
         least = least_cost(variant)
         if best is not None and least >= best.cost:
             continue  # no plan in passes of so many rows can win; in passes of fewer rows one may
+        if best is not None and variant.streaming is not None:
+            if variant.streaming.parameters and variant.on_disk is None:
+                continue  # the network may well be in memory
+            if best.cost <= NEARLY * least:
+                bound = min(bound, least)
+                continue
         candidates = Candidates(variant, limit)
         tried.append(candidates)
         for candidate in candidates:

@@ -10,6 +10,7 @@ from lowmem.network.architecture import AnyNetwork, Architecture, architecture_o
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import Named, PlanOptions, plan, request_of
 from lowmem.planning.request import Limit
+from lowmem.planning.streamed import variants
 from lowmem.units import parse_bytes
 
 REGULAR = 256
@@ -39,7 +40,7 @@ def minimum_budget(
     True
     """
     request = request_of(architecture, batch_size, None, optimizer, **options)
-    return min(Candidates(variant, None).least.peak_bytes for variant in request.weighed())
+    return min(Candidates(variant, None).least.peak_bytes for variant in variants(request))
 
 
 def largest_batch(
@@ -147,7 +148,7 @@ def _fits(
 ) -> bool:
     """Say whether there is a plan for a batch within a limit."""
     request = request_of(architecture, batch, limit, optimizer, **options)
-    return any(Candidates(variant, Limit(limit)).plannable() for variant in request.weighed())
+    return any(Candidates(variant, Limit(limit)).plannable() for variant in variants(request))
 
 
 def _bytes_of(budget: int | str, what: str) -> int:

@@ -1,7 +1,7 @@
 """The plan of a training step: where every byte goes, what it costs, and how it is done. Pure data, no NumPy."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ from lowmem.network.tiles import ALIGNMENT
 from lowmem.planning.packing import Program
 from lowmem.planning.request import GradientBuffers, UpdateMode
 from lowmem.schedule import Schedule
+from lowmem.schedule.streaming import Streaming
 from lowmem.units import format_bytes, format_count, format_seconds
 
 T = TypeVar("T", covariant=True)
@@ -100,7 +101,10 @@ class Plan:
     threads: the most threads that a step may use, as asked for; None leaves it to the machine.
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
     disk: the folder of the file that states are written to in each pass and read back from, None without a disk.
-    disk_bytes: of that file; 0 if nothing is written. disk_written, disk_read: bytes moved in one step.
+    disk_bytes: of that file, and of those with what is streamed; 0 if nothing is written. disk_written, disk_read:
+        bytes moved in one step.
+    streaming: which of parameters and optimizer's arrays lie on the disk, each layer's fetched for its use and let go
+        of behind it; None where all are in memory.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
     budget: what was asked for, in bytes, if anything.
     shards: a batch is cut in that many shards, whose gradients are added up along a tree.
@@ -144,6 +148,7 @@ class Plan:
     shard_slots: int = 0
     ranks: int = 1
     received: int = 0
+    streaming: Streaming | None = None
 
     @property
     def micro_batches(self) -> int:
@@ -179,6 +184,11 @@ class Plan:
     def disk_traffic(self) -> int:
         """Bytes that one step writes to the disk and reads back, added up."""
         return self.disk_written + self.disk_read
+
+    @property
+    def streams(self) -> tuple[bool, bool]:
+        """Whether parameters are streamed, and whether the optimizer's arrays are."""
+        return (False, False) if self.streaming is None else (self.streaming.parameters, self.streaming.moments)
 
     @property
     def alignment(self) -> int:
@@ -240,6 +250,7 @@ class Plan:
             "disk_bytes": self.disk_bytes,
             "disk_written": self.disk_written,
             "disk_read": self.disk_read,
+            "streamed": None if self.streaming is None else asdict(self.streaming),
             "lower_bound": self.lower_bound,
             "gap": self.gap,
         }
@@ -248,7 +259,7 @@ class Plan:
         """Return where every byte goes as a table."""
         arena = f"{self.arena_bytes / self.store_all_bytes:.1%} of {format_bytes(self.store_all_bytes)}"
         hints = Account(
-            parameters=f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}",
+            parameters=self._parameters_hint(),
             gradients=self._gradients_hint(),
             optimizer=self._optimizer_hint(),
             arena=f"{arena} for storing everything",
@@ -264,7 +275,7 @@ class Plan:
         rows.append(["peak, promised", format_bytes(self.peak_bytes), total])
         if self.disk_bytes:
             moved = f"{format_bytes(self.disk_written)} written and {format_bytes(self.disk_read)} read a step"
-            rows.append(["on the disk", format_bytes(self.disk_bytes), f"states, in {self.disk}: {moved}"])
+            rows.append(["on the disk", format_bytes(self.disk_bytes), f"{self._on_disk()}, in {self.disk}: {moved}"])
         passes = f" in {self.micro_batches} passes of {self.micro_batch}" if self.micro_batches > self.shards else ""
         if self.shards > 1:
             passes = f" in {self.shards} shards of {self.sharing.most_rows(self.batch_size)}{passes}"
@@ -282,9 +293,22 @@ class Plan:
         )
         return Table(f"{self.architecture}\nbatch {self.batch_size}{passes}", ["where", "bytes", "what"], rows, note)
 
+    def _on_disk(self) -> str:
+        """Say what lies on the disk."""
+        parameters, moments = self.streams
+        there = (self.program.disk_bytes, "states"), (parameters, "parameters"), (moments, "moments")
+        names = [name for is_there, name in there if is_there]
+        return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+    def _parameters_hint(self) -> str:
+        whole = f"{self.architecture.parameters:,} numbers, {self.architecture.dtype}"
+        return f"of {whole}: those of the layers at hand" if self.streams[0] else whole
+
     def _optimizer_hint(self) -> str:
         if self.optimizer is None:
             return "none: the caller takes the gradients"
+        if self.streams[1]:
+            return f"{self.optimizer}: arrays of the layers at hand"
         return self.optimizer if self.ranks == 1 else f"{self.optimizer}, of the parts that a rank updates"
 
     def _gradients_hint(self) -> str:

@@ -20,6 +20,7 @@ from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.network_chain import network_chain, timed_chain
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate
+from lowmem.schedule.streaming import Streaming
 from lowmem.units import format_bytes
 
 STRATEGIES = ("auto", *PLANNERS)
@@ -28,17 +29,8 @@ STRATEGIES = ("auto", *PLANNERS)
 OPTION_OF = {"segments": "segments", "slots": "revolve"}
 """Options of planners, with the strategy that each goes with."""
 
-LEAST = {
-    "batch_size": 1,
-    "micro_batch": 1,
-    "segments": 1,
-    "slots": 0,
-    "threads": 1,
-    "table_bytes": 0,
-    "batch_buffers": 0,
-    "shards": 1,
-    "ranks": 1,
-}
+LEAST = {name: 1 for name in ("batch_size", "micro_batch", "segments", "threads", "shards", "ranks")}
+LEAST |= {name: 0 for name in ("slots", "table_bytes", "batch_buffers")}
 """The least that each number of a request may be."""
 
 MOST_BYTES = 1 << 50
@@ -106,6 +98,8 @@ class PlanRequest:
     optimizer: its name. own_rule: its class, where that has a rule which only the NumPy engine calls. update: how a
     step updates. budget: as it was given. micro_batch: as it was given; `rows` is what a pass has. engine: as it was
     given, None to choose; it is a name once the request is made. disk: what states may go to, which needs `costs`.
+    on_disk: whether the network's parameters lie on a disk; None for an architecture, of which nobody knows.
+    streaming: which of parameters and moments are streamed, None where all of them stay in memory.
 
     Raises `InputError` for numbers and combinations that make no sense.
     """
@@ -129,6 +123,8 @@ class PlanRequest:
     disk: DiskTier | None = None
     shards: int = 1
     ranks: int = 1
+    on_disk: bool | None = False
+    streaming: Streaming | None = None
 
     def __post_init__(self) -> None:
         """Make all numbers plain ints, and refuse what makes no sense."""

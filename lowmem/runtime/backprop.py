@@ -161,10 +161,7 @@ class Backprop:
 
     def _moved(self) -> int:
         """Return the bytes that all steps have written to a disk and read back."""
-        if self.engine.disk is None:
-            return 0
-        traffic = self.engine.disk.store.traffic
-        return traffic.written + traffic.read
+        return 0 if self.engine.disk is None else self.engine.disk.moved
 
     def claim(self) -> None:
         """Take the optimizer for this object. Raises `InputError` if it belongs to another one that is still there."""
@@ -208,11 +205,16 @@ class Backprop:
         return self.engine.arena
 
     def account(self) -> Account[int | None]:
-        """Return the bytes of the arrays that were allocated; the overhead of Python's objects is not known."""
+        """Return the bytes of the arrays that were allocated; the overhead of Python's objects is not known.
+
+        Of what is streamed, the most bytes that were in memory at a time count.
+        """
+        streams = None if self.engine.disk is None else self.engine.disk.streams
+        parameters, moments = self.plan.streams
         return Account(
-            parameters=self.mlp.parameters.nbytes,
+            parameters=streams.resident("w") if streams is not None and parameters else self.mlp.parameters.nbytes,
             gradients=self.buffers.gradient_bytes,
-            optimizer=self.buffers.optimizer_bytes,
+            optimizer=self.buffers.optimizer_bytes + (streams.resident("m") if streams and moments else 0),
             arena=self.arena.buffer.nbytes,
             batch=self.engine.batch_bytes,
             overhead=None,
@@ -295,6 +297,11 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
     instance("plan", plan, Plan, "a plan, such as lowmem.plan(architecture, batch_size) returns")
     if mlp.architecture != plan.architecture:
         raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
+    if plan.streams[0] and mlp.paged is None:
+        raise InputError(
+            "the plan streams the network's parameters from a disk, and this network has them in memory. Make it with "
+            f"lowmem.MLP(architecture, disk={plan.disk!r})."
+        )
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise InputError(
             f"{shown(optimizer)} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."

@@ -1,6 +1,7 @@
 """Which arrays shaped like the parameters a plan calls for: gradients and the optimizer's. Decided here alone."""
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.views import LayerViews, SharedViews
 from lowmem.planning.plan import Plan
 from lowmem.schedule.lowering import TRAVELLING
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[np.floating]
 
@@ -27,6 +31,7 @@ class Buffers:
     of_all: gradients of all layers, flat, or None. of_one: a buffer that layers use in turn, flat, or None.
     slots: with shards, sums of all layers on the way to the whole, of which the first is `of_all`.
     states: the optimizer's arrays, those of a rank's parts. scratch: the numbers that an update works in.
+    paged_states: the optimizer's arrays where they lie on a disk; `states` are then views of them.
     received: what other ranks send. shards: of a batch, as this rank sees them.
 
     rank: the number of this process among those that share a batch.
@@ -47,7 +52,14 @@ class Buffers:
         self.of_one: Array | None = np.zeros(rest, dtype) if wanted.one_layer else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
         own = sum(stop - first for first, stop in (self.shards.part(layer.size) for layer in architecture.each_layer))
-        self.states: tuple[Array, ...] = tuple(np.zeros(own, dtype) for _ in range(states))
+        self.paged_states: tuple[PagedArray, ...] = ()
+        if plan.streams[1]:
+            from lowmem.common.disk import paged_array  # with ctypes, for those who use it
+
+            assert plan.disk is not None
+            self.paged_states = tuple(paged_array.PagedArray(plan.disk, own, dtype) for _ in range(states))
+        arrays = (paged.array for paged in self.paged_states)
+        self.states: tuple[Array, ...] = tuple(arrays) or tuple(np.zeros(own, dtype) for _ in range(states))
         self.scratch: Array = np.zeros(plan.optimizer_scratch, dtype)
 
     @cached_property
@@ -81,5 +93,6 @@ class Buffers:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Bytes of the optimizer's arrays and of what an update works in."""
-        return sum(array.nbytes for array in (*self.states, self.scratch))
+        """Bytes of the optimizer's arrays that are in memory, and of what an update works in."""
+        in_memory = () if self.paged_states else self.states
+        return sum(array.nbytes for array in (*in_memory, self.scratch))

@@ -14,7 +14,8 @@ from lowmem.common.checks import instance
 from lowmem.errors import InputError, ScheduleError
 from lowmem.schedule.disk.transfers import AT_ONCE, DiskRates, Transfers
 from lowmem.schedule.effects import Effects, effects
-from lowmem.schedule.ops import Schedule
+from lowmem.schedule.ops import Op, Schedule
+from lowmem.schedule.streaming import Move, PartBytes, Streaming, moves, runs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,17 @@ class Trace:
         return self.cost
 
 
-def simulate(chain: Chain, schedule: Schedule, rates: DiskRates = AT_ONCE) -> Trace:
+def simulate(
+    chain: Chain,
+    schedule: Schedule,
+    rates: DiskRates = AT_ONCE,
+    streamed: tuple[Streaming, PartBytes] | None = None,
+) -> Trace:
     """Check that `schedule` reverses `chain` and say what it takes.
 
     rates: of the disk, if any states go there; without them transfers take no time.
+    streamed: which parameters and moments are streamed, and their bytes: `seconds` then has those transfers too. The
+        bytes of the trace are those of states alone.
 
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
     with what was left undone.
@@ -79,7 +87,8 @@ def simulate(chain: Chain, schedule: Schedule, rates: DiskRates = AT_ONCE) -> Tr
     lives: list[Life] = []
     held, peak, peak_at, forward_runs = chain.source_bytes, 0, 0, 0
     cost: float = 0
-    disk: _Disk | None = None  # there from the first transfer on
+    # There from the first transfer on.
+    disk: _Disk | None = None if streamed is None else _StreamedDisk(chain, rates, schedule, *streamed)
     for index, op in enumerate(schedule.ops):
         try:
             effect = effects(chain, op)
@@ -93,7 +102,7 @@ def simulate(chain: Chain, schedule: Schedule, rates: DiskRates = AT_ONCE) -> Tr
         if effect.phase == "disk" and disk is None:
             disk = _Disk(chain, rates, cost)
         if disk is not None:
-            disk.follow(effect)
+            disk.follow(op, effect)
         for value in effect.ends:
             start, size = live.pop(value)
             lives.append((value.kind, value.layer, start, index, size))
@@ -124,12 +133,12 @@ class _Disk:
         self.transfers.now = now
         self.held = self.most = self.written = self.read = 0
 
-    def follow(self, effect: Effects) -> None:
+    def follow(self, op: Op, effect: Effects) -> None:
         """Take note of an op: it waits for transfers, runs, or begins one."""
         for value in effect.needs:
             if value.kind in ("x", "s"):
                 self.transfers.wait(value.layer, written=value in effect.ends, read=True)
-        self.transfers.run(effect.cost)
+        self._run(op, effect)
         for kind, layer in effect.makes:
             if kind == "d":
                 size = self._chain.state_bytes(layer)
@@ -141,6 +150,45 @@ class _Disk:
                 size = self._chain.state_bytes(layer)
                 self.transfers.read(layer, size)
                 self.read, self.held = self.read + size, self.held - size
+
+    def _run(self, op: Op, effect: Effects) -> None:
+        """Let the time of an op pass."""
+        self.transfers.run(effect.cost)
+
+
+class _StreamedDisk(_Disk):
+    """The disk of a simulation in which parts of layers are streamed too."""
+
+    def __init__(
+        self, chain: Chain, rates: DiskRates, schedule: Schedule, streaming: Streaming, sizes: PartBytes
+    ) -> None:
+        super().__init__(chain, rates, 0.0)
+        self._sizes, self._moves = sizes, iter(moves(schedule.ops, streaming))
+        self._coming: dict[tuple[str, int], int] = {}
+
+    def _run(self, op: Op, effect: Effects) -> None:
+        """Let the time of an op pass, layer by layer, and what its layers wait for."""
+        runs = [*runs_of(op)]
+        if not runs:
+            self.transfers.run(effect.cost)
+        for layer, _ in runs:
+            around = next(self._moves)
+            for move in around.before:
+                self._follow_move(move)
+            alone = self._chain.forward_cost(layer, layer) if len(runs) > 1 else effect.cost
+            self.transfers.run(alone)
+            for move in around.behind:
+                self._follow_move(move)
+
+    def _follow_move(self, move: Move) -> None:
+        """Begin a transfer, or wait for one."""
+        part = move.part, move.layer
+        if move.kind == "arrive":
+            self.transfers.arrive(self._coming.pop(part))
+        elif move.kind == "fetch":
+            self._coming[part] = self.transfers.stream(self._sizes.moved(move), written=False)
+        elif move.changed:
+            self.transfers.stream(self._sizes.moved(move), written=True)
 
 
 def _check(effect: Effects, live: Container[Value], lowest: Mapping[str, int]) -> None:

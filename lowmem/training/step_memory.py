@@ -176,13 +176,13 @@ class StepMemory:
         options: dict[str, Any] = self._options | {"batch_buffers": buffers, "odd_batches": odd}
         options["gather"] = self._clip_norm is not None and not self._clip_twice
         options["rehearse"] = self._clip_twice
-        architecture, rows = self._mlp.architecture, self._batch_size
+        rows = self._batch_size
         if self._cap is None:
-            return plan(architecture, rows, self._budget, self._optimizer, **options)
-        held = self.plan.peak_bytes if self._allocated else self._mlp.learned.nbytes
+            return plan(self._mlp, rows, self._budget, self._optimizer, **options)
+        held = self._held()
 
         def make(room: int, tables: int) -> Plan:
-            return plan(architecture, rows, room, self._optimizer, **options | {"table_bytes": tables})
+            return plan(self._mlp, rows, room, self._optimizer, **options | {"table_bytes": tables})
 
         known, counted = buffers > 0, len(self.plan.schedule) if buffers else 0
 
@@ -193,6 +193,13 @@ class StepMemory:
 
         planned, self.process_promise = plan_within(self._cap, held, make, more)
         return planned
+
+    def _held(self) -> int:
+        """Return the bytes of what a plan counts that the process holds already."""
+        if not self._allocated:
+            return 0 if self._mlp.paged is not None else int(self._mlp.learned.nbytes)
+        account, (parameters, moments) = self.plan.account(), self.plan.streams
+        return account.total - account.parameters * parameters - account.optimizer * moments  # between two steps
 
     def _expected_buffers(self) -> int:
         """Return the bytes that the buffers of data may take which are not known yet: those of a stream of float64."""

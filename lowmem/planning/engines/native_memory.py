@@ -28,6 +28,9 @@ BOUND = 8
 """Bytes of a layer's place in the sequences of views, which are made when they are asked for."""
 
 
+EVALUATION_ROWS = 256
+"""Rows that evaluation carries through a layer whose parameters are streamed, if tiles are not larger."""
+
 DISK_CALL_BYTES, DISK_BYTES = 240, 24_000
 """Bytes of a bound call that begins a transfer or waits for one, and of the store with its threads."""
 
@@ -95,6 +98,20 @@ def program_bytes(layers: int, ops: int, lanes: int, *, sharded: bool = False) -
     """
     size = OBJECT_BYTES + layers * (LAYER_BYTES + BOUND) + ops * OP_BYTES + lanes * PER_LANE_BYTES
     return size + sharded * layers * CUT_BYTES
+
+
+def stream_objects_bytes(moves: int) -> int:
+    """Return the bytes of Python's objects for so many moves of parameters and moments in a pass."""
+    return DISK_BYTES + moves * DISK_CALL_BYTES if moves else 0
+
+
+def layered_numbers(architecture: Architecture, rows: int, lanes: int) -> int:
+    """Return the numbers of a state of the rows that evaluation carries together where parameters are streamed.
+
+    It carries them through one layer after the other, in whole tiles, from one such state to another. rows: of a pass.
+    """
+    tile = max(evaluation_tile(architecture, rows, lanes), 1)
+    return max(EVALUATION_ROWS // tile, 1) * tile * max(architecture.widths[1:])
 
 
 def disk_objects_bytes(transfers: int) -> int:

@@ -13,6 +13,7 @@ from lowmem.network.tiles import matrices_bytes, tile_count, whole_bytes
 from lowmem.planning.packing import Program, Step
 from lowmem.schedule.effects import state_of
 from lowmem.schedule.ops import AllReduce, Backward, Forward, Free, Load, Loss, Record, Store, Update
+from lowmem.schedule.streaming import Move, Streaming, moves
 
 Work: TypeAlias = Literal["forward", "recomputation", "loss", "backward", "sum of gradients", "update"]
 """Phases of a step that compute. A layer's first forward in a pass is "forward", any later one "recomputation"."""
@@ -22,7 +23,7 @@ PHASES: tuple[str, ...] = get_args(Work)
 Phase: TypeAlias = Work | Literal["disk"]
 """Phases of a step; "disk" is what it takes to begin transfers, and to wait for them."""
 
-DiskKind: TypeAlias = Literal["store", "load", "wait"]
+DiskKind: TypeAlias = Literal["store", "load", "wait", "move"]
 
 Kind: TypeAlias = Literal["forward", "sweep", "loss", "sum", "exchange", "update"] | DiskKind | Reversed
 """What a call does.
@@ -31,6 +32,7 @@ forward: carries a layer from one place to another. sweep: carries a state throu
 loss: turns outputs into δ^(L). sum: adds a gradient to those of earlier passes. exchange: sends it to other ranks.
 update: updates a layer's parameters.
 store, load: begins to move a state to or from the disk. wait: waits for a state that is on its way.
+move: fetches a layer's parameters or moments, waits for them, or lets go of them.
 The others are the calls of a layer's backward, see `Layer.reversal`.
 """
 
@@ -45,6 +47,7 @@ class Item(NamedTuple):
         the state.
     step: the step of the program that it belongs to.
     last: of a sweep the last layer; of a wait 1 if the state must be written too.
+    move: of a move, what is moved.
     """
 
     kind: Kind
@@ -52,19 +55,29 @@ class Item(NamedTuple):
     layer: int
     step: Step
     last: int = 0
+    move: Move | None = None
 
 
-def outline(architecture: Architecture, program: Program, *, first: bool, last: bool) -> Iterator[Item]:
+def outline(
+    architecture: Architecture, program: Program, *, first: bool, last: bool, streaming: Streaming | None = None
+) -> Iterator[Item]:
     """Yield the calls of one pass over the rows of a batch.
 
     first, last: whether this is the first or the last pass of a batch. Gradients are summed up from the second pass
-    on, and parameters are updated in the last one.
+    on, and parameters are updated in the last one. streaming: of parameters and moments, which cuts sweeps by layers.
     """
     reached = 0  # layers 1..reached have run in this pass
-    disk = DiskCalls()
+    disk, moved = DiskCalls(), StreamCalls(program, streaming)
     for step in program.steps:
         yield from disk.of(step)
         match step.op:
+            case Forward(start, stop) if streaming is not None:
+                for layer in range(start, stop + 1):
+                    kind: Kind = "sweep" if layer > start else "forward"
+                    phase: Phase = "forward" if layer > reached else "recomputation"
+                    one = Item(kind, phase, layer, step, layer * (layer > start))
+                    yield from moved.around(step, one)
+                reached = max(reached, stop)
             case Forward(start, stop):
                 yield Item("forward", "recomputation" if start <= reached else "forward", start, step)
                 again = min(reached, stop)
@@ -77,21 +90,37 @@ def outline(architecture: Architecture, program: Program, *, first: bool, last: 
             case Loss():
                 yield Item("loss", "loss", 0, step)
             case Backward(layer):
-                for kind in architecture.layer(layer).reversal:
-                    yield Item(kind, "backward", layer, step)
+                calls = [Item(kind, "backward", layer, step) for kind in architecture.layer(layer).reversal]
                 if not first:
-                    yield Item("sum", "sum of gradients", layer, step)
+                    calls.append(Item("sum", "sum of gradients", layer, step))
+                yield from moved.around(step, *calls)
             case AllReduce(layer):
                 yield Item("exchange", "sum of gradients", layer, step)
             case Update(layer):
-                if last:
-                    yield Item("update", "update", layer, step)
+                yield from moved.around(step, *([Item("update", "update", layer, step)] if last else ()))
             case (
                 Free() | Record() | Store() | Load()
             ):  # nothing more is called; networks have no tapes, and the simulator refuses Record
                 pass
             case unknown:
                 assert_never(unknown)
+
+
+class StreamCalls:
+    """What is moved of parameters and moments around the runs of layers, one after the other."""
+
+    def __init__(self, program: Program, streaming: Streaming | None) -> None:
+        self._moves = None if streaming is None else iter(moves([step.op for step in program.steps], streaming))
+
+    def around(self, step: Step, *calls: Item) -> Iterator[Item]:
+        """Yield the calls of the next run of a layer, a part of a step, with the moves before and behind them."""
+        if self._moves is None:
+            yield from calls
+            return
+        before, behind = next(self._moves)
+        yield from (Item("move", "disk", move.layer, step, move=move) for move in before)
+        yield from calls
+        yield from (Item("move", "disk", move.layer, step, move=move) for move in behind)
 
 
 class DiskCalls:

@@ -16,6 +16,7 @@ from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
 from lowmem.planning.engines.outline import Place, outline, reversal_places
 from lowmem.planning.packing import Program, Step
+from lowmem.schedule.streaming import Streaming
 
 WHOLE = Shards()
 """A batch in one shard."""
@@ -55,6 +56,7 @@ def counts(
     passes: int,
     states: int | None,
     shards: Shards = WHOLE,
+    streaming: Streaming | None = None,
 ) -> dict[str, int]:
     """Count the objects of a program by kind.
 
@@ -63,6 +65,7 @@ def counts(
     passes: kinds of passes; the other calls are made for each.
     states: arrays of the optimizer, None without one.
     shards: of a batch, whose parts of the parameters are updated one by one.
+    streaming: of parameters and moments.
     """
     workspace = cache(_workspace)
     places = _Places(rows, architecture.item_bytes)
@@ -70,7 +73,7 @@ def counts(
     in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
     kinds = dict.fromkeys(("sweeps", "calls", "reversals"), 0)
     reversed_by: Step | None = None
-    for item in outline(architecture, program, first=False, last=True):
+    for item in outline(architecture, program, first=False, last=True, streaming=streaming):
         step = item.step
         match item.kind:
             case "forward":
@@ -91,7 +94,7 @@ def counts(
                     where = reversal_places(architecture.layer(item.layer), step, rows)
                     places.matrices |= {where.delta, where.state, *where.whole}
                     places.workspaces.add(where.scratch)
-            case "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait":
+            case "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait" | "move":
                 kinds["calls"] += 1
     for (place, scratch), marks in in_place.items():
         for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:

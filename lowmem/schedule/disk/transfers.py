@@ -1,7 +1,9 @@
 """The disk beside the ops: transfers that are in flight, and when each of them ends.
 
-A disk has two queues, one for what is written and one for what is read. Each carries out its transfers one after the
+States have two queues, one for what is written and one for what is read. Each carries out its transfers one after the
 other; the two run at the same time, and slow each other down by what was measured. A state is read once it is written.
+Parameters and the optimizer's arrays have a third queue, for both directions; what goes the same way as a transfer of
+another queue shares the rate with it.
 """
 
 from bisect import bisect_right
@@ -48,12 +50,14 @@ AT_ONCE = DiskRates((1,), (inf,), (inf,))
 
 
 class Transfers:
-    """Two queues of transfers and the time that it is, in seconds since the pass began."""
+    """The queues of transfers and the time that it is, in seconds since the pass began."""
 
     def __init__(self, rates: DiskRates) -> None:
         self._rates = rates
         self._writes: deque[list[float]] = deque()  # [layer, seconds left], in order
         self._reads: deque[list[float]] = deque()
+        self._stream: deque[list[float]] = deque()  # [number, seconds left, 1 if it is written], in order
+        self._begun = 0
         self.now = 0.0
         self.busy = 0.0
         """Seconds in which a transfer was in flight."""
@@ -66,10 +70,22 @@ class Transfers:
         """Begin to read a state, once it is written."""
         self._reads.append([layer, self._rates.read_seconds(size)])
 
+    def stream(self, size: int, *, written: bool) -> int:
+        """Begin to write or to fetch a part of a layer, behind all that were begun before. Returns its number."""
+        seconds = self._rates.write_seconds(size) if written else self._rates.read_seconds(size)
+        self._begun += 1
+        self._stream.append([self._begun, seconds, written])
+        return self._begun
+
+    def arrive(self, number: int) -> None:
+        """Let time pass until the transfer of a part has ended."""
+        while self._stream and self._stream[0][0] <= number:
+            self._progress(inf)
+
     def run(self, seconds: float) -> None:
         """Let an op run for so long, beside which transfers go on."""
         until = self.now + seconds
-        while self.now < until and (self._writes or self._reads):
+        while self.now < until and (self._writes or self._reads or self._stream):
             self._progress(until)
         self.now = until
 
@@ -80,7 +96,7 @@ class Transfers:
 
     def finish(self) -> None:
         """Let time pass until no transfer is in flight."""
-        while self._writes or self._reads:
+        while self._writes or self._reads or self._stream:
             self._progress(inf)
 
     def _has(self, queue: deque[list[float]], layer: int) -> bool:
@@ -92,13 +108,20 @@ class Transfers:
         read = self._reads[0] if self._reads else None
         if read is not None and self._has(self._writes, int(read[0])):
             read = None  # it waits for its own write
-        heads = [head for head in (write, read) if head is not None]
-        speed = self._rates.shared if len(heads) == 2 else 1.0
-        passed = min(until - self.now, min(head[1] for head in heads) / speed)
-        for head, queue in ((write, self._writes), (read, self._reads)):
-            if head is not None:
-                head[1] -= passed * speed
-                if head[1] <= 1e-15:
-                    queue.popleft()
+        heads = [
+            (queue, head, way)
+            for queue, head, way in ((self._writes, write, True), (self._reads, read, False))
+            if head
+        ]
+        if self._stream:
+            heads.append((self._stream, self._stream[0], bool(self._stream[0][2])))
+        ways = [way for _, _, way in heads]
+        speed = self._rates.shared if True in ways and False in ways else 1.0
+        speeds = [speed / ways.count(way) for way in ways]
+        passed = min(until - self.now, *(head[1] / speed for (_, head, _), speed in zip(heads, speeds, strict=True)))
+        for (queue, head, _), speed in zip(heads, speeds, strict=True):
+            head[1] -= passed * speed
+            if head[1] <= 1e-15:
+                queue.popleft()
         self.now += passed
         self.busy += passed

@@ -71,9 +71,9 @@ def ops_of(plan: Plan) -> NDArray[Any]:
     return records
 
 
-def is_native(op: Op) -> bool:
-    """Say whether an op has a record: whether the compiled engine does anything for it."""
-    return isinstance(op, Forward | Loss | Backward | Update)
+def record_count(op: Op) -> int:
+    """Return how many records an op has where nothing is streamed: 1 if the compiled engine does anything for it."""
+    return int(isinstance(op, Forward | Loss | Backward | Update))
 
 
 def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
@@ -83,6 +83,10 @@ def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
         # Every size of the arena is one lane's times the lanes, so every offset is, too; -1 is the batch.
         source, target, scratch = (at if at < 0 else at // lanes for at in (step.source, step.target, step.scratch))
         match step.op:
+            case Forward(first, stop) if plan.streaming is not None:  # one layer a record; all but the first in place
+                yield FORWARD, first, first, source, target, scratch
+                for layer in range(first + 1, stop + 1):
+                    yield FORWARD, layer, layer, target, target, scratch
             case Forward(first, stop):
                 yield FORWARD, first, stop, source, target, scratch
             case Loss():

@@ -22,7 +22,7 @@ from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Call, CarryOut
 from lowmem.runtime.engines.native import encoding
 from lowmem.runtime.engines.native.binding import address, bind_network
-from lowmem.runtime.engines.native.forward import run_forward
+from lowmem.runtime.engines.native.forward import run_forward, run_layered
 from lowmem.runtime.engines.native.library import load
 from lowmem.runtime.engines.native.pool import Pool
 from lowmem.runtime.engines.native.profiled import profiled_calls
@@ -59,11 +59,13 @@ class NativeEngine:
         self.buffers, self._optimizer = buffers, optimizer
         self.instructions = self.library.simd
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
-        self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
+        self.disk = DiskBinding.of(plan, self.arena.buffer, mlp, buffers)
         each = lane_rows(plan.micro_batch, lanes)
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
         self._evaluation = self._evaluation_of(architecture)
         self._vectors = np.zeros(native_memory.vector_numbers(architecture, lanes), architecture.dtype)
+        between = native_memory.layered_numbers(architecture, plan.micro_batch, lanes)
+        self._between = np.zeros((2, between), architecture.dtype) if plan.streams[0] else None
         self._statistics = np.zeros(native_memory.statistics_numbers(architecture), architecture.dtype)
         self.reached = 0  # ops of the pass at hand that have been carried out
         self._seen = np.zeros(architecture.layers, np.uint8)
@@ -121,6 +123,8 @@ class NativeEngine:
                 stop = min(start + self.plan.micro_batch, rows)
                 struct.rows, struct.first_row = stop - start, start
                 struct.accumulate, struct.last = start > 0, stop == rows
+                if self.disk is not None:
+                    self.disk.begin_pass(updates=struct.update == APPLY and stop == rows)
                 self.set_batch(x[start:stop], y[start:stop], None if weights is None else weights[start:stop])
                 if carry_out is None:
                     self._walk()
@@ -181,7 +185,21 @@ class NativeEngine:
         training, struct.tile = struct.tile, tile
         try:
             with self._pool as struct.pool:
-                run_forward(self.library, struct, x, out, workspace, tile * each)
+                if self._between is None:
+                    run_forward(self.library, struct, x, out, workspace, tile * each)
+                else:
+                    assert self.disk is not None
+                    run_layered(
+                        self.library,
+                        struct,
+                        x,
+                        out,
+                        workspace,
+                        tile * each,
+                        layers=self.layers,
+                        between=self._between,
+                        each_layer=self.disk.each_layer,
+                    )
         finally:
             struct.tile = training
 
@@ -217,7 +235,7 @@ class NativeEngine:
     @property
     def batch_bytes(self) -> int:
         """Bytes of the vectors that lanes work in; see `Engine.batch_bytes`."""
-        return self._vectors.nbytes
+        return self._vectors.nbytes + (0 if self._between is None else self._between.nbytes)
 
     @property
     def statistics_bytes(self) -> int:

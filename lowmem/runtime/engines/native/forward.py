@@ -1,5 +1,6 @@
 """Forward only: rows through a network in the compiled engine, for prediction and evaluation."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,3 +57,40 @@ def run_forward(
 ) -> None:
     """Run bound layers forward over the rows of x, each lane in `workspace_each` numbers of the workspace."""
     library.functions.lm_forward(struct, address(x), address(out), len(x), address(workspace), workspace_each)
+
+
+def run_layered(
+    library: Library,
+    struct: EngineStruct,
+    x: Array,
+    out: Array,
+    workspace: Array,
+    workspace_each: int,
+    *,
+    layers: Array,
+    between: Array,
+    each_layer: Callable[[], Iterator[int]],
+) -> None:
+    """Run the rows of x through one layer after the other, to the bits of `run_forward`.
+
+    layers: their records. between: two states, (2, numbers), of as many rows as are carried together: whole tiles.
+    each_layer: yields the number of each layer while its parameters are in memory.
+    """
+    whole = struct.layers, struct.layer_count
+    rows = between.shape[1] // int(layers["leaving"].max()) // struct.tile * struct.tile
+    try:
+        for start in range(0, len(x), rows):
+            source, last = x[start : start + rows], out[start : start + rows]
+            # Behind the first layer tiles are full, as the place of a part of one is where other layers work. What the
+            # rows beyond hold is of no use.
+            count = -(-len(source) // struct.tile) * struct.tile
+            for layer in each_layer():
+                entering, leaving = (int(layers[layer - 1][side]) for side in ("entering", "leaving"))
+                if layer > 1:
+                    source = between[(layer - 1) % 2, : count * entering].reshape(count, entering)
+                target = between[layer % 2, : count * leaving].reshape(count, leaving)
+                struct.layers, struct.layer_count = address(layers[layer - 1 :]), 1
+                run_forward(library, struct, source, target, workspace, workspace_each)
+            np.copyto(last, target[: len(last)])
+    finally:
+        struct.layers, struct.layer_count = whole

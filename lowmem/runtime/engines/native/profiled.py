@@ -36,7 +36,7 @@ def profiled_calls(engine: NativeEngine) -> list[Call]:
         calls.append(Call(phase, layer, Piece(engine, ops, index, number + 1), ()))
         if phase == "backward" and engine.struct.accumulate:
             calls.append(Call("sum of gradients", layer, Sum(engine, layer), ()))
-    return calls
+    return [*calls, *between.get(len(engine.ops), ())]
 
 
 def _pieces(ops: NDArray[Any]) -> Iterator[tuple[int, Phase, tuple[Any, ...]]]:

@@ -18,7 +18,7 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Call, CarryOut
 from lowmem.runtime.engines.native.binding import address
-from lowmem.runtime.engines.native.encoding import is_native
+from lowmem.runtime.engines.native.encoding import record_count
 from lowmem.runtime.engines.native.profiled import profiled_calls
 from lowmem.runtime.engines.native.structs import EngineStruct
 from lowmem.schedule import AllReduce, Backward, Loss, Update
@@ -170,7 +170,7 @@ def _cuts(plan: Plan) -> Iterator[tuple[int, int, int, int]]:
         for _ in disk.of(step) if plan.disk_bytes else ():
             yield DISK, calls, first, at
             first, calls = at, calls + 1
-        at += is_native(step.op)
+        at += record_count(step.op)
         match step.op:
             case Loss():
                 yield LOST, 0, first, at

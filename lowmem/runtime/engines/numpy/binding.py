@@ -23,6 +23,7 @@ from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater, add_gradient
 from lowmem.runtime.offload.binding import DiskBinding
+from lowmem.schedule.streaming import Streaming
 
 NO_SUMS: Array = np.empty((0, 0, 0))
 """For layers that sum up nothing."""
@@ -30,7 +31,7 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards: None without."""
+    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards, streaming: None without."""
 
     mlp: MLP
     arena: Arena
@@ -42,6 +43,7 @@ class Parts:
     contexts: Sequence[Context]
     sums: ShardSums | None = None
     disk: DiskBinding | None = None
+    streaming: Streaming | None = None
 
 
 class Binder:
@@ -59,7 +61,7 @@ class Binder:
 
     def bind(self, program: Program, *, first: bool, last: bool) -> list[Bound]:
         """Return the calls of one pass; of several passes, whether it is the first or the last."""
-        items = outline(self.architecture, program, first=first, last=last)
+        items = outline(self.architecture, program, first=first, last=last, streaming=self.parts.streaming)
         return [self._bind(item, first=first) for item in items]
 
     def _bind(self, item: Item, *, first: bool) -> Bound:
@@ -90,7 +92,7 @@ class Binder:
                 if self.parts.sums is not None:
                     return Call(item.phase, item.layer, updater.update_in_last, (item.layer, chunks))
                 return Call(item.phase, item.layer, updater.update, (chunks,))
-            case "store" | "load" | "wait":
+            case "store" | "load" | "wait" | "move":
                 assert self.parts.disk is not None
                 return self.parts.disk.bind(item)
             case _:
@@ -141,7 +143,7 @@ class Binder:
                 return Call(item.phase, item.layer, kernels.finish, (context, self._reversal_of(item)))
             case "gather":
                 return Call(item.phase, item.layer, kernels.gather, (context, self._reversal_of(item), into))
-            case "forward" | "sweep" | "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait":
+            case "forward" | "sweep" | "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait" | "move":
                 raise ValueError(f"{item.kind} is no call of a layer's backward")
             case unknown:
                 assert_never(unknown)

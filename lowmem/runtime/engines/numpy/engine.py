@@ -76,7 +76,7 @@ class NumpyEngine:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
-        self.disk = DiskBinding(plan, self.arena.buffer) if plan.disk_bytes else None
+        self.disk = DiskBinding.of(plan, self.arena.buffer, mlp, buffers)
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
@@ -92,6 +92,7 @@ class NumpyEngine:
             contexts=self._contexts(),
             sums=self.shard_sums,
             disk=self.disk,
+            streaming=plan.streaming,
         )
         self._passes: dict[int, Passes] = {}
         self._of_shards: dict[int, Pass] = {}
@@ -126,6 +127,8 @@ class NumpyEngine:
         try:
             with self._settings(), self.disk.step(self._torn) if self.disk is not None else nullcontext():
                 for one, start, stop in self._each_pass(rows):
+                    if self.disk is not None:
+                        self.disk.begin_pass(updates=self.plan.update.fuses and scale is not None and stop == rows)
                     own = slice(start - before, stop - before)
                     feed.fill(x[own], y[own], None if weights is None else weights[own], one.bounds)
                     if self._masks is not None:
@@ -196,7 +199,14 @@ class NumpyEngine:
         if len(workspace) < each:  # a pass of one row can work in less, as it does not work in place
             workspace = np.empty(each, self.mlp.parameters.dtype)
         with _small_buffers(), threads_of(self.plan):
-            Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace).into(x, out)
+            runner = Forward(self.mlp, min(len(workspace) // each, PREDICT_ROWS), workspace)
+            if self.disk is None or not self.plan.streams[0]:
+                runner.into(x, out)
+                return
+            for start in range(0, len(x), runner.rows):
+                part = slice(start, start + runner.rows)
+                for _ in zip(self.disk.each_layer(), runner.states(x[part], out[part]), strict=True):
+                    pass
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
         """Return the mean loss of outputs; see `Engine.loss`."""

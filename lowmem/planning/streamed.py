@@ -1,0 +1,93 @@
+"""What of parameters and moments may lie on a disk, and what that takes: in memory, in files, moved. No NumPy."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lowmem.network.architecture import Architecture
+from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.planning.packing import Program
+from lowmem.planning.request import PlanRequest, UpdateMode
+from lowmem.schedule import Schedule
+from lowmem.schedule.streaming import PartBytes, Streaming, moves, resident, runs_of, traffic
+
+AHEAD = (2, 1, 0)
+"""For how many uses ahead parameters and moments are fetched where they are streamed."""
+
+
+def variants(request: PlanRequest) -> Iterator[PlanRequest]:
+    """Yield all requests that a plan may come from: first those with all parameters and moments in memory."""
+    for one in (request, *_streamed(request)):
+        yield from one.weighed()
+
+
+def _streamed(request: PlanRequest) -> Iterator[PlanRequest]:
+    """Yield the request with the optimizer's arrays streamed, the parameters, and both; further ahead comes first.
+
+    Those that take no less than others before are left out, and those whose files are more than the disk may hold.
+    Updates must follow the backward of their layer, and batches have one shard.
+    """
+    single = request.shards == 1 and request.update is not UpdateMode.GATHERED
+    if request.disk is None or request.strategy != "auto" or not single:
+        return
+    sizes = part_bytes(request.architecture, request.optimizer)
+    for parameters, moments in ((False, True), (True, False), (True, True)):
+        if (moments and not sizes.states) or (parameters and request.on_disk is False):
+            continue
+        least = (parameters + moments * sizes.states) * sizes.whole
+        for ahead in AHEAD:
+            streaming = Streaming(parameters, moments, ahead)
+            one, taken = replace(request, streaming=streaming), sum(resident(sizes, streaming))
+            if taken < least and (request.disk.limit is None or file_bytes(one) <= request.disk.limit):
+                least = taken
+                yield one
+
+
+def part_bytes(architecture: Architecture, optimizer: str | None) -> PartBytes:
+    """Return the bytes of what can be streamed of each layer."""
+    states = 0 if optimizer is None else OPTIMIZERS[optimizer].states
+    return PartBytes.of([layer.size for layer in architecture.each_layer], architecture.item_bytes, states)
+
+
+def file_bytes(request: PlanRequest) -> int:
+    """Return the bytes of the files that hold what is streamed."""
+    if request.streaming is None:
+        return 0
+    sizes = part_bytes(request.architecture, request.optimizer)
+    return (request.streaming.parameters + request.streaming.moments * sizes.states) * sizes.whole
+
+
+def in_memory(request: PlanRequest) -> tuple[int, int]:
+    """Return the bytes of parameters and of the optimizer's arrays that are in memory at a time."""
+    item, streaming = request.architecture.item_bytes, request.streaming
+    states = OPTIMIZERS[request.optimizer].states * request.own_parameters if request.optimizer else 0
+    parameters, moments = request.architecture.parameters * item, states * item
+    if streaming is None:
+        return parameters, moments
+    some = resident(part_bytes(request.architecture, request.optimizer), streaming)
+    return some[0] if streaming.parameters else parameters, some[1] if streaming.moments else moments
+
+
+def moved_bytes(request: PlanRequest, schedule: Schedule) -> tuple[int, int]:
+    """Return the bytes of parameters and moments that a step writes and reads. schedule: of a pass."""
+    if request.streaming is None:
+        return 0, 0
+    planned, sizes = moves(schedule.ops, request.streaming), part_bytes(request.architecture, request.optimizer)
+    last = traffic(planned, sizes, updating=request.update.fuses)
+    others = traffic(planned, sizes, updating=False)
+    more = request.passes * request.runs - 1
+    return last[0] + more * others[0], last[1] + more * others[1]
+
+
+def move_count(request: PlanRequest, program: Program) -> int:
+    """Return how many moves of parameters and moments a pass has."""
+    if request.streaming is None:
+        return 0
+    around = moves([step.op for step in program.steps], request.streaming)
+    return sum(len(one.before) + len(one.behind) for one in around)
+
+
+def record_count(request: PlanRequest, program: Program) -> int:
+    """Return how many records the compiled program has: where layers are streamed, one for each run of a layer."""
+    if request.streaming is None:
+        return len(program.steps)
+    return sum(max(sum(1 for _ in runs_of(step.op)), 1) for step in program.steps)

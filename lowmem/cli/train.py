@@ -213,9 +213,9 @@ def _trainer(
     group: "Group | None",
 ) -> "Trainer":
     """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run."""
+    from lowmem.measure.placement import folder_for
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import make_optimizer
-    from lowmem.training.placement import folder_for
     from lowmem.training.trainer import Trainer
 
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem import __version__
-from lowmem.common.checks import as_path, finite, instance, lookup, truth
+from lowmem.common.checks import as_path, instance, lookup, truth
 from lowmem.common.files import reason, replacing, unchanged, write_all
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange.data_facts import DataFacts
-from lowmem.interchange.safetensors import write_array
+from lowmem.interchange.safetensors import Tensor, pieces_of, write_array
 from lowmem.network.layers.norms import EPSILON
 from lowmem.nn.activations.exponential import SELU_ALPHA, SELU_LAMBDA
 from lowmem.nn.activations.piecewise import LEAKY_SLOPE
@@ -57,7 +57,7 @@ class Graph:
         self.dtype, self.double = np.dtype(dtype), dtype == "float64"
         self.element = TensorProto.DOUBLE if self.double else TensorProto.FLOAT
         self.nodes: list[Any] = []
-        self.tensors: list[tuple[TensorProto, Array]] = []
+        self.tensors: list[tuple[TensorProto, Tensor]] = []
         self._constants: dict[float, str] = {}
         self._axis = ""
 
@@ -69,7 +69,7 @@ class Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
-    def parameter(self, name: str, array: Array) -> str:
+    def parameter(self, name: str, array: Tensor) -> str:
         """Add an array of the network's dtype, and return its name. The array is not copied."""
         from onnx import TensorProto
 
@@ -209,7 +209,7 @@ NORMS: Mapping[str, Callable[[Graph, MLP, int, str], str]] = {
 
 
 def _array(graph: Graph, mlp: MLP, layer: int, name: str) -> str:
-    return graph.parameter(f"layers.{layer}.{name}", mlp.arrays[layer - 1][name])
+    return graph.parameter(f"layers.{layer}.{name}", mlp.streamed(mlp.arrays[layer - 1][name]))
 
 
 def add_layer(graph: Graph, mlp: MLP, layer: int, s: str) -> str:
@@ -253,7 +253,8 @@ def export_onnx(
     class_names, columns: of the data that the network was trained on. The model's metadata hold them as JSON:
         class_names, feature_names and columns.
     external: parameters go to a file of their own, `path` with ".data" appended, which must stay beside the model.
-        They are streamed then; otherwise the export needs memory for two copies of them. None does so above 64 MiB.
+        They are streamed then; otherwise the export needs memory for two copies of them. None does so above 64 MiB
+        and for a network on the disk.
 
     Needs the onnx library (`pip install "lowmem[onnx]"`). Raises `InputError` without it, `SaveError` if a file cannot
     be written or a parameter is not finite.
@@ -271,7 +272,8 @@ def export_onnx(
     path = as_path("path", path)
     instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
     facts = DataFacts.given(standardisation, scale, class_names, columns)
-    external = mlp.parameters.nbytes > EXTERNAL_ABOVE if external is None else truth("external", external)
+    large = mlp.paged is not None or mlp.parameters.nbytes > EXTERNAL_ABOVE
+    external = large if external is None else truth("external", external)
     _check(mlp, path, truth("probabilities", probabilities), external)
     graph = Graph(mlp.architecture.dtype)
     model = _model(graph, mlp, probabilities, facts)
@@ -282,7 +284,7 @@ def export_onnx(
                 _write_data(other, graph, data.name)
             for tensor, array in graph.tensors:
                 if not tensor.external_data:
-                    tensor.raw_data = array.tobytes()
+                    tensor.raw_data = b"".join(piece.tobytes() for piece in pieces_of(array))
             model.graph.initializer.extend(tensor for tensor, _ in graph.tensors)
             write_all(stream, model.SerializeToString())
     except OSError as problem:
@@ -295,11 +297,10 @@ def _check(mlp: MLP, path: Path, probabilities: bool, external: bool) -> None:
     if probabilities and loss not in PROBABILITIES:
         known = " and ".join(PROBABILITIES)
         raise InputError(f"probabilities go with {known}; this network's loss is {loss}. Leave out probabilities.")
-    if not external and mlp.parameters.nbytes > EMBEDDED_MOST:
-        raise InputError("a model holds no more than 2 GiB; leave out external=False.")
-    for layer, arrays in enumerate(mlp.arrays, start=1):
-        if not all(map(finite, arrays.values())):
-            raise SaveError(f"{path} is not written: layer {layer} holds NaN or infinity.")
+    if not external and (mlp.paged is not None or mlp.parameters.nbytes > EMBEDDED_MOST):
+        raise InputError("a model holds no network on the disk and no more than 2 GiB; leave out external=False.")
+    if (layer := mlp.first_not_finite(running=True)) is not None:
+        raise SaveError(f"{path} is not written: layer {layer} holds NaN or infinity.")
 
 
 def _model(graph: Graph, mlp: MLP, probabilities: bool, facts: DataFacts) -> "ModelProto":
@@ -341,7 +342,8 @@ def _write_data(stream: Any, graph: Graph, name: str) -> None:  # noqa: ANN401 -
             continue
         gap = -place % EXTERNAL_LEAST
         write_all(stream, memoryview(bytes(gap)))
-        write_array(stream, array)
+        for piece in pieces_of(array):
+            write_array(stream, piece)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", name), ("offset", place + gap), ("length", array.nbytes)):
             tensor.external_data.add(key=key, value=str(value))

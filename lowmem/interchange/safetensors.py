@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from lowmem.common.files import replacing, write_all
 from lowmem.errors import InputError
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray, Part
 
 BFLOAT = np.dtype("V2")
 """The upper half of a float32, which NumPy has no dtype for."""
@@ -80,18 +83,33 @@ class InPieces(Protocol):
 Tensor: TypeAlias = NDArray[Any] | InPieces
 """What is written as one tensor."""
 
+Target: TypeAlias = "NDArray[Any] | PagedArray | Part"
+"""What a tensor of a file is read into."""
+
 Tensors = Callable[[], Iterable[tuple[str, Tensor]]]
 """A function that yields names and arrays. A dictionary of all of them would take more than a layer of a deep
 network."""
 
 
-def checksum(tensors: Tensors, start: int = 0) -> int:
-    """Return the CRC-32 of the bytes of all tensors in their order. start: the CRC-32 of what comes before them."""
-    for _, tensor in tensors():
+def checksum(tensors: Tensors, start: int = 0, check: Callable[[str, NDArray[Any]], None] | None = None) -> int:
+    """Return the CRC-32 of the bytes of all tensors in their order.
+
+    start: the CRC-32 of what comes before them. check: gets the name and each piece of a tensor, to refuse it.
+    """
+    for name, tensor in tensors():
         for array in pieces_of(tensor):
+            if check is not None:
+                check(name, array)
             for block in _blocks(array):
                 start = crc32(block, start)
     return start
+
+
+def pieces_to_fill(target: Target) -> Iterator[NDArray[Any]]:
+    """Yield the pieces of what will be overwritten; an array is one piece."""
+    if isinstance(target, np.ndarray):
+        return iter((target,))
+    return target.pieces(changed=True, fetched=False)
 
 
 def pieces_of(tensor: Tensor) -> Iterator[NDArray[Any]]:
@@ -225,33 +243,39 @@ def _counts(value: object) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 62 for number in value)
 
 
-def read_into(stream: BinaryIO, place: int, array: NDArray[Any]) -> None:
+def read_into(stream: BinaryIO, place: int, target: Target) -> None:
     """Fill an array with the bytes of a file from the offset `place` on. Raises `EOFError` if the file ends before."""
-    stream.seek(place)
-    for block in _blocks(array):
-        filled = 0
-        while filled < len(block):
-            got = stream.readinto(block[filled:])  # type: ignore[attr-defined]
-            if not got:
-                raise EOFError("it ended while it was read")
-            filled += got
+    for array in pieces_to_fill(target):
+        stream.seek(place)
+        place += array.nbytes
+        for block in _blocks(array):
+            filled = 0
+            while filled < len(block):
+                got = stream.readinto(block[filled:])  # type: ignore[attr-defined]
+                if not got:
+                    raise EOFError("it ended while it was read")
+                filled += got
 
 
-def read_widened(stream: BinaryIO, begin: int, entry: Entry, array: NDArray[Any]) -> None:
-    """Fill an array with a tensor of its own dtype or of 16 bits, which every wider dtype holds exactly.
+def read_widened(stream: BinaryIO, place: int, dtype: np.dtype[Any], array: NDArray[Any]) -> int:
+    """Fill an array with numbers of its own dtype or of 16 bits, which every wider dtype holds exactly.
 
-    begin: offset in the file of the first tensor.
+    place: offset in the file of the first number. dtype: of the numbers in the file.
+
+    Returns the offset behind the last number.
     """
-    if entry.dtype not in HALVES:
-        read_into(stream, begin + entry.start, array)
-        return
+    end = place + array.size * dtype.itemsize
+    if dtype not in HALVES:
+        read_into(stream, place, array)
+        return end
     flat = array.reshape(-1)
     halves = np.empty(min(len(flat), BLOCK // 2), np.uint16)
     for start in range(0, len(flat), len(halves)):
         target = flat[start : start + len(halves)]
         block = halves[: len(target)]
-        read_into(stream, begin + entry.start + 2 * start, block)
-        if entry.dtype == BFLOAT:
+        read_into(stream, place + 2 * start, block)
+        if dtype == BFLOAT:
             target[:] = (block.astype(np.uint32) << 16).view(np.float32)
         else:
             target[:] = block.view(np.float16)
+    return end

@@ -7,6 +7,7 @@ they go to the file, and come from it, without a copy.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 
 from lowmem import __version__
@@ -63,10 +64,11 @@ def export_torch(
     (4, 8, 3)
     """
     path = as_path("path", path)
-    named = tensors(instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)"))
+    arrays = tensors(instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)"))
+    named = {name: mlp.streamed(array) for name, array in arrays.items()}
     facts = DataFacts.given(standardisation, scale, class_names, columns)
-    for name, array in named.items():
-        if not finite(array):
+    for name, tensor in named.items():
+        if not all(map(finite, tensor_file.pieces_of(tensor))):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
     metadata = {"format": "pt", "lowmem": __version__, "architecture": json.dumps(mlp.architecture.to_dict())}
     metadata |= facts.to_metadata()
@@ -82,12 +84,14 @@ def import_torch(
     *,
     activation: str | None = None,
     loss: str | None = None,
+    disk: str | PathLike[str] | None = None,
 ) -> MLP:
     """Return the network of a safetensors file that holds the tensors of an `nn.Sequential`.
 
     architecture: the network that the file must hold. If None, the metadata of a file written by `export_torch` say
         which; for other files the widths are those of the tensors, and activation and loss must be given.
     activation, loss: of the network, where the file does not say them.
+    disk: folder for a file in which the parameters live, as of `MLP`.
 
     Raises `InputError` for a file that is missing, damaged or holds another network. The message lists the names that
     are missing or unexpected, and the tensors of a wrong shape or dtype.
@@ -97,7 +101,7 @@ def import_torch(
     >>> print(lm.import_torch("net.safetensors").architecture)
     2 layers (4, 8, 3), gelu, cross_entropy, float32, 67 parameters
     """
-    return open_torch(path, architecture, activation=activation, loss=loss).network()
+    return open_torch(path, architecture, activation=activation, loss=loss).network(disk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +120,22 @@ class TorchFile:
     begin: int = field(repr=False)
     header_code: int = field(repr=False)
 
-    def network(self) -> MLP:
-        """Return the network; its parameters are read from the file to their places, without a copy."""
-        mlp = MLP.empty(self.architecture)
+    def network(self, disk: str | PathLike[str] | None = None) -> MLP:
+        """Return the network; its parameters are read from the file to their places, without a copy.
+
+        disk: folder for a file in which they live, as of `MLP`.
+        """
+        mlp = MLP.empty(self.architecture, disk)
         with damage_is_input_error(self.path, *NO_NETWORK), self.path.open("rb", buffering=0) as stream:
             if tensor_file.header_code(stream, self.begin) != self.header_code:
                 raise ValueError("it has changed since it was looked at")
             for name, array in tensors(mlp).items():
-                tensor_file.read_widened(stream, self.begin, self.entries[name], array)
-                if not finite(array):
-                    raise InputError(f"{self.path}: {name} holds NaN or infinity. Use a file from before that.")
+                entry = self.entries[name]
+                place = self.begin + entry.start
+                for piece in tensor_file.pieces_to_fill(mlp.streamed(array)):
+                    place = tensor_file.read_widened(stream, place, entry.dtype, piece)
+                    if not finite(piece):
+                        raise InputError(f"{self.path}: {name} holds NaN or infinity. Use a file from before that.")
         return mlp
 
 

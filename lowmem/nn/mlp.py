@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lowmem.common.checks import as_path, numeric
+from lowmem.common.checks import finite, numeric
 from lowmem.common.random import generator
 from lowmem.errors import InputError, RunError
 from lowmem.network.architecture import Architecture, architecture_of
@@ -20,7 +20,7 @@ from lowmem.nn.views import LayerViews, PerLayer, parts
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from lowmem.common.disk.paged_array import PagedArray
+    from lowmem.common.disk.paged_array import PagedArray, Part
 
 Array = NDArray[np.floating[Any]]
 
@@ -96,12 +96,31 @@ class MLP:
                 if number <= len(sizes):
                     yield number
 
+    def streamed(self, array: Array) -> "Array | Part":
+        """Return a view of `learned` as it is saved and loaded: itself, or piece by piece if it lives on the disk."""
+        if self.paged is None:
+            return array
+        start = (array.ctypes.data - self.learned.ctypes.data) // array.itemsize
+        return self.paged.part(start, start + array.size, array.shape)
+
+    def first_not_finite(self, *, running: bool = False) -> int | None:
+        """Return the number of the first layer whose parameters hold NaN or infinity, None if there is none.
+
+        running: look at running statistics too.
+        """
+        with closing(self.in_turn()) as layers:
+            for number in layers:
+                arrays = self.arrays[number - 1].values() if running else (self.blocks[number - 1],)
+                if not all(map(finite, arrays)):
+                    return number
+        return None
+
     def _allocate(self, architecture: Architecture, disk: str | PathLike[str] | None = None) -> None:
         numbers = architecture.parameters + architecture.running
         if disk is not None:
             from lowmem.common.disk.paged_array import PagedArray  # with ctypes, for those who use it
 
-            paged = PagedArray(as_path("disk", disk), numbers, architecture.dtype)
+            paged = PagedArray(disk, numbers, architecture.dtype)
             self._bind(architecture, paged.array, paged)
             return
         try:

@@ -13,8 +13,9 @@ from array import array as packed
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
@@ -28,7 +29,7 @@ from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange import safetensors as tensor_file
-from lowmem.interchange.safetensors import BLOCK, Entry, Tensor, pieces_of
+from lowmem.interchange.safetensors import BLOCK, Entry, Target, Tensor
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer, restored
@@ -44,6 +45,9 @@ from lowmem.training.saved_run_checks import (
     exact,
     expected_tensors,
 )
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray, Part
 
 Array = NDArray[Any]
 
@@ -89,12 +93,15 @@ class SavedRun:
     begin: int = field(repr=False)
     header_code: int = field(repr=False)
 
-    def network(self) -> MLP:
-        """Return the network with its parameters. Raises `InputError` if the file has changed since."""
-        mlp = MLP.empty(self.architecture)
+    def network(self, disk: str | PathLike[str] | None = None) -> MLP:
+        """Return the network with its parameters. Raises `InputError` if the file has changed since.
+
+        disk: folder for a file in which the parameters live, as of `MLP`.
+        """
+        mlp = MLP.empty(self.architecture, disk)
         with self._opened() as stream:
-            for place, (_, array) in zip(self.places, _named(mlp.arrays), strict=True):
-                tensor_file.read_into(stream, place, array)
+            for place, (_, target) in zip(self.places, _named(mlp), strict=True):
+                tensor_file.read_into(stream, place, target)
         return mlp
 
     @property
@@ -122,7 +129,7 @@ class SavedRun:
         self._load({"data.mean": mean, "data.deviation": deviation})
         return Standardisation(mean, deviation)
 
-    def load_states(self, states: Sequence[Array], layout: Iterable[tuple[int, int, int]]) -> None:
+    def load_states(self, states: Sequence["Array | PagedArray"], layout: Iterable[tuple[int, int, int]]) -> None:
         """Read the optimizer's arrays, or parts of them. Raises `InputError` if the file has changed.
 
         layout: of the parts, where each lies among all parameters and in `states`, and its numbers.
@@ -131,15 +138,17 @@ class SavedRun:
         with self._opened() as stream:
             for number, array in enumerate(states, start=1):
                 for place, own, count in parts:
-                    at = self.others[f"optimizer.{number}"] + place * array.itemsize
-                    tensor_file.read_into(stream, at, array[own : own + count])
+                    at = self.others[f"optimizer.{number}"] + place * array.dtype.itemsize
+                    stop = own + count
+                    target = array[own:stop] if isinstance(array, np.ndarray) else array.part(own, stop)
+                    tensor_file.read_into(stream, at, target)
 
-    def load_last(self, learned: Array) -> None:
+    def load_last(self, learned: Target) -> None:
         """Read the weights of the last step into a flat array, where the layers of the file have the best ones."""
         if self.position.aside:
             self._load({LAST: learned})
 
-    def _load(self, tensors: Mapping[str, Array]) -> None:
+    def _load(self, tensors: Mapping[str, Target]) -> None:
         """Read tensors that belong to no layer into arrays of the same shapes."""
         with self._opened() as stream:
             for name, array in tensors.items():
@@ -165,7 +174,7 @@ def save_run(
     data: dict[str, Any],
     notes: dict[str, Any],
     standardisation: Standardisation | None = None,
-    last: Array | None = None,
+    last: Tensor | None = None,
 ) -> None:
     """Write a run to `path`, replacing an earlier file only when the new one is complete.
 
@@ -178,16 +187,17 @@ def save_run(
     """
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        yield from _named(mlp.arrays)
+        yield from _named(mlp)
         yield from ((f"optimizer.{number}", array) for number, array in enumerate(optimizer_state, start=1))
         if standardisation is not None:
             yield from (("data.mean", standardisation.mean), ("data.deviation", standardisation.deviation))
         if last is not None:
             yield LAST, last
 
-    for name, tensor in tensors():
-        if not all(map(finite, pieces_of(tensor))):
+    def check(name: str, piece: Array) -> None:
+        if not finite(piece):
             raise SaveError(f"{path} is not written: {name} holds NaN or infinity. {unchanged(path)}")
+
     architecture = mlp.architecture
     settings = {
         "architecture": architecture.to_dict(),
@@ -198,7 +208,7 @@ def save_run(
         "notes": notes,
     }
     text = json.dumps(settings, allow_nan=False, default=_plain)
-    code = tensor_file.checksum(tensors, crc32(text.encode()))
+    code = tensor_file.checksum(tensors, crc32(text.encode()), check)
     try:
         tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
     except OSError as problem:
@@ -321,7 +331,7 @@ def _other_names(states: int) -> list[str]:
     return [*(f"optimizer.{number}" for number in range(1, states + 1)), "data.mean", "data.deviation", LAST]
 
 
-def _named(arrays: Sequence[Mapping[str, Array]]) -> Iterator[tuple[str, Array]]:
+def _named(mlp: MLP) -> Iterator[tuple[str, "Array | Part"]]:
     """Yield name and array of each of the layers' tensors, in the same order as `_names`."""
-    for number, of_layer in enumerate(arrays, start=1):
-        yield from ((f"layers.{number}.{name}", array) for name, array in of_layer.items())
+    for number, of_layer in enumerate(mlp.arrays, start=1):
+        yield from ((f"layers.{number}.{name}", mlp.streamed(array)) for name, array in of_layer.items())

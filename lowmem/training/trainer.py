@@ -10,6 +10,7 @@ from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
+from lowmem.measure.placement import folder_for
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -29,7 +30,6 @@ from lowmem.training.callbacks.saves import Saves, read_interval
 from lowmem.training.class_weights import ClassWeights
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
-from lowmem.training.placement import folder_for
 from lowmem.training.run_state import RunState
 from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
 from lowmem.training.sample_weights import BatchWeights
@@ -248,7 +248,7 @@ class Trainer(RunState):
                 backprop = self._stepper.backprop
                 states = backprop.buffers.paged_states or backprop.optimizer_state
                 self._resumed.load_states(states, state_layout(self.plan, backprop.buffers))
-                self._resumed.load_last(self.mlp.learned)
+                self._resumed.load_last(self.mlp.streamed(self.mlp.learned))
                 self._resumed = None
         return self._stepper
 
@@ -309,7 +309,7 @@ class Trainer(RunState):
                     data=self._data_marks,
                     notes=self.notes,
                     standardisation=self._standardisation,
-                    last=None if aside is None else aside.last.learned,
+                    last=None if aside is None else aside.last.streamed(aside.last.learned),
                 )
         self._note_save(path)
 

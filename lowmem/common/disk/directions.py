@@ -21,7 +21,8 @@ IDLE = 0.5
 class Transfer:
     """Bytes on their way.
 
-    move: carries the transfer out. size: bytes. after: the transfer that must end first, if any.
+    move: carries the transfer out. size: bytes, 0 if memory is let go and nothing is moved.
+    after: the transfer that must end first, if any.
     error: what went wrong, once it is done.
     """
 
@@ -98,7 +99,7 @@ class Gate:
         """Return the error that came up, None if it went well."""
         began = perf_counter()
         try:
-            if next(self._numbers) == self._conditions.fail:
+            if transfer.size and next(self._numbers) == self._conditions.fail:
                 raise OSError(5, os.strerror(5))
             transfer.move()
         except Exception as error:  # whatever it is, the step must hear of it: nobody else does

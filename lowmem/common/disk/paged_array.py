@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
-from pathlib import Path
+from os import PathLike
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ class PagedArray:
     Raises `InputError` if the folder cannot be written or has no room.
     """
 
-    def __init__(self, folder: str | Path, count: int, dtype: DTypeLike) -> None:
+    def __init__(self, folder: str | PathLike[str], count: int, dtype: DTypeLike) -> None:
         self.folder, self.traffic = str(folder), Traffic()
         item = np.dtype(dtype).itemsize
         size = max(pages.all_pages(0, count, item)[1], pages.MAPPED_PAGE)

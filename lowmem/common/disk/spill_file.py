@@ -10,11 +10,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from lowmem.common.disk import PAGE
 from lowmem.common.files import reason
-from lowmem.errors import InputError
+from lowmem.errors import InputError, shown
 from lowmem.units import format_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -31,7 +30,7 @@ class SpillFile:
 
     _fd: int | None = None
 
-    def __init__(self, folder: str | Path, size: int, *, direct: bool = True) -> None:
+    def __init__(self, folder: str | os.PathLike[str], size: int, *, direct: bool = True) -> None:
         check_folder(folder)
         self.size = size
         try:
@@ -67,7 +66,7 @@ class SpillFile:
         """Give the file back."""
         self.close()
 
-    def _take_blocks(self, folder: str | Path) -> None:
+    def _take_blocks(self, folder: str | os.PathLike[str]) -> None:
         """Take all blocks of the file now."""
         assert self._fd is not None
         free = free_bytes(folder)
@@ -107,10 +106,12 @@ class SpillFile:
                 os.posix_fadvise(self._fd, offset, at - offset, os.POSIX_FADV_DONTNEED)
 
 
-def check_folder(folder: str | Path) -> None:
+def check_folder(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder that is none, or that cannot be written. Raises `InputError`."""
     if not hasattr(os, "pwritev"):
         raise InputError("disk= needs a system with pwritev, such as Linux; leave it out here.")
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(folder)}.')
     if not os.path.isdir(folder):
         what = "is no folder" if os.path.exists(folder) else "does not exist"
         raise InputError(f"disk: {str(folder)!r} {what}. Give a folder on a disk with room, which must be there.")
@@ -118,13 +119,13 @@ def check_folder(folder: str | Path) -> None:
         raise InputError(f"disk: the folder {str(folder)!r} cannot be written. Give one that you may write to.")
 
 
-def free_bytes(folder: str | Path) -> int:
+def free_bytes(folder: str | os.PathLike[str]) -> int:
     """Return the bytes that a user may still take on the folder's file system."""
     facts = os.statvfs(folder)
     return facts.f_bavail * facts.f_frsize
 
 
-def _full(folder: str | Path, size: int, free: int) -> InputError:
+def _full(folder: str | os.PathLike[str], size: int, free: int) -> InputError:
     """Return the error of a disk without room."""
     return InputError(
         f"the disk is too full: {format_bytes(size)} are needed in {str(folder)!r}, and {format_bytes(free)} are "
@@ -132,7 +133,7 @@ def _full(folder: str | Path, size: int, free: int) -> InputError:
     )
 
 
-def _open_nameless(folder: str | Path) -> int:
+def _open_nameless(folder: str | os.PathLike[str]) -> int:
     """Open a file that has no name, or loses it at once."""
     if hasattr(os, "O_TMPFILE"):
         with contextlib.suppress(OSError):  # a file system that has none

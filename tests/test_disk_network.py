@@ -125,3 +125,64 @@ def test_a_forked_process_cannot_change_it(tmp_path: Path) -> None:
 
     assert in_child(work) == 0
     np.testing.assert_array_equal(mlp.learned, truth.learned)
+
+
+# Prediction ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("rows", [1, 300, 1025, 5000])
+def test_it_predicts_the_bits_of_a_network_in_memory(
+    architecture: lm.Architecture, tmp_path: Path, rows: int, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_ENGINE", engine)
+    x = np.random.default_rng(0).standard_normal((rows, architecture.widths[0]))
+    memory, disk = lm.MLP(architecture, 2), lm.MLP(architecture, 2, disk=tmp_path)
+    for dtype in ("float32", "float64"):  # one is cast, a chunk of rows at a time
+        np.testing.assert_array_equal(disk.predict(x.astype(dtype)), memory.predict(x.astype(dtype)))
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_prediction_has_a_few_layers_in_memory_and_reads_each_once_for_many_rows(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_ENGINE", engine)
+    architecture = lm.Architecture((64, *[1024] * 6, 10))
+    mlp, seen = lm.MLP(architecture, disk=tmp_path), []
+    assert mlp.paged is not None
+    x = np.zeros((2 * 512, 64), np.float32)
+    sweep = mlp.in_turn
+
+    def watched(**options: Any) -> Any:
+        for number in sweep(**options):
+            seen.append(pages_of(mlp))
+            yield number
+
+    monkeypatch.setattr(mlp, "in_turn", watched)
+    mlp.predict(x)
+    layer = -(-architecture.layer(2).size * architecture.item_bytes // PAGE) + 1
+    assert seen
+    assert max(seen) <= 3 * layer + architecture.layers
+    assert pages_of(mlp) <= architecture.layers + 1
+    assert mlp.paged.traffic.read <= 2 * mlp.learned.nbytes
+
+
+def test_an_error_of_the_disk_ends_prediction_with_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_DISK_TEST", "fail=20")
+    mlp = lm.MLP(BIG, disk=tmp_path)  # 13 transfers
+    with pytest.raises(DiskError, match="the disk failed at reading from") as caught:
+        mlp.predict(np.zeros((5, 64)))
+    assert "\n" not in str(caught.value)
+    assert np.isfinite(mlp.predict(np.zeros((5, 64)))).all()
+
+
+def test_the_first_layer_that_is_not_finite_is_found(tmp_path: Path) -> None:
+    mlp = lm.MLP(BIG, disk=tmp_path)
+    assert mlp.first_not_finite() is None
+    mlp.biases[4][7] = np.inf
+    assert mlp.first_not_finite() == 5
+    norms = lm.MLP(ARCHITECTURES["norms"], disk=tmp_path)
+    norms.arrays[3]["running_mean"][1] = np.nan
+    assert (norms.first_not_finite(), norms.first_not_finite(running=True)) == (None, 4)

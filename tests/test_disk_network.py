@@ -11,6 +11,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.errors import DiskError, InputError
+from lowmem.training.callbacks.best_weights import BestWeights
 from tests.test_paged_array import PAGE, cached, in_child
 
 ARCHITECTURES = {
@@ -186,3 +187,20 @@ def test_the_first_layer_that_is_not_finite_is_found(tmp_path: Path) -> None:
     norms = lm.MLP(ARCHITECTURES["norms"], disk=tmp_path)
     norms.arrays[3]["running_mean"][1] = np.nan
     assert (norms.first_not_finite(), norms.first_not_finite(running=True)) == (None, 4)
+
+
+def test_the_best_weights_are_kept_in_a_file_of_their_own(tmp_path: Path) -> None:
+    mlp, first, later = lm.MLP(BIG, 1, disk=tmp_path), lm.MLP(BIG, 1), lm.MLP(BIG, 2)
+    best = BestWeights(mlp)
+    assert pages_of(mlp) <= BIG.layers + 1
+    assert pages_of(best.best) <= 1  # the last page is no whole one
+    assert BestWeights.bytes_for(mlp) < mlp.learned.nbytes
+    mlp.learned[:] = later.learned
+    for shown in (True, False, True):
+        best.show(best=shown)
+        np.testing.assert_array_equal(mlp.learned, (first if shown else later).learned)
+        np.testing.assert_array_equal(best.best.learned, first.learned)
+        np.testing.assert_array_equal(best.last.learned, later.learned)
+    best.keep()
+    best.show(best=False)
+    np.testing.assert_array_equal(mlp.learned, first.learned)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowmem.common.disk import directions, paged_array, pages, spill_file
+from lowmem.common.disk import directions, pages, parts, spill_file
 from lowmem.common.disk.paged_array import PagedArray
 from lowmem.errors import DiskError, InputError
 
@@ -178,7 +178,7 @@ def test_a_sweep_that_is_left_lets_go_of_everything(tmp_path: Path) -> None:
 def test_pieces_of_a_part_are_its_numbers_and_leave_nothing_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged_array, "PIECE", 10 * PAGE)
+    monkeypatch.setattr(parts, "PIECE", 10 * PAGE)
     one = filled(tmp_path, 100 * ITEMS)
     part = one.part(ITEMS + 5, 95 * ITEMS + 5, (2, 47 * ITEMS))
     assert (part.shape, part.dtype.name, part.nbytes) == ((2, 47 * ITEMS), "float64", 94 * PAGE)
@@ -245,7 +245,7 @@ def test_a_forked_process_cannot_change_the_array(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_a_file_of_its_own_and_a_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged_array, "PIECE", 3 * PAGE)
+    monkeypatch.setattr(parts, "PIECE", 3 * PAGE)
     one = filled(tmp_path, 100 * ITEMS + 3)
     other = copy.deepcopy(one)
     np.testing.assert_array_equal(other.array, np.arange(100 * ITEMS + 3))

@@ -20,7 +20,8 @@ from lowmem.nn.views import LayerViews, PerLayer, parts
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from lowmem.common.disk.paged_array import PagedArray, Part
+    from lowmem.common.disk.paged_array import PagedArray
+    from lowmem.common.disk.parts import Part
 
 Array = NDArray[np.floating[Any]]
 

@@ -167,6 +167,27 @@ def test_a_sweep_has_three_ranges_in_memory(tmp_path: Path, fetched: bool) -> No
     assert (one.array == -1).all()
 
 
+def test_a_sweep_waits_until_a_range_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, read_in = filled(tmp_path, 100 * ITEMS), pages.read_in
+
+    def slow(descriptor: int, address: int, start: int, stop: int, *, to_change: bool) -> None:
+        time.sleep(0.05)
+        read_in(descriptor, address, start, stop, to_change=to_change)
+
+    monkeypatch.setattr(pages, "read_in", slow)
+    for _ in one.sweep([(0, 50 * ITEMS), (50 * ITEMS, 100 * ITEMS)]):
+        assert cached(one) >= 50
+
+
+def test_a_mapping_that_the_system_refuses_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, size: int) -> None:
+        raise OSError(12, os.strerror(12))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(InputError, match="cannot be mapped into memory: Cannot allocate memory. Raise the limit"):
+        PagedArray(tmp_path, 5, np.float64)
+
+
 def test_a_sweep_that_is_left_lets_go_of_everything(tmp_path: Path) -> None:
     one = filled(tmp_path, 100 * ITEMS)
     sweep = one.sweep([(0, 50 * ITEMS), (50 * ITEMS, 100 * ITEMS)])

@@ -157,6 +157,14 @@ def measurement() -> Measured | None:
     return Measured(found["date"], Machine(**found["machine"]), Link("this machine", **found["link"]), found["steps"])
 
 
+def over_measured(measured: Measured) -> Iterator[float]:
+    """Yield the seconds of the model over those of each measured step."""
+    for one in measured.steps:
+        network = Network(one["layers"], one["width"], one["batch"])
+        modelled, _ = step_seconds(network, one["ranks"], "sharded", measured.machine, measured.link)
+        yield modelled / one["seconds"]
+
+
 def note(measured: Measured | None) -> str:
     """Say below the figure what the model is made of: numbers assumed, or measured and when."""
     model = "python -m analysis.ranks: a model of latency, bandwidth and compute, sharded updates"
@@ -165,8 +173,10 @@ def note(measured: Measured | None) -> str:
         rate = Machine().rate / 1e9
         return f"{model}. Nothing here is measured.\nAssumed: a rank computes {rate:.0f} GFLOP/s; {links}."
     machine, link = measured.machine, measured.link
+    ratios = sorted(over_measured(measured))
     return (
-        f"{model}; stars are measured steps, scaled to the batch.\n"
+        f"{model}; stars are measured steps, scaled to the batch; the model says {ratios[0]:.2f} to {ratios[-1]:.2f} "
+        "times as many seconds.\n"
         f"Measured on {measured.date}: a rank computes {machine.rate / 1e9:.0f} GFLOP/s; between ranks of this "
         f"machine {link.latency * 1e6:.1f} µs, {link.bandwidth / 1e9:.1f} GB/s.\nAssumed: {links}."
     )

@@ -1,11 +1,13 @@
 """Ranks beside lanes: the time of a step, the bytes of a rank, waiting, messages, and runs that are killed.
 
-    python -m scripts.measure_ranks steps | messages | kills [--times N] | mnist FOLDER
+    python -m scripts.measure_ranks steps | messages | model | kills [--times N] | mnist FOLDER
 
-Each prints one JSON object a line. `steps` compares two ranks of one lane with one process of two lanes, in fresh
-processes in turns. `messages` measures what the model in `analysis/ranks.py` needs: latency and bandwidth between two
-ranks, and of adding numbers up. `kills` ends a rank at random moments and resumes with another number of ranks.
-`mnist` trains 60 x 128 on 1, 2 and 4 ranks and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
+Each prints one JSON object a line; `model` writes docs/data/measure_ranks.json. `steps` compares two ranks of one lane
+with one process of two lanes, in fresh processes in turns. `messages` measures latency and bandwidth between two
+ranks, and how fast numbers are added up; `model` measures these, speeds of products and updates, and steps on one and
+two ranks of one lane, which `analysis/ranks.py` draws beside its model. `kills` ends a rank at random moments and
+resumes with another number of ranks. `mnist` trains 60 x 128 on 1, 2 and 4 ranks and compares the bits. Linux, with
+the MPI of `lowmem[mpi]`.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +30,7 @@ from typing import Any
 import numpy as np
 
 import lowmem as lm
+from scripts.measuring import DATA, machine, measured_sources
 
 BLOCK, PAUSE = 4, 0.5
 """Steps of a block, of which the first does not count, and seconds between two blocks."""
@@ -53,7 +57,7 @@ def on_ranks(size: int, *arguments: str) -> list[dict[str, Any]]:
 # Steps ----------------------------------------------------------------------------------------------------------
 
 
-def one_side(layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str) -> None:
+def one_side(layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str | None) -> None:
     """Time steps on this rank and print what they took; `mpiexec` has started as many as there are."""
     from lowmem.distributed import mpi
 
@@ -61,7 +65,8 @@ def one_side(layers: int, width: int, batch: int, threads: int, shards: int, opt
     architecture = lm.Architecture((64, *[width] * layers, 10))
     options: dict[str, Any] = {"shards": shards, "ranks": group.size, "threads": threads}
     plan = lm.plan(architecture, batch, None, optimizer, "store_all", **options)
-    made, rng = lm.make_optimizer(optimizer, lr=1e-6), np.random.default_rng(0)
+    made = None if optimizer is None else lm.make_optimizer(optimizer, lr=1e-6)
+    rng = np.random.default_rng(0)
     x, y = rng.standard_normal((batch, 64)).astype(np.float32), rng.integers(0, 10, batch)
     tracemalloc.start()
     backprop = lm.Backprop(lm.MLP(architecture), plan, made, group=group if group.size > 1 else None)
@@ -136,6 +141,46 @@ def messages() -> None:
         for _ in range(200):
             np.add(one, other, out=one)
         print(json.dumps({"add_per_number": (time.perf_counter() - start) / 200 / len(one)}))
+
+
+# Model ----------------------------------------------------------------------------------------------------------
+
+NETWORKS = ((60, 128, 4096), (200, 256, 2048), (20, 2048, 1024))
+"""Layers, width and batch of the steps that are measured."""
+
+
+def model(times: int) -> dict[str, Any]:
+    """Return the constants of the model in `analysis/ranks.py`, and steps on one and two ranks of one lane."""
+
+    def step(ranks: int, layers: int, width: int, batch: int, *optimizer: str) -> float:
+        shape = map(str, (layers, width, batch, 1, 2))
+        return float(median(on_ranks(ranks, "side", *shape, *optimizer)[0]["step"] for _ in range(times)))
+
+    told = on_ranks(2, "pingpong")
+    seconds = {line["message"]: line["seconds"] for line in told if "message" in line}
+    largest = max(seconds)
+    (add,) = (line["add_per_number"] for line in told if "add_per_number" in line)
+    found = [
+        {"layers": layers, "width": width, "batch": batch, "ranks": ranks}
+        | {"seconds": step(ranks, layers, width, batch, "adam")}
+        for layers, width, batch in NETWORKS
+        for ranks in (1, 2)
+    ]
+    layers, width, batch = NETWORKS[-1]
+    numbers = (layers - 1) * width * width
+    few = 32  # rows, so that the update is most of a step
+    update = (step(1, layers, width, few, "adam") - step(1, layers, width, few)) / numbers
+    wide = next(one for one in found if (one["width"], one["ranks"]) == (width, 1))
+    rate = 6 * numbers * batch / (wide["seconds"] - numbers * update)
+    return {
+        "command": "python -m scripts.measure_ranks model",
+        "date": date.today().isoformat(),
+        "on": machine(),
+        "sources": measured_sources(),
+        "machine": {"rate": rate, "add": add, "update": update},
+        "link": {"latency": seconds[min(seconds)], "bandwidth": largest / seconds[largest]},
+        "steps": found,
+    }
 
 
 # Kills and bits -------------------------------------------------------------------------------------------------
@@ -248,19 +293,21 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure what the arguments ask for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("steps", "messages", "kills", "mnist", "side", "pingpong"))
+    parser.add_argument("what", choices=("steps", "messages", "model", "kills", "mnist", "side", "pingpong"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
     if arguments.what == "side":
         layers, width, batch, threads, shards = map(int, arguments.rest[:5])
-        one_side(layers, width, batch, threads, shards, arguments.rest[5])
+        one_side(layers, width, batch, threads, shards, arguments.rest[5] if arguments.rest[5:] else None)
     elif arguments.what == "pingpong":
         messages()
     elif arguments.what == "messages":
         for line in on_ranks(2, "pingpong"):
             print(json.dumps(line))
+    elif arguments.what == "model":
+        (DATA / "measure_ranks.json").write_text(json.dumps(model(arguments.times), indent=1) + "\n", encoding="utf-8")
     else:
         for line in measured(arguments):
             print(json.dumps(line), flush=True)

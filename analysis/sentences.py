@@ -64,9 +64,20 @@ def of_planning() -> str:
         f"{max(r['gap'] for r in some):.2%}; {many[0]['layers']:,.0f} such layers "
         f"{ends((r['seconds'] for r in many), '.2f')} s, with a gap of at most {max(r['gap'] for r in many):.2%}. "
         f"The bound is weak where few states fit in long chains: {weak['gap']:.2%} at {weak['share']:.0f}% of "
-        f"{weak['layers']:,.0f} ever narrower layers. A long chain of equal steps took up to {max(equal):.2f} s. "
-        "The bound counts live bytes and knows no places in the arena, so near the least budget `plan.gap` is large "
-        "for uneven widths."
+        f"{weak['layers']:,.0f} ever narrower layers. {blame(records)}A long chain of equal steps took up to "
+        f"{max(equal):.2f} s. The bound counts live bytes and knows no places in the arena, so near the least budget "
+        "`plan.gap` is large for uneven widths."
+    )
+
+
+def blame(records: list[Record]) -> str:
+    """Say by a table of all segments whether schedules or bounds are to blame for the gaps."""
+    full = [record["full_gap"] for record in records if "full_gap" in record]
+    if not full:
+        return ""
+    return (
+        "It is the bound that is loose, not the schedules: by a table of all segments, which takes seconds, none of "
+        f"the {len(full)} schedules for up to 200 layers is more than {max(full):.2%} above the optimum. "
     )
 
 

@@ -44,10 +44,23 @@ def launcher() -> str:
     return str(own) if own.exists() else shutil.which("mpiexec") or "mpiexec"
 
 
-def on_ranks(size: int, *arguments: str) -> list[dict[str, Any]]:
-    """Run a part of this script on so many ranks, and return the objects that it printed."""
+SLOW = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$1" burst 256k latency 100ms && shift && exec "$@"'
+"""Runs a command where the network is a loopback device that carries no more than so many bits a second, both ways
+together. It needs the right to make a network namespace."""
+
+THERE = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp", "FI_TCP_IFACE": "lo"}
+"""Variables by which MPICH uses that network between processes of one machine, and not their memory."""
+
+
+def on_ranks(size: int, *arguments: str, rate: str | None = None) -> list[dict[str, Any]]:
+    """Run a part of this script on so many ranks, and return the objects that it printed.
+
+    rate: of the network between the ranks, as `tc` writes it, such as "1gbit"; None for the machine's memory.
+    """
     command = [launcher(), "-n", str(size), sys.executable, "-m", "scripts.measure_ranks", *arguments]
     environment = os.environ if size == 1 else ENVIRONMENT
+    if rate is not None:
+        command, environment = ["unshare", "-n", "sh", "-c", SLOW, "sh", rate, *command], environment | THERE
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(done.stderr)
@@ -116,23 +129,18 @@ def steps(layers: int, width: int, batch: int, times: int) -> Iterator[dict[str,
 
 
 def messages() -> None:
-    """Print latency and bandwidth between two ranks, and how fast numbers are added up and updated."""
+    """Print how long two ranks take to exchange messages, each way at once, and to add numbers up."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
     for size in (8, 1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23):
-        data, tries = np.ones(size // 8), 400 if size < 1 << 18 else 20
+        sent, received, tries = np.ones(size // 8), np.ones(size // 8), 400 if size < 1 << 17 else 20
         world.Barrier()
         taken = []
         for _ in range(tries):
             start = time.perf_counter()
-            if world.rank == 0:
-                world.Send(data, 1)
-                world.Recv(data, 1)
-            else:
-                world.Recv(data, 0)
-                world.Send(data, 0)
-            taken.append((time.perf_counter() - start) / 2)
+            world.Sendrecv(sent, 1 - world.rank, recvbuf=received, source=1 - world.rank)
+            taken.append(time.perf_counter() - start)
         if world.rank == 0:
             print(json.dumps({"message": size, "seconds": median(taken)}))
     if world.rank == 0:
@@ -149,37 +157,56 @@ NETWORKS = ((60, 128, 4096), (200, 256, 2048), (20, 2048, 1024))
 """Layers, width and batch of the steps that are measured."""
 
 
+RATE = "1gbit"
+"""Of the slow link, as `tc` writes it."""
+
+
 def model(times: int) -> dict[str, Any]:
-    """Return the constants of the model in `analysis/ranks.py`, and steps on one and two ranks of one lane."""
+    """Return the constants of the model in `analysis/ranks.py`, and steps on one and two ranks of one lane.
 
-    def step(ranks: int, layers: int, width: int, batch: int, *optimizer: str) -> float:
-        shape = map(str, (layers, width, batch, 1, 2))
-        return float(median(on_ranks(ranks, "side", *shape, *optimizer)[0]["step"] for _ in range(times)))
+    Two links: the memory of this machine and, where a network namespace can be made, a slow network.
+    """
 
-    told = on_ranks(2, "pingpong")
-    seconds = {line["message"]: line["seconds"] for line in told if "message" in line}
-    largest = max(seconds)
-    (add,) = (line["add_per_number"] for line in told if "add_per_number" in line)
-    found = [
-        {"layers": layers, "width": width, "batch": batch, "ranks": ranks}
-        | {"seconds": step(ranks, layers, width, batch, "adam")}
-        for layers, width, batch in NETWORKS
-        for ranks in (1, 2)
-    ]
+    def step(ranks: int, network: tuple[int, ...], *optimizer: str, rate: str | None = None) -> dict[str, Any]:
+        shape = [str(number) for number in (*network, 1, 2)]
+        found = [on_ranks(ranks, "side", *shape, *optimizer, rate=rate)[0] for _ in range(times)]
+        return {
+            "seconds": median(one["step"] for one in found),
+            "waited": median(max(one["waited"]) for one in found),
+        }
+
+    def steps_on(sizes: tuple[int, ...], rate: str | None) -> list[dict[str, Any]]:
+        return [
+            {"layers": layers, "width": width, "batch": batch, "ranks": ranks}
+            | step(ranks, (layers, width, batch), "adam", rate=rate)
+            for layers, width, batch in NETWORKS
+            for ranks in sizes
+        ]
+
+    def link(rate: str | None) -> dict[str, float]:
+        told = {line["message"]: line["seconds"] for line in on_ranks(2, "pingpong", rate=rate) if "message" in line}
+        return {"latency": told[min(told)], "bandwidth": max(told) / told[max(told)]}
+
+    (add,) = (line["add_per_number"] for line in on_ranks(2, "pingpong") if "add_per_number" in line)
+    found = steps_on((1, 2), None)
     layers, width, batch = NETWORKS[-1]
     numbers = (layers - 1) * width * width
     few = 32  # rows, so that the update is most of a step
-    update = (step(1, layers, width, few, "adam") - step(1, layers, width, few)) / numbers
+    alone = step(1, (layers, width, few))["seconds"]
+    update = (step(1, (layers, width, few), "adam")["seconds"] - alone) / numbers
     wide = next(one for one in found if (one["width"], one["ranks"]) == (width, 1))
-    rate = 6 * numbers * batch / (wide["seconds"] - numbers * update)
+    slow = []
+    if subprocess.run(["unshare", "-n", "sh", "-c", SLOW, "sh", RATE, "true"], check=False).returncode == 0:
+        slow = [{"rate": RATE, "link": link(RATE), "steps": steps_on((2,), RATE)}]
     return {
         "command": "python -m scripts.measure_ranks model",
         "date": date.today().isoformat(),
         "on": machine(),
         "sources": measured_sources(),
-        "machine": {"rate": rate, "add": add, "update": update},
-        "link": {"latency": seconds[min(seconds)], "bandwidth": largest / seconds[largest]},
+        "machine": {"rate": 6 * numbers * batch / (wide["seconds"] - numbers * update), "add": add, "update": update},
+        "link": link(None),
         "steps": found,
+        "slow": slow,
     }
 
 

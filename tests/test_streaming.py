@@ -1,5 +1,7 @@
 """Parameters and optimizer's arrays on a disk: the same bits, the memory and the traffic that the plan tells."""
 
+import gc
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,10 @@ import numpy as np
 import pytest
 
 import lowmem as lm
+from lowmem.common.disk.conditions import Conditions
+from lowmem.errors import BudgetError, DiskError, InputError
+from lowmem.measure.memory import TracedPeak
+from lowmem.measure.step_profile import profile_step
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model, randomised
@@ -77,3 +83,229 @@ def test_streaming_changes_no_bit(
         outs.append((out.copy(), step.loss(out, y)))
     np.testing.assert_array_equal(outs[0][0], outs[1][0])
     assert outs[0][1] == outs[1][1]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_the_optimizers_arrays_alone_may_lie_on_the_disk(tmp_path: Path, engine: str, optimizer: str) -> None:
+    plain, other = randomised(ARCH), randomised(ARCH)
+    plan = smallest(tmp_path, other, optimizer, engine=engine)
+    assert plan.streams == (False, True)
+    everything = lm.plan(ARCH, ROWS, None, optimizer, engine=engine, threads=1)
+    rules = [lm.make_optimizer(optimizer) for _ in range(2)]
+    steps = lm.Backprop(plain, everything, rules[0]), lm.Backprop(other, plan, rules[1])
+    for seed in range(3):
+        assert steps[0](*batch(ARCH, ROWS, seed))[0] == steps[1](*batch(ARCH, ROWS, seed))[0]
+        assert steps[1].disk_traffic == plan.disk_traffic
+    np.testing.assert_array_equal(plain.learned, other.learned)
+    for one, two in zip(steps[0].optimizer_state, steps[1].optimizer_state, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_that_is_run_twice_streams_to_the_same_bits(tmp_path: Path, engine: str) -> None:
+    from lowmem.runtime.clipping import ClippedBackprop
+
+    plain, paged = randomised(ARCH), on_disk(tmp_path, ARCH)
+    plan = smallest(tmp_path, paged, "adam", engine=engine, rehearse=True)
+    assert plan.streams == (True, True)
+    everything = lm.plan(ARCH, ROWS, None, "adam", engine=engine, threads=1, rehearse=True)
+    pairs = ((plain, everything), (paged, plan))
+    steps = [ClippedBackprop(mlp, how, lm.Adam(0.01), 0.05) for mlp, how in pairs]
+    for seed in range(2):
+        assert steps[0](*batch(ARCH, ROWS, seed))[0] == steps[1](*batch(ARCH, ROWS, seed))[0]
+        assert steps[1].disk_traffic == plan.disk_traffic
+    np.testing.assert_array_equal(plain.learned, paged.learned)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", [None, "adam"])
+def test_passes_of_fewer_rows_stream_to_the_same_bits(tmp_path: Path, engine: str, optimizer: str | None) -> None:
+    plain, paged = randomised(ARCH), on_disk(tmp_path, ARCH)
+    usual: dict[str, Any] = {"batch_size": 3 * ROWS, "micro_batch": ROWS, "engine": engine, "threads": 1}
+    plan = smallest(tmp_path, paged, optimizer, **usual)
+    assert plan.streams == (True, optimizer is not None)
+    everything = lm.plan(ARCH, budget=None, optimizer=optimizer, **usual)
+    rules = [None if optimizer is None else lm.Adam(0.01) for _ in range(2)]
+    steps = lm.Backprop(plain, everything, rules[0]), lm.Backprop(paged, plan, rules[1])
+    for rows in (3 * ROWS, 2 * ROWS + 5):
+        one, other = (step(*batch(ARCH, rows)) for step in steps)
+        assert one[0] == other[0]
+        for first, second in zip(one[1].weights, other[1].weights, strict=True):
+            np.testing.assert_array_equal(first, second)
+        assert steps[1].disk_traffic == plan.disk_traffic
+    np.testing.assert_array_equal(plain.learned, paged.learned)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_profiled_step_streams_as_well(tmp_path: Path, engine: str) -> None:
+    plain, paged = randomised(ARCH), on_disk(tmp_path, ARCH)
+    plan = smallest(tmp_path, paged, "adam", engine=engine)
+    everything = lm.plan(ARCH, ROWS, None, "adam", engine=engine, threads=1)
+    pairs = (plain, everything), (paged, plan)
+    for mlp, how in pairs:
+        backprop = lm.Backprop(mlp, how, lm.Adam(0.01))
+        profile_step(backprop, *batch(ARCH, ROWS))
+    assert backprop.disk_traffic == plan.disk_traffic
+    np.testing.assert_array_equal(plain.learned, paged.learned)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_promise_is_kept_and_what_is_resident_is_what_was_said(
+    tmp_path: Path, engine: str, optimizer: str
+) -> None:
+    paged = on_disk(tmp_path, ARCH)
+    plan = smallest(tmp_path, paged, optimizer, engine=engine)
+    x, y = batch(ARCH, ROWS)
+    traced = TracedPeak()
+    gc.collect()
+    traced.restart()
+    backprop = lm.Backprop(paged, plan, lm.make_optimizer(optimizer))
+    for _ in range(3):
+        backprop(x, y)
+    streamed = plan.parameter_bytes * plan.streams[0] + (plan.optimizer_bytes if plan.streams[1] else 0)
+    assert traced.stop() <= plan.peak_bytes - streamed + 65_536
+    measured, promised = backprop.account(), plan.account()
+    assert measured.parameters is not None
+    assert measured.optimizer is not None
+    both = measured.parameters + measured.optimizer
+    assert both <= promised.parameters + promised.optimizer
+    assert both >= 0.9 * (promised.parameters + promised.optimizer)
+    assert plan.parameter_bytes < paged.parameters.nbytes / 3
+    assert backprop.engine.disk is not None
+    assert backprop.engine.disk.streams is not None
+    assert resident_pages(paged) <= len(ARCH.widths) + 1
+
+
+def resident_pages(mlp: lm.MLP) -> int:
+    """Return how many pages of a network on a disk are in the page cache, by the system's own count."""
+    import ctypes
+    import mmap
+
+    address, size = mlp.learned.ctypes.data, mlp.learned.nbytes
+    pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    if ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages):
+        pytest.skip("this system does not say which pages are in memory")
+    return sum(page & 1 for page in pages)
+
+
+# Choices -----------------------------------------------------------------------------------------------------------
+
+
+def test_with_room_everything_stays_in_memory(tmp_path: Path) -> None:
+    for mlp in (ARCH, randomised(ARCH), on_disk(tmp_path, ARCH)):
+        plan = lm.plan(mlp, ROWS, "1GiB", "adam", costs=model(), micro_batch=ROWS, disk=tier(tmp_path))
+        assert (plan.streaming, plan.disk_bytes, plan.disk_traffic) == (None, 0, 0)
+
+
+def test_as_little_as_needed_is_streamed(tmp_path: Path) -> None:
+    """With ever less memory, first moments are streamed, and then parameters too."""
+    mlp, seen = on_disk(tmp_path, ARCH), []
+    usual: dict[str, Any] = {"batch_size": ROWS, "optimizer": "adam", "costs": model(), "micro_batch": ROWS}
+    usual |= {"disk": tier(tmp_path), "threads": 1}
+    whole, least = lm.plan(mlp, **usual).peak_bytes, lm.minimum_budget(mlp, **usual)
+    for part in range(21):
+        plan = lm.plan(mlp, budget=least + (whole - least) * part // 20, **usual)
+        assert plan.peak_bytes <= plan.budget  # type: ignore[operator]
+        seen.append(sum(plan.streams))
+    assert (seen[0], seen[-1]) == (2, 0)
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_without_a_disk_and_for_networks_in_memory_nothing_changes(tmp_path: Path) -> None:
+    """The least budget without a disk is as before; with one, a network in memory keeps its parameters there."""
+    mlp = randomised(ARCH)
+    usual: dict[str, Any] = {"batch_size": ROWS, "costs": model(), "micro_batch": ROWS, "threads": 1}
+    plain = lm.minimum_budget(mlp, optimizer="sgd", **usual)
+    assert lm.plan(mlp, budget=plain, optimizer="sgd", **usual).streaming is None
+    least = lm.plan(mlp, budget=plain + 100_000, optimizer="sgd", disk=tier(tmp_path), **usual)
+    assert not least.streams[0]
+    with pytest.raises(BudgetError):
+        lm.plan(mlp, budget=plain // 2, optimizer="sgd", disk=tier(tmp_path), **usual)
+
+
+def test_a_plan_that_streams_parameters_needs_a_network_on_a_disk(tmp_path: Path) -> None:
+    usual: dict[str, Any] = {"batch_size": ROWS, "costs": model(), "micro_batch": ROWS, "disk": tier(tmp_path)}
+    least = lm.minimum_budget(ARCH, optimizer="sgd", **usual)  # nobody knows where the parameters of these layers lie
+    plan = lm.plan(ARCH, budget=least, optimizer="sgd", **usual)
+    assert plan.streams == (True, False)
+    with pytest.raises(InputError, match=r"lowmem\.MLP\(architecture, disk="):
+        lm.Backprop(randomised(ARCH), plan, lm.SGD(0.1))
+
+
+def test_gathered_gradients_and_shards_are_not_streamed(tmp_path: Path) -> None:
+    mlp = on_disk(tmp_path, ARCH)
+    usual: dict[str, Any] = {"costs": model(), "disk": tier(tmp_path), "threads": 1}
+    for options in ({"gather": True}, {"shards": 2}):
+        least = lm.minimum_budget(mlp, ROWS, "adam", **usual, **options)
+        assert least > 3 * mlp.parameters.nbytes
+        plan = lm.plan(mlp, ROWS, least, "adam", **usual, **options)
+        assert plan.streaming is None
+
+
+def test_the_disk_limit_holds_for_all_files(tmp_path: Path) -> None:
+    mlp = on_disk(tmp_path, ARCH)
+    usual: dict[str, Any] = {"batch_size": ROWS, "optimizer": "adam", "costs": model(), "micro_batch": ROWS}
+    free = lm.minimum_budget(mlp, disk=tier(tmp_path), **usual)
+    limit = 2 * mlp.parameters.nbytes + 100_000
+    less = lm.minimum_budget(mlp, disk=tier(tmp_path, limit=limit), **usual)
+    assert less > free
+    assert lm.plan(mlp, budget=less, disk=tier(tmp_path, limit=limit), **usual).disk_bytes <= limit
+
+
+def test_the_plan_says_what_is_streamed(tmp_path: Path) -> None:
+    plan = smallest(tmp_path, on_disk(tmp_path, ARCH), "adam")
+    text = str(plan)
+    assert "parameters and moments, in" in text
+    assert "those of the layers at hand" in text
+    assert plan.to_dict()["streamed"] == {"parameters": True, "moments": True, "ahead": plan.streaming.ahead}  # type: ignore[union-attr]
+    assert plan.disk_bytes >= 3 * on_disk(tmp_path, ARCH).parameters.nbytes
+
+
+# Errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("fails", ["parameters", "moments"])
+def test_a_disk_that_fails_says_whether_parameters_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, fails: str
+) -> None:
+    plan = smallest(tmp_path, on_disk(tmp_path, ARCH), "adam", engine=engine)
+    source, torn = randomised(ARCH).learned, set()
+    for number in (3, 9, 25, 33, 40, 50) if fails == "parameters" else (1, 2, 3, 10, 25):
+        start = lm.MLP.empty(ARCH)
+        np.copyto(start.learned, source)
+        mlp, rule = lm.MLP.empty(ARCH, disk=tmp_path), lm.Adam(0.01)
+        mlp.learned[:] = source
+        backprop = lm.Backprop(mlp, plan, rule)
+        assert mlp.paged is not None
+        # One array alone fails, and not the file with states.
+        array = mlp.paged if fails == "parameters" else backprop.buffers.paged_states[0]
+        array._gate._conditions = Conditions(fail=number)
+        with pytest.raises(DiskError, match=r"the disk failed at (writing|reading)") as caught:
+            backprop(*batch(ARCH, ROWS))
+        changed = bool((mlp.learned != source).any())
+        assert caught.value.torn == changed
+        assert rule.step_count == int(changed)
+        torn.add(changed)
+        if not changed:  # the next step finds nothing of the one that failed
+            other = lm.Backprop(start, lm.plan(ARCH, ROWS, None, "adam", engine=engine, threads=1), lm.Adam(0.01))
+            assert backprop(*batch(ARCH, ROWS))[0] == other(*batch(ARCH, ROWS))[0]
+            np.testing.assert_array_equal(mlp.learned, start.learned)
+    assert torn == {False, True}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_loss_that_overflows_leaves_parameters_and_memory_as_they_were(tmp_path: Path, engine: str) -> None:
+    mlp = on_disk(tmp_path, ARCH)
+    plan = smallest(tmp_path, mlp, "adam", engine=engine)
+    backprop = lm.Backprop(mlp, plan, lm.Adam(0.01))
+    mlp.weights[-1][:] = 1e38
+    before = mlp.learned.copy()
+    x, y = batch(ARCH, ROWS)
+    with pytest.raises(lm.NonFiniteError):
+        backprop(np.full_like(x, 1e30), y)
+    assert resident_pages(mlp) >= 0
+    np.testing.assert_array_equal(mlp.learned, before)

@@ -148,10 +148,8 @@ def add_planning(
     parser.add_argument(
         "--engine", metavar="NAME", help=f"{' or '.join(ENGINES)} (default: native, the compiled one, if it is there)"
     )
-    group.add_argument(
-        "--disk", metavar="DIR", help="folder on a disk; activations may go to a file there, if that is quicker"
-    )
-    group.add_argument("--disk-limit", metavar="SIZE", help="what that file may take (default: all that is free)")
+    group.add_argument("--disk", metavar="DIR", help="folder on a disk: what has no room in memory may go there")
+    group.add_argument("--disk-limit", metavar="SIZE", help="what files there may take (default: all that is free)")
     group.add_argument(
         "--shards",
         type=int,

@@ -213,27 +213,28 @@ def _trainer(
     group: "Group | None",
 ) -> "Trainer":
     """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run."""
+    from lowmem.measure.placement import folder_for
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import make_optimizer
     from lowmem.training.trainer import Trainer
 
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
-    trainer = Trainer(
-        MLP(network, arguments.seed, initialiser=arguments.init, gain=arguments.gain),
-        optimizer,
-        batch_size=arguments.batch,
-        budget=arguments.budget,
-        ram=arguments.ram,
-        seed=arguments.seed,
-        schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
-        clip_value=arguments.clip_value,
-        clip_norm=arguments.clip_norm,
-        clip_twice=arguments.clip_twice,
-        class_weights=_class_weights(arguments.class_weights),
-        non_finite=arguments.non_finite,
-        group=group,
-        **options,
-    )
+    options = options | {
+        "batch_size": arguments.batch,
+        "budget": arguments.budget,
+        "ram": arguments.ram,
+        "seed": arguments.seed,
+        "schedule": _schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
+        "clip_value": arguments.clip_value,
+        "clip_norm": arguments.clip_norm,
+        "clip_twice": arguments.clip_twice,
+        "class_weights": _class_weights(arguments.class_weights),
+        "non_finite": arguments.non_finite,
+        "group": group,
+    }
+    folder = folder_for(network, optimizer, options)
+    mlp = MLP(network, arguments.seed, initialiser=arguments.init, gain=arguments.gain, disk=folder)
+    trainer = Trainer(mlp, optimizer, **options)
     trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
     return trainer
 

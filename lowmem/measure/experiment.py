@@ -124,7 +124,8 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     planned = plan(architecture, rows, request.get("budget"), optimizer, request.get("strategy", "auto"), **options)
     gc.collect()
     traced.restart()  # the peak of planning is not that of training
-    backprop = Backprop(MLP(architecture), planned, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
+    mlp = MLP(architecture, disk=planned.disk if planned.streams[0] else None)
+    backprop = Backprop(mlp, planned, make_optimizer(optimizer, lr=1e-6) if optimizer else None)
     backprop.arena.mark()
     peak = resident_peak_of(lambda: (backprop(x, y), backprop(x, y))) - tracemalloc.get_tracemalloc_memory()
     traced_peak = traced.stop()

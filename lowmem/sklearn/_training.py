@@ -24,6 +24,7 @@ from lowmem.nn.mlp import MLP
 from lowmem.nn.penalty import Spans
 from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.choose import plan
+from lowmem.planning.engines.machine import disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.sklearn._solvers import PenalisedAdamW, Solver
@@ -125,7 +126,8 @@ def batch_bytes(samples: Samples, count: int, rows: int, architecture: Architect
 def plan_within_limit(architecture: Architecture, optimizer: Solver, terms: Terms) -> Plan:
     """Return the plan of a step. Raises `BudgetError`, which names the estimator's parameters, if none fits."""
     options: dict[str, Any] = {"batch_buffers": terms.buffers, "odd_batches": terms.odd, "threads": terms.threads}
-    options["disk"], options["disk_limit"] = terms.disk
+    tier = disk_tier(*terms.disk)
+    options["disk"] = None if tier is None else replace(tier, states_only=True)  # networks of estimators are in memory
     if terms.limit is not None:
         options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:

@@ -10,6 +10,7 @@ from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
+from lowmem.measure.placement import folder_for
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -245,7 +246,8 @@ class Trainer(RunState):
             self.optimizer.clip_value, self._stepper = self.clip_value, stepper
             if self._resumed is not None:
                 backprop = self._stepper.backprop
-                self._resumed.load_states(backprop.optimizer_state, state_layout(self.plan, backprop.buffers))
+                states = backprop.buffers.paged_states or backprop.optimizer_state
+                self._resumed.load_states(states, state_layout(self.plan, backprop.buffers))
                 self._resumed.load_last(self.mlp.streamed(self.mlp.learned))
                 self._resumed = None
         return self._stepper
@@ -316,7 +318,9 @@ class Trainer(RunState):
         """Return a trainer that goes on where a saved run stood, to the same bits as if it had never stopped.
 
         changes: keywords of the trainer to replace. Some, such as budget, ram and strategy, change no bits.
-        Call `epochs` with the same data. Raises `InputError`, before anything big is allocated, for a file that is
+        With disk, the parameters lie there if the budget cannot hold them. Call `epochs` with the same data.
+
+        Raises `InputError`, before anything big is allocated, for a file that is
         damaged or of another kind, `BudgetError` if no plan fits.
         """
         return cls.of_run(open_run(path), **changes)
@@ -331,7 +335,8 @@ class Trainer(RunState):
         try:
             if isinstance(options["schedule"], dict):
                 options["schedule"] = LearningRate(**options["schedule"])
-            trainer = cls(run.network(), run.optimizer, **options)
+            folder = folder_for(run.architecture, run.optimizer, options)
+            trainer = cls(run.network(folder), run.optimizer, **options)
         except (TypeError, KeyError) as problem:
             raise InputError(
                 f"{run.path} holds options that this version does not know: {problem}. Resume it with the version "

@@ -5,7 +5,7 @@ who makes them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class DiskTier:
     """A disk that a plan may use.
 
-    folder: where the file with states is made. rates: how fast the disk is. limit: bytes that the file may take, None
-    for as many as are free when it is made.
+    folder: where the files are made. rates: how fast the disk is. limit: bytes that the files may take, None for as
+    many as are free when they are made. states_only: whether parameters and moments stay in memory in any case.
     """
 
     folder: str
     rates: DiskRates
     limit: int | None = None
+    states_only: bool = False
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str
             )
         return None
     if isinstance(disk, DiskTier):
-        return disk if limit is None else DiskTier(disk.folder, disk.rates, limit)
+        return disk if limit is None else replace(disk, limit=limit)
     try:
         folder = fspath(disk)
     except TypeError:

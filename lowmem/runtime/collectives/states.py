@@ -105,7 +105,7 @@ def saving_states(backprop: Backprop) -> Iterator[Sequence[Tensor] | None]:
     If the rank that writes fails, all ranks raise its error.
     """
     if backprop.group is None:
-        yield backprop.optimizer_state
+        yield backprop.buffers.paged_states or backprop.optimizer_state
         return
     group, problem = backprop.group, None
     states = SharedStates(backprop.plan, backprop.buffers, group)

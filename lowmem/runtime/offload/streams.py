@@ -72,7 +72,7 @@ class Streams:
         if self._process != os.getpid():
             self._changed = threading.Condition()
             self._start_anew()
-        self._error, self._touched = None, False
+        self._error, self._touched, self._held = None, False, {"w": 0, "m": 0}
 
     def follow(self, move: Move) -> None:
         """Begin a transfer, or wait for one. Raises `DiskError` if it failed, or one begun before it."""

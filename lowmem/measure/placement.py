@@ -1,0 +1,51 @@
+"""Where a network's parameters lie where nobody says it: on the disk if the memory allowed cannot hold them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lowmem.errors import BudgetError
+from lowmem.measure.memory import resident
+from lowmem.measure.ram import RESERVE, read_ram
+from lowmem.network.architecture import Architecture
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.choose import plan
+from lowmem.planning.engines.machine import disk_tier
+from lowmem.units import parse_bytes
+
+OF_A_LIMIT = 0.9
+"""Share of the memory allowed that the plan of a step may take here: the rest is for buffers of data not known yet."""
+
+PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine", "shards", "costs", "table_bytes")
+"""Keywords of a trainer that decide."""
+
+
+def folder_for(
+    architecture: Architecture, optimizer: Optimizer | str | None, options: Mapping[str, Any]
+) -> str | None:
+    """Return the folder of the disk on which the parameters of a network to train should lie, None for memory.
+
+    options: keywords of `Trainer`. Without `disk`, or without a limit of memory, parameters lie in memory, and where
+    gradients are gathered or several ranks share a batch.
+
+    Raises `InputError` for a limit or a disk that make no sense.
+    """
+    tier = disk_tier(options.get("disk"), options.get("disk_limit"))
+    budget, ram = options.get("budget"), options.get("ram")
+    if tier is None or (budget is None and ram is None) or options.get("strategy", "auto") != "auto":
+        return None
+    if options.get("group") is not None or options.get("shards", 1) != 1:
+        return None
+    if ram is not None:
+        budget = max(read_ram(ram) - resident() - RESERVE, 1)
+    assert budget is not None
+    if not isinstance(budget, str) or "%" not in budget:
+        budget = max(int(OF_A_LIMIT * parse_bytes(budget)), 1)
+    clips, twice = options.get("clip_norm") is not None, bool(options.get("clip_twice"))
+    if clips and not twice:
+        return None
+    how = {name: options[name] for name in PLANNING if options.get(name) is not None}
+    try:
+        planned = plan(architecture, options["batch_size"], budget, optimizer, disk=tier, rehearse=clips, **how)
+    except BudgetError:
+        return tier.folder  # the trainer says what is missing
+    return tier.folder if planned.streams[0] else None

@@ -3,6 +3,8 @@
 import copy
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,19 @@ def test_an_error_of_the_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DiskError, match="the disk failed at writing to the file of") as caught:
         lm.MLP(BIG, disk=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_left_of_it_after_a_kill(tmp_path: Path) -> None:
+    code = (
+        "import sys, lowmem as lm; mlp = lm.MLP((64, 512, 512, 10), disk=sys.argv[1]); print('ready', flush=True)\n"
+        "while True: [None for _ in mlp.in_turn(changed=True)]"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    assert os.listdir(tmp_path) == []
 
 
 # Copies -------------------------------------------------------------------------------------------------------------

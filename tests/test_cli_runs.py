@@ -17,6 +17,7 @@ import pytest
 import lowmem as lm
 from lowmem.cli.progress import Progress
 from lowmem.cli.train import _choose
+from lowmem.common.disk.paged_array import PagedArray
 from lowmem.training.loop import Loop
 from lowmem.training.saved_run import open_run
 from tests.test_cli import ROOT, Ran
@@ -312,6 +313,41 @@ def test_predict_writes_classes_or_outputs(capsys: Capture, run: Path, tmp_path:
     text = ["--output", str(tmp_path / "found.csv")]
     assert Ran(capsys, "predict", str(run), "--data", str(tmp_path / name), "--outputs", *text).code == 0
     np.testing.assert_allclose(np.loadtxt(tmp_path / "found.csv", delimiter=","), outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_on_the_disk_says_and_writes_the_same(
+    capsys: Capture, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    on_disk: list[Path] = []
+    settle = PagedArray.settle
+
+    def noted(self: PagedArray) -> None:
+        on_disk.append(run)
+        settle(self)
+
+    monkeypatch.setattr(PagedArray, "settle", noted)
+    flags = ["--disk", str(tmp_path / "disk")]
+    for command in ("evaluate", "predict"):
+        line = [command, str(run), "--data", str(data)]
+        without = Ran(capsys, *line)
+        assert not on_disk
+        there = Ran(capsys, *line, *flags)
+        assert (there.code, there.out, there.err) == (0, without.out, "")
+        assert on_disk
+        on_disk.clear()
+        refused = Ran(capsys, *line, "--disk", str(tmp_path / "nowhere"))
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+    for name, more in (("memory", []), ("there", flags)):
+        assert Ran(capsys, "export", str(run), str(tmp_path / f"{name}.safetensors"), *more).code == 0
+        assert bool(on_disk) == bool(more)
+        on_disk.clear()
+        assert Ran(capsys, "import", str(tmp_path / f"{name}.safetensors"), str(tmp_path / name), *more).code == 0
+        assert bool(on_disk) == bool(more)
+    exported = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("memory", "there")]
+    assert exported[0] == exported[1]
+    assert (tmp_path / "memory").read_bytes() == (tmp_path / "there").read_bytes()
+    assert os.listdir(tmp_path / "disk") == []
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "resume"])

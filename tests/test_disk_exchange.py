@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.common.disk import paged_array
+from lowmem.common.disk import parts
 from lowmem.common.disk.paged_array import PagedArray
 from lowmem.errors import DiskError, InputError, SaveError
 from lowmem.nn.optimizers import SGD
@@ -26,7 +26,7 @@ def architecture(request: pytest.FixtureRequest) -> lm.Architecture:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged_array, "PIECE", 16 * PAGE)
+    monkeypatch.setattr(parts, "PIECE", 16 * PAGE)
 
 
 def save(mlp: lm.MLP, path: Path, **options: Any) -> None:

@@ -1,15 +1,16 @@
-"""A run with a disk in a real memory control group, where the page cache counts too."""
+"""Runs and networks on a disk in a real memory control group, where the page cache counts too."""
 
 import json
-import os
-import subprocess
-import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+import lowmem as lm
+from tests.control_groups import memory_group, run_in, times_full
+
 RAM = 110_000_000
 CODE = """
 import json, sys
@@ -34,30 +35,13 @@ print(json.dumps([plan.strategy, plan.disk_bytes, plan.store_all_bytes, resident
 @pytest.fixture
 def group() -> Iterator[Path]:
     """Make a control group of memory; skip where that is not allowed."""
-    first = Path("/sys/fs/cgroup/memory")
-    path = (first if first.is_dir() else Path("/sys/fs/cgroup")) / f"lowmem-test-{os.getpid()}"
-    limit = "memory.limit_in_bytes" if first.is_dir() else "memory.max"
-    try:
-        path.mkdir()
-        (path / limit).write_text(str(RAM))
-    except OSError as problem:
-        if path.is_dir():
-            path.rmdir()
-        pytest.skip(f"no control group can be made here: {problem}")
-    yield path
-    path.rmdir()
+    with memory_group(RAM) as path:
+        yield path
 
 
 def test_a_process_with_a_disk_lives_in_a_group_of_the_promised_size(group: Path, tmp_path: Path) -> None:
     """Neither the states on the disk nor their pages count: storing everything would take more than the group."""
-    enter = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
-    done = subprocess.run(
-        [*enter, sys.executable, "-c", CODE, str(tmp_path), str(RAM)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_in(group, CODE, str(tmp_path), str(RAM))
     assert done.returncode == 0, done.stderr
     strategy, disk_bytes, store_all_bytes, resident, promise = json.loads(done.stdout)
     assert strategy == "disk"
@@ -65,8 +49,36 @@ def test_a_process_with_a_disk_lives_in_a_group_of_the_promised_size(group: Path
     assert store_all_bytes > 80e6
     assert resident <= promise <= RAM
     # Pages of the file in the cache would have been thrown out to stay within the group.
-    failed = group / "memory.failcnt"
-    times = (
-        failed.read_text() if failed.exists() else (group / "memory.events").read_text().split("max ")[1].split()[0]
-    )
-    assert int(times) == 0
+    assert times_full(group) == 0
+
+
+NETWORK = """
+import json, sys, zlib
+from pathlib import Path
+import numpy as np, lowmem as lm
+from lowmem.interchange.safetensors import checksum
+from lowmem.measure.memory import resident_peak
+from tests.control_groups import times_full
+folder, group = Path(sys.argv[1]), Path(sys.argv[2])
+mlp = lm.MLP(lm.Architecture((64, *[1024] * 40, 10)), 3, disk=folder)
+outputs = mlp.predict(np.ones((3000, 64), np.float32))
+full = times_full(group)
+lm.export_torch(mlp, folder / "net.safetensors")
+back = lm.import_torch(folder / "net.safetensors", disk=folder)
+codes = [checksum(lambda: [("", one.streamed(one.learned))]) for one in (mlp, back)]
+print(json.dumps([mlp.learned.nbytes, resident_peak(), full, *codes, zlib.crc32(outputs)]))
+"""
+
+
+def test_a_network_on_the_disk_is_made_used_saved_and_loaded_in_a_group_that_cannot_hold_it(tmp_path: Path) -> None:
+    """Pages of its file count in the group, mapped or not: none of them stays."""
+    with memory_group(80_000_000) as group:
+        done = run_in(group, NETWORK, str(tmp_path), str(group))
+    assert done.returncode == 0, done.stderr
+    size, resident, full, code, back, outputs = json.loads(done.stdout)
+    assert size > 160e6
+    assert resident < 75e6
+    assert full == 0  # before the export, whose own file is in the page cache until it is written
+    mlp = lm.MLP(lm.Architecture((64, *[1024] * 40, 10)), 3)
+    assert code == back == zlib.crc32(mlp.learned.data)
+    assert outputs == zlib.crc32(mlp.predict(np.ones((3000, 64), np.float32)).data)

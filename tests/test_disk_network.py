@@ -3,6 +3,8 @@
 import copy
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.errors import DiskError, InputError
+from lowmem.training.callbacks.best_weights import BestWeights
 from tests.test_paged_array import PAGE, cached, in_child
 
 ARCHITECTURES = {
@@ -100,6 +103,19 @@ def test_an_error_of_the_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pyt
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_is_left_of_it_after_a_kill(tmp_path: Path) -> None:
+    code = (
+        "import sys, lowmem as lm; mlp = lm.MLP((64, 512, 512, 10), disk=sys.argv[1]); print('ready', flush=True)\n"
+        "while True: [None for _ in mlp.in_turn(changed=True)]"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    assert os.listdir(tmp_path) == []
+
+
 # Copies -------------------------------------------------------------------------------------------------------------
 
 
@@ -125,3 +141,81 @@ def test_a_forked_process_cannot_change_it(tmp_path: Path) -> None:
 
     assert in_child(work) == 0
     np.testing.assert_array_equal(mlp.learned, truth.learned)
+
+
+# Prediction ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("rows", [1, 300, 1025, 5000])
+def test_it_predicts_the_bits_of_a_network_in_memory(
+    architecture: lm.Architecture, tmp_path: Path, rows: int, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_ENGINE", engine)
+    x = np.random.default_rng(0).standard_normal((rows, architecture.widths[0]))
+    memory, disk = lm.MLP(architecture, 2), lm.MLP(architecture, 2, disk=tmp_path)
+    for dtype in ("float32", "float64"):  # one is cast, a chunk of rows at a time
+        np.testing.assert_array_equal(disk.predict(x.astype(dtype)), memory.predict(x.astype(dtype)))
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_prediction_has_a_few_layers_in_memory_and_reads_each_once_for_many_rows(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_ENGINE", engine)
+    architecture = lm.Architecture((64, *[1024] * 6, 10))
+    mlp, seen = lm.MLP(architecture, disk=tmp_path), []
+    assert mlp.paged is not None
+    x = np.zeros((2 * 512, 64), np.float32)
+    sweep = mlp.in_turn
+
+    def watched(**options: Any) -> Any:
+        for number in sweep(**options):
+            seen.append(pages_of(mlp))
+            yield number
+
+    monkeypatch.setattr(mlp, "in_turn", watched)
+    mlp.predict(x)
+    layer = -(-architecture.layer(2).size * architecture.item_bytes // PAGE) + 1
+    assert seen
+    assert max(seen) <= 3 * layer + architecture.layers
+    assert pages_of(mlp) <= architecture.layers + 1
+    assert mlp.paged.traffic.read <= 2 * mlp.learned.nbytes
+
+
+def test_an_error_of_the_disk_ends_prediction_with_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWMEM_DISK_TEST", "fail=20")
+    mlp = lm.MLP(BIG, disk=tmp_path)  # 13 transfers
+    with pytest.raises(DiskError, match="the disk failed at reading from") as caught:
+        mlp.predict(np.zeros((5, 64)))
+    assert "\n" not in str(caught.value)
+    assert np.isfinite(mlp.predict(np.zeros((5, 64)))).all()
+
+
+def test_the_first_layer_that_is_not_finite_is_found(tmp_path: Path) -> None:
+    mlp = lm.MLP(BIG, disk=tmp_path)
+    assert mlp.first_not_finite() is None
+    mlp.biases[4][7] = np.inf
+    assert mlp.first_not_finite() == 5
+    norms = lm.MLP(ARCHITECTURES["norms"], disk=tmp_path)
+    norms.arrays[3]["running_mean"][1] = np.nan
+    assert (norms.first_not_finite(), norms.first_not_finite(running=True)) == (None, 4)
+
+
+def test_the_best_weights_are_kept_in_a_file_of_their_own(tmp_path: Path) -> None:
+    mlp, first, later = lm.MLP(BIG, 1, disk=tmp_path), lm.MLP(BIG, 1), lm.MLP(BIG, 2)
+    best = BestWeights(mlp)
+    assert pages_of(mlp) <= BIG.layers + 1
+    assert pages_of(best.best) <= 1  # the last page is no whole one
+    assert BestWeights.bytes_for(mlp) < mlp.learned.nbytes
+    mlp.learned[:] = later.learned
+    for shown in (True, False, True):
+        best.show(best=shown)
+        np.testing.assert_array_equal(mlp.learned, (first if shown else later).learned)
+        np.testing.assert_array_equal(best.best.learned, first.learned)
+        np.testing.assert_array_equal(best.last.learned, later.learned)
+    best.keep()
+    best.show(best=False)
+    np.testing.assert_array_equal(mlp.learned, first.learned)

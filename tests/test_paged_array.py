@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowmem.common.disk import directions, paged_array, pages, spill_file
+from lowmem.common.disk import directions, pages, parts, spill_file
 from lowmem.common.disk.paged_array import PagedArray
 from lowmem.errors import DiskError, InputError
 
@@ -167,6 +167,27 @@ def test_a_sweep_has_three_ranges_in_memory(tmp_path: Path, fetched: bool) -> No
     assert (one.array == -1).all()
 
 
+def test_a_sweep_waits_until_a_range_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, read_in = filled(tmp_path, 100 * ITEMS), pages.read_in
+
+    def slow(descriptor: int, address: int, start: int, stop: int, *, to_change: bool) -> None:
+        time.sleep(0.05)
+        read_in(descriptor, address, start, stop, to_change=to_change)
+
+    monkeypatch.setattr(pages, "read_in", slow)
+    for _ in one.sweep([(0, 50 * ITEMS), (50 * ITEMS, 100 * ITEMS)]):
+        assert cached(one) >= 50
+
+
+def test_a_mapping_that_the_system_refuses_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, size: int) -> None:
+        raise OSError(12, os.strerror(12))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(InputError, match="cannot be mapped into memory: Cannot allocate memory. Raise the limit"):
+        PagedArray(tmp_path, 5, np.float64)
+
+
 def test_a_sweep_that_is_left_lets_go_of_everything(tmp_path: Path) -> None:
     one = filled(tmp_path, 100 * ITEMS)
     sweep = one.sweep([(0, 50 * ITEMS), (50 * ITEMS, 100 * ITEMS)])
@@ -178,7 +199,7 @@ def test_a_sweep_that_is_left_lets_go_of_everything(tmp_path: Path) -> None:
 def test_pieces_of_a_part_are_its_numbers_and_leave_nothing_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged_array, "PIECE", 10 * PAGE)
+    monkeypatch.setattr(parts, "PIECE", 10 * PAGE)
     one = filled(tmp_path, 100 * ITEMS)
     part = one.part(ITEMS + 5, 95 * ITEMS + 5, (2, 47 * ITEMS))
     assert (part.shape, part.dtype.name, part.nbytes) == ((2, 47 * ITEMS), "float64", 94 * PAGE)
@@ -245,7 +266,7 @@ def test_a_forked_process_cannot_change_the_array(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_a_file_of_its_own_and_a_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged_array, "PIECE", 3 * PAGE)
+    monkeypatch.setattr(parts, "PIECE", 3 * PAGE)
     one = filled(tmp_path, 100 * ITEMS + 3)
     other = copy.deepcopy(one)
     np.testing.assert_array_equal(other.array, np.arange(100 * ITEMS + 3))

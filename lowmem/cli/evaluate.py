@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_json
+from lowmem.cli.options import add_json, add_network_disk
 from lowmem.cli.samples import add_data, options_of_run, say_remarks
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--part", default="test", metavar="NAME", help="part of a folder to evaluate on: train or test (default test)"
     )
+    add_network_disk(parser)
     add_json(parser)
 
 
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     stream = open_data(arguments.data, arguments.targets, part=part, **options_of_run(arguments, saved))
     say_remarks(stream)
     matching(stream, saved.architecture, "the data", saved.class_names, saved.columns)
-    inference = Inference(saved.network())
+    inference = Inference(saved.network(arguments.disk))
     batches = stream.batches(min(inference.rows, len(stream)), saved.architecture, None)
     scores = _scores(saved.architecture)
     loss, accuracy = inference.evaluate(batches, scores.add)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_json
+from lowmem.cli.options import add_json, add_network_disk
 from lowmem.cli.outputs import check_output
 from lowmem.common.checks import one_of
 from lowmem.errors import InputError
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--external", action="store_true", help="write parameters to FILE.data (default: if above 64 MiB)"
     )
+    add_network_disk(parser)
     add_json(parser)
 
 
@@ -77,7 +78,7 @@ def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:
 
     standardisation, scale = saved.standardisation(), _scale(saved)
     facts: dict[str, Any] = {"class_names": saved.class_names, "columns": saved.columns}
-    export_torch(saved.network(), arguments.file, standardisation=standardisation, scale=scale, **facts)
+    export_torch(saved.network(arguments.disk), arguments.file, standardisation=standardisation, scale=scale, **facts)
     standardised = standardisation is not None
     return torch_code(saved.architecture, arguments.file, standardised=standardised, scale=scale)
 
@@ -100,7 +101,7 @@ def _onnx(saved: "SavedRun", arguments: argparse.Namespace) -> str:
     from lowmem.interchange.onnx import export_onnx
 
     export_onnx(
-        saved.network(),
+        saved.network(arguments.disk),
         arguments.file,
         probabilities=arguments.probabilities,
         standardisation=saved.standardisation(),

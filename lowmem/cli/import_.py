@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmem.cli.options import add_json
+from lowmem.cli.options import add_json, add_network_disk
 from lowmem.cli.outputs import check_output, check_replaced
 from lowmem.errors import InputError
 from lowmem.network.specs import ACTIVATIONS, LOSSES
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--activation", metavar="NAME", help=f"of the network: {', '.join(ACTIVATIONS)}")
     group.add_argument("--loss", metavar="NAME", help=f"of the network: {', '.join(LOSSES)}")
     parser.add_argument("--force", action="store_true", help="replace the run of another network")
+    add_network_disk(parser)
     add_json(parser)
 
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_replaced(arguments.run, opened.architecture, None, force=arguments.force)
     save_run(
         arguments.run,
-        opened.network(),
+        opened.network(arguments.disk),
         SGD(),
         (),
         options={"batch_size": BATCH, "schedule": None},

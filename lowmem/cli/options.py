@@ -189,6 +189,15 @@ def disk_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"disk": disk_tier(arguments.disk, arguments.disk_limit)}
 
 
+def add_network_disk(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --disk of commands that use a saved network."""
+    parser.add_argument(
+        "--disk",
+        metavar="DIR",
+        help="folder on a disk: the network lives in a file there, with a few layers in memory (default: in memory)",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the flag --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object to standard output, and no text")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.console import strictly_encoded
+from lowmem.cli.options import add_network_disk
 from lowmem.cli.outputs import check_output, not_written
 from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
 from lowmem.common.files import reason, replacing, write_all
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write to FILE, a .npy or text (default: print text)"
     )
+    add_network_disk(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{stream.name} has {stream.features} features and the network {inputs} inputs. Give samples with the "
             "features of the training data."
         )
-    inference = Inference(saved.network())
+    inference = Inference(saved.network(arguments.disk))
     blocks = inference.outputs(stream.batches(min(inference.rows, len(stream)), saved.architecture, None))
     predicted = _predicted(arguments, saved, blocks, len(stream))
     if arguments.with_header or arguments.id is not None:

@@ -24,7 +24,8 @@ from lowmem.common.files import replacing, write_all
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
-    from lowmem.common.disk.paged_array import PagedArray, Part
+    from lowmem.common.disk.paged_array import PagedArray
+    from lowmem.common.disk.parts import Part
 
 BFLOAT = np.dtype("V2")
 """The upper half of a float32, which NumPy has no dtype for."""

@@ -1,6 +1,7 @@
 """Forward only: rows travel through a network with one state at a time. Every prediction and evaluation runs this."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -36,7 +37,12 @@ def offer(make: Callable[["MLP", int], Runner]) -> None:
 
 def forward_for(mlp: "MLP", rows: int) -> Runner:
     """Return what runs a network forward on up to `rows` rows at a time: a faster engine if one is offered."""
-    return (_offered or [Forward])[0](mlp, rows)
+    return (_offered or [numpy_forward])[0](mlp, rows)
+
+
+def numpy_forward(mlp: "MLP", rows: int) -> Runner:
+    """Return what runs a network forward with NumPy, wherever its parameters live."""
+    return Forward(mlp, rows) if mlp.paged is None else StreamedForward(mlp, rows)
 
 
 class Forward:
@@ -84,6 +90,37 @@ class Forward:
             (kernels.advance if in_place else kernels.forward)(context, [source], [target], [scratch])
             yield number, target
             source = target
+
+
+class StreamedForward:
+    """A network on the disk run forward, with a few layers in memory, to the bits of `Forward`.
+
+    Several times `rows` rows, see `parts_at_once`, are carried through a layer while it is in memory.
+    """
+
+    def __init__(self, mlp: "MLP", rows: int) -> None:
+        self.mlp, self.rows = mlp, max(rows, 1)
+        self._parts = [Forward(mlp, self.rows) for _ in range(parts_at_once(mlp.architecture, self.rows))]
+
+    def into(self, x: Array, out: Array) -> None:
+        """Write the outputs for x to `out`; see `Forward.into`."""
+        rows = self.rows
+        for start in range(0, len(x), rows * len(self._parts)):
+            parts = zip(self._parts, range(start, len(x), rows), strict=False)
+            several = [runner.states(x[first : first + rows], out[first : first + rows]) for runner, first in parts]
+            with closing(self.mlp.in_turn()) as layers:
+                for _ in layers:
+                    for states in several:
+                        next(states)
+
+
+def parts_at_once(architecture: Architecture, rows: int) -> int:
+    """Return how many times `rows` rows go through a layer together where parameters come from the disk.
+
+    So many that what they work in takes as much memory as the largest layer.
+    """
+    largest = max(layer.size for layer in architecture.each_layer)
+    return max(largest // (max(rows, 1) * workspace_per_row(architecture)), 1)
 
 
 def workspace_per_row(architecture: Architecture) -> int:

@@ -14,13 +14,14 @@ from lowmem.common.checks import finite, numeric
 from lowmem.common.random import generator
 from lowmem.errors import InputError, RunError
 from lowmem.network.architecture import Architecture, architecture_of
-from lowmem.nn.forward import PREDICT_ROWS, forward_for
+from lowmem.nn.forward import PREDICT_ROWS, forward_for, parts_at_once
 from lowmem.nn.initialisers import initialise_network
 from lowmem.nn.views import LayerViews, PerLayer, parts
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
-    from lowmem.common.disk.paged_array import PagedArray, Part
+    from lowmem.common.disk.paged_array import PagedArray
+    from lowmem.common.disk.parts import Part
 
 Array = NDArray[np.floating[Any]]
 
@@ -159,8 +160,9 @@ class MLP:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).
 
         x: (rows, n_0), an array or lists of any real dtype; it is cast a chunk at a time. Beside the result, memory
-        for the states of `PREDICT_ROWS` samples is used. Raises `InputError` for a wrong shape or dtype, or NaN or
-        infinity in x.
+        for the states of `PREDICT_ROWS` samples is used; for a network on the disk, memory for about as much as five
+        of its layers. Raises `InputError` for a wrong shape or dtype, or NaN or infinity in x; `DiskError` if the disk
+        fails.
         """
         architecture, x = self.architecture, numeric(x, "x", "predict")
         if x.ndim != 2 or x.shape[1] != architecture.widths[0] or x.dtype.kind not in "fiub":
@@ -169,12 +171,13 @@ class MLP:
             )
         if x.size and not (np.isfinite(x.min()) and np.isfinite(x.max())):
             raise InputError("x contains NaN or infinity; clean or impute it first.")
-        chunk = min(PREDICT_ROWS, len(x))
-        runner = forward_for(self, chunk)
+        rows = min(PREDICT_ROWS, len(x))
+        runner = forward_for(self, rows)
         result = np.empty((len(x), architecture.widths[-1]), architecture.dtype)
         if x.dtype == architecture.dtype and x.flags.c_contiguous and x.flags.aligned:
             runner.into(x, result)
             return result
+        chunk = min(rows * (1 if self.paged is None else parts_at_once(architecture, rows)), len(x))
         cast = np.empty((chunk, x.shape[1]), architecture.dtype)
         for start in range(0, len(x), max(chunk, 1)):
             stop = min(start + chunk, len(x))

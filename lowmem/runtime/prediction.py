@@ -3,12 +3,13 @@
 `lowmem.MLP` comes from here, so that networks of users predict with it; the network itself knows no engine.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from lowmem.network.architecture import Architecture
-from lowmem.nn.forward import Forward, Runner, offer, workspace_per_row
+from lowmem.nn.forward import Runner, numpy_forward, offer, workspace_per_row
 from lowmem.nn.mlp import MLP
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.choice import choose_engine
@@ -33,16 +34,20 @@ def runner_of(mlp: MLP, rows: int, lanes: int | None = None) -> Runner:
             return NativeForward(mlp, rows, lanes)
         except UnusableError:
             pass  # noted by the library: from now on the NumPy engine is chosen
-    return _HeldForward(mlp, rows)
+    return _Held(numpy_forward(mlp, rows), 1 if small(mlp.architecture, rows) else None)
 
 
-class _HeldForward(Forward):
-    """Runs a network forward with NumPy, and tells that BLAS is in use."""
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Runs a network forward with NumPy, and tells that BLAS is in use. threads: of BLAS, None for all."""
+
+    runner: Runner
+    threads: int | None
 
     def into(self, x: Array, out: Array) -> None:
         """Write the outputs for x to `out`; see `Forward.into`."""
-        with at_most(1 if small(self.mlp.architecture, self.rows) else None):
-            super().into(x, out)
+        with at_most(self.threads):
+            self.runner.into(x, out)
 
 
 def runner_bytes(architecture: Architecture, rows: int) -> int:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from lowmem.common.checks import positive
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
+from lowmem.interchange.safetensors import checksum
 from lowmem.nn.mlp import MLP
 from lowmem.runtime.collectives.agreement import check_agreement
 from lowmem.runtime.collectives.group import Group
@@ -137,11 +137,11 @@ class RunState:
         if self._group is None:
             return
         assert self._stepper is not None
-        backprop, at = self._stepper.backprop, self._position
+        backprop, at, mlp = self._stepper.backprop, self._position, self.mlp
         plan, optimizer = backprop.plan, self._stepper.optimizer
         facts = {
             "the network": plan.architecture,
-            "the initial parameters": f"{crc32(self.mlp.learned.data):08x}",
+            "the initial parameters": f"{checksum(lambda: [('', mlp.streamed(mlp.learned))]):08x}",
             "the data": self._data_marks,
             "the optimizer": f"{optimizer.name}, {optimizer.settings()}, clip_value={optimizer.clip_value}",
             "the learning rate": self._stepper.schedule,

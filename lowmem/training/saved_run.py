@@ -47,7 +47,8 @@ from lowmem.training.saved_run_checks import (
 )
 
 if TYPE_CHECKING:
-    from lowmem.common.disk.paged_array import PagedArray, Part
+    from lowmem.common.disk.paged_array import PagedArray
+    from lowmem.common.disk.parts import Part
 
 Array = NDArray[Any]
 

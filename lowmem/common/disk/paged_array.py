@@ -17,7 +17,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import partial
 from os import PathLike
 from time import perf_counter
@@ -26,19 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lowmem.common.disk import pages
+from lowmem.common.disk import pages, parts
 from lowmem.common.disk.directions import Direction, Gate, Traffic, Transfer
 from lowmem.common.disk.forks import keep_from_children
+from lowmem.common.disk.parts import Part, Range
 from lowmem.common.disk.spill_file import SpillFile
 from lowmem.common.files import reason
 from lowmem.errors import DiskError, InputError
 from lowmem.units import format_bytes
-
-Range = tuple[int, int]
-"""The number of the first item of a part of an array, and of the one behind the last."""
-
-PIECE = 1 << 20
-"""Bytes that are in memory together where an array is copied, saved or loaded: a multiple of every system's page."""
 
 
 class _Pending(NamedTuple):
@@ -209,21 +204,18 @@ class PagedArray:
         """Bytes of the array."""
         return self.array.nbytes
 
+    @property
+    def sweep_bytes(self) -> int:
+        """The most bytes that are in memory while the array is looked at piece by piece."""
+        return min(3 * parts.PIECE, self._file.size)
+
     def pieces(self, *, changed: bool = False, fetched: bool = True) -> Generator[NDArray[Any]]:
         """Yield the array piece by piece, with three of them in memory at most; the rest is as in `sweep`."""
         return self.part(0, len(self.array)).pieces(changed=changed, fetched=fetched)
 
-    def part(self, start: int, stop: int, shape: tuple[int, ...] | None = None) -> "Part":
+    def part(self, start: int, stop: int, shape: tuple[int, ...] | None = None) -> Part:
         """Return items start..stop-1 as an array of that shape which is looked at piece by piece."""
         return Part(self, start, stop, (stop - start,) if shape is None else shape)
-
-    def cut(self, start: int, stop: int) -> Iterator[Range]:
-        """Yield the ranges of the pieces that items start..stop-1 are cut into, at borders of pages."""
-        each = PIECE // self._item
-        while start < stop:
-            end = min(start // each * each + each, stop)
-            yield start, end
-            start = end
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PagedArray":
         """Return a copy in a file of its own. Raises `InputError` if the folder has no room for it."""
@@ -296,33 +288,6 @@ class PagedArray:
                 f"an array that lives on the disk belongs to process {self._process}, which made it; process "
                 f"{os.getpid()} was forked from it. Make or load the network in the process that uses it."
             )
-
-
-class Part(NamedTuple):
-    """A part of an array on the disk, which is looked at piece by piece.
-
-    start, stop: its items. shape: of the whole part.
-    """
-
-    of: PagedArray
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of every piece."""
-        return self.of.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole part."""
-        return (self.stop - self.start) * self.dtype.itemsize
-
-    def pieces(self, *, changed: bool = False, fetched: bool = True) -> Generator[NDArray[Any]]:
-        """Yield the pieces, flat, each valid until the next one; arguments and errors are those of `sweep`."""
-        for start, stop in self.of.sweep(self.of.cut(self.start, self.stop), changed=changed, fetched=fetched):
-            yield self.of.array[start:stop]
 
 
 def _read(file: SpillFile, array: NDArray[Any], begin: int, end: int, to_change: bool) -> None:

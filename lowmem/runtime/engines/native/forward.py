@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.network.tiles import TILE_ROWS
+from lowmem.nn.forward import parts_at_once
 from lowmem.nn.mlp import MLP
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.lane_count import lanes_for
@@ -22,7 +23,8 @@ Array = NDArray[Any]
 class NativeForward:
     """A network run forward, in memory that is made once: nothing is dropped, and running statistics are used.
 
-    mlp: the network; its parameters are used where they are.
+    mlp: the network; its parameters are used where they are. Of a network on the disk, a few layers are in memory, and
+        several tiles go through each.
     rows: how many rows come at a time, at most. They are shared out in tiles to as many lanes as the work is worth.
         Every product has the rows of a full tile, so that the outputs of a row do not depend on how many rows there
         are.
@@ -42,14 +44,30 @@ class NativeForward:
         self._workspace = np.zeros(self.lanes * self._each, architecture.dtype)
         self._pool = Pool(self._library, self.lanes)
         self._struct = bind_network(self._library, mlp, self._layers, self._vectors, self.lanes, self.tile)
+        numbers = self.tile * parts_at_once(architecture, self.tile) * max(architecture.widths[1:])
+        self._between = None if mlp.paged is None else np.zeros((2, numbers), architecture.dtype)
 
     def into(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (any number of rows, n_0), to `out`, (as many rows, n_L). No array is made.
 
         Both are C-contiguous, in the network's dtype.
         """
-        with self._pool as self._struct.pool:
-            run_forward(self._library, self._struct, x, out, self._workspace, self._each)
+        library, struct, between = self._library, self._struct, self._between
+        with self._pool as struct.pool:
+            if between is None:
+                run_forward(library, struct, x, out, self._workspace, self._each)
+            else:
+                run_layered(
+                    library,
+                    struct,
+                    x,
+                    out,
+                    self._workspace,
+                    self._each,
+                    layers=self._layers,
+                    between=between,
+                    each_layer=self.mlp.in_turn,
+                )
 
 
 def run_forward(

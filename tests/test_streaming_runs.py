@@ -18,7 +18,7 @@ from tests.helpers import model
 from tests.test_streaming import ARCH, tier
 
 ROWS = 64
-BUDGET = 1_050_000
+BUDGET = 1_450_000
 
 
 def data(samples: int = 200) -> tuple[Any, Any]:
@@ -64,7 +64,7 @@ def test_a_run_is_saved_and_resumed_on_the_disk_and_off_it(tmp_path: Path) -> No
     list(begun.epochs(data(), 2))
     path = tmp_path / "run.safetensors"
     begun.save(path)
-    for changes in ({}, {"budget": None}, {"budget": None, "disk": None}, {"budget": "2MB"}):
+    for changes in ({}, {"budget": None}, {"budget": None, "disk": None}, {"budget": "2500KB"}):
         usual: dict[str, Any] = {"costs": model(), "disk": tier(tmp_path)}
         resumed = lm.Trainer.resume(path, **usual | changes)
         list(resumed.epochs(data(), 2))
@@ -145,7 +145,7 @@ def train(*flags: str, folder: Path) -> list[str]:
 
 
 def test_the_command_puts_the_network_on_the_disk_by_itself(tmp_path: Path) -> None:
-    flags = ["--budget", "1400KB", "--epochs", "2", "--json", "--save", str(tmp_path / "run.safetensors")]
+    flags = ["--budget", "1800KB", "--epochs", "2", "--json", "--save", str(tmp_path / "run.safetensors")]
     done = subprocess.run(train(*flags, folder=tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -156,7 +156,7 @@ def test_the_command_puts_the_network_on_the_disk_by_itself(tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     path, whole = tmp_path / "run.safetensors", tmp_path / "whole.safetensors"
-    flags = ["--budget", "1400KB", "--epochs", "6"]
+    flags = ["--budget", "1800KB", "--epochs", "6"]
     done = subprocess.run(train(*flags, "--save", str(whole), folder=tmp_path), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     killed = subprocess.Popen(

@@ -1,9 +1,9 @@
 """Training of a network whose parameters and Adam's arrays outweigh the memory, in a control group of little memory.
 
 One fresh process in a control group of --ram bytes, page cache and all, trains with parameters and moments on the
-disk, saves the run after each step and is killed behind the second step. Another one in the same group resumes and runs the
-last step. Then a process without a group trains as many steps in memory. The weights of both runs must have the same
-bits. That needs the right to make control groups.
+disk, saves the run after each step and is killed behind the second step. Another one in the same group resumes and
+runs the rest. Then a process without a group trains as many steps in memory. The weights of both runs must have the
+same bits. That needs the right to make control groups.
 
 Run from the repository's root, on a disk with room for four times the parameters and more:
 python -m scripts.measure_streaming FOLDER [--case L,n,B] [--ram SIZE] [--steps N] [--output FILE]

@@ -16,7 +16,15 @@ from lowmem.planning.packing import Effort, Program, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
-from lowmem.planning.streamed import file_bytes, in_memory, move_count, moved_bytes, record_count, streamed_moves
+from lowmem.planning.streamed import (
+    file_bytes,
+    in_memory,
+    move_count,
+    moved_bytes,
+    record_count,
+    streamed_moves,
+    thread_bytes,
+)
 from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
@@ -69,8 +77,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         optimizer_scratch=engine.optimizer_scratch,
         arena_bytes=program.arena_bytes,
         batch_bytes=request.batch_buffers + engine.batch_bytes,
-        overhead_bytes=engine.overhead_bytes
-        + native_memory.THREAD_BYTES * bool(request.on_disk or request.streaming is not None),
+        overhead_bytes=engine.overhead_bytes + thread_bytes(request),
         statistics_bytes=engine.statistics * item,
         store_all_bytes=store_all_bytes,
         store_all_flops=store_all_flops,
@@ -139,10 +146,10 @@ def least_cost(request: PlanRequest) -> float:
 
 def least_overhead(request: PlanRequest) -> int:
     """Return the bytes of Python's objects that any plan for the request takes, whatever its schedule."""
-    architecture = request.architecture
+    architecture, threads = request.architecture, thread_bytes(request)
     if request.engine == "native":
-        return native_memory.program_bytes(architecture.layers, 0, request.lanes, sharded=request.shards > 1)
-    return overhead.least_overhead(architecture, **object_counts(request))
+        return threads + native_memory.program_bytes(architecture.layers, 0, request.lanes, sharded=request.shards > 1)
+    return threads + overhead.least_overhead(architecture, **object_counts(request))
 
 
 def object_counts(request: PlanRequest) -> dict[str, Any]:

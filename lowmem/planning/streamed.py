@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.planning.engines.native_memory import THREAD_BYTES
 from lowmem.planning.packing import Program
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule
@@ -96,6 +97,11 @@ def moved_bytes(request: PlanRequest, streamed: Streamed | None) -> tuple[int, i
 def move_count(planned: Sequence[Moves]) -> int:
     """Return how many moves a pass has."""
     return sum(len(one.before) + len(one.behind) for one in planned)
+
+
+def thread_bytes(request: PlanRequest) -> int:
+    """Return the bytes of the threads that move what lies on a disk."""
+    return THREAD_BYTES if request.on_disk or request.streaming is not None else 0
 
 
 def record_count(request: PlanRequest, program: Program) -> int:

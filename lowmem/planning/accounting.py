@@ -12,7 +12,7 @@ from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines import native_memory, overhead
 from lowmem.planning.engines.native_memory import OP_BYTES
-from lowmem.planning.packing import Effort, Program, pack
+from lowmem.planning.packing import Effort, Program, Step, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
@@ -119,6 +119,17 @@ def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Sch
         packed = pack(chain, schedule, at_best=trace.peak_bytes, beside=beside, effort=effort)
         best = min(best, (schedule, trace, packed), key=lambda placed: taken(placed[2]))
     return best
+
+
+def floor_bytes(request: PlanRequest, schedule: Schedule) -> int:
+    """Return bytes that a schedule takes at least with NumPy's engine, beside what every plan of a request takes.
+
+    They are the simulated peak, and the objects of a program in which whatever can lie in one place does.
+    """
+    lowered = lower(request.chain, schedule)
+    peak = simulate(request.chain, lowered).peak_bytes
+    program = Program(tuple(Step(op, 0, 0, 0) for op in lowered.ops), 0)
+    return peak + _overhead(request, program) - least_overhead(request)
 
 
 def whole_batch(request: PlanRequest, one_pass: float) -> float:

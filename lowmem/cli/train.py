@@ -188,7 +188,8 @@ def _folder(
 
     names = {"batch_size": "batch", **{name: name for name in ("budget", "ram", "clip_norm", "clip_twice")}}
     given = {keyword: getattr(arguments, name) for keyword, name in names.items()}
-    folder = folder_for(network, arguments.optimizer, options | given | {"group": group})
+    second = 0 if arguments.patience is None else (network.parameters + network.running) * network.item_bytes
+    folder = folder_for(network, arguments.optimizer, options | given | {"group": group}, beside=second)
     if folder is not None:
         import lowmem.common.disk.paged_array  # noqa: F401 - imported before memory is traced
     return folder

@@ -69,7 +69,8 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         optimizer_scratch=engine.optimizer_scratch,
         arena_bytes=program.arena_bytes,
         batch_bytes=request.batch_buffers + engine.batch_bytes,
-        overhead_bytes=engine.overhead_bytes,
+        overhead_bytes=engine.overhead_bytes
+        + native_memory.THREAD_BYTES * bool(request.on_disk or request.streaming is not None),
         statistics_bytes=engine.statistics * item,
         store_all_bytes=store_all_bytes,
         store_all_flops=store_all_flops,

@@ -98,11 +98,11 @@ def test_transfers_hide_behind_ops_where_they_are_short() -> None:
     chain = Chain.abstract(forward=[1.0] * 6, backward=[2.0] * 6, state_bytes=[1] * 7)
     schedule = PLANNERS["store_all"](chain)
     sizes = PartBytes.of([1024] * 6, 4, 0)
-    both = [
-        simulate(chain, schedule, DiskRates((1,), (rate,), (rate,)), (Streaming(True, False, ahead), sizes)).seconds
-        for rate in (4096 * 4, 4096 / 8)
-        for ahead in (0, 1)
-    ]
+    both = []
+    for rate in (4096 * 4, 4096 / 8):
+        for ahead in (0, 1):
+            planned = moves(schedule.ops, Streaming(parameters=True, moments=False, ahead=ahead))
+            both.append(simulate(chain, schedule, DiskRates((1,), (rate,), (rate,)), (planned, sizes)).seconds)
     quick_now, quick_ahead, slow_now, slow_ahead = both
     alone = simulate(chain, schedule).cost
     assert alone == 18.0
@@ -135,5 +135,6 @@ def test_streams_share_the_rate_with_states_that_go_the_same_way() -> None:
 def test_a_disk_that_takes_no_time_costs_nothing() -> None:
     chain = Chain.abstract(forward=[1.0] * 3, backward=[2.0] * 3, state_bytes=[1] * 4)
     sizes = PartBytes.of([1024] * 3, 4, 0)
-    trace = simulate(chain, PLANNERS["store_all"](chain), AT_ONCE, (Streaming(True, False, 1), sizes))
+    schedule = PLANNERS["store_all"](chain)
+    trace = simulate(chain, schedule, AT_ONCE, (moves(schedule.ops, Streaming(True, False, 1)), sizes))
     assert trace.seconds == trace.cost

@@ -160,10 +160,11 @@ def run(arguments: argparse.Namespace) -> int:
         "costs": cost_model(arguments, network.dtype),
         **disk_options(arguments),
     }
+    folder = _folder(arguments, network, options, group)
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.
         load_printing()
-        trainer = _trainer(arguments, network, train, options, group)
+        trainer = _trainer(arguments, network, train, options, group, folder)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None, chosen)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
     # printing need, so that the tracer does not count these imports as training.
@@ -173,10 +174,25 @@ def run(arguments: argparse.Namespace) -> int:
     str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
     traced = TracedPeak()
     try:
-        trainer = _trainer(arguments, network, train, options, group)
+        trainer = _trainer(arguments, network, train, options, group, folder)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced, chosen)
     finally:
         traced.stop()
+
+
+def _folder(
+    arguments: argparse.Namespace, network: "Architecture", options: dict[str, Any], group: "Group | None"
+) -> str | None:
+    """Return the folder on whose disk the network's parameters go: that of --disk if memory cannot hold them."""
+    from lowmem.measure.placement import folder_for
+
+    names = {"batch_size": "batch", **{name: name for name in ("budget", "ram", "clip_norm", "clip_twice")}}
+    given = {keyword: getattr(arguments, name) for keyword, name in names.items()}
+    second = 0 if arguments.patience is None else (network.parameters + network.running) * network.item_bytes
+    folder = folder_for(network, arguments.optimizer, options | given | {"group": group}, beside=second)
+    if folder is not None:
+        import lowmem.common.disk.paged_array  # noqa: F401 - imported before memory is traced
+    return folder
 
 
 def _standardised(arguments: argparse.Namespace) -> bool:
@@ -211,30 +227,33 @@ def _trainer(
     train: "Samples",
     options: dict[str, Any],
     group: "Group | None",
+    folder: str | None,
 ) -> "Trainer":
-    """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run."""
-    from lowmem.measure.placement import folder_for
+    """Return a trainer with a new network and optimizer; its notes hold the flags, for a saved run.
+
+    folder: where the parameters lie, None for memory.
+    """
     from lowmem.nn.mlp import MLP
     from lowmem.nn.optimizers import make_optimizer
     from lowmem.training.trainer import Trainer
 
     optimizer = make_optimizer(arguments.optimizer, lr=arguments.lr, weight_decay=arguments.weight_decay)
-    options = options | {
-        "batch_size": arguments.batch,
-        "budget": arguments.budget,
-        "ram": arguments.ram,
-        "seed": arguments.seed,
-        "schedule": _schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
-        "clip_value": arguments.clip_value,
-        "clip_norm": arguments.clip_norm,
-        "clip_twice": arguments.clip_twice,
-        "class_weights": _class_weights(arguments.class_weights),
-        "non_finite": arguments.non_finite,
-        "group": group,
-    }
-    folder = folder_for(network, optimizer, options)
-    mlp = MLP(network, arguments.seed, initialiser=arguments.init, gain=arguments.gain, disk=folder)
-    trainer = Trainer(mlp, optimizer, **options)
+    trainer = Trainer(
+        MLP(network, arguments.seed, initialiser=arguments.init, gain=arguments.gain, disk=folder),
+        optimizer,
+        batch_size=arguments.batch,
+        budget=arguments.budget,
+        ram=arguments.ram,
+        seed=arguments.seed,
+        schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
+        clip_value=arguments.clip_value,
+        clip_norm=arguments.clip_norm,
+        clip_twice=arguments.clip_twice,
+        class_weights=_class_weights(arguments.class_weights),
+        non_finite=arguments.non_finite,
+        group=group,
+        **options,
+    )
     trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
     return trainer
 

@@ -15,17 +15,22 @@ from lowmem.units import parse_bytes
 OF_A_LIMIT = 0.9
 """Share of the memory allowed that the plan of a step may take here: the rest is for buffers of data not known yet."""
 
+ON_DISK = "network_on_disk"
+"""Of a saved run's options: the network lived on a disk."""
+
 PLANNING = ("strategy", "micro_batch", "segments", "slots", "threads", "engine", "shards", "costs", "table_bytes")
 """Keywords of a trainer that decide."""
 
 
 def folder_for(
-    architecture: Architecture, optimizer: Optimizer | str | None, options: Mapping[str, Any]
+    architecture: Architecture, optimizer: Optimizer | str | None, options: Mapping[str, Any], *, beside: int = 0
 ) -> str | None:
     """Return the folder of the disk on which the parameters of a network to train should lie, None for memory.
 
-    options: keywords of `Trainer`. Without `disk`, or without a limit of memory, parameters lie in memory, and where
-    gradients are gathered or several ranks share a batch.
+    options: keywords of `Trainer`. beside: bytes that training takes beside a step, such as a second network.
+
+    Without `disk`, or without a limit of memory, parameters lie in memory, and where gradients are gathered or several
+    ranks share a batch.
 
     Raises `InputError` for a limit or a disk that make no sense.
     """
@@ -44,8 +49,21 @@ def folder_for(
     if clips and not twice:
         return None
     how = {name: options[name] for name in PLANNING if options.get(name) is not None}
+    how |= {"rehearse": clips, "batch_buffers": beside}
     try:
-        planned = plan(architecture, options["batch_size"], budget, optimizer, disk=tier, rehearse=clips, **how)
+        planned = plan(architecture, options["batch_size"], budget, optimizer, disk=tier, **how)
     except BudgetError:
         return tier.folder  # the trainer says what is missing
     return tier.folder if planned.streams[0] else None
+
+
+def folder_again(architecture: Architecture, optimizer: Optimizer, options: dict[str, Any]) -> str | None:
+    """Return the folder on whose disk the parameters of a saved run should lie, None for memory.
+
+    options: keywords of `Trainer`, with `ON_DISK`, which is taken out, where the network lived on a disk before: then
+    it does so again if there is one.
+    """
+    tier = disk_tier(options.get("disk"), options.get("disk_limit"))
+    if options.pop(ON_DISK, False):
+        return None if tier is None else tier.folder
+    return folder_for(architecture, optimizer, options)

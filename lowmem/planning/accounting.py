@@ -16,7 +16,7 @@ from lowmem.planning.packing import Effort, Program, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
-from lowmem.planning.streamed import file_bytes, in_memory, move_count, moved_bytes, part_bytes, record_count
+from lowmem.planning.streamed import file_bytes, in_memory, move_count, moved_bytes, record_count, streamed_moves
 from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
@@ -43,17 +43,16 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         raise InputError("this schedule sends states to a disk; say which with disk=, a folder.")
     store_all_bytes, store_all_flops = request.store_all
     architecture, item = request.architecture, request.architecture.item_bytes
-    engine = _native(request, program) if request.engine == "native" else _numpy(request, program)
+    streamed = streamed_moves(request, schedule)
+    count = 0 if streamed is None else move_count(streamed[0])
+    engine = (_native if request.engine == "native" else _numpy)(request, program, count)
     seconds = None
     if request.costs is not None:
         rates = AT_ONCE if disk is None else disk.rates
-        streamed = (
-            None if request.streaming is None else (request.streaming, part_bytes(architecture, request.optimizer))
-        )
         seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates, streamed).seconds)
     moved = request.passes * request.runs
     parameters, moments = in_memory(request)
-    written, read = moved_bytes(request, schedule)
+    written, read = moved_bytes(request, streamed)
     return Plan(
         architecture=architecture,
         batch_size=request.batch_size,
@@ -70,7 +69,8 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         optimizer_scratch=engine.optimizer_scratch,
         arena_bytes=program.arena_bytes,
         batch_bytes=request.batch_buffers + engine.batch_bytes,
-        overhead_bytes=engine.overhead_bytes,
+        overhead_bytes=engine.overhead_bytes
+        + native_memory.THREAD_BYTES * bool(request.on_disk or request.streaming is not None),
         statistics_bytes=engine.statistics * item,
         store_all_bytes=store_all_bytes,
         store_all_flops=store_all_flops,
@@ -208,8 +208,8 @@ class EngineMemory(NamedTuple):
     statistics: int
 
 
-def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
-    """Return what the NumPy engine takes."""
+def _numpy(request: PlanRequest, program: Program, moves: int) -> EngineMemory:
+    """Return what the NumPy engine takes. moves: of parameters and moments in a pass."""
     architecture, buffers = request.architecture, request.gradient_buffers
     largest = max(layer.size for layer in set(architecture.each_layer))
     scratch = OPTIMIZERS[request.optimizer].scratch if request.optimizer else 0
@@ -222,13 +222,13 @@ def _numpy(request: PlanRequest, program: Program) -> EngineMemory:
         batch_bytes=request.rows * architecture.item_bytes + labels,
         overhead_bytes=_overhead(request, program)
         + (native_memory.DISK_BYTES if program.disk_bytes else 0)
-        + (native_memory.DISK_BYTES if request.streaming is not None else 0),
+        + (native_memory.DISK_BYTES if moves else 0),
         statistics=_statistics(request, of_a_step),
     )
 
 
-def _native(request: PlanRequest, program: Program) -> EngineMemory:
-    """Return what the compiled engine takes."""
+def _native(request: PlanRequest, program: Program, moves: int) -> EngineMemory:
+    """Return what the compiled engine takes. moves: of parameters and moments in a pass."""
     architecture, buffers, lanes = request.architecture, request.gradient_buffers, request.lanes
     fused = lanes * native_memory.lane_gradient_numbers(architecture, lanes)
     if request.shards > 1:
@@ -243,7 +243,7 @@ def _native(request: PlanRequest, program: Program) -> EngineMemory:
             architecture.layers, record_count(request, program), lanes, sharded=request.shards > 1
         )
         + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps))
-        + native_memory.stream_objects_bytes(move_count(request, program)),
+        + native_memory.stream_objects_bytes(moves),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
 

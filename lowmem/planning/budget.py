@@ -7,7 +7,7 @@ from math import ceil
 from lowmem.errors import Advice, BudgetError, InputError
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.drafts import fixed
-from lowmem.planning.request import Limit, PlanRequest
+from lowmem.planning.request import Limit, PlanRequest, UpdateMode
 from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes
 
 
@@ -72,6 +72,11 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
         advice.append("an optimizer fused into the backward pass, which needs one layer's gradient at a time")
     elif request.optimizer != "sgd":
         advice.append(Advice("optimizer", "sgd"))
+    if request.disk is not None and request.update is UpdateMode.GATHERED:
+        advice.append(
+            "two runs of each step (clip_twice=True, in a plan rehearse=True), which lets parameters and "
+            "moments lie on the disk"
+        )
     given, needed = apart(limit.bytes, least.peak_bytes)
     return BudgetError(
         f"{given} is less than the {needed} ({least.peak_bytes:,} bytes) {needs} ({parts}).",

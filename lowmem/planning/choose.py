@@ -229,6 +229,8 @@ def plan_for(request: PlanRequest) -> Plan:
                 continue
         candidates = Candidates(variant, limit)
         tried.append(candidates)
+        if variant.streaming is not None and not candidates.any_fits():
+            continue  # so that nothing is searched for
         for candidate in candidates:
             if candidates.fits(candidate) and (best is None or _worth(candidate) < _worth(best)):
                 best = candidate

@@ -1,14 +1,15 @@
 """What of parameters and moments may lie on a disk, and what that takes: in memory, in files, moved. No NumPy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.packing import Program
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule
-from lowmem.schedule.streaming import PartBytes, Streaming, moves, resident, runs_of, traffic
+from lowmem.schedule.streaming import Moves, PartBytes, Streaming, moves, resident, runs_of, traffic
 
 AHEAD = (2, 1, 0)
 """For how many uses ahead parameters and moments are fetched where they are streamed."""
@@ -16,8 +17,12 @@ AHEAD = (2, 1, 0)
 
 def variants(request: PlanRequest) -> Iterator[PlanRequest]:
     """Yield all requests that a plan may come from: first those with all parameters and moments in memory."""
-    for one in (request, *_streamed(request)):
-        yield from one.weighed()
+    yield from request.weighed()
+    for one in _streamed(request):
+        if one.update.fuses:
+            yield one  # passes of fewer rows would keep the gradients of all layers
+        else:
+            yield from one.weighed()
 
 
 def _streamed(request: PlanRequest) -> Iterator[PlanRequest]:
@@ -67,23 +72,30 @@ def in_memory(request: PlanRequest) -> tuple[int, int]:
     return some[0] if streaming.parameters else parameters, some[1] if streaming.moments else moments
 
 
-def moved_bytes(request: PlanRequest, schedule: Schedule) -> tuple[int, int]:
-    """Return the bytes of parameters and moments that a step writes and reads. schedule: of a pass."""
+Streamed: TypeAlias = tuple[Sequence[Moves], PartBytes]
+"""The moves of a pass around the runs of its layers, and the bytes of what is moved."""
+
+
+def streamed_moves(request: PlanRequest, schedule: Schedule) -> Streamed | None:
+    """Return the moves of parameters and moments, None where they stay in memory. schedule: of a pass."""
     if request.streaming is None:
+        return None
+    return moves(schedule.ops, request.streaming), part_bytes(request.architecture, request.optimizer)
+
+
+def moved_bytes(request: PlanRequest, streamed: Streamed | None) -> tuple[int, int]:
+    """Return the bytes of parameters and moments that a step writes and reads."""
+    if streamed is None:
         return 0, 0
-    planned, sizes = moves(schedule.ops, request.streaming), part_bytes(request.architecture, request.optimizer)
-    last = traffic(planned, sizes, updating=request.update.fuses)
-    others = traffic(planned, sizes, updating=False)
+    last = traffic(*streamed, updating=request.update.fuses)
+    others = traffic(*streamed, updating=False)
     more = request.passes * request.runs - 1
     return last[0] + more * others[0], last[1] + more * others[1]
 
 
-def move_count(request: PlanRequest, program: Program) -> int:
-    """Return how many moves of parameters and moments a pass has."""
-    if request.streaming is None:
-        return 0
-    around = moves([step.op for step in program.steps], request.streaming)
-    return sum(len(one.before) + len(one.behind) for one in around)
+def move_count(planned: Sequence[Moves]) -> int:
+    """Return how many moves a pass has."""
+    return sum(len(one.before) + len(one.behind) for one in planned)
 
 
 def record_count(request: PlanRequest, program: Program) -> int:

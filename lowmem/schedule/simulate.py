@@ -6,7 +6,7 @@ nothing runs that it has not passed. Where states go to a disk, it judges two re
 and ops wait for them.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowmem.chain import Chain, Kind, Value
@@ -15,7 +15,7 @@ from lowmem.errors import InputError, ScheduleError
 from lowmem.schedule.disk.transfers import AT_ONCE, DiskRates, Transfers
 from lowmem.schedule.effects import Effects, effects
 from lowmem.schedule.ops import Op, Schedule
-from lowmem.schedule.streaming import Move, PartBytes, Streaming, moves, runs_of
+from lowmem.schedule.streaming import Move, Moves, PartBytes, runs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ def simulate(
     chain: Chain,
     schedule: Schedule,
     rates: DiskRates = AT_ONCE,
-    streamed: tuple[Streaming, PartBytes] | None = None,
+    streamed: tuple[Sequence[Moves], PartBytes] | None = None,
 ) -> Trace:
     """Check that `schedule` reverses `chain` and say what it takes.
 
     rates: of the disk, if any states go there; without them transfers take no time.
-    streamed: which parameters and moments are streamed, and their bytes: `seconds` then has those transfers too. The
-        bytes of the trace are those of states alone.
+    streamed: the moves of parameters and moments, and their bytes: `seconds` then has those transfers too. The bytes
+        of the trace are those of states alone.
 
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
     with what was left undone.
@@ -88,7 +88,7 @@ def simulate(
     held, peak, peak_at, forward_runs = chain.source_bytes, 0, 0, 0
     cost: float = 0
     # There from the first transfer on.
-    disk: _Disk | None = None if streamed is None else _StreamedDisk(chain, rates, schedule, *streamed)
+    disk: _Disk | None = None if streamed is None else _StreamedDisk(chain, rates, *streamed)
     for index, op in enumerate(schedule.ops):
         try:
             effect = effects(chain, op)
@@ -159,11 +159,9 @@ class _Disk:
 class _StreamedDisk(_Disk):
     """The disk of a simulation in which parts of layers are streamed too."""
 
-    def __init__(
-        self, chain: Chain, rates: DiskRates, schedule: Schedule, streaming: Streaming, sizes: PartBytes
-    ) -> None:
+    def __init__(self, chain: Chain, rates: DiskRates, moves: Sequence[Moves], sizes: PartBytes) -> None:
         super().__init__(chain, rates, 0.0)
-        self._sizes, self._moves = sizes, iter(moves(schedule.ops, streaming))
+        self._sizes, self._moves = sizes, iter(moves)
         self._coming: dict[tuple[str, int], int] = {}
 
     def _run(self, op: Op, effect: Effects) -> None:

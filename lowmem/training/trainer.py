@@ -10,7 +10,7 @@ from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
-from lowmem.measure.placement import folder_for
+from lowmem.measure.placement import ON_DISK, folder_again
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
@@ -296,6 +296,7 @@ class Trainer(RunState):
             "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
             **what_bits_depend_on(self.plan),
         }
+        options |= {} if self.mlp.paged is None else {ON_DISK: True}
         aside = self._aside
         with self._turn, saving_states(self._stepper.backprop) as states:
             if states is not None:
@@ -318,7 +319,8 @@ class Trainer(RunState):
         """Return a trainer that goes on where a saved run stood, to the same bits as if it had never stopped.
 
         changes: keywords of the trainer to replace. Some, such as budget, ram and strategy, change no bits.
-        With disk, the parameters lie there if the budget cannot hold them. Call `epochs` with the same data.
+        With disk, parameters lie there if they did before, or if the budget cannot hold them. Call `epochs` with the
+        same data.
 
         Raises `InputError`, before anything big is allocated, for a file that is
         damaged or of another kind, `BudgetError` if no plan fits.
@@ -335,7 +337,7 @@ class Trainer(RunState):
         try:
             if isinstance(options["schedule"], dict):
                 options["schedule"] = LearningRate(**options["schedule"])
-            folder = folder_for(run.architecture, run.optimizer, options)
+            folder = folder_again(run.architecture, run.optimizer, options)
             trainer = cls(run.network(folder), run.optimizer, **options)
         except (TypeError, KeyError) as problem:
             raise InputError(

@@ -31,6 +31,9 @@ BOUND = 8
 EVALUATION_ROWS = 256
 """Rows that evaluation carries through a layer whose parameters are streamed, if tiles are not larger."""
 
+THREAD_BYTES = 3 * (128 << 10)
+"""Bytes of the threads that move parameters and moments: their stacks, and what the C library keeps for each."""
+
 DISK_CALL_BYTES, DISK_BYTES = 240, 24_000
 """Bytes of a bound call that begins a transfer or waits for one, and of the store with its threads."""
 

@@ -1,6 +1,5 @@
 """Where did it go wrong? Finds the layer at which numbers stop being finite, once a loss is not."""
 
-from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
@@ -24,33 +23,18 @@ def overflowed(loss: float, where: str = "") -> NonFiniteError:
     )
 
 
-def each_block(mlp: MLP) -> Generator[NDArray[Any]]:
-    """Yield the parameters of each layer, flat. Of a network on a disk only those of a layer are in memory."""
-    with closing(mlp.in_turn()) as layers:
-        for layer in layers:
-            yield mlp.blocks[layer - 1]
-
-
-def finite_parameters(mlp: MLP) -> bool:
-    """Say whether all parameters are finite."""
-    with closing(each_block(mlp)) as blocks:
-        return all(map(finite, blocks))
-
-
 def where_it_began(mlp: MLP, x: NDArray[Any]) -> Origin:
     """Return at which layer the first number that is not finite appears, parameters first, for a batch (rows, n_0)."""
-    with closing(each_block(mlp)) as blocks:
-        for layer, block in enumerate(blocks, start=1):
-            if not finite(block):
-                return Origin(layer, parameters=True)
+    if (damaged := mlp.first_not_finite()) is not None:
+        return Origin(damaged, parameters=True)
     rows, widths = min(ROWS, len(x)), mlp.architecture.widths
     runner, out = Forward(mlp, rows), np.empty((rows, widths[-1]), mlp.parameters.dtype)
     first = len(widths)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(x), rows):
             part = x[start : start + rows]
-            with closing(each_block(mlp)) as blocks:
-                for _, (layer, state) in zip(blocks, runner.states(part, out[: len(part)]), strict=True):
+            with closing(mlp.in_turn()) as layers:
+                for _, (layer, state) in zip(layers, runner.states(part, out[: len(part)]), strict=True):
                     if layer >= first or not finite(state):
                         first = min(first, layer)
                         break

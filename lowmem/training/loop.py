@@ -18,7 +18,7 @@ from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.inference import evaluate
-from lowmem.runtime.nonfinite import finite_parameters, where_it_began
+from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.patience import Patience
 from lowmem.training.learning_rate import LearningRate
@@ -102,7 +102,7 @@ class Stepper:
             mlp = self.backprop.mlp
             origin = self._origin(batch)
             self.torn = False  # parameters are those before the step
-            if not self.skips or not finite_parameters(mlp):
+            if not self.skips or mlp.first_not_finite() is not None:
                 error.step, error.origin = StepNumber(at.steps + 1, at.epoch + 1, at.batch + 1), origin
                 raise
             at.skipped += 1

@@ -30,7 +30,10 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards: None without."""
+    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards: None without.
+
+    gathers: whether an update waits until the gradients of all layers are there.
+    """
 
     mlp: MLP
     arena: Arena
@@ -42,6 +45,7 @@ class Parts:
     contexts: Sequence[Context]
     sums: ShardSums | None = None
     disk: DiskBinding | None = None
+    gathers: bool = False
 
 
 class Binder:
@@ -87,6 +91,8 @@ class Binder:
                 updater = self.parts.updater
                 assert updater is not None
                 chunks = updater.chunks[item.layer - 1]
+                if self.parts.sums is not None and self.parts.gathers:
+                    return Call(item.phase, item.layer, self.parts.sums.keep, (item.layer,))
                 if self.parts.sums is not None:
                     return Call(item.phase, item.layer, updater.update_in_last, (item.layer, chunks))
                 return Call(item.phase, item.layer, updater.update, (chunks,))

@@ -141,7 +141,10 @@ def plan_options(
 def one_step(
     architecture: lm.Architecture, plan: lm.Plan, optimizer: str | None, x: Array, y: Array
 ) -> tuple[int, bytes]:
-    """Run two steps; return the peak of all that was allocated, and the bits of losses, gradients and parameters."""
+    """Run two steps; return the peak of all that was allocated, and the bits of losses, gradients and parameters.
+
+    Where the network overflows, the step that found it counts as one whose loss is not a number.
+    """
     gc.collect()
     tracemalloc.start()
     try:
@@ -154,9 +157,12 @@ def one_step(
         losses = []
         gradients = None
         with np.errstate(all="ignore"):
-            for _ in range(2):
-                loss, gradients = backprop(x, y)
-                losses.append(loss)
+            try:
+                for _ in range(2):
+                    loss, gradients = backprop(x, y)
+                    losses.append(loss)
+            except lm.NonFiniteError:  # then of every plan; the parameters are those before the step
+                losses.append(float("nan"))
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

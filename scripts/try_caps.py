@@ -167,7 +167,7 @@ def least(path: Path, flags: list[str]) -> tuple[int, int, str]:
         failed = trained(path, flags, cap, "free").get("failed")
         if failed is None:
             return cap, refused, ""
-        found = re.search(r"(?:Give more than|With ram,) ([\d.]+ ?[KMG]?i?B)", failed)
+        found = re.search(r"(?:Give|With ram,) ([\d.]+ ?[KMG]?i?B)", failed)
         if found is None:
             return 0, refused, failed
         cap = parse_bytes(found[1]) + 1

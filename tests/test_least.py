@@ -49,6 +49,35 @@ def test_the_least_budget_is_planned_where_nothing_but_relays_fits() -> None:
     assert (plan.peak_bytes, plan.lower_bound) == (least, None)
 
 
+def searched_cases() -> list[Case]:
+    """Return networks for which a search finds less than plans without one do: states dropped early, fewer objects."""
+    rng = random.Random(3)
+    widths = (64, *[rng.randint(32, 256) for _ in range(8)], 10)
+    cases: list[Case] = [(lm.Architecture(widths), 512, {"optimizer": name}) for name in (None, "adam")]
+    cases += [case(seed, (2, 24)) for seed in (1, 2, 14, 44, 55)]
+    return [*cases, case(27, (25, 60))]
+
+
+@pytest.mark.parametrize("network", searched_cases(), ids=lambda drawn: str(drawn[0].layers))
+def test_no_plan_for_the_least_budget_promises_less(network: Case) -> None:
+    architecture, batch, options = network
+    least = lm.minimum_budget(architecture, batch, **options)
+    assert least == lm.plan(architecture, batch, least, **options).peak_bytes
+    with pytest.raises(lm.BudgetError) as error:
+        lm.plan(architecture, batch, least - 1, **options)
+    assert error.value.minimum == least
+    for more in (1, least // 1000, least // 100, least // 20):
+        assert lm.plan(architecture, batch, least + more, **options).peak_bytes <= least + more
+
+
+def test_the_least_share_of_activations_is_planned_and_no_less() -> None:
+    widths = [random.Random(seed).randint(32, 256) for seed in range(8)]
+    architecture = lm.Architecture((64, *widths, 10))
+    with pytest.raises(lm.BudgetError) as error:
+        lm.plan(architecture, 512, "5% of activations")
+    assert error.value.minimum == lm.minimum_budget(architecture, 512)
+
+
 @pytest.mark.parametrize("engine", ["native", "numpy"])
 def test_the_least_budget_of_a_long_network_is_within_two_percent_of_the_best_strategy(engine: str) -> None:
     options: dict[str, Any] = {"optimizer": "sgd", "engine": engine}

@@ -9,6 +9,7 @@ import pytest
 import lowmem as lm
 from lowmem.cli import main
 from lowmem.planning.timeline import chain_of
+from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.schedule import AllReduce, Backward, Schedule, Update, simulate
 from tests.helpers import Array, batch, stirred
 from tests.test_shards import ENGINES
@@ -21,8 +22,11 @@ def stepped(group: ThreadGroup | None, sizes: tuple[int, ...], **options: Any) -
     """Return the parameters and the losses of steps on batches of these sizes, the largest of which is planned for."""
     optimizer = lm.make_optimizer(options.pop("optimizer", "adam"), lr=0.01)
     mlp, ranks = stirred(NETWORK), 1 if group is None else group.size
-    plan = lm.plan(NETWORK, max(sizes), optimizer=optimizer, ranks=ranks, **options)
+    clip = options.pop("clip", None)
+    plan = lm.plan(NETWORK, max(sizes), optimizer=optimizer, ranks=ranks, gather=clip is not None, **options)
     backprop = lm.Backprop(mlp, plan, optimizer, group=group)
+    if clip is not None:
+        backprop = ClippedBackprop(mlp, plan, optimizer, clip, group=group)
     losses = []
     for number, rows in enumerate(sizes):
         x, y = batch(NETWORK, rows, seed=number)
@@ -47,6 +51,49 @@ def test_any_number_of_ranks_gives_the_bits_of_one_process(
     for parameters, found in in_ranks(ranks, lambda group: stepped(group, sizes, **options)):
         assert found == losses
         assert (parameters == expected).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("shards", "ranks"), [(2, 2), (4, 4), (6, 3)], ids=lambda number: str(number))
+@pytest.mark.parametrize("clip", [1e-3, 0.3, 1e6], ids=str)
+def test_clipping_by_norm_gives_the_same_bits_on_any_number_of_ranks(
+    engine: str, shards: int, ranks: int, clip: float
+) -> None:
+    options: dict[str, Any] = {"shards": shards, "engine": engine, "optimizer": "momentum", "clip": clip}
+    sizes = (50, 47, 3, 1, 50)
+    expected, losses = stepped(None, sizes, **options)
+    for parameters, found in in_ranks(ranks, lambda group: stepped(group, sizes, **options)):
+        assert found == losses
+        assert (parameters == expected).all()
+    if clip < 1:
+        unclipped, _ = stepped(None, sizes, **options | {"clip": 1e9})
+        assert (unclipped != expected).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_that_overflow_on_one_rank_stop_all_before_any_update(engine: str) -> None:
+    network = lm.Architecture((12, 16, 16, 4), "relu", "mse")
+    x, y = batch(network, 40)
+    x[33] = 1e18  # the loss is finite, and the squares of gradients are not
+
+    def run(group: ThreadGroup) -> bool:
+        mlp, optimizer = stirred(network), lm.Adam()
+        plan = lm.plan(network, 40, optimizer=optimizer, shards=4, ranks=4, engine=engine, gather=True)
+        backprop, before = ClippedBackprop(mlp, plan, optimizer, 1.0, group=group), mlp.parameters.copy()
+        own = slice(10 * group.rank, 10 * group.rank + 10)
+        with pytest.raises(lm.NonFiniteError, match="norm of the gradients became nan"):
+            backprop.step(x[own], y[own], whole=40)
+        assert (mlp.parameters == before).all()
+        backprop.step(np.zeros_like(x[own]), y[own], whole=40)  # and the run can go on
+        return bool((mlp.parameters != before).any())
+
+    assert in_ranks(4, run) == [True] * 4
+
+
+def test_a_rank_that_clips_keeps_its_own_parts_of_the_gradients_alone() -> None:
+    fused, clipped = (lm.plan(NETWORK, 64, None, "adam", shards=4, ranks=4, gather=gather) for gather in (False, True))
+    own = clipped.parameter_bytes / 4
+    assert clipped.gradient_bytes - fused.gradient_bytes == pytest.approx(own, rel=0.05)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -127,7 +174,7 @@ def test_an_exchange_stands_behind_its_backward_and_the_update_waits() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"optimizer": "adam", "gather": True}, "ranks=2 exchange gradients layer by layer.*clip_value in place"),
+        ({"optimizer": "adam", "rehearse": True}, "rehearse=True runs a batch in one piece.*gather=True"),
         ({"optimizer": None}, "ranks=2 exchange .* a caller who takes them. Give an optimizer"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
+from lowmem.common.exact_sums import PARTIALS
 from lowmem.errors import InputError
 from lowmem.network.layers.base import STATISTICS
 from lowmem.network.specs import CHUNK
@@ -12,7 +13,7 @@ from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines import native_memory, overhead
 from lowmem.planning.engines.native_memory import OP_BYTES
-from lowmem.planning.packing import Effort, Program, pack
+from lowmem.planning.packing import Effort, Program, Step, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest, UpdateMode
@@ -129,6 +130,17 @@ def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Sch
     return best
 
 
+def floor_bytes(request: PlanRequest, schedule: Schedule) -> int:
+    """Return bytes that a schedule takes at least with NumPy's engine, beside what every plan of a request takes.
+
+    They are the simulated peak, and the objects of a program in which whatever can lie in one place does.
+    """
+    lowered = lower(request.chain, schedule)
+    peak = simulate(request.chain, lowered).peak_bytes
+    program = Program(tuple(Step(op, 0, 0, 0) for op in lowered.ops), 0)
+    return peak + _overhead(request, program) - least_overhead(request)
+
+
 def whole_batch(request: PlanRequest, one_pass: float) -> float:
     """Return the cost of a whole batch from that of a pass: linear in rows, and the sums of gradients between."""
     if one_pass == inf:
@@ -229,7 +241,8 @@ def _numpy(request: PlanRequest, program: Program, moves: int) -> EngineMemory:
         batch_bytes=request.rows * architecture.item_bytes + labels,
         overhead_bytes=_overhead(request, program)
         + (native_memory.DISK_BYTES if program.disk_bytes else 0)
-        + (native_memory.DISK_BYTES if moves else 0),
+        + (native_memory.DISK_BYTES if moves else 0)
+        + _norm_bytes(request),
         statistics=_statistics(request, of_a_step),
     )
 
@@ -250,7 +263,8 @@ def _native(request: PlanRequest, program: Program, moves: int) -> EngineMemory:
             architecture.layers, record_count(request, program), lanes, sharded=request.shards > 1
         )
         + native_memory.disk_objects_bytes(sum(isinstance(step.op, Store | Load) for step in program.steps))
-        + native_memory.stream_objects_bytes(moves),
+        + native_memory.stream_objects_bytes(moves)
+        + _norm_bytes(request),
         statistics=_statistics(request, native_memory.statistics_numbers(architecture)),
     )
 
@@ -259,7 +273,18 @@ def _gradients(request: PlanRequest, of_one_layer: int) -> int:
     """Return the numbers in the buffers of gradients; of_one_layer: in the one that all layers use in turn."""
     all_layers = max(int(request.gradient_buffers.all_layers), request.shard_slots)
     travelling = TRAVELLING if request.ranks > 1 else 1
-    return request.architecture.parameters * all_layers + travelling * (of_one_layer + request.received)
+    travel = travelling * (of_one_layer + request.received)
+    return request.architecture.parameters * all_layers + _kept_parts(request) + travel
+
+
+def _kept_parts(request: PlanRequest) -> int:
+    """Return the most numbers of gradients that a rank keeps until their norm is known: its parts of the sums."""
+    return request.own_parameters if request.ranks > 1 and request.update is UpdateMode.GATHERED else 0
+
+
+def _norm_bytes(request: PlanRequest) -> int:
+    """Return the bytes of what ranks tell each other of the norm of their gradients."""
+    return 8 * PARTIALS * (request.ranks + 1) if _kept_parts(request) else 0
 
 
 def _statistics(request: PlanRequest, of_a_step: int) -> int:

@@ -6,7 +6,7 @@ from functools import cached_property
 from math import inf
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
-from lowmem.planning.accounting import least_overhead, plan_of, whole_batch
+from lowmem.planning.accounting import floor_bytes, least_overhead, plan_of, whole_batch
 from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, thrifty
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.machine import DiskTier
@@ -17,6 +17,8 @@ from lowmem.planning.streamed import file_bytes
 from lowmem.schedule import Schedule
 from lowmem.schedule.disk.evenly import evenly
 from lowmem.schedule.disk.planner import DiskPlanner
+from lowmem.schedule.least import certain_peak, is_even
+from lowmem.schedule.ops import Op
 from lowmem.schedule.optimal.planner import Planner
 
 LEAST_TABLES = 20 << 20
@@ -65,7 +67,7 @@ class Candidates:
         """The plan of this request's strategy that takes the least of the limit. No plan is looked for in less."""
         match self.request.strategy:
             case "auto" | "optimal":
-                return self._least_of(self._thrifty, self.store_all)
+                return self._least_found()
             case "segments" if self.request.segments is None:
                 return self._least_of(segmented(self.request))
             case "revolve" if self.request.slots is None:
@@ -79,7 +81,47 @@ class Candidates:
 
     def plannable(self) -> bool:
         """Say whether the limit is enough for a plan of this request's strategy."""
-        return self.any_fits() if self.request.strategy in ("auto", "optimal") else self.fits(self.least)
+        if self.request.strategy in ("auto", "optimal") and (self.any_fits() or self.hopeless):
+            return not self.hopeless
+        return self.fits(self.least)
+
+    @cached_property
+    def hopeless(self) -> bool:
+        """Whether no plan at all keeps the limit, which is told without making one."""
+        return self.limit is not None and self._room < certain_peak(self.request.chain)
+
+    def _least_found(self) -> Plan:
+        """Return the plan of least memory, of those that need no search and those that a search in so little finds.
+
+        What is cheapest in the bytes of one plan may take fewer, and then leads to the next.
+        """
+        least = self._least_of(self._thrifty, self.store_all)
+        while least.strategy != "store_all" and self._may_take_less:
+            within = self._within(self.taken(least))
+            smaller = min(filter(within.fits, within.searched()), key=self.taken, default=least)
+            if self.taken(smaller) >= self.taken(least):
+                break
+            least = smaller
+        return least
+
+    @cached_property
+    def _may_take_less(self) -> bool:
+        """Whether a search may find less than plans without one do.
+
+        Where widths are even, only a disk helps, or calls that NumPy's engine binds once for several uses.
+        """
+        request = self.request
+        return request.engine == "numpy" or request.disk is not None or not is_even(request.chain)
+
+    def _within(self, taken: int) -> "Candidates":
+        """Return the candidates for a limit of which a plan takes so many bytes."""
+        limit = Limit(taken)
+        if self.limit is not None and self.limit.arena_bytes is not None:
+            limit = Limit(taken, self.limit.arena_bytes + taken - self.limit.bytes)
+        within = Candidates(self.request, limit)
+        # What does not depend on limits:
+        within.__dict__.update(store_all=self.store_all, _thrifty=self._thrifty, _placed=self._placed)
+        return within
 
     @cached_property
     def _thrifty(self) -> list[Draft]:
@@ -114,6 +156,11 @@ class Candidates:
         room = self.limit.bytes - self._beside
         return room if self.limit.arena_bytes is None else min(room, self.limit.arena_bytes)
 
+    @cached_property
+    def _placed(self) -> dict[tuple[Op, ...], tuple[int, int]]:
+        """The peak and the arena of schedules that were placed: a search in fewer bytes tries some of them again."""
+        return {}
+
     # searching ----------------------------------------------------------------------------------------------------
 
     def _optimal(self) -> Iterator[Plan]:
@@ -129,8 +176,13 @@ class Candidates:
         if not self.any_fits():
             if self._room < min(draft.peak_bytes for draft in self._thrifty):
                 self.lower_bound = inf  # no schedule at all whose checkpoints stay
+            if self.hopeless or not self.fits(self.least):
+                return
             yield self.least
-            return
+        yield from self.searched()
+
+    def searched(self) -> Iterator[Plan]:
+        """Yield the plans that a search within the limit finds, by the name of the strategy that makes it."""
         for plan in self._search():
             yield plan if plan.strategy == "disk" else replace(plan, strategy="optimal")
 
@@ -191,7 +243,14 @@ class Candidates:
     def _taken_by(self, schedule: Schedule) -> int:
         """Return the bytes that a schedule takes of what the limit leaves to schedules."""
         assert self.limit is not None
-        return self.taken(plan_of(self.request, schedule, relays=True)) - self.limit.bytes + self._room
+        if self.request.engine == "numpy":
+            floor = floor_bytes(self.request, schedule)
+            if floor > self._room:
+                return floor  # placing the values takes more bytes, and most of the time
+        if schedule.ops not in self._placed:
+            plan = plan_of(self.request, schedule, relays=True)
+            self._placed[schedule.ops] = plan.peak_bytes, plan.arena_bytes
+        return self._taken(*self._placed[schedule.ops]) - self.limit.bytes + self._room
 
     def _fitting(self, drafts: Iterable[Draft]) -> Iterator[Plan]:
         """Yield the first plan of these drafts that keeps the limit."""

@@ -8,7 +8,7 @@ from lowmem.planning.accounting import plan_of, whole_batch
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest
 from lowmem.schedule import PLANNERS, Forward, Schedule, simulate
-from lowmem.schedule.least import LONGEST, least_memory
+from lowmem.schedule.least import LONGEST, is_even, least_memory
 from lowmem.schedule.least_arena import least_arena
 
 FEW_LAYERS = 400
@@ -72,7 +72,7 @@ def thrifty(request: PlanRequest) -> Iterator[Draft]:
     """
     layers, chain = request.architecture.layers, request.chain.reversal
     yield fixed(request, "recompute_all")
-    even = len({stage.state_bytes for stage in chain.stages[:-1]}) <= 1  # then nothing takes less
+    even = is_even(chain)
     if not even:
         yield Draft(request, "optimal", lambda: least_arena(chain), relays=True)
     if not even and layers <= LONGEST:

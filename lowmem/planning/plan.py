@@ -314,14 +314,15 @@ class Plan:
     def _gradients_hint(self) -> str:
         if self.optimizer is None and self.shards == 1:
             return "of all layers"
-        if self.gathered:
+        if self.gathered and self.ranks == 1:
             return "of all layers, gathered before the update"
         if self.rehearsed:
             return "of one layer: each is updated in the second run of a step, the first one takes the norm"
         if self.shards > 1:
             kept = f"{self.shard_slots} sums of all layers and " if self.shard_slots else ""
             if self.ranks > 1:
-                return f"{kept}those of some layers that travel, sent and received"
+                parts = ", and a rank's parts of all, gathered before the update" if self.gathered else ""
+                return f"{kept}those of some layers that travel, sent and received{parts}"
             return f"{kept}one layer's: shards are added up along a tree"
         if self.micro_batches > 1:
             return "of all layers, summed over the passes, and one layer's"

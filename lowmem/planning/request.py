@@ -159,11 +159,10 @@ class PlanRequest:
         couples, rows = self.architecture.couples, self.sharing.most_rows(self.batch_size)
         if self.shards == 1:
             return
-        if self.ranks > 1 and not self.update.fuses:
-            what = "clipping by norm, which keeps all of them" if self.optimizer else "a caller who takes them"
+        if self.ranks > 1 and not self.optimizer:
             raise InputError(
-                f"ranks={self.ranks} exchange gradients layer by layer and update at once, which does not go with "
-                f"{what}. Give an optimizer, and clip_value in place of clip_norm."
+                f"ranks={self.ranks} exchange gradients, and each has the sums of its own parts alone, which does not "
+                "go with a caller who takes them. Give an optimizer."
             )
         if self.shards > self.batch_size:
             raise InputError(
@@ -249,7 +248,7 @@ class PlanRequest:
             return 0
         several = self.rows < self.sharing.most_rows(self.batch_size)  # passes of a shard, which are added up first
         slots = max(self.sharing.of_rank(rank).slots(self.batch_size) for rank in range(self.ranks))
-        return max(slots + several, int(not self.update.fuses))
+        return max(slots + several, int(not self.update.fuses and self.ranks == 1))
 
     @cached_property
     def received(self) -> int:
@@ -277,7 +276,7 @@ class PlanRequest:
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass, costs in FLOPs."""
-        return self._chain(self.rows, self.lanes, updates=self.update.fuses)
+        return self._chain(self.rows, self.lanes, updates=self.update.fuses or self.ranks > 1)
 
     def _chain(self, rows: int, lanes: int, *, updates: bool) -> Chain:
         alignment = ALIGNMENT if self.disk is None else PAGE

@@ -35,7 +35,7 @@ class Moment:
 
 def chain_of(plan: Plan) -> Chain:
     """Return the chain of one pass of a plan."""
-    updates = plan.update.fuses
+    updates = plan.update.fuses or plan.ranks > 1
     return network_chain(
         plan.architecture,
         plan.micro_batch,

@@ -32,7 +32,8 @@ class Buffers:
     slots: with shards, sums of all layers on the way to the whole, of which the first is `of_all`.
     states: the optimizer's arrays, those of a rank's parts. scratch: the numbers that an update works in.
     paged_states: the optimizer's arrays where they lie on a disk; `states` are then views of them.
-    received: what other ranks send. shards: of a batch, as this rank sees them.
+    received: what other ranks send. kept: a rank's parts of all sums, where they wait for their norm; else empty.
+    shards: of a batch, as this rank sees them.
 
     rank: the number of this process among those that share a batch.
     """
@@ -44,14 +45,17 @@ class Buffers:
         whole = architecture.parameters if wanted.all_layers else 0
         more = max(plan.shard_slots - 1, 0) * whole
         received = TRAVELLING * plan.received
-        rest = plan.gradient_bytes // architecture.item_bytes - whole - more - received
+        sizes = [layer.size for layer in architecture.each_layer]
+        kept = plan.sharing.most_parts(sizes) if plan.gathered and plan.ranks > 1 else 0
+        rest = plan.gradient_bytes // architecture.item_bytes - whole - more - received - kept
         self.received: Array = np.zeros(received, dtype)
+        self.kept: Array = np.zeros(kept, dtype)
         self.of_all: Array | None = np.zeros(whole, dtype) if wanted.all_layers else None
         self.slots: tuple[Array, ...] = () if self.of_all is None or plan.shards == 1 else (self.of_all,)
         self.slots += tuple(np.zeros(whole, dtype) for _ in range(plan.shard_slots - 1))
         self.of_one: Array | None = np.zeros(rest, dtype) if wanted.one_layer else None
         states = 0 if plan.optimizer is None else OPTIMIZERS[plan.optimizer].states
-        own = sum(stop - first for first, stop in (self.shards.part(layer.size) for layer in architecture.each_layer))
+        own = sum(stop - first for first, stop in map(self.shards.part, sizes))
         self.paged_states: tuple[PagedArray, ...] = ()
         if plan.streams[1]:
             from lowmem.common.disk import paged_array  # with ctypes, for those who use it
@@ -88,7 +92,7 @@ class Buffers:
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients' arrays."""
-        arrays = self.of_all, *self.slots[1:], self.of_one, self.received
+        arrays = self.of_all, *self.slots[1:], self.of_one, self.received, self.kept
         return sum(array.nbytes for array in arrays if array is not None)
 
     @property

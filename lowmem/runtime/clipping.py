@@ -19,6 +19,7 @@ from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Array
 from lowmem.runtime.backprop import Backprop
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.engines.calls import CarryOut
 
 
@@ -29,13 +30,22 @@ class ClippedBackprop(Backprop):
     with gather=True, which keeps the gradients of all layers, or with rehearse=True, which runs each step twice.
     """
 
-    def __init__(self, mlp: MLP, plan: Plan, optimizer: Optimizer, clip_norm: float, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        mlp: MLP,
+        plan: Plan,
+        optimizer: Optimizer,
+        clip_norm: float,
+        *,
+        seed: int = 0,
+        group: Group | None = None,
+    ) -> None:
         if not (plan.gathered or plan.rehearsed) or plan.optimizer != optimizer.name:
             raise InputError(
                 "clipping by norm needs a plan made with gather=True or rehearse=True, and with "
                 f"optimizer={optimizer.name!r}."
             )
-        super().__init__(mlp, plan, optimizer, seed=seed)
+        super().__init__(mlp, plan, optimizer, seed=seed, group=group)
         self.clip_norm = clip_norm
         self._running = np.empty_like(mlp.running)
 
@@ -45,7 +55,7 @@ class ClippedBackprop(Backprop):
         """Take the norm in a first run, then update: see `Backprop._train`."""
         running = self.mlp.running
         np.copyto(self._running, running)
-        loss = self.engine.run(x, y, weights, step=self.steps, scale=None, carry_out=carry_out)
+        loss = self.engine.run(x, y, weights, step=self.steps, scale=None, whole=whole, carry_out=carry_out)
         norm = self.engine.norm(carry_out=carry_out)
         if not isfinite(norm):
             np.copyto(running, self._running)  # running statistics moved as layers were reversed
@@ -58,7 +68,7 @@ class ClippedBackprop(Backprop):
             self.engine.update(scale, carry_out=carry_out)
             return loss
         np.copyto(running, self._running)  # they move again in the second run
-        return self.engine.run(x, y, weights, step=self.steps, scale=scale, carry_out=carry_out)
+        return self.engine.run(x, y, weights, step=self.steps, scale=scale, whole=whole, carry_out=carry_out)
 
     def account(self) -> Account[int | None]:
         """Return the bytes of the arrays that were allocated; see `Backprop.account`."""

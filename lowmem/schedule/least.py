@@ -22,13 +22,28 @@ IN_CACHE = 1 << 15
 """Numbers that are worked on at once."""
 
 
+def is_even(chain: Chain) -> bool:
+    """Say whether all states between the batch and the output have one size: then keeping none takes the least."""
+    return len({stage.state_bytes for stage in chain.stages[:-1]}) <= 1
+
+
+def certain_peak(chain: Chain) -> int:
+    """Return bytes that any schedule of a chain without tapes takes: those of the widest backward, or of the loss."""
+    if chain.in_hand_free:
+        return 0
+    last = chain.stages[-1]
+    output = last.state_bytes + max(last.forward_scratch, chain.loss_scratch)
+    works = [stage.delta_bytes + stage.backward_scratch for stage in chain.stages]
+    works[-1] = max(works[-1], output)
+    return max(chain.state_bytes(entering) + work for entering, work in enumerate(works))
+
+
 def least_memory(chain: Chain) -> Schedule:
     """Return a schedule with the least peak, as `simulate` counts it, among those whose checkpoints stay.
 
     Of the splits with that peak the one nearest to the middle is taken, which costs the least.
     """
-    different = {stage.state_bytes for stage in chain.stages[:-1]}
-    if chain.in_hand_free or len(different) <= 1 or chain.length > LONGEST:
+    if chain.in_hand_free or is_even(chain) or chain.length > LONGEST:
         return Schedule("least", recompute_all(chain).ops)
     least, needs = _minimax(chain)
     peak = int(least[chain.length, 0])

@@ -160,7 +160,7 @@ class StepMemory:
         if self._clip_norm is None:
             backprop = Backprop(mlp, self.plan, optimizer, seed=seed, group=self._group)
         else:
-            backprop = ClippedBackprop(mlp, self.plan, optimizer, self._clip_norm, seed=seed)
+            backprop = ClippedBackprop(mlp, self.plan, optimizer, self._clip_norm, seed=seed, group=self._group)
         outputs = np.empty((self.evaluation_rows, mlp.architecture.widths[-1]), mlp.parameters.dtype)
         self._weights.allocate(self._batch_size)
         self._allocated = True

@@ -42,6 +42,14 @@ def test_one_two_and_four_ranks_save_the_same_bytes(ranks: Run, tmp_path: Path, 
     assert runs[0] == runs[1] == runs[2]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_clipping_by_norm_saves_the_same_bytes_on_any_number_of_ranks(ranks: Run, tmp_path: Path, engine: str) -> None:
+    flags = ["--data", "digits", "--epochs", "2", "--batch", "128", "--shards", "4", "--engine", engine]
+    runs = [trained(ranks, tmp_path / str(size), size, *flags, "--clip-norm", "0.5") for size in (1, 2, 4)]
+    assert runs[0] == runs[1] == runs[2]
+    assert runs[0] != trained(ranks, tmp_path / "unclipped", 1, *flags)
+
+
 def test_ranks_read_rows_of_a_file_in_the_order_of_one_process(ranks: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((700, 9)).astype(np.float32)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.exact_sums import PARTIALS
 from lowmem.common.shards import Node, Shards, folded
 from lowmem.planning.plan import Plan
 from lowmem.runtime.collectives.group import Group, Request
@@ -57,6 +58,8 @@ class Exchange:
         self.notes = np.zeros(NOTES)
         """Before a step what this rank tells the others, and after it the largest of what all have told."""
         self._sharing: Request | None = None
+        gathers = plan.gathered
+        self._partials, self._all_partials = np.zeros(PARTIALS * gathers), np.zeros((group.size, PARTIALS * gathers))
         self._travelling: dict[int, list[Request]] = {}  # of a layer's gradients
         self._returning: list[Request] = []
 
@@ -99,6 +102,13 @@ class Exchange:
                 self._arrived(layer)
             rank = shard // (self._shards.count // self._shards.ranks)
             raise overflowed(float(losses[shard]), f" on rank {rank}")
+
+    def shared(self, partials: Sequence[float]) -> list[float]:
+        """Return the numbers of an exact sum of every rank, of which this rank has `partials`."""
+        self._partials.fill(0)
+        self._partials[: len(partials)] = partials
+        self.group.wait(self.group.share(self._partials, self._all_partials))
+        return [float(number) for number in self._all_partials.flat]
 
     def send(self, layer: int, sums: Sequence[Array]) -> None:
         """Send the sums that this rank has of a layer's gradients, and begin to receive this rank's part of all."""

@@ -3,12 +3,13 @@
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from math import isfinite
+from math import fsum, isfinite, isnan, nan, sqrt
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.exact_sums import exact_sum
 from lowmem.common.shards import Leaf, Node, folded
 from lowmem.nn.layers.base import counts
 from lowmem.planning.plan import Plan
@@ -50,6 +51,7 @@ class ShardSums:
         self._plan, self._slots, self.shards = plan, buffers.slots, buffers.shards
         self._one, self._places = buffers.of_one, TRAVELLING if plan.ranks > 1 else 1
         self._exchange = None if group is None else Exchange(plan, self.shards, group, buffers.received)
+        self._kept = buffers.kept
         self.own_starts = array("q", own_starts(plan, self.shards))
         """Where this rank's part of each layer begins among all its parts: there the optimizer's arrays have it."""
         self._starts = array("q", accumulate((layer.size for layer in plan.architecture.each_layer), initial=0))
@@ -157,6 +159,14 @@ class ShardSums:
             return self._exchange.total(layer)
         return self._slot(0, layer) if self._slots else self.written(layer)
 
+    def gathered(self, layer: int) -> Array:
+        """Return where an update finds the sum of this rank's part of a layer's gradients once a step has run.
+
+        Where ranks gather gradients, each keeps its own parts; see `keep`.
+        """
+        own = self.own_starts
+        return self._kept[own[layer - 1] : own[layer]] if len(self._kept) else self.total(layer)
+
     # Other ranks --------------------------------------------------------------------------------------------------
 
     @property
@@ -191,6 +201,18 @@ class ShardSums:
             self._exchange.check_losses()
             self._exchange.receive(layer)
         return True
+
+    def keep(self, layer: int) -> None:
+        """Keep this rank's part of the sum of a layer's gradients, in the last pass of a step."""
+        if self.ready(layer):
+            np.copyto(self.gathered(layer), self.total(layer))
+
+    def norm(self, squares: Iterable[float]) -> float:
+        """Return the square root of the sum of squares, those of all ranks together. The sum is exact."""
+        partials = exact_sum(squares)
+        if self._exchange is not None:
+            partials = exact_sum(self._exchange.shared(partials))
+        return nan if partials and isnan(partials[0]) else sqrt(fsum(partials))
 
     def updated(self, layer: int, parameters: Array) -> None:
         """Give this rank's part of a layer's new parameters to all ranks. parameters: of all layers, flat."""

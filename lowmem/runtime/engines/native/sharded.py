@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from math import fsum, isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -114,8 +113,10 @@ class ShardedSteps:
         self._engine.struct.gradients = address(self.sums.written(layer)) - begin
 
     def _update(self, layer: int) -> None:
-        """Update a layer in the last pass of a step."""
-        if self.sums.ready(layer):
+        """Update a layer in the last pass of a step, or keep its gradients where their norm is to be cut."""
+        if self._engine.plan.gathered:
+            self.sums.keep(layer)
+        elif self.sums.ready(layer):
             for first, stop in self._parts(layer):
                 self._engine.library.functions.lm_update_part(self._part, stop - first)
             self.updated = True
@@ -126,23 +127,24 @@ class ShardedSteps:
         for layer in range(self._engine.plan.architecture.layers, 0, -1):
             for first, stop in self._parts(layer):
                 self._engine.library.functions.lm_update_part(self._part, stop - first)
+            self.sums.updated(layer, self._engine.mlp.parameters)
+        self.sums.end()
 
     def norm(self) -> float:
         """Return the norm of the sums of all layers' gradients. The sum is exact: its order does not matter."""
         functions = self._engine.library.functions
-        squares = [
+        return self.sums.norm(
             functions.lm_squares(self._part, stop - first)
             for layer in range(self._engine.plan.architecture.layers, 0, -1)
             for first, stop in self._parts(layer)
-        ]
-        return sqrt(fsum(squares)) if all(map(isfinite, squares)) else nan
+        )
 
     def _parts(self, layer: int) -> Iterator[tuple[int, int]]:
         """Yield this rank's parts of a layer, while `_part` is the engine as the part sees it."""
         engine, part, item = self._engine, self._part, self._item
         shards, size = self.sums.shards, self._engine.mlp.architecture.layer(layer).size
         own, begin = shards.part(size)[0], self.sums.start(layer)
-        gradients, parameters = address(self.sums.total(layer)), address(engine.mlp.parameters)
+        gradients, parameters = address(self.sums.gathered(layer)), address(engine.mlp.parameters)
         kept = self.sums.own_starts[layer - 1]
         part.blas, part.pool, part.rule = engine.struct.blas, engine.struct.pool, engine.struct.rule
         part.item, part.lanes, part.squares = engine.struct.item, engine.struct.lanes, engine.struct.squares

@@ -31,7 +31,10 @@ NO_SUMS: Array = np.empty((0, 0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards, streaming: None without."""
+    """What calls are bound to. kernels, contexts: by layer. updater, disk, sums of shards, streaming: None without.
+
+    gathers: whether an update waits until the gradients of all layers are there.
+    """
 
     mlp: MLP
     arena: Arena
@@ -44,6 +47,7 @@ class Parts:
     sums: ShardSums | None = None
     disk: DiskBinding | None = None
     streaming: Streaming | None = None
+    gathers: bool = False
 
 
 class Binder:
@@ -89,6 +93,8 @@ class Binder:
                 updater = self.parts.updater
                 assert updater is not None
                 chunks = updater.chunks[item.layer - 1]
+                if self.parts.sums is not None and self.parts.gathers:
+                    return Call(item.phase, item.layer, self.parts.sums.keep, (item.layer,))
                 if self.parts.sums is not None:
                     return Call(item.phase, item.layer, updater.update_in_last, (item.layer, chunks))
                 return Call(item.phase, item.layer, updater.update, (chunks,))

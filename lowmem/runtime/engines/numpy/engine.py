@@ -93,6 +93,7 @@ class NumpyEngine:
             sums=self.shard_sums,
             disk=self.disk,
             streaming=plan.streaming,
+            gathers=plan.gathered,
         )
         self._passes: dict[int, Passes] = {}
         self._of_shards: dict[int, Pass] = {}
@@ -190,8 +191,14 @@ class NumpyEngine:
     def _update_layers(self, updater: Updater, carry_out: CarryOut | None) -> None:
         """Update the parameters of all layers, or look at their gradients."""
         with self._settings():
-            layers = enumerate(updater.chunks, start=1)
-            (carry_out or run_calls)([Call("update", layer, updater.update, (chunks,)) for layer, chunks in layers])
+            layers, sums = enumerate(updater.chunks, start=1), self.shard_sums
+            if sums is None:
+                (carry_out or run_calls)(
+                    [Call("update", layer, updater.update, (chunks,)) for layer, chunks in layers]
+                )
+                return
+            (carry_out or run_calls)([Call("update", item[0], updater.update_kept, item) for item in layers])
+            sums.end()
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs for x to `out`; see `Engine.forward`."""

@@ -58,6 +58,13 @@ class Updater:
             self.update(chunks)
             self._sums.updated(layer, self._parameters)
 
+    def update_kept(self, layer: int, chunks: Sequence[Chunk]) -> None:
+        """Update one layer's parameters, of which other ranks update the rest, and give them to those."""
+        assert self._sums is not None
+        self.update(chunks)
+        if self.scale is not None:
+            self._sums.updated(layer, self._parameters)
+
     def look(self, gradients: Array) -> None:
         """Look at the gradients of all layers, which are one flat array."""
         self._squares.clear()
@@ -74,6 +81,8 @@ class Updater:
 
     def exact_norm(self) -> float:
         """Return the norm of what was looked at; the sum is exact, so that the order of the layers does not matter."""
+        if self._sums is not None:
+            return self._sums.norm(self._squares)
         return sqrt(fsum(self._squares)) if all(map(isfinite, self._squares)) else float("nan")
 
 
@@ -86,7 +95,7 @@ def _chunks(mlp: MLP, buffers: Buffers, sums: ShardSums | None, scratches: int) 
     chunks: list[list[Chunk]] = []
     begin = own_begin = 0
     for number, block in enumerate(mlp.blocks, start=1):
-        gradients = buffers.gradients.blocks[number - 1] if sums is None else sums.total(number)
+        gradients = buffers.gradients.blocks[number - 1] if sums is None else sums.gathered(number)
         first, end = buffers.shards.part(len(block))
         of_layer: list[Chunk] = []
         for part_start, part_stop in buffers.shards.parts(len(block)):

@@ -120,6 +120,11 @@ def test_what_is_streamed_waits_for_what_was_begun_before() -> None:
     assert transfers.now == pytest.approx(8.0)
 
 
+def test_what_is_streamed_has_rates_of_its_own() -> None:
+    rates = DiskRates((1,), (4.0,), (4.0,), 1.0, streamed_write=2.0, streamed_read=8.0)
+    assert [rates.streamed_seconds(8, written=written) for written in (True, False)] == [4.0, 2.0]
+
+
 def test_streams_share_the_rate_with_states_that_go_the_same_way() -> None:
     transfers = Transfers(DiskRates((1,), (1.0,), (1.0,)))
     transfers.write(1, 4)

@@ -74,6 +74,9 @@ def _show_disk(folder: str, rates: "DiskRates", stored: str) -> None:
         for size, write, read in zip(rates.sizes, rates.write, rates.read, strict=True)
     ]
     note = f"both at once: each at {rates.shared:.0%} of its rate; {stored}"
+    if rates.streamed_write is not None and rates.streamed_read is not None:
+        streamed = f"written at {rates.streamed_write / 1e6:,.0f}, fetched at {rates.streamed_read / 1e6:,.0f}"
+        note = f"parameters and moments are {streamed} MB/s\n{note}"
     print(Table(f"disk of {folder}, MB/s by the size of a transfer", ["", "write", "read"], numbers, note))
 
 

@@ -16,11 +16,14 @@ from lowmem.measure.calibration import cache_folder, store_json
 from lowmem.runtime.offload.store import Store
 from lowmem.schedule.disk.transfers import DiskRates
 
-VERSION = 1
+VERSION = 2
 """Version of the stored file; a file of any other version is measured anew."""
 
 SIZES = (1 << 16, 1 << 19, 1 << 21, 1 << 23)
 """Of the transfers that are timed, in bytes."""
+
+STREAMED = 1 << 22
+"""Bytes of the parts of an array on the disk that are timed."""
 
 PLACES = 4
 """Places of the file that are written and read in turn."""
@@ -74,7 +77,28 @@ def measure_disk(folder: str | Path) -> DiskRates:
         fast, slow = max(write, read), min(write, read)
         shares.append(1 / max(1 + fast * (2 / both - 1 / slow), 1.0))
     shared = min(max(sorted(shares)[len(shares) // 2], 0.25), 1.0)
-    return DiskRates(SIZES, tuple(writes), tuple(reads), shared)
+    return DiskRates(SIZES, tuple(writes), tuple(reads), shared, *_streamed_rates(folder))
+
+
+def _streamed_rates(folder: str | Path) -> tuple[float, float]:
+    """Return bytes a second of a `PagedArray`, written and fetched part by part as a step does."""
+    from lowmem.common.disk.paged_array import PagedArray  # with ctypes, for those who use it
+
+    array, seconds, moved = PagedArray(folder, PLACES * STREAMED, np.uint8), [0.0, 0.0], -PLACES * STREAMED
+    place = 0
+    while moved < LEAST_TRANSFERS * STREAMED or sum(seconds) < SECONDS:
+        start, stop = place * STREAMED, (place + 1) * STREAMED
+        times = [perf_counter()]
+        array.bring(start, stop, to_change=True)
+        times.append(perf_counter())
+        array.array[start:stop] += 1
+        times.append(perf_counter())
+        array.drop(start, stop, changed=True)
+        times.append(perf_counter())
+        if moved >= 0:  # blocks that were never written take longer
+            seconds = [seconds[0] + times[3] - times[2], seconds[1] + times[1] - times[0]]
+        moved, place = moved + STREAMED, (place + 1) % PLACES
+    return moved / seconds[0], moved / seconds[1]
 
 
 def store_rates(folder: str | Path, rates: DiskRates) -> str | None:
@@ -88,10 +112,13 @@ def _read(path: Path) -> DiskRates | None:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored.pop("version") != VERSION:
             return None
-        rates = DiskRates(tuple(stored["sizes"]), tuple(stored["write"]), tuple(stored["read"]), stored["shared"])
+        streamed = stored["streamed_write"], stored["streamed_read"]
+        rates = DiskRates(
+            tuple(stored["sizes"]), tuple(stored["write"]), tuple(stored["read"]), stored["shared"], *streamed
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    numbers = (*rates.sizes, *rates.write, *rates.read, rates.shared)
+    numbers = (*rates.sizes, *rates.write, *rates.read, rates.shared, *(rate for rate in streamed if rate is not None))
     plain = all(isinstance(number, int | float) and 0 < number < float("inf") for number in numbers)
     same = len(rates.sizes) == len(rates.write) == len(rates.read) > 0
     return rates if plain and same and list(rates.sizes) == sorted(set(rates.sizes)) else None

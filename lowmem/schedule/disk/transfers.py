@@ -20,12 +20,22 @@ class DiskRates:
     sizes: of the transfers that were measured, ascending. write, read: the rate of each, alone.
     shared: the share of its rate that each direction has while the other is in flight: 1 if they do not meet, 0.5 if
         the disk does one thing at a time.
+    streamed_write, streamed_read: rates at which parameters and moments are written and fetched, which go through the
+        page cache and cost the processor more; None if they were not measured: then those of states.
     """
 
     sizes: tuple[int, ...]
     write: tuple[float, ...]
     read: tuple[float, ...]
     shared: float = 1.0
+    streamed_write: float | None = None
+    streamed_read: float | None = None
+
+    def streamed_seconds(self, size: int, *, written: bool) -> float:
+        """Return how long a transfer of `size` bytes of parameters or moments takes, alone."""
+        seconds = self.write_seconds(size) if written else self.read_seconds(size)
+        rate = self.streamed_write if written else self.streamed_read
+        return seconds if rate is None else max(seconds, size / rate)
 
     def write_seconds(self, size: int) -> float:
         """Return how long a transfer of `size` bytes to the disk takes, alone."""
@@ -72,9 +82,8 @@ class Transfers:
 
     def stream(self, size: int, *, written: bool) -> int:
         """Begin to write or to fetch a part of a layer, behind all that were begun before. Returns its number."""
-        seconds = self._rates.write_seconds(size) if written else self._rates.read_seconds(size)
         self._begun += 1
-        self._stream.append([self._begun, seconds, written])
+        self._stream.append([self._begun, self._rates.streamed_seconds(size, written=written), written])
         return self._begun
 
     def arrive(self, number: int) -> None:

@@ -264,7 +264,8 @@ class Plan:
             optimizer=self._optimizer_hint(),
             arena=f"{arena} for storing everything",
             batch="constants for each row, and buffers of the batch where lowmem owns them",
-            overhead="Python's objects: bound calls and views" if self.engine == "numpy" else "the compiled program",
+            overhead=("Python's objects: bound calls and views" if self.engine == "numpy" else "the compiled program")
+            + (", and threads for the disk" if self.streaming is not None else ""),
             statistics="of norms over the batch: running ones, and those of a step",
         )
         rows = [

@@ -20,7 +20,7 @@ from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
-from lowmem.planning.streamed import variants
+from lowmem.planning.streamed import in_memory, variants
 from lowmem.schedule import Planner, Schedule
 
 __all__ = ["STRATEGIES", "Named", "optimizer_name", "plan", "plan_for"]
@@ -229,8 +229,8 @@ def plan_for(request: PlanRequest) -> Plan:
                 continue
         candidates = Candidates(variant, limit)
         tried.append(candidates)
-        if variant.streaming is not None and not candidates.any_fits():
-            continue  # so that nothing is searched for
+        if variant.streaming is not None and limit is not None and sum(in_memory(variant)) > limit.bytes:
+            continue  # nothing needs to be searched for
         for candidate in candidates:
             if candidates.fits(candidate) and (best is None or _worth(candidate) < _worth(best)):
                 best = candidate

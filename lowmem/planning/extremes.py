@@ -10,7 +10,7 @@ from lowmem.network.architecture import AnyNetwork, Architecture, architecture_o
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import Named, PlanOptions, plan, request_of
 from lowmem.planning.request import Limit
-from lowmem.planning.streamed import variants
+from lowmem.planning.streamed import leanest, variants
 from lowmem.units import parse_bytes
 
 REGULAR = 256
@@ -41,7 +41,7 @@ def minimum_budget(
     True
     """
     request = request_of(architecture, batch_size, None, optimizer, **options)
-    return min(Candidates(variant, None).least.peak_bytes for variant in variants(request))
+    return min(Candidates(variant, None).least.peak_bytes for variant in leanest(request))
 
 
 def largest_batch(

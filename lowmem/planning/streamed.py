@@ -26,6 +26,19 @@ def variants(request: PlanRequest) -> Iterator[PlanRequest]:
             yield from one.weighed()
 
 
+def leanest(request: PlanRequest) -> Iterator[PlanRequest]:
+    """Yield those of `variants` of which one takes the least memory: of all that stream alike, that which keeps least.
+
+    How far ahead things are fetched changes what is in memory, and hardly anything else.
+    """
+    least: dict[object, PlanRequest] = {}
+    for one in variants(request):
+        kind = one.rows, one.streaming and (one.streaming.parameters, one.streaming.moments)
+        if kind not in least or sum(in_memory(one)) < sum(in_memory(least[kind])):
+            least[kind] = one
+    yield from least.values()
+
+
 def _streamed(request: PlanRequest) -> Iterator[PlanRequest]:
     """Yield the request with the optimizer's arrays streamed, the parameters, and both; further ahead comes first.
 

@@ -1,4 +1,4 @@
-"""Write measured figures into README.md and docs/comparison.md, between comments that name what stands there.
+"""Write measured figures into README.md and pages of docs/, between comments that name what stands there.
 
 Reads docs/data/*.json and docs/tables/*.md. A page marks a place by `<!-- quoted: name -->` and `<!-- end -->`.
 Run: python -m analysis.quoted
@@ -8,16 +8,24 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import groupby
+from textwrap import fill
 
 from analysis.drawing import DOCS, Record, caption, load
-from analysis.step_time import network
+from analysis.sentences import SENTENCES
+from analysis.step_time import is_plain, network
 from lowmem.common.tables import Table
 
-PAGES = (DOCS.parent / "README.md", DOCS / "comparison.md")
+PAGES = (
+    DOCS.parent / "README.md",
+    *(DOCS / f"{name}.md" for name in ("comparison", "how_it_works", "promises", "pytorch_chains")),
+)
 PLACE = re.compile(r"(<!-- quoted: ([^>]+?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 NETWORK = {"hidden": 200, "width": 256, "batch": 2048, "activation": "relu"}
 """What the three scripts have in common that measure what a budget costs."""
+
+LINE = 119
+"""Characters of a line of a page, at most."""
 
 TUNED = {"glibc": "", "mmap": ", allocator tuned"}
 """How the allocators of a case are told."""
@@ -32,7 +40,14 @@ def main() -> None:
 
 def written(page: str) -> str:
     """Return a page with its places written anew."""
-    return PLACE.sub(lambda place: f"{place[1]}\n{TEXTS[place[2]]()}\n{place[3]}", page)
+    return PLACE.sub(lambda place: f"{place[1]}\n{text_of(place[2])}\n{place[3]}", page)
+
+
+def text_of(name: str) -> str:
+    """Return what stands at a place, sentences in lines as long as the pages have."""
+    if name in SENTENCES:
+        return fill(SENTENCES[name](), LINE, break_long_words=False, break_on_hyphens=False)
+    return TEXTS[name]()
 
 
 def prices() -> dict[str, dict[str, float]]:
@@ -143,7 +158,7 @@ def budgets() -> str:
 
 def step_times() -> str:
     """Return PyTorch's time of a step over lowmem's, by network and activation."""
-    steps = [record for record in load("benchmark_step")["records"] if record["part"] == "step"]
+    steps = [record for record in load("benchmark_step")["records"] if record["part"] == "step" and is_plain(record)]
     names = list(dict.fromkeys(record["activation"] for record in steps))
     rows = []
     for title, group in groupby(steps, key=network):

@@ -140,12 +140,15 @@ def winners(machine: Machine) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured on a machine, and when. steps: their ranks, layers, width, batch and seconds."""
+    """What was measured on a machine, and when.
+
+    links: memory, and a slow network where one could be made, each with its steps: their ranks, layers, width, batch,
+        seconds, and those that the rank that waited longest did.
+    """
 
     date: str
     machine: Machine
-    link: Link
-    steps: list[dict[str, Any]]
+    links: list[tuple[Link, list[dict[str, Any]]]]
 
 
 def measurement() -> Measured | None:
@@ -154,7 +157,31 @@ def measurement() -> Measured | None:
     if not path.exists():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return Measured(found["date"], Machine(**found["machine"]), Link("this machine", **found["link"]), found["steps"])
+    links = [(Link("memory", **found["link"]), found["steps"])]
+    links += [(Link(f"loopback at {slow['rate']}/s", **slow["link"]), slow["steps"]) for slow in found["slow"]]
+    return Measured(found["date"], Machine(**found["machine"]), links)
+
+
+def over_measured(machine: Machine, link: Link, steps: list[dict[str, Any]]) -> Iterator[float]:
+    """Yield the seconds of the model over those of each measured step."""
+    for one in steps:
+        network = Network(one["layers"], one["width"], one["batch"])
+        yield step_seconds(network, one["ranks"], "sharded", machine, link)[0] / one["seconds"]
+
+
+def waits(measured: Measured) -> Iterator[str]:
+    """Yield, for each measured step on several ranks, the share of it that ranks waited, modelled and measured."""
+    for link, steps in measured.links:
+        for one in steps:
+            if one["ranks"] == 1:
+                continue
+            network = Network(one["layers"], one["width"], one["batch"])
+            seconds, waited = step_seconds(network, one["ranks"], "sharded", measured.machine, link)
+            yield (
+                f"{network.layers} x {network.width}, batch {network.batch}, {link.name}: a step of "
+                f"{seconds:.3f} s, {waited:.3f} s of it waiting, by the model; {one['seconds']:.3f} s and "
+                f"{one['waited']:.3f} s measured"
+            )
 
 
 def note(measured: Measured | None) -> str:
@@ -164,15 +191,26 @@ def note(measured: Measured | None) -> str:
     if measured is None:
         rate = Machine().rate / 1e9
         return f"{model}. Nothing here is measured.\nAssumed: a rank computes {rate:.0f} GFLOP/s; {links}."
-    machine, link = measured.machine, measured.link
+    told = "; ".join(
+        f"{link.name} {link.latency * 1e6:.0f} µs, {link.bandwidth / 1e9:.2g} GB/s, where the model says "
+        + " to ".join(f"{ratio:.2f}" for ratio in ends(over_measured(measured.machine, link, steps)))
+        + " times the measured seconds"
+        for link, steps in measured.links
+    )
     return (
-        f"{model}; stars are measured steps, scaled to the batch.\n"
-        f"Measured on {measured.date}: a rank computes {machine.rate / 1e9:.0f} GFLOP/s; between ranks of this "
-        f"machine {link.latency * 1e6:.1f} µs, {link.bandwidth / 1e9:.1f} GB/s.\nAssumed: {links}."
+        f"{model}; stars are measured steps in memory, diamonds over a slow network, scaled to the batch.\n"
+        f"Measured on {measured.date}: a rank computes {measured.machine.rate / 1e9:.0f} GFLOP/s; {told}.\n"
+        f"Assumed: {links}."
     )
 
 
-def drawn(machine: Machine, measured: list[dict[str, Any]]) -> Figure:
+def ends(numbers: Iterator[float]) -> tuple[float, float]:
+    """Return the least and the largest of some numbers."""
+    ordered = sorted(numbers)
+    return ordered[0], ordered[-1]
+
+
+def drawn(machine: Machine, measured: list[tuple[Link, list[dict[str, Any]]]]) -> Figure:
     """Return time per step by ranks, a panel for each network, and bytes per rank behind them."""
     names = looks([link.name for link in LINKS])
     with house_style():
@@ -182,10 +220,11 @@ def drawn(machine: Machine, measured: list[dict[str, Any]]) -> Figure:
                 times = [step_seconds(network, ranks, "sharded", machine, link)[0] for ranks in RANKS]
                 look = names[link.name]
                 axes.plot(RANKS, times, color=look.colour, linestyle=look.line, label=link.name)
-            points = [one for one in measured if (one["layers"], one["width"]) == (network.layers, network.width)]
-            for one in points:
-                rows = network.batch / one["batch"]
-                axes.plot(one["ranks"], one["seconds"] * rows, "k*", markersize=9)
+            for (_, steps), mark in zip(measured, ("k*", "kd"), strict=False):
+                for one in steps:
+                    if (one["layers"], one["width"]) == (network.layers, network.width):
+                        rows = network.batch / one["batch"]
+                        axes.plot(one["ranks"], one["seconds"] * rows, mark, markersize=8 if mark == "k*" else 5)
             set_title(axes, f"{network.layers} x {network.width}, batch {network.batch:,}", 3.0)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
@@ -209,9 +248,11 @@ def drawn(machine: Machine, measured: list[dict[str, Any]]) -> Figure:
 def main() -> None:
     """Draw the figure, and print which way wins where."""
     measured = measurement()
-    machine, steps = (Machine(), []) if measured is None else (measured.machine, measured.steps)
-    save(drawn(machine, steps), "ranks", note(measured))
+    machine = Machine() if measured is None else measured.machine
+    save(drawn(machine, [] if measured is None else measured.links), "ranks", note(measured))
     print("\n".join(winners(machine)))
+    if measured is not None:
+        print("\n".join(waits(measured)))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
     data = load("benchmark_step")
     steps, points = split(data["records"])
     tables = [over_floor(steps), against_pytorch(steps)]
-    note = f"{FLOOR} {BESIDE}"
+    note = f"{FLOOR} {BESIDE} {medians(steps)}"
     if points:
         floor = floor_of(points[0], steps)
         tables.append(at_no_more_memory(points, floor))
@@ -56,6 +56,14 @@ def main() -> None:
         )
         save(figure, "step_time", f"{DRAWN} {MEMORY}\n{caption(data)}")
     save_tables(tables, "step_time", f"{note}\n{caption(data)}")
+
+
+def medians(steps: list[Record]) -> str:
+    """Say where the middle of both tables is, of plain networks."""
+    plain = [record for record in steps if is_plain(record)]
+    over = median(record["over_floor"]["median"] for record in plain)
+    beside = median(record["torch_over_lowmem"]["median"] for record in plain)
+    return f"In the median of {len(plain)} plain networks: {over:.2f} over the floor, PyTorch / lowmem {beside:.2f}."
 
 
 def split(records: list[Record]) -> tuple[list[Record], list[Record]]:

@@ -2,7 +2,9 @@
 
 For every case: seconds for the schedule (`Planner`, given the chain) and, for networks, for all of `lowmem.plan`; the
 resident peak after the former, imports included; cost relative to storing everything; the proven gap; the window of
-the table. Modules are imported and the chain is built before the clock starts.
+the table. Modules are imported and the chain is built before the clock starts. Of chains of up to 200 layers the gap
+is told once more by a table of all segments, however long that takes: it says whether the schedule or the bound is
+to blame for what lies between them.
 
 Where the PyPI package rockmate is installed (`pip install --no-deps rockmate` is enough, without a GPU or PyTorch),
 its C solver of rotor's dynamic programme (Beaumont et al., arXiv:1911.13214) is timed on the same chains, on 500
@@ -34,6 +36,8 @@ from lowmem.planning.network_chain import network_chain
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Op, Schedule, simulate
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.optimal.planner import Planner
+from lowmem.schedule.optimal.table import Limits
+from lowmem.schedule.optimal.table import Table as FullTable
 from lowmem.units import format_bytes
 from scripts.measuring import Case, in_fresh_process, note, run_script
 
@@ -49,6 +53,9 @@ FEW_SLOTS = 6
 BATCH, INPUTS, CLASSES, RUNS = 512, 64, 10, 2
 LEVELS = 500
 """Memory levels of rotor's table."""
+
+FULL, FINE = 200, 64
+"""Layers up to which all segments are looked at, for the bound alone, and the levels of a mean state then."""
 
 
 def cases(quick: bool) -> Iterator[Case]:
@@ -117,6 +124,8 @@ def measure(case: Case) -> Case:
         "gap": best.gap,
         "window": planner.window,
     }
+    if case["layers"] <= FULL:
+        measured["full_gap"] = min(best.gap, max(0.0, 1 - full_bound(chain, budget) / best.cost))
     if case["kind"] == "abstract" or "slots" in case:
         return measured
     del planner, best  # their tables are not the plan's
@@ -132,6 +141,16 @@ def measure(case: Case) -> Case:
         "plan_gap": plan.gap,
         "plan_resident_peak_bytes": resident_peak(),
     }
+
+
+def full_bound(chain: Chain, budget: int) -> float:
+    """Return the least cost that any persistent schedule can have, by a table of all segments, whatever it takes."""
+    chain = chain.reversal
+    sizes = [stage.state_bytes for stage in chain.stages[:-1]]
+    quantum = max(sum(sizes) // len(sizes) // FINE, 1)
+    table = FullTable(chain, budget, quantum, down=True, limits=Limits(1e13, 8 << 30))
+    table.grow()
+    return table.lower(table.top) + Planner(chain, budget).fixed_cost
 
 
 # Rotor -----------------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Ranks beside lanes: the time of a step, the bytes of a rank, waiting, messages, and runs that are killed.
 
-    python -m scripts.measure_ranks steps | messages | kills [--times N] | mnist FOLDER
+    python -m scripts.measure_ranks steps | messages | model | kills [--times N] | mnist FOLDER
 
-Each prints one JSON object a line. `steps` compares two ranks of one lane with one process of two lanes, in fresh
-processes in turns. `messages` measures what the model in `analysis/ranks.py` needs: latency and bandwidth between two
-ranks, and of adding numbers up. `kills` ends a rank at random moments and resumes with another number of ranks.
-`mnist` trains 60 x 128 on 1, 2 and 4 ranks and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
+Each prints one JSON object a line; `model` writes docs/data/measure_ranks.json. `steps` compares two ranks of one lane
+with one process of two lanes, in fresh processes in turns. `messages` measures latency and bandwidth between two
+ranks, and how fast numbers are added up; `model` measures these, speeds of products and updates, and steps on one and
+two ranks of one lane, which `analysis/ranks.py` draws beside its model. `kills` ends a rank at random moments and
+resumes with another number of ranks. `mnist` trains 60 x 128 on 1, 2 and 4 ranks and compares the bits. Linux, with
+the MPI of `lowmem[mpi]`.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +30,7 @@ from typing import Any
 import numpy as np
 
 import lowmem as lm
+from scripts.measuring import DATA, machine, measured_sources
 
 BLOCK, PAUSE = 4, 0.5
 """Steps of a block, of which the first does not count, and seconds between two blocks."""
@@ -40,10 +44,23 @@ def launcher() -> str:
     return str(own) if own.exists() else shutil.which("mpiexec") or "mpiexec"
 
 
-def on_ranks(size: int, *arguments: str) -> list[dict[str, Any]]:
-    """Run a part of this script on so many ranks, and return the objects that it printed."""
+SLOW = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$1" burst 256k latency 100ms && shift && exec "$@"'
+"""Runs a command where the network is a loopback device that carries no more than so many bits a second, both ways
+together. It needs the right to make a network namespace."""
+
+THERE = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp", "FI_TCP_IFACE": "lo"}
+"""Variables by which MPICH uses that network between processes of one machine, and not their memory."""
+
+
+def on_ranks(size: int, *arguments: str, rate: str | None = None) -> list[dict[str, Any]]:
+    """Run a part of this script on so many ranks, and return the objects that it printed.
+
+    rate: of the network between the ranks, as `tc` writes it, such as "1gbit"; None for the machine's memory.
+    """
     command = [launcher(), "-n", str(size), sys.executable, "-m", "scripts.measure_ranks", *arguments]
     environment = os.environ if size == 1 else ENVIRONMENT
+    if rate is not None:
+        command, environment = ["unshare", "-n", "sh", "-c", SLOW, "sh", rate, *command], environment | THERE
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(done.stderr)
@@ -53,7 +70,7 @@ def on_ranks(size: int, *arguments: str) -> list[dict[str, Any]]:
 # Steps ----------------------------------------------------------------------------------------------------------
 
 
-def one_side(layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str) -> None:
+def one_side(layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str | None) -> None:
     """Time steps on this rank and print what they took; `mpiexec` has started as many as there are."""
     from lowmem.distributed import mpi
 
@@ -61,7 +78,8 @@ def one_side(layers: int, width: int, batch: int, threads: int, shards: int, opt
     architecture = lm.Architecture((64, *[width] * layers, 10))
     options: dict[str, Any] = {"shards": shards, "ranks": group.size, "threads": threads}
     plan = lm.plan(architecture, batch, None, optimizer, "store_all", **options)
-    made, rng = lm.make_optimizer(optimizer, lr=1e-6), np.random.default_rng(0)
+    made = None if optimizer is None else lm.make_optimizer(optimizer, lr=1e-6)
+    rng = np.random.default_rng(0)
     x, y = rng.standard_normal((batch, 64)).astype(np.float32), rng.integers(0, 10, batch)
     tracemalloc.start()
     backprop = lm.Backprop(lm.MLP(architecture), plan, made, group=group if group.size > 1 else None)
@@ -111,23 +129,18 @@ def steps(layers: int, width: int, batch: int, times: int) -> Iterator[dict[str,
 
 
 def messages() -> None:
-    """Print latency and bandwidth between two ranks, and how fast numbers are added up and updated."""
+    """Print how long two ranks take to exchange messages, each way at once, and to add numbers up."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
     for size in (8, 1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23):
-        data, tries = np.ones(size // 8), 400 if size < 1 << 18 else 20
+        sent, received, tries = np.ones(size // 8), np.ones(size // 8), 400 if size < 1 << 17 else 20
         world.Barrier()
         taken = []
         for _ in range(tries):
             start = time.perf_counter()
-            if world.rank == 0:
-                world.Send(data, 1)
-                world.Recv(data, 1)
-            else:
-                world.Recv(data, 0)
-                world.Send(data, 0)
-            taken.append((time.perf_counter() - start) / 2)
+            world.Sendrecv(sent, 1 - world.rank, recvbuf=received, source=1 - world.rank)
+            taken.append(time.perf_counter() - start)
         if world.rank == 0:
             print(json.dumps({"message": size, "seconds": median(taken)}))
     if world.rank == 0:
@@ -136,6 +149,65 @@ def messages() -> None:
         for _ in range(200):
             np.add(one, other, out=one)
         print(json.dumps({"add_per_number": (time.perf_counter() - start) / 200 / len(one)}))
+
+
+# Model ----------------------------------------------------------------------------------------------------------
+
+NETWORKS = ((60, 128, 4096), (200, 256, 2048), (20, 2048, 1024))
+"""Layers, width and batch of the steps that are measured."""
+
+
+RATE = "1gbit"
+"""Of the slow link, as `tc` writes it."""
+
+
+def model(times: int) -> dict[str, Any]:
+    """Return the constants of the model in `analysis/ranks.py`, and steps on one and two ranks of one lane.
+
+    Two links: the memory of this machine and, where a network namespace can be made, a slow network.
+    """
+
+    def step(ranks: int, network: tuple[int, ...], *optimizer: str, rate: str | None = None) -> dict[str, Any]:
+        shape = [str(number) for number in (*network, 1, 2)]
+        found = [on_ranks(ranks, "side", *shape, *optimizer, rate=rate)[0] for _ in range(times)]
+        return {
+            "seconds": median(one["step"] for one in found),
+            "waited": median(max(one["waited"]) for one in found),
+        }
+
+    def steps_on(sizes: tuple[int, ...], rate: str | None) -> list[dict[str, Any]]:
+        return [
+            {"layers": layers, "width": width, "batch": batch, "ranks": ranks}
+            | step(ranks, (layers, width, batch), "adam", rate=rate)
+            for layers, width, batch in NETWORKS
+            for ranks in sizes
+        ]
+
+    def link(rate: str | None) -> dict[str, float]:
+        told = {line["message"]: line["seconds"] for line in on_ranks(2, "pingpong", rate=rate) if "message" in line}
+        return {"latency": told[min(told)], "bandwidth": max(told) / told[max(told)]}
+
+    (add,) = (line["add_per_number"] for line in on_ranks(2, "pingpong") if "add_per_number" in line)
+    found = steps_on((1, 2), None)
+    layers, width, batch = NETWORKS[-1]
+    numbers = (layers - 1) * width * width
+    few = 32  # rows, so that the update is most of a step
+    alone = step(1, (layers, width, few))["seconds"]
+    update = (step(1, (layers, width, few), "adam")["seconds"] - alone) / numbers
+    wide = next(one for one in found if (one["width"], one["ranks"]) == (width, 1))
+    slow = []
+    if subprocess.run(["unshare", "-n", "sh", "-c", SLOW, "sh", RATE, "true"], check=False).returncode == 0:
+        slow = [{"rate": RATE, "link": link(RATE), "steps": steps_on((2,), RATE)}]
+    return {
+        "command": "python -m scripts.measure_ranks model",
+        "date": date.today().isoformat(),
+        "on": machine(),
+        "sources": measured_sources(),
+        "machine": {"rate": 6 * numbers * batch / (wide["seconds"] - numbers * update), "add": add, "update": update},
+        "link": link(None),
+        "steps": found,
+        "slow": slow,
+    }
 
 
 # Kills and bits -------------------------------------------------------------------------------------------------
@@ -248,19 +320,21 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure what the arguments ask for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("steps", "messages", "kills", "mnist", "side", "pingpong"))
+    parser.add_argument("what", choices=("steps", "messages", "model", "kills", "mnist", "side", "pingpong"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
     if arguments.what == "side":
         layers, width, batch, threads, shards = map(int, arguments.rest[:5])
-        one_side(layers, width, batch, threads, shards, arguments.rest[5])
+        one_side(layers, width, batch, threads, shards, arguments.rest[5] if arguments.rest[5:] else None)
     elif arguments.what == "pingpong":
         messages()
     elif arguments.what == "messages":
         for line in on_ranks(2, "pingpong"):
             print(json.dumps(line))
+    elif arguments.what == "model":
+        (DATA / "measure_ranks.json").write_text(json.dumps(model(arguments.times), indent=1) + "\n", encoding="utf-8")
     else:
         for line in measured(arguments):
             print(json.dumps(line), flush=True)

@@ -237,7 +237,7 @@ def cells_of(line: str) -> list[str]:
 @pytest.mark.parametrize("page", quoted.PAGES, ids=names)
 def test_what_pages_quote_is_what_was_measured(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert text.count("<!-- quoted: ") == text.count("<!-- end -->") == len(quoted.PLACE.findall(text)) > 1
+    assert text.count("<!-- quoted: ") == text.count("<!-- end -->") == len(quoted.PLACE.findall(text)) > 0
     assert quoted.written(text) == text, "run make figures"
 
 

@@ -1,0 +1,210 @@
+"""Sentences of the pages that quote figures, written from the data: nobody has to type a figure twice.
+
+`analysis.quoted` puts them to their places.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from statistics import median
+
+from analysis.compute_versus_memory import shape_of
+from analysis.drawing import Record, load
+from analysis.memory_versus_depth import WIDTH
+from analysis.step_time import is_plain, network, split
+from analysis.torch_chains import fastest, over_even_cuts
+from lowmem.units import format_bytes
+
+LIBRARIES = {"torch": "PyTorch", "sklearn": "scikit-learn", "jax": "JAX", "numpy": "a plain NumPy loop"}
+"""Peers that store everything, by the name in the data."""
+
+CHAINS = {"mlp": "the MLP", "transformer": "the transformer", "convolutions": "the convolutions"}
+
+
+def ends(numbers: Iterable[float], form: str) -> str:
+    """Write the least and the largest of some numbers, once where they are written alike."""
+    ordered = sorted(numbers)
+    least, most = format(ordered[0], form), format(ordered[-1], form)
+    return least if least == most else f"{least} to {most}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Join words as people do."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def of_depth() -> str:
+    """Tell what strategies take at the largest depth."""
+    records = [r for r in load("profile_memory")["records"] if r["family"] == "depths" and r["width"] == WIDTH]
+    deepest = max(record["hidden"] for record in records)
+    found = {r["strategy"]: r["measured"] for r in records if r["hidden"] == deepest}
+    arenas = {name: format_bytes(its["promised_arena"]) for name, its in found.items()}
+    return (
+        "Memory and compute over depth, planned (lines) and measured (markers), from "
+        f"[memory_versus_depth.md](tables/memory_versus_depth.md): at {deepest} layers of {WIDTH} and batch "
+        f"{records[0]['batch']}, `sqrt` takes an arena of {arenas['sqrt']} and {found['sqrt']['flop_factor']:.3f} × "
+        f"the FLOPs, `revolve` with log₂ L states {arenas['revolve']} and {found['revolve']['flop_factor']:.3f} ×, "
+        f"storing everything {arenas['store_all']}."
+    )
+
+
+def of_planning() -> str:
+    """Tell what a table takes and proves."""
+    data = load("benchmark_planning")
+    records = [r for r in data["records"] if "share" in r and "skipped" not in r and "rotor" not in r]
+
+    def of(layers: int, kind: str) -> list[Record]:
+        return [r for r in records if (r["layers"], r["kind"]) == (layers, kind)]
+
+    some, many = of(200, "iid"), of(1000, "iid")
+    weak = max((r for r in records if r["kind"] == "pyramid"), key=lambda r: float(r["gap"]))
+    equal = [record["seconds"] for record in records if record["kind"] == "abstract"]
+    return (
+        f"What a table for one budget took and proved on {data['date']}, from [planning.md](tables/planning.md): 200 "
+        f"layers of any widths took {ends((r['seconds'] for r in some), '.2f')} s, with a gap of at most "
+        f"{max(r['gap'] for r in some):.2%}; {many[0]['layers']:,.0f} such layers "
+        f"{ends((r['seconds'] for r in many), '.2f')} s, with a gap of at most {max(r['gap'] for r in many):.2%}. "
+        f"The bound is weak where few states fit in long chains: {weak['gap']:.2%} at {weak['share']:.0f}% of "
+        f"{weak['layers']:,.0f} ever narrower layers. {blame(records)}A long chain of equal steps took up to "
+        f"{max(equal):.2f} s. The bound counts live bytes and knows no places in the arena, so near the least budget "
+        "`plan.gap` is large for uneven widths."
+    )
+
+
+def blame(records: list[Record]) -> str:
+    """Say by a table of all segments whether schedules or bounds are to blame for the gaps."""
+    full = [record["full_gap"] for record in records if "full_gap" in record]
+    if not full:
+        return ""
+    return (
+        "It is the bound that is loose, not the schedules: by a table of all segments, which takes seconds, none of "
+        f"the {len(full)} schedules for up to 200 layers is more than {max(full):.2%} above the optimum. "
+    )
+
+
+def of_budgets() -> str:
+    """Tell what budgets cost in FLOPs."""
+    records = [r for r in load("profile_memory")["records"] if r["family"] == "budgets"]
+    first = shape_of(records[0])
+    costs = {
+        r["budget"].partition("%")[0]: f"{r['measured']['flop_factor']:.3f}" for r in records if shape_of(r) == first
+    }
+    hidden, width, batch, _ = first
+    return (
+        f"What a budget costs, for {hidden} layers of {width} at batch {batch}, from "
+        f"[compute_versus_memory.md](tables/compute_versus_memory.md): half of the activations {costs['50']} × the "
+        f"FLOPs, 12 % of them {costs['12']} ×, 3 % {costs['3']} ×."
+    )
+
+
+def of_floor() -> str:
+    """Tell what a step takes over its products."""
+    steps = [record for record in split(load("benchmark_step")["records"])[0] if is_plain(record)]
+    over = [record["over_floor"]["median"] for record in steps]
+    dearest = max(steps, key=lambda record: float(record["over_floor"]["median"]))
+    deep = [r["over_floor"]["median"] for r in steps if (r["hidden"], r["width"]) == (200, 256)]
+    return (
+        "What is lost between the products, from [step_time.md](tables/step_time.md): a step that stores everything "
+        f"takes {ends(deep, '.3f')} times its matrix products alone for 200 layers of 256 (by activation), "
+        f"{median(over):.2f} times in the median of {len(over)} networks and activations, and "
+        f"{max(over):.3f} times at the most, for {network(dearest)} with {dearest['activation']}."
+    )
+
+
+def of_arenas() -> str:
+    """Tell how arenas and the rule of thumb were kept."""
+    records = [r for r in load("profile_memory")["records"] if r["family"] == "budgets"]
+    shapes = {shape_of(record): record for record in reversed(records)}  # the first of each shape stores everything
+    apart = max(abs(r["measured"]["arena_written"] / r["measured"]["promised_arena"] - 1) for r in records)
+    kept = "that was promised to the byte" if not apart else f"within {apart:.2%} of what was promised"
+    ratios = [
+        f"{r['measured']['profile']['backward_over_forward']['seconds']:.2f}"
+        for r in reversed(shapes.values())
+        if "profile" in r["measured"]
+    ]
+    return (
+        f"Over {len(records)} plans of {len(shapes)} networks, a step wrote to the arena {kept} "
+        f"([promises.md](tables/promises.md)); backward took {listed(ratios)} times the time of the forward. [Reading "
+        "a report](reading_a_report.md) shows the same for a run of one's own."
+    )
+
+
+def of_traces() -> str:
+    """Tell how far traced peaks and whole processes are from promises."""
+    families: dict[str, list[float]] = {"budgets": [], "depths": []}
+    whole: list[float] = []
+    for record in load("profile_memory")["records"]:
+        its = record["measured"]
+        if record["family"] in families:
+            families[record["family"]].append(its["traced_peak"] / its["promised_peak"] - 1)
+        if record["family"] == "budgets":
+            promised = its["floor"] + its["promised_peak"]
+            whole.append((its["floor"] + its["resident_above_floor"]) / promised - 1)
+    budgets, depths = (ends(families[name], "+.2%") for name in ("budgets", "depths"))
+    return (
+        f"Measured peaks over promised ones: traced, {budgets} in [promises.md](tables/promises.md) and {depths} in "
+        f"[memory_versus_depth.md](tables/memory_versus_depth.md); the whole process, which `budget=` does not "
+        f"promise, {ends(whole, '+.2%')} off its floor plus the promise."
+    )
+
+
+def of_planners_memory() -> str:
+    """Tell what planning itself takes."""
+    records = [record for record in load("benchmark_planning")["records"] if "resident_peak_bytes" in record]
+    most = max(records, key=lambda record: float(record["resident_peak_bytes"]))
+    size = format_bytes(most["resident_peak_bytes"])
+    return (
+        f"Planning takes memory of its own for a moment: a process of up to {size} for a table of "
+        f"{most['layers']:,.0f} layers ([planning.md](tables/planning.md))."
+    )
+
+
+def of_chains() -> str:
+    """Tell how plans for PyTorch chains compare with even cuts."""
+    records = load("benchmark_torch_chains")["records"]
+    parts = []
+    for name, words in CHAINS.items():
+        beside = [r for r in records if r["chain"] == name and fastest(r) is not None]
+        if beside:
+            ratios = [ratio for ratio in map(over_even_cuts, beside) if ratio is not None]
+            bounds = [record["lower_bound"] / record["even_cost"] for record in beside]
+            parts.append(
+                f"for {words} they took {ends(ratios, '.3f')} times as long ({median(ratios):.3f} in the median), and "
+                f"by the bound no such schedule could take less than {ends(bounds, '.3f')} times"
+            )
+    return f"The plans beside the best even cuts: {'; '.join(parts)}."
+
+
+def of_peers() -> str:
+    """Tell how long peers take that store everything, over lowmem."""
+    records = load("compare_peers")["records"]
+    own = records[0]["cpu_seconds"]
+    parts = []
+    for library, name in LIBRARIES.items():
+        times = [
+            record["cpu_seconds"] / own
+            for record in records
+            if record["library"] == library and not record.get("segments")
+        ]
+        if times:
+            parts.append(f"{name} {min(times):.2f}")
+    steps = [r for r in split(load("benchmark_step")["records"])[0] if is_plain(r)]
+    ratios = [record["torch_over_lowmem"]["median"] for record in steps]
+    return (
+        f"Storing everything, peers take so many times as long as lowmem on this network: {listed(parts)}. Over "
+        f"{len(ratios)} networks and activations ([step_time.md](docs/tables/step_time.md)) PyTorch takes "
+        f"{ends(ratios, '.2f')} times as long, {median(ratios):.2f} in the median."
+    )
+
+
+SENTENCES: Mapping[str, Callable[[], str]] = {
+    "depth": of_depth,
+    "planning in words": of_planning,
+    "budgets in FLOPs": of_budgets,
+    "over the products": of_floor,
+    "arenas": of_arenas,
+    "traces": of_traces,
+    "planning's memory": of_planners_memory,
+    "chains": of_chains,
+    "peers in words": of_peers,
+}
+"""What may stand on a page, by name."""

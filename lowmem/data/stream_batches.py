@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ Array = NDArray[Any]
 STACK = 512 << 10
 """Bytes of the reader's stack."""
 
+PAGE = 4096
+"""Bytes between two rows up to which it costs nothing to read them too: disks give whole pages."""
+
 Piece = tuple[int, int, int, int]
 """Where a part of a batch comes from: number and first row of a block, start and stop in the block's order."""
 
@@ -36,7 +40,8 @@ class StreamBatches:
     shuffle_rows: the rows of a block, which are shuffled among each other.
     scale, standardisation: see `lowmem.data.standardisation.Transform`.
     one_hot: the number of classes where labels become rows with a one, for losses that compare targets; else 0.
-    share: of several ranks; a block is read where this rank has rows of it, and batches hold those alone.
+    share: of several ranks; batches hold the rows of this rank alone. Of arrays in files they are read, and no
+        others, but for what lies between rows that are less than `PAGE` apart.
 
     Nothing is allocated before `allocate`: two batches, one block of rows as stored and its order, a batch of rows as
     stored, and what standardises. See `lowmem.data.samples.Batches` for the other methods.
@@ -65,6 +70,8 @@ class StreamBatches:
         self._y_shape = () if labels else (one_hot or math.prod(stored.y_shape),)
         self._y_dtype = LABEL_DTYPE if labels else self._dtype
         self._held: tuple[int, int] | None = None  # epoch and number of the block that is in memory
+        alone = stored.samples <= self._block_rows  # the block is read once, for all epochs
+        self._parts = share is not None and share.ranks > 1 and stored.apart and not alone
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +80,7 @@ class StreamBatches:
         beside_x = stored.y_bytes(weighted=self._weighted)
         staged = beside_x + (0 if stored.x_dtype == self._dtype else stored.x_bytes)
         batch = stored.features * item + math.prod(self._y_shape) * self._y_dtype.itemsize + self._weighted * item
-        block = stored.x_bytes + beside_x + np.dtype(np.intp).itemsize
+        block = stored.x_bytes + beside_x + np.dtype(np.intp).itemsize + 2 * self._parts
         standardised = 0 if self._standardisation is None else 2 * stored.features * item
         return self._block_rows * block + self._own_rows * (staged + 2 * batch) + standardised
 
@@ -82,6 +89,7 @@ class StreamBatches:
         stored, rows, dtype = self._stored, self._own_rows, self._dtype
         self._block = stored.buffer(self._block_rows, weighted=self._weighted)
         self._order = np.arange(self._block_rows, dtype=np.intp)
+        self._marks = np.zeros(self._block_rows * self._parts, np.bool_)
         self._buffers = [
             Batch(
                 np.zeros((rows, stored.features), dtype),
@@ -141,10 +149,13 @@ class StreamBatches:
     def _blocks(self, epoch: int) -> list[tuple[int, int, int]]:
         """Return (number, first row, row behind the last) of the blocks in the order of an epoch."""
         bounds = [(n, *rows) for n, rows in enumerate(blocks(self._stored.samples, self._block_rows))]
-        if self._seed is None or not self._stored.seekable or len(bounds) == 1:
-            return bounds
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(bounds))
-        return [bounds[n] for n in order]
+        if self._seed is not None and self._stored.seekable and len(bounds) > 1:
+            order = np.random.default_rng((self._seed, epoch)).permutation(len(bounds))
+            bounds = [bounds[n] for n in order]
+        if self._parts:
+            begins = accumulate((last - first for _, first, last in bounds), initial=0)
+            self._begins = {number: begin for (number, _, _), begin in zip(bounds, begins, strict=False)}
+        return bounds
 
     def _pieces(self, epoch: int, start: int) -> Iterator[list[Piece]]:
         """Yield the pieces of each batch from `start` on."""
@@ -206,16 +217,43 @@ class StreamBatches:
         count, alone = min(self._block_rows, stored.samples - first), stored.samples <= self._block_rows
         if self._held is None or not alone:
             self._held = None
-            try:
-                stored.read(first, self._block.part(0, count))
-            except InputError as problem:  # in the first pass all was well
-                raise RunError(f"{problem} It has changed since it was opened.") from None
-        self._held = (epoch, number)
         self._order.sort()  # every block is shuffled from the same order, whatever ran before
         if self._seed is not None:
             # One block has the order that the same samples have in arrays.
             key = (self._seed, epoch) if alone else (self._seed, epoch, number)
             np.random.default_rng(key).shuffle(self._order[:count])
+        if self._held is None:
+            try:
+                for start, stop in self._wanted(number, count):
+                    stored.read(first + start, self._block.part(start, stop))
+            except InputError as problem:  # in the first pass all was well
+                raise RunError(f"{problem} It has changed since it was opened.") from None
+        self._held = (epoch, number)
+
+    def _wanted(self, number: int, count: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of rows of a block that are to be read: all, or those with rows of this rank."""
+        if not self._parts or self._share is None:
+            yield 0, count
+            return
+        self._marks.fill(False)
+        begin = at = self._begins[number]
+        while at < begin + count:  # batch by batch
+            of_batch = at // self.rows * self.rows
+            whole = min(self.rows, self._stored.samples - of_batch)
+            low, high = (of_batch + row - begin for row in self._share.own_rows(whole))
+            self._marks[self._order[max(low, 0) : max(min(high, count), 0)]] = True
+            at = of_batch + whole
+        marks, near = self._marks[:count].tobytes(), PAGE // max(self._stored.x_bytes, 1)
+        start = marks.find(1)
+        while start >= 0:
+            stop = start
+            following = start
+            while 0 <= following <= stop + near:
+                stop = marks.find(0, following)
+                stop = count if stop < 0 else stop
+                following = marks.find(1, stop)
+            yield start, stop
+            start = following
 
     def _copy_y(self, stored: Array, y: Array) -> None:
         """Write y as the loss wants it."""

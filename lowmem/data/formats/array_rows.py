@@ -56,7 +56,7 @@ class ArrayRows(Rows):
         self.y_decimal = self.y_dtype.kind == "f"
         if self._first_of > 1:
             self.notes = (f"labels: the first of {QMNIST_COLUMNS} columns, as in QMNIST",)
-        self.seekable = all(file is None or file.seekable for file in (x, y, w))
+        self.seekable = self.apart = all(file is None or file.seekable for file in (x, y, w))
         if y is not None and y.dtype.kind in TEXT_KINDS:
             self.class_names, self.y_dtype = names or ClassNames(), CODES
             if len(y.shape) > 1:

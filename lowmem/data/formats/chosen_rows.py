@@ -45,7 +45,7 @@ class ChosenRows(Wrapped):
         self._next, filled = -1, 0  # until all went well
         while filled < len(batch):
             if not len(self._left):
-                self._read_more(self._held)
+                self._read_more(self._held, len(batch) - filled)
                 continue
             taken = self._left[: len(batch) - filled]
             part = batch.part(filled, filled + len(taken))
@@ -56,10 +56,13 @@ class ChosenRows(Wrapped):
             self._left, filled = self._left[len(taken) :], filled + len(taken)
         self._next = start + len(batch)
 
-    def _read_more(self, held: Batch) -> None:
-        """Read the next rows of the file, and note which of them are chosen."""
+    def _read_more(self, held: Batch, wanted: int) -> None:
+        """Read the next rows of the file, and note which of them are chosen; wanted: how many of those are needed."""
         stop = min(self._start + self._at_once, self._all)
         self._left = self._mask.between(self._start, stop, marked=self._chosen)
+        if self.apart and len(self._left) > wanted:
+            self._left = self._left[:wanted]
+            stop = self._start + int(self._left[-1]) + 1
         if len(self._left):
             self._rows.read(self._start, held.part(0, stop - self._start))
         self._start = stop

@@ -23,6 +23,7 @@ class Rows(ABC):
         last is None where there are no weights.
     class_names: the names of the classes, where y is text in the file; y is then their numbers.
     seekable: True where rows can be read in any order at about the same cost.
+    apart: True where a single row costs no more to read than its bytes: no others are read with it.
     y_decimal: True where the numbers of y are stored as numbers that need not be whole: floats, "1.0".
     schema: the columns of a table; None for arrays. notes: what was found in the file and chosen, for people.
     remarks: what people should know before they trust the result, such as columns in another order.
@@ -37,6 +38,7 @@ class Rows(ABC):
     w_dtype: np.dtype[Any] | None = None
     class_names: ClassNames | None = None
     seekable: bool = True
+    apart: bool = False
     y_decimal: bool = False
     schema: Schema | None = None
     notes: tuple[str, ...] = ()

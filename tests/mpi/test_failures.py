@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
+from scripts.kill_ranks import kill_ranks
 from tests.mpi.conftest import ENVIRONMENT, Run, mpiexec
 
 FLAGS = ["--data", "digits", "--layers", "20", "--width", "64", "--shards", "4", "--batch", "128"]
@@ -68,6 +69,13 @@ def test_a_killed_rank_ends_all_and_another_number_of_ranks_resumes(ranks: Run, 
     assert ranks(1, *straight, cwd=tmp_path / "straight").returncode == 0
     one, other = (lm.Trainer.resume(tmp_path / name) for name in ("run", "straight/run"))
     assert (one.mlp.parameters == other.mlp.parameters).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds ranks by /proc")
+def test_kills_at_random_moments_lose_no_run_and_no_bit() -> None:
+    outcome = kill_ranks(3, seed=5)
+    assert outcome.wrong == []
+    assert outcome.kills.total() == 3
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds ranks by /proc")

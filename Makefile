@@ -64,8 +64,8 @@ sanitize: $(VENV)/.test
 		TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/data/thread_sanitizer.txt" \
 		$(BIN)/pytest -p no:faulthandler tests/test_native_engine.py -k "not fork"
 
-# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn and
-# benchmark_torch_chains in scripts/ measured.
+# From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn,
+# benchmark_torch_chains, measure_ranks, measure_disk, measure_streaming and busy_machine in scripts/ measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.schedules
 	$(BIN)/python -m analysis.tutorial
@@ -78,6 +78,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.depth
 	$(BIN)/python -m analysis.planning
 	$(BIN)/python -m analysis.ranks
+	$(BIN)/python -m analysis.disk
 	$(BIN)/python -m analysis.quoted
 	$(BIN)/python -m analysis.torch_chains
 

@@ -27,6 +27,7 @@ from lowmem.common.disk.conditions import VARIABLE
 from lowmem.common.tables import Table
 from lowmem.measure.disk_calibration import disk_rates
 from lowmem.units import format_bytes, parse_bytes
+from scripts.measuring import about
 
 CASES = ((200, 256, 2048, 6), (200, 256, 2048, 3), (50, 1024, 1024, 12), (50, 1024, 1024, 6))
 """Hidden layers, their width, rows of a batch, budget in percent of the activations of storing everything."""
@@ -117,7 +118,7 @@ def table(found: dict[str, Any]) -> Table:
 
 def in_group(folder: str, layers: int, width: int, rows: int, ram: str) -> dict[str, Any]:
     """Train in a fresh process in a control group of `ram` bytes, and return what it and the group tell."""
-    size, group = parse_bytes(ram), _make_group(parse_bytes(ram))
+    size, group = parse_bytes(ram), make_group(parse_bytes(ram))
     command = [sys.executable, "-m", "scripts.measure_disk", folder, "--inside", f"{layers},{width},{rows},{size}"]
     try:
         process = subprocess.Popen(
@@ -131,7 +132,7 @@ def in_group(folder: str, layers: int, width: int, rows: int, ram: str) -> dict[
         group.rmdir()
 
 
-def _make_group(size: int) -> Path:
+def make_group(size: int) -> Path:
     """Make a control group for so many bytes, swap included."""
     root = GROUPS[0] if GROUPS[0].is_dir() else GROUPS[1]
     group = root / f"lowmem-measure-{os.getpid()}"
@@ -179,20 +180,23 @@ def main() -> None:
         layers, width, rows, size = map(int, arguments.inside.split(","))
         inside(arguments.folder, layers, width, rows, size)
         return
-    kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    kept = json.loads(arguments.output.read_text())["records"] if arguments.output.exists() else []
+    found: list[dict[str, Any]] = []
     if arguments.ram:
         shape, _, ram = arguments.ram.rpartition(",")
         layers, width, rows = map(int, shape.split(","))
-        found = in_group(arguments.folder, layers, width, rows, ram)
-        kept[f"ram {arguments.ram}"] = found
-        print(json.dumps(found, indent=1))
+        found.append(
+            {"case": [layers, width, rows], "throttle": ""} | in_group(arguments.folder, layers, width, rows, ram)
+        )
+        print(json.dumps(found[-1], indent=1))
     else:
         cases = CASES if not arguments.only else (tuple(map(int, arguments.only.split(","))),)
         for case in cases:
-            found = measure(arguments.folder, *case)
-            kept[f"{','.join(map(str, case))} {found['throttle']}".strip()] = found
-            print(table(found))
-    arguments.output.write_text(json.dumps(kept, indent=1) + "\n")
+            found.append(measure(arguments.folder, *case))
+            print(table(found[-1]))
+    names = [(one["case"], one["throttle"]) for one in found]
+    data = about("measure_disk FOLDER", [one for one in kept if (one["case"], one["throttle"]) not in names] + found)
+    arguments.output.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

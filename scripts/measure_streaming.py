@@ -25,7 +25,8 @@ import numpy as np
 
 import lowmem as lm
 from lowmem.units import parse_bytes
-from scripts.measure_disk import CLASSES, INPUTS, _make_group
+from scripts.measure_disk import CLASSES, INPUTS, make_group
+from scripts.measuring import about
 
 
 def inside(folder: Path, case: tuple[int, int, int], steps: int, ram: int, kill_at: int) -> None:
@@ -77,7 +78,7 @@ def inside(folder: Path, case: tuple[int, int, int], steps: int, ram: int, kill_
 
 def run(folder: Path, case: str, steps: int, ram: int, kill_at: int = 0) -> dict[str, Any]:
     """Train in a fresh process, in a control group of `ram` bytes if that is not 0, and return what it tells."""
-    group = _make_group(ram) if ram else None
+    group = make_group(ram) if ram else None
     command = [sys.executable, "-m", "scripts.measure_streaming", str(folder), "--case", case]
     command += ["--inside", f"{steps},{ram},{kill_at}"]
     enter = [] if group is None else ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
@@ -124,7 +125,7 @@ def main() -> None:
         "ratio": median(resumed["seconds"]) / median(memory["seconds"]),
     }
     print(json.dumps(found, indent=1))
-    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(about("measure_streaming FOLDER", [found]), indent=1) + "\n")
 
 
 if __name__ == "__main__":

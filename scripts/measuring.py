@@ -134,15 +134,7 @@ def run_script(
     records = everything(arguments.quick, dict.fromkeys(THREADS, str(threads)), **chosen)
     given = "" if arguments.threads is None else f" --threads {threads}"
     given += " --brief" if chosen.get("brief") else ""
-    found = {
-        "command": f"python -m scripts.{name}{given}",
-        "date": date.today().isoformat(),
-        "machine": machine() | {"threads": threads},
-        "versions": versions(packages),
-        "engine": choose_engine(None, Architecture((1, 1)), None),
-        "sources": measured_sources(),
-        "records": records,
-    }
+    found = about(f"{name}{given}", records, packages, threads)
     text = json.dumps(found, indent=1)
     part = arguments.quick or chosen.get("only") is not None
     output = arguments.output or (None if part else DATA / f"{name}.json")
@@ -151,6 +143,24 @@ def run_script(
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text + "\n", encoding="utf-8")
+
+
+def about(
+    command: str, records: list[Case], packages: tuple[str, ...] = ("numpy",), threads: int | None = None
+) -> dict[str, Any]:
+    """Return records with what made them.
+
+    command: the script and its arguments. threads: None for all cores.
+    """
+    return {
+        "command": f"python -m scripts.{command}",
+        "date": date.today().isoformat(),
+        "machine": machine() | {"threads": threads or os.cpu_count()},
+        "versions": versions(packages),
+        "engine": choose_engine(None, Architecture((1, 1)), None),
+        "sources": measured_sources(),
+        "records": records,
+    }
 
 
 MEASURED = ("network", "schedule", "nn", "planning", "runtime", "measure")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
+from lowmem.measure import ram
 from lowmem.measure.memory import resident
 from lowmem.measure.ram import OF_A_LIMIT, RESERVE, machine_limit, read_ram
 from lowmem.units import parse_bytes
@@ -275,3 +276,12 @@ def test_what_training_imports_is_thin() -> None:
     # Shared libraries: 1.1 MiB the compiled engine, 3.4 what numpy.random imports. How much of a file is mapped around
     # a page that is touched depends on what other processes have read: 6.3 to 6.7 MiB were seen.
     assert of_files < 7.5 * 1024
+
+
+def test_what_readers_have_freed_is_not_held_against_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [60 << 20]
+    monkeypatch.setattr(ram, "resident", lambda: held[0])
+    monkeypatch.setattr(ram, "give_back", lambda: held.__setitem__(0, 40 << 20))
+    arch = lm.Architecture((4, 8, 3))
+    plan, promise = ram.plan_within(50 << 20, 0, lambda room, tables: lm.plan(arch, 16, room), lambda plan: 0)
+    assert plan.peak_bytes < promise - (40 << 20) < 10 << 20

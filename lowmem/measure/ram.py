@@ -154,6 +154,7 @@ def plan_within(
     Raises `BudgetError` with a cap that works if no plan fits.
     """
     for _ in range(3):  # how much memory planning leaves in the process is known only afterwards
+        give_back()  # what readers have freed, as it will be free when the least cap is told
         floor = resident() - held
         room = cap - floor - RESERVE
         if room <= 0:

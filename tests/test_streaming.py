@@ -60,7 +60,7 @@ def smallest(folder: Path, mlp: lm.MLP, optimizer: str | None, **options: Any) -
 def test_streaming_changes_no_bit(
     tmp_path: Path, engine: str, threads: int, optimizer: str | None, options: dict[str, Any]
 ) -> None:
-    arch = lm.Architecture((40, *[128] * 16, 10), **{"activation": "tanh"} | options)
+    arch = lm.Architecture((40, *[128] * 8, 10), **{"activation": "tanh"} | options)
     plain, paged = randomised(arch), on_disk(tmp_path, arch)
     plan = smallest(tmp_path, paged, optimizer, engine=engine, threads=threads)
     assert plan.streams == (True, optimizer == "adam")

@@ -382,7 +382,8 @@ def test_saving_and_loading_take_less_than_a_layer_above_the_trainers_own(
 
     tracemalloc.start()
     try:
-        fresh().save(path)  # what is imported and kept once is neither's
+        fresh().save(path)
+        begun(lm.Trainer.resume(path))  # what is imported and kept once is neither's
         own, trainer = peak_of(fresh)
         assert peak_of(partial(trainer.save, path))[0] < min(layer, 2**15)
         del trainer

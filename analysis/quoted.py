@@ -17,7 +17,7 @@ from lowmem.common.tables import Table
 
 PAGES = (
     DOCS.parent / "README.md",
-    *(DOCS / f"{name}.md" for name in ("comparison", "how_it_works", "promises", "pytorch_chains")),
+    *(DOCS / f"{name}.md" for name in ("comparison", "disk", "how_it_works", "promises", "pytorch_chains")),
 )
 PLACE = re.compile(r"(<!-- quoted: ([^>]+?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
@@ -93,7 +93,9 @@ def measured(data: Record) -> str:
     """Say when data were measured, and with which engine; before there was a choice it was NumPy's."""
     engine = {"native": "compiled", "numpy": "NumPy"}[data.get("engine", "numpy")]
     when = caption(data).splitlines()[0].partition(", ")[2]
-    return f"Measured with the {engine} engine, {when.replace(', measured before', ', before')}."
+    brief = ", in brief (one round)" if "--brief" in data["command"] else ""
+    machine = f"{data['machine']['processor']}, {data['machine']['threads']} cores"
+    return f"Measured with the {engine} engine on {machine}, {when.replace(', measured before', ', before')}{brief}."
 
 
 def from_table(page: str, title: str, leave: int = 0) -> str:
@@ -174,6 +176,7 @@ TEXTS: Mapping[str, Callable[[], str]] = {
     "budgets": budgets,
     "step times": step_times,
     "planning": partial(from_table, "planning", "Beside rotor", 1),
+    "disk": partial(from_table, "disk", "States on a disk"),
     "scikit-learn": partial(from_table, "sklearn", "The same settings"),
     "scikit-learn, deep": partial(from_table, "sklearn", "200 hidden layers"),
 }

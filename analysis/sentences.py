@@ -85,14 +85,15 @@ def of_budgets() -> str:
     """Tell what budgets cost in FLOPs."""
     records = [r for r in load("profile_memory")["records"] if r["family"] == "budgets"]
     first = shape_of(records[0])
-    costs = {
-        r["budget"].partition("%")[0]: f"{r['measured']['flop_factor']:.3f}" for r in records if shape_of(r) == first
-    }
+    costs = [
+        f"{r['budget'].partition('%')[0]} % of the activations {r['measured']['flop_factor']:.3f} ×"
+        for r in records
+        if shape_of(r) == first and not r["budget"].startswith("100%")
+    ]
     hidden, width, batch, _ = first
     return (
-        f"What a budget costs, for {hidden} layers of {width} at batch {batch}, from "
-        f"[compute_versus_memory.md](tables/compute_versus_memory.md): half of the activations {costs['50']} × the "
-        f"FLOPs, 12 % of them {costs['12']} ×, 3 % {costs['3']} ×."
+        f"What a budget costs in FLOPs, for {hidden} layers of {width} at batch {batch}, from "
+        f"[compute_versus_memory.md](tables/compute_versus_memory.md): {listed(costs)} those of storing everything."
     )
 
 
@@ -190,9 +191,10 @@ def of_peers() -> str:
     steps = [r for r in split(load("benchmark_step")["records"])[0] if is_plain(r)]
     ratios = [record["torch_over_lowmem"]["median"] for record in steps]
     return (
-        f"Storing everything, peers take so many times as long as lowmem on this network: {listed(parts)}. Over "
-        f"{len(ratios)} networks and activations ([step_time.md](docs/tables/step_time.md)) PyTorch takes "
-        f"{ends(ratios, '.2f')} times as long, {median(ratios):.2f} in the median."
+        "Storing everything, peers take so many times as long as lowmem on this network (processor time): "
+        f"{listed(parts)}. Over {len(ratios)} networks and activations ([step_time.md](docs/tables/step_time.md)) "
+        f"PyTorch takes {ends(ratios, '.2f')} times as long, {median(ratios):.2f} in the median. lowmem takes its "
+        "products from NumPy's OpenBLAS and PyTorch from MKL, so which is ahead depends on processor and activation."
     )
 
 

@@ -25,7 +25,7 @@ def main() -> None:
     data = load("compare_peers")
     records = data["records"]
     widths, batch = records[0]["widths"], records[0]["batch"]
-    title = f"{len(widths) - 1} layers of {widths[0]}, relu, batch {batch}, SGD; medians of {rounds(records)} rounds"
+    title = f"{len(widths) - 1} layers of {widths[0]}, relu, batch {batch}, SGD; {rounds(records)}"
     whole = records[0]["cpu_seconds"]
     points = [
         Point(record["name"], record["above_floor_bytes"] / 2**20, record["cpu_seconds"] / whole, measured=True)
@@ -56,9 +56,10 @@ def beats(one: Record, other: Record) -> bool:
     return all(bool(one[name] < other[name]) for name in ("above_floor_bytes", "cpu_seconds"))
 
 
-def rounds(records: list[Record]) -> int:
+def rounds(records: list[Record]) -> str:
     """Return how often each case was measured."""
-    return len(records[0]["cpu_seconds_of_rounds"])
+    count = len(records[0]["cpu_seconds_of_rounds"])
+    return "one round" if count == 1 else f"medians of {count} rounds"
 
 
 def setting(record: Record) -> str:

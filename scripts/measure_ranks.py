@@ -1,21 +1,17 @@
-"""Ranks beside lanes: the time of a step, the bytes of a rank, waiting, messages, and runs that are killed.
+"""Ranks beside lanes: the time of a step, the bytes of a rank, waiting, messages, and the bits of whole runs.
 
-    python -m scripts.measure_ranks steps | messages | model | kills [--times N] | mnist FOLDER
+    python -m scripts.measure_ranks steps | messages | model [--times N] | mnist FOLDER
 
 Each prints one JSON object a line; `model` writes docs/data/measure_ranks.json. `steps` compares two ranks of one lane
 with one process of two lanes, in fresh processes in turns. `messages` measures latency and bandwidth between two
 ranks, and how fast numbers are added up; `model` measures these, speeds of products and updates, and steps on one and
-two ranks of one lane, which `analysis/ranks.py` draws beside its model. `kills` ends a rank at random moments and
-resumes with another number of ranks. `mnist` trains 60 x 128 on 1, 2 and 4 ranks and compares the bits. Linux, with
-the MPI of `lowmem[mpi]`.
+two ranks of one lane, which `analysis/ranks.py` draws beside its model. `mnist` trains 60 x 128 on 1, 2 and 4 ranks
+and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
 """
 
 import argparse
 import json
 import os
-import random
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,18 +26,13 @@ from typing import Any
 import numpy as np
 
 import lowmem as lm
+from scripts.kill_ranks import launcher
 from scripts.measuring import DATA, machine, measured_sources
 
 BLOCK, PAUSE = 4, 0.5
 """Steps of a block, of which the first does not count, and seconds between two blocks."""
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def launcher() -> str:
-    """Return the `mpiexec` of this environment, or else the machine's."""
-    own = Path(sys.executable).parent / "mpiexec"
-    return str(own) if own.exists() else shutil.which("mpiexec") or "mpiexec"
 
 
 SLOW = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$1" burst 256k latency 100ms && shift && exec "$@"'
@@ -210,63 +201,13 @@ def model(times: int) -> dict[str, Any]:
     }
 
 
-# Kills and bits -------------------------------------------------------------------------------------------------
-
-RUN = ["--layers", "30", "--width", "64", "--shards", "4", "--no-calibrate", "--save", "run", "--data", "digits"]
+# Bits -------------------------------------------------------------------------------------------------
 
 
 def train(folder: Path, ranks: int, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run a command of lowmem on so many ranks in a folder."""
     command = [launcher(), "-n", str(ranks), sys.executable, "-m", "lowmem", *flags]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=ENVIRONMENT)
-
-
-def ranks_in(folder: Path) -> list[int]:
-    """Return the processes that train in a folder."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            name = (process / "cmdline").read_bytes()
-            if b"lowmem\0" in name and b"mpiexec" not in name and (process / "cwd").resolve() == folder:
-                found.append(int(process.name))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def kills(times: int, epochs: int) -> Iterator[dict[str, Any]]:
-    """Yield for each kill how long it took until all had ended, and whether the run came to the same bits."""
-    with tempfile.TemporaryDirectory() as top:
-        straight = Path(top) / "straight"
-        straight.mkdir()
-        train(straight, 1, "train", *RUN, "--epochs", str(epochs))
-        expected = lm.Trainer.resume(straight / "run").mlp.parameters.copy()
-        for number in range(times):
-            folder = (Path(top) / str(number)).resolve()
-            folder.mkdir()
-            ranks = random.choice((2, 4))
-            command = [launcher(), "-n", str(ranks), sys.executable, "-m", "lowmem", "train", *RUN]
-            command += ["--epochs", str(epochs), "--save-every", "3"]
-            with (folder / "errors").open("w") as errors:
-                run = subprocess.Popen(command, cwd=folder, stdout=errors, stderr=errors, env=ENVIRONMENT)
-                time.sleep(random.uniform(0.3, 4.0))
-                alive = ranks_in(folder)
-                if alive:
-                    os.kill(random.choice(alive), signal.SIGKILL)
-                start = time.monotonic()
-                run.wait()
-                while ranks_in(folder):
-                    time.sleep(0.01)
-                ended = time.monotonic() - start
-            saved, other = (folder / "run").exists(), random.choice((1, 2, 4))
-            flags = ["resume", "run", "--epochs", str(epochs)] if saved else ["train", *RUN, "--epochs", str(epochs)]
-            done = train(folder, other, *flags)
-            same = done.returncode == 0 or "has all of its" in done.stderr
-            same = same and bool((lm.Trainer.resume(folder / "run").mlp.parameters == expected).all())
-            yield {"kill": number, "ranks": ranks, "hit": bool(alive), "ended": ended, "saved": saved} | {
-                "resumed_on": other,
-                "same_bits": same,
-            }
 
 
 def mnist(data: str, epochs: int, sizes: list[int]) -> Iterator[dict[str, Any]]:
@@ -309,8 +250,6 @@ def mnist(data: str, epochs: int, sizes: list[int]) -> Iterator[dict[str, Any]]:
 def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Return what the arguments ask for, as it is measured."""
     rest, times = arguments.rest, arguments.times
-    if arguments.what == "kills":
-        return kills(times, arguments.epochs)
     if arguments.what == "mnist":
         return mnist(rest[0], arguments.epochs, [int(ranks) for ranks in rest[1:]] or [1, 2, 4])
     layers, width, batch = map(int, rest or ("200", "256", "2048"))
@@ -320,7 +259,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure what the arguments ask for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("steps", "messages", "model", "kills", "mnist", "side", "pingpong"))
+    parser.add_argument("what", choices=("steps", "messages", "model", "mnist", "side", "pingpong"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)

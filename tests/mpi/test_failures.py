@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from scripts.kill_ranks import kill_ranks
+from scripts.kill_ranks import kill_ranks, ranks_in
 from tests.mpi.conftest import ENVIRONMENT, Run, mpiexec
 
 FLAGS = ["--data", "digits", "--layers", "20", "--width", "64", "--shards", "4", "--batch", "128"]
@@ -21,19 +21,6 @@ FLAGS += ["--no-calibrate", "--save", "run"]
 def lines_of_lowmem(text: str) -> list[str]:
     """Return what lowmem wrote; launchers write lines of their own beside it."""
     return [line for line in text.splitlines() if line.startswith("lowmem:")]
-
-
-def processes(folder: Path) -> list[int]:
-    """Return the ranks that work in a folder, by Linux's list of processes."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            name = (process / "cmdline").read_bytes()
-            if b"lowmem\0train" in name and b"mpiexec" not in name and (process / "cwd").resolve() == folder:
-                found.append(int(process.name))
-        except (OSError, ValueError):
-            continue
-    return sorted(found)
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds ranks by /proc")
@@ -53,13 +40,13 @@ def test_a_killed_rank_ends_all_and_another_number_of_ranks_resumes(ranks: Run, 
     while not (tmp_path / "run").exists() and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(after)
-    killed = processes(tmp_path)[-1]
+    killed = ranks_in(tmp_path)[-1]
     os.kill(killed, signal.SIGKILL)
     _, errors = started.communicate(timeout=10)
     (line,) = lines_of_lowmem(errors)
     assert f"(process {killed} on " in line
     assert "The last good save is run (step " in line
-    assert processes(tmp_path) == []
+    assert ranks_in(tmp_path) == []
     steps = lm.Trainer.resume(tmp_path / "run")._position.steps
     epochs = str(steps // 12 + 2)
     done = ranks(4, "-m", "lowmem", "resume", "run", "--epochs", epochs, cwd=tmp_path)
@@ -92,7 +79,7 @@ def test_a_signal_to_one_rank_lets_all_finish_the_step_and_saves_once(ranks: Run
     end = time.monotonic() + 60
     while not (tmp_path / "run").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    os.kill(processes(tmp_path)[-1], signal.SIGTERM)
+    os.kill(ranks_in(tmp_path)[-1], signal.SIGTERM)
     _, errors = started.communicate(timeout=30)
     (line,) = lines_of_lowmem(errors)
     assert line.startswith("lowmem: stopped by SIGTERM. The run is in run (step ")

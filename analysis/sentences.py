@@ -9,7 +9,7 @@ from statistics import median
 from analysis.compute_versus_memory import shape_of
 from analysis.drawing import Record, load
 from analysis.memory_versus_depth import WIDTH
-from analysis.step_time import is_plain, network, split
+from analysis.step_time import is_plain, network, products, split
 from analysis.torch_chains import fastest, over_even_cuts
 from lowmem.units import format_bytes
 
@@ -194,7 +194,8 @@ def of_peers() -> str:
         "Storing everything, peers take so many times as long as lowmem on this network (processor time): "
         f"{listed(parts)}. Over {len(ratios)} networks and activations ([step_time.md](docs/tables/step_time.md)) "
         f"PyTorch takes {ends(ratios, '.2f')} times as long, {median(ratios):.2f} in the median. lowmem takes its "
-        "products from NumPy's OpenBLAS and PyTorch from MKL, so which is ahead depends on processor and activation."
+        "products from NumPy's OpenBLAS and PyTorch from MKL, so which is ahead depends on processor and activation: "
+        f"the products of a step alone took PyTorch {ends(map(products, steps), '.2f')} times as long as NumPy here."
     )
 
 

@@ -25,7 +25,10 @@ FLOOR = (
     "Elapsed time of a step; the floor is the time of its matrix products alone, back to back, measured in turns with "
     "lowmem in one process. Everything stored. Spread: first to third quartile of the turns' ratios."
 )
-BESIDE = "PyTorch in fresh processes of its own, alternately, with its default allocator. Spread: the rounds."
+BESIDE = (
+    "PyTorch in fresh processes of its own, alternately, with its default allocator. Spread: the rounds. Products "
+    "alone: the time of a step's matrix products in PyTorch's BLAS over that in NumPy's."
+)
 MEMORY = (
     "Memory is resident (VmHWM) above the process's floor, parameters included. checkpoint_sequential at its best in "
     "memory: MALLOC_MMAP_THRESHOLD_=1048576, parameters updated in hooks."
@@ -129,11 +132,18 @@ def against_pytorch(steps: list[Record]) -> Table:
                 f"{ratio['median']:.2f} ×",
                 spread(ratio["of_rounds"]),
                 f"{theirs['cpu_seconds'] / ours['cpu_seconds']:.2f} ×",
+                f"{products(record):.2f} ×",
                 f"{losses_apart(ours, theirs):.0e}",
             ]
         )
-    columns = ["", "σ", "lowmem", "PyTorch", "PyTorch / lowmem", "spread", "CPU time", "losses differ by"]
+    columns = ["", "σ", "lowmem", "PyTorch", "PyTorch / lowmem", "spread", "CPU time", "products alone"]
+    columns.append("losses differ by")
     return Table("**Against PyTorch, everything stored**", columns, rows)
+
+
+def products(record: Record) -> float:
+    """Return the time of a step's products in PyTorch over that of NumPy's: what their BLAS alone makes of it."""
+    return float(record["torch_floor"]["seconds"] / record["floor"]["seconds"])
 
 
 def at_no_more_memory(points: list[Record], floor: float) -> Table:

@@ -2,8 +2,9 @@
 
 Over the floor (`scripts.turns`), the time of a step's matrix products alone: both in one process, in turns (A B A B)
 of so many steps as take a tenth of a second. A ratio is that of a turn and the floor's turn before it; the median of
-all counts. Against PyTorch: in fresh processes, alternately,
-over several rounds; everything stored, PyTorch with its default allocator. Elapsed time counts, of all cores.
+all counts. Against PyTorch: in fresh processes, alternately, over several rounds; everything stored, PyTorch with its
+default allocator. Elapsed time counts, of all cores. PyTorch's products alone are timed too, in turns with its step:
+where its BLAS is faster than NumPy's, that is part of the difference.
 
 The frontier: fresh processes again, one for each budget, and for each number of segments of checkpoint_sequential at
 its best in memory: allocator tuned, parameters updated in hooks (see `scripts.compare_peers`, which measures).
@@ -79,9 +80,7 @@ def measure(case: Case) -> Case:
         plan = lowmem_plan(case)
         return found | {"promised_bytes": plan.peak_bytes} | {name: getattr(plan, name) for name in PLANNED}
     x, y = batch(case)
-    steps = {case["library"]: STEP_MAKERS[case["library"]](case, x, y)}
-    if case["library"] == "lowmem":
-        steps = {"floor": floor_step(case)} | steps
+    steps = {"floor": floor_step(case), case["library"]: STEP_MAKERS[case["library"]](case, x, y)}
     return in_turns(steps, case["seconds"], case["least"])
 
 
@@ -96,7 +95,7 @@ def shape_case(shape: Shape, activation: str, threads: int | None) -> Case:
 
 
 def step_record(case: Case, rounds: int, seconds: float, environment: Mapping[str, str]) -> Case:
-    """Measure lowmem and its floor, and PyTorch, in alternate processes; seconds: for each side in a process."""
+    """Measure lowmem and PyTorch, each with its floor, in alternate processes; seconds: for each side in a process."""
     case = case | {"part": "step", "budget": None, "segments": None, "hook": False}
     ours: list[Case] = []
     theirs: list[Case] = []
@@ -105,13 +104,14 @@ def step_record(case: Case, rounds: int, seconds: float, environment: Mapping[st
         for library, found in (("lowmem", ours), ("torch", theirs)):
             found.append(in_fresh_process("scripts.benchmark_step", request | {"library": library}, environment))
     floor, lowmem = ([found[name] for found in ours] for name in ("floor", "lowmem"))
-    torch = [found["torch"] for found in theirs]
+    torch, torch_floor = ([found[name] for found in theirs] for name in ("torch", "floor"))
     pairs = [mine / products for products, mine in zip(turns_of(floor), turns_of(lowmem), strict=True)]
     of_rounds = [median(b["seconds"]) / median(a["seconds"]) for a, b in zip(lowmem, torch, strict=True)]
     record = case | {
         "floor": summary(floor),
         "lowmem": summary(lowmem) | {"losses": lowmem[0]["losses"]},
         "torch": summary(torch) | {"losses": torch[0]["losses"]},
+        "torch_floor": summary(torch_floor),
         "over_floor": {"median": median(pairs), "quartiles": quartiles(pairs)},
         "torch_over_lowmem": {"of_rounds": of_rounds},
     }

@@ -8,6 +8,7 @@ with a state for each layer it took 1 to 4 % longer (200 layers of 256, batch 20
 
 from collections.abc import Mapping
 from time import perf_counter, process_time, sleep
+from typing import Any
 
 import numpy as np
 
@@ -26,22 +27,29 @@ KEPT_LOSSES = 3
 
 
 def floor_step(case: Case) -> Step:
-    """Return the matrix products of a step, and nothing else."""
+    """Return the matrix products of a step, and nothing else: NumPy's, or PyTorch's where that is the library."""
     widths, rows = case["widths"], case["batch"]
-    ws = list(weights(widths, "tanh"))  # of variance 1 / n: products alone then keep their size
+    ws: Any = list(weights(widths, "tanh"))  # of variance 1 / n: products alone then keep their size
     gradient = np.zeros(max(w.size for w in ws), np.float32)
-    gs = [gradient[: w.size].reshape(w.shape) for w in ws]
-    states, deltas = _in_turn(widths, rows), _in_turn(widths, rows)
+    gs: Any = [gradient[: w.size].reshape(w.shape) for w in ws]
+    states: Any = _in_turn(widths, rows)
+    deltas: Any = _in_turn(widths, rows)
     # Where products begin stays as it is: what one step left there would shrink or grow with every step.
     states[0], deltas[-1] = (np.full((rows, width), 1e-2, np.float32) for width in (widths[0], widths[-1]))
+    multiply: Any = np.matmul
+    if case["library"] == "torch":
+        import torch
+
+        multiply = torch.mm
+        ws, gs, states, deltas = ([torch.from_numpy(array) for array in arrays] for arrays in (ws, gs, states, deltas))
 
     def step() -> float:
         for layer, w in enumerate(ws):
-            np.matmul(states[layer], w.T, out=states[layer + 1])
+            multiply(states[layer], w.T, out=states[layer + 1])
         for layer in range(len(ws) - 1, -1, -1):
-            np.matmul(deltas[layer + 1].T, states[layer], out=gs[layer])
+            multiply(deltas[layer + 1].T, states[layer], out=gs[layer])
             if layer:
-                np.matmul(deltas[layer + 1], ws[layer], out=deltas[layer])
+                multiply(deltas[layer + 1], ws[layer], out=deltas[layer])
         return 0.0
 
     return step

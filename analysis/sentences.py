@@ -103,11 +103,14 @@ def of_floor() -> str:
     over = [record["over_floor"]["median"] for record in steps]
     dearest = max(steps, key=lambda record: float(record["over_floor"]["median"]))
     deep = [r["over_floor"]["median"] for r in steps if (r["hidden"], r["width"]) == (200, 256)]
+    kept = [r["floor_with_states"]["seconds"] / r["floor"]["seconds"] for r in steps]
     return (
         "What is lost between the products, from [step_time.md](tables/step_time.md): a step that stores everything "
         f"takes {ends(deep, '.3f')} times its matrix products alone for 200 layers of 256 (by activation), "
         f"{median(over):.2f} times in the median of {len(over)} networks and activations, and "
-        f"{max(over):.3f} times at the most, for {network(dearest)} with {dearest['activation']}."
+        f"{max(over):.3f} times at the most, for {network(dearest)} with {dearest['activation']}. Part of it is the "
+        "traffic of stored states: the same products where every layer has a state of its own, and nothing else, take "
+        f"{ends(kept, '.2f')} times as long."
     )
 
 

@@ -23,7 +23,8 @@ SERIES = {
 
 FLOOR = (
     "Elapsed time of a step; the floor is the time of its matrix products alone, back to back, measured in turns with "
-    "lowmem in one process. Everything stored. Spread: first to third quartile of the turns' ratios."
+    "lowmem in one process. With all states: the same products, every layer with a state of its own, as a step that "
+    "stores everything must, and nothing else. Spread: first to third quartile of the turns' ratios."
 )
 BESIDE = (
     "PyTorch in fresh processes of its own, alternately, with its default allocator. Spread: the rounds. Products "
@@ -102,20 +103,27 @@ def variant(record: Record) -> str:
 
 
 def over_floor(steps: list[Record]) -> Table:
-    """Return a row for each plain network: the floor, and lowmem relative to it for each activation."""
+    """Return a row for each plain network: the floor, and over it the floor with all states and lowmem."""
     steps = [record for record in steps if is_plain(record)]
     names = list(dict.fromkeys(record["activation"] for record in steps))
     rows = []
     for title, group in groupby(steps, key=network):
         records = {record["activation"]: record for record in group}
         floors = [record["floor"]["seconds"] for record in records.values()]
-        row = [title, milliseconds(median(floors))]
+        kept = median(
+            record["floor_with_states"]["seconds"] / record["floor"]["seconds"] for record in records.values()
+        )
+        row = [title, milliseconds(median(floors)), f"{kept:.3f} ×"]
         for name in names:
             found = records[name]["over_floor"] if name in records else None
             row += ["", ""] if found is None else [f"{found['median']:.3f} ×", spread(found["quartiles"])]
         rows.append(row)
     columns = [column for name in names for column in (name, "spread")]
-    return Table("**Over the floor: lowmem's step, its matrix products = 1**", ["", "products", *columns], rows)
+    return Table(
+        "**Over the floor: lowmem's step, its matrix products = 1**",
+        ["", "products", "with all states", *columns],
+        rows,
+    )
 
 
 def against_pytorch(steps: list[Record]) -> Table:

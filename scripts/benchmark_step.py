@@ -3,7 +3,8 @@
 Over the floor (`scripts.turns`), the time of a step's matrix products alone: both in one process, in turns (A B A B)
 of so many steps as take a tenth of a second. A ratio is that of a turn and the floor's turn before it; the median of
 all counts. Against PyTorch: in fresh processes, alternately, over several rounds; everything stored, PyTorch with its
-default allocator. Elapsed time counts, of all cores. PyTorch's products alone are timed too, in turns with its step:
+default allocator. Elapsed time counts, of all cores. What the traffic of stored states costs is seen by the same
+products with a state for each layer. PyTorch's products alone are timed too, in turns with its step:
 where its BLAS is faster than NumPy's, that is part of the difference.
 
 The frontier: fresh processes again, one for each budget, and for each number of segments of checkpoint_sequential at
@@ -80,7 +81,10 @@ def measure(case: Case) -> Case:
         plan = lowmem_plan(case)
         return found | {"promised_bytes": plan.peak_bytes} | {name: getattr(plan, name) for name in PLANNED}
     x, y = batch(case)
-    steps = {"floor": floor_step(case), case["library"]: STEP_MAKERS[case["library"]](case, x, y)}
+    steps = {"floor": floor_step(case)}
+    if case["library"] == "lowmem":
+        steps["floor_with_states"] = floor_step(case, keep_states=True)
+    steps[case["library"]] = STEP_MAKERS[case["library"]](case, x, y)
     return in_turns(steps, case["seconds"], case["least"])
 
 
@@ -103,12 +107,13 @@ def step_record(case: Case, rounds: int, seconds: float, environment: Mapping[st
         request = case | {"seconds": seconds, "least": least}
         for library, found in (("lowmem", ours), ("torch", theirs)):
             found.append(in_fresh_process("scripts.benchmark_step", request | {"library": library}, environment))
-    floor, lowmem = ([found[name] for found in ours] for name in ("floor", "lowmem"))
+    floor, with_states, lowmem = ([found[name] for found in ours] for name in ("floor", "floor_with_states", "lowmem"))
     torch, torch_floor = ([found[name] for found in theirs] for name in ("torch", "floor"))
     pairs = [mine / products for products, mine in zip(turns_of(floor), turns_of(lowmem), strict=True)]
     of_rounds = [median(b["seconds"]) / median(a["seconds"]) for a, b in zip(lowmem, torch, strict=True)]
     record = case | {
         "floor": summary(floor),
+        "floor_with_states": summary(with_states),
         "lowmem": summary(lowmem) | {"losses": lowmem[0]["losses"]},
         "torch": summary(torch) | {"losses": torch[0]["losses"]},
         "torch_floor": summary(torch_floor),

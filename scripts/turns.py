@@ -26,13 +26,16 @@ KEPT_LOSSES = 3
 """Of the first steps, the warm-up's among them."""
 
 
-def floor_step(case: Case) -> Step:
-    """Return the matrix products of a step, and nothing else: NumPy's, or PyTorch's where that is the library."""
+def floor_step(case: Case, *, keep_states: bool = False) -> Step:
+    """Return the matrix products of a step, and nothing else: NumPy's, or PyTorch's where that is the library.
+
+    keep_states: every layer has a state of its own, in place of two that serve all.
+    """
     widths, rows = case["widths"], case["batch"]
     ws: Any = list(weights(widths, "tanh"))  # of variance 1 / n: products alone then keep their size
     gradient = np.zeros(max(w.size for w in ws), np.float32)
     gs: Any = [gradient[: w.size].reshape(w.shape) for w in ws]
-    states: Any = _in_turn(widths, rows)
+    states: Any = _apart(widths, rows) if keep_states else _in_turn(widths, rows)
     deltas: Any = _in_turn(widths, rows)
     # Where products begin stays as it is: what one step left there would shrink or grow with every step.
     states[0], deltas[-1] = (np.full((rows, width), 1e-2, np.float32) for width in (widths[0], widths[-1]))
@@ -59,6 +62,11 @@ def _in_turn(widths: list[int], rows: int) -> list[Array]:
     """Return an array (rows, n_l) for each width, in the memory of two."""
     two = np.full((2, rows * max(widths)), 1e-2, np.float32)  # written: touched before any clock runs
     return [two[place % 2, : rows * width].reshape(rows, width) for place, width in enumerate(widths)]
+
+
+def _apart(widths: list[int], rows: int) -> list[Array]:
+    """Return an array (rows, n_l) for each width."""
+    return [np.full((rows, width), 1e-2, np.float32) for width in widths]
 
 
 def in_turns(steps: Mapping[str, Step], seconds: float, least: int) -> Case:

@@ -31,6 +31,22 @@ def test_the_floor_is_the_products_of_a_step_and_nothing_else(monkeypatch: pytes
     assert shapes == [*forward, (4, 16, ROWS), (ROWS, 16, 4), (16, 16, ROWS), (ROWS, 16, 16), (16, 8, ROWS)]
 
 
+def test_the_floor_with_all_states_writes_a_state_of_its_own_for_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[bool, set[int]] = {}
+    product = np.matmul
+    for keep in (False, True):
+        places = written[keep] = set()
+
+        def matmul(a: Any, b: Any, *, out: Any, places: set[int] = places) -> None:
+            places.add(out.ctypes.data)
+            product(a, b, out=out)
+
+        monkeypatch.setattr(np, "matmul", matmul)
+        floor_step({"widths": WIDTHS, "batch": ROWS, "library": "lowmem"}, keep_states=keep)()
+    # Two states, two deltas and a gradient serve all layers; with all states there is one more, for three layers.
+    assert [len(written[keep]) for keep in (False, True)] == [5, 6]
+
+
 def test_steps_take_turns() -> None:
     order: list[str] = []
 
@@ -71,6 +87,7 @@ def step_record() -> dict[str, Any]:
         "floor": side,
         "lowmem": side | {"seconds": 1.1},
         "torch": side | {"seconds": 1.32, "losses": [2.5, 2.02]},
+        "floor_with_states": side | {"seconds": 1.03125},
         "torch_floor": side | {"seconds": 0.875},
         "over_floor": {"median": 1.0625, "quartiles": [1.0, 1.125]},
         "torch_over_lowmem": {"median": 1.2, "of_rounds": [1.25, 1.15]},
@@ -99,7 +116,7 @@ def test_tables_and_figure_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(drawing, "DOCS", tmp_path)
     step_time.main()
     text = (tmp_path / "tables" / "step_time.md").read_text(encoding="utf-8")
-    assert "| 50 × 256, batch 512 | 1,000 ms | 1.062 × | 1.000 to 1.125 |" in text
+    assert "| 50 × 256, batch 512 | 1,000 ms | 1.031 × | 1.062 × | 1.000 to 1.125 |" in text
     assert "| relu | 1,100 ms | 1,320 ms | 1.20 × | 1.150 to 1.250 | 1.00 × | 0.88 × | 1e-02 |" in text
     assert "| 100% of activations | 25.0 MiB | 40.0 MiB | 1.10 × | 10 segments | 35.0 MiB | 1.70 × | 1.55 × |" in text
     assert "| 25% of activations | 6.0 MiB | 20.0 MiB | 1.50 × | none |" in text

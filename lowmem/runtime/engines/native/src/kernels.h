@@ -55,4 +55,11 @@ extern const lm_kernels_f64 lm_baseline_f64, lm_avx2_f64, lm_avx512_f64;
 #define LM_HAS_X86_VERSIONS 1
 #endif
 
+/* Ask for the cache line of an address, which need not be one of an array's. */
+#if defined(__GNUC__) || defined(__clang__)
+#define LM_FETCH(address) __builtin_prefetch(address)
+#else
+#define LM_FETCH(address) ((void)(address))
+#endif
+
 #endif

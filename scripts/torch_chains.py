@@ -23,8 +23,8 @@ def chain(name: str, *, quick: bool = False) -> tuple[nn.Sequential, torch.Tenso
     match name:
         case "mlp":
             depth, width, batch = (20, 128, 256) if quick else (100, 512, 512)
-            layers = [nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(depth)]
-            return nn.Sequential(*layers), torch.randn(batch, width), _square
+            layers = [nn.Sequential(_linear(width), nn.GELU()) for _ in range(depth)]
+            return nn.Sequential(*layers), 1e-3 * torch.randn(batch, width), _square
         case "transformer":
             depth, batch = (6, 2) if quick else (24, 8)
             layer = [nn.TransformerEncoderLayer(256, 8, 1024, batch_first=True) for _ in range(depth)]
@@ -35,6 +35,18 @@ def chain(name: str, *, quick: bool = False) -> tuple[nn.Sequential, torch.Tenso
             stages = [_convolution(widths[n], widths[n + 1], 2 if n in (5, 10, 15) else 1) for n in range(20)]
             return nn.Sequential(*stages), torch.randn(batch, 3, side, side), _square
     raise ValueError(f"unknown chain {name!r}")
+
+
+def _linear(width: int) -> nn.Linear:
+    """Return a layer that keeps small numbers at their size: around 0 the slope of gelu is ½.
+
+    By PyTorch's own initialisation they shrink at every layer; beyond the sixtieth or so they cannot be told from 0,
+    and products of such numbers take twenty times as long.
+    """
+    layer = nn.Linear(width, width)
+    nn.init.normal_(layer.weight, std=2 * width**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _convolution(entering: int, leaving: int, stride: int) -> nn.Sequential:

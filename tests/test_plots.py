@@ -19,6 +19,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 import lowmem as lm
+from analysis import ranks
+from analysis.rank_model import Machine
 from lowmem.chain import Chain
 from lowmem.planning.timeline import chain_of
 from lowmem.plots import Depth, Point, frontier, memory_timeline, moments, scaling, schedule_diagram, side_by_side
@@ -336,6 +338,20 @@ def test_texts_of_growth_with_any_depths_do_not_collide(records: list[Depth], ti
     figure = scaling(records, title=title)
     note_below(figure, f"{title} measured\n{title}")
     assert collisions(figure) == []
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=6), st.floats(1e6, 1e15))
+@settings(max_examples=6, deadline=None)
+def test_texts_of_the_figure_of_ranks_do_not_collide(seconds: list[float], rate: float) -> None:
+    network = ranks.NETWORKS[0]
+    same = {"layers": network.layers, "width": network.width, "batch": network.batch}
+    steps = [{"ranks": 1 << number, "seconds": each, **same} for number, each in enumerate(seconds)]
+    with pytest.MonkeyPatch.context() as patch:  # plans for thousands of ranks take seconds
+        patch.setattr(ranks, "rank_bytes", lambda network, count: network.width * 10**6 // count + 1)
+        figure = ranks.drawn(Machine(rate), [(ranks.LINKS[0], steps), (ranks.LINKS[1], steps)])
+    note_below(figure, ranks.note(None))
+    assert collisions(figure) == []
+    assert len(legend(figure)) == len(set(legend(figure))) == 8
 
 
 def test_a_collision_would_be_seen() -> None:

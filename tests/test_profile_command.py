@@ -249,3 +249,10 @@ def test_what_was_asked_is_told_in_full(capsys: pytest.CaptureFixture[str], made
     assert (code, len(made_up)) == (0, 2)
     flags = json.loads(out)["flags"]
     assert (flags["shards"], flags["disk"], flags["disk_limit"]) == (2, None, None)
+
+
+def test_with_a_disk_traced_memory_holds_no_modules(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ["--widths", "16,32x4,10", "--batch", "64", "--no-calibrate", "--strategies", "store_all", "--steps", "1"]
+    code, out, _ = run(capsys, *flags, "--budget", "100%", "--disk", str(tmp_path), "--json")
+    assert code == 0
+    assert all(row["traced_peak"] <= row["promised_peak"] + 65536 for row in json.loads(out)["rows"])

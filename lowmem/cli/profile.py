@@ -222,8 +222,6 @@ def _note(rows: Sequence[Row]) -> str:
     )
     if any(m.resident_above_floor <= 0 for _, m, _ in rows):
         note += "\nnot seen: what the process holds varies by more than training adds."
-    if any(report.plan.disk is not None for *_, report in rows):
-        note += "\nWith a disk, traced and resident hold some 2 MiB of Python's modules that planning for it loads."
     if any(report.plan.seconds is not None for *_, report in rows):
         note += (
             "\npredicted: time of the pieces of a step on this machine. It leaves out the update, and Python's share\n"

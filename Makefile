@@ -10,15 +10,15 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
-# The tutorial's code, in order; its figures go to the folder tutorial.
-tutorial: $(VENV)/.base
-	$(BIN)/python -m analysis.tutorial tutorial
-
 .PHONY: demo tutorial test check lint test-peers test-mpi test-floor sanitize figures clean
 
 demo: $(VENV)/.base
 	$(BIN)/lowmem train --data digits --layers 100 --width 128 --activation tanh --init orthogonal \
 		--optimizer adam --lr 1e-4 --batch 128 --epochs 20 --budget "25% of activations"
+
+# The tutorial's code, in order; its figures go to the folder tutorial.
+tutorial: $(VENV)/.base
+	$(BIN)/python -m analysis.tutorial tutorial
 
 # All tests with the engine that is chosen here, then what concerns an engine with NumPy's.
 test: lint

@@ -11,8 +11,8 @@ from lowmem.plots import Point, frontier
 
 READING = (
     "Memory is resident (VmHWM), parameters included: the same bytes for all. PyTorch and JAX were measured with "
-    "glibc's default allocator and with MALLOC_MMAP_THRESHOLD_=1048576 (mmap). hook: parameters updated as gradients "
-    "come, as in lowmem. remat: jax.checkpoint around segments of layers."
+    "glibc's default allocator and with MALLOC_MMAP_THRESHOLD_=1048576 (mmap), which gives freed memory back at once. "
+    "hook: parameters updated as gradients come, as in lowmem. remat: jax.checkpoint around segments of layers."
 )
 DRAWN = (
     "Drawn are the settings (segments, allocator) of a method of which no other one takes less memory and less time. "

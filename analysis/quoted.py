@@ -11,7 +11,7 @@ from itertools import groupby
 from textwrap import fill
 
 from analysis.drawing import DOCS, Record, caption, load
-from analysis.sentences import SENTENCES
+from analysis.sentences import SENTENCES, listed
 from analysis.step_time import is_plain, network
 from lowmem.common.tables import Table
 
@@ -26,6 +26,9 @@ NETWORK = {"hidden": 200, "width": 256, "batch": 2048, "activation": "relu"}
 
 LINE = 119
 """Characters of a line of a page, at most."""
+
+ENGINELESS = ("scripts.benchmark_planning",)
+"""Scripts that carry out no plan."""
 
 TUNED = {"glibc": "", "mmap": ", allocator tuned"}
 """How the allocators of a case are told."""
@@ -72,16 +75,17 @@ def prices() -> dict[str, dict[str, float]]:
     return found
 
 
-def peers(*, dearest: bool = True) -> str:
+def peers(*, brief: bool = False) -> str:
     """Return what a step takes in lowmem and its peers, and with what it was measured.
 
-    dearest: of lowmem's times the least favourable of all scripts; else those of the script that measured the peers.
+    brief: two rows for each peer, and of lowmem's times the least favourable of all scripts; else each method of a
+        peer, and the times of the script that measured the peers.
     """
     data = load("compare_peers")
-    records, dear = data["records"], prices() if dearest else {}
+    records, dear = data["records"], prices() if brief else {}
     whole = records[0]["cpu_seconds"]
     rows = []
-    for record in chosen(records):
+    for record in ends_of(records) if brief else chosen(records):
         times = [record["cpu_seconds"] / whole]
         if record["library"] == "lowmem":
             times += dear.get(str(record["budget"]), {}).values()
@@ -91,21 +95,25 @@ def peers(*, dearest: bool = True) -> str:
 
 def measured(data: Record) -> str:
     """Say when data were measured, and with which engine; before there was a choice it was NumPy's."""
-    engine = {"native": "compiled", "numpy": "NumPy"}[data.get("engine", "numpy")]
+    engine = {"native": "with the compiled engine ", "numpy": "with the NumPy engine "}[data.get("engine", "numpy")]
     when = caption(data).splitlines()[0].partition(", ")[2]
     brief = ", in brief (one round)" if "--brief" in data["command"] else ""
-    machine = f"{data['machine']['processor']}, {data['machine']['threads']} cores"
-    return f"Measured with the {engine} engine on {machine}, {when.replace(', measured before', ', before')}{brief}."
+    threads = data["machine"]["threads"]
+    machine = f"{data['machine']['processor']}, {threads} core{'s' * (threads != 1)}"
+    engine = engine if data["command"].split()[2] not in ENGINELESS else ""
+    return f"Measured {engine}on {machine}, {when.replace(', measured before', ', before')}{brief}."
 
 
-def from_table(page: str, title: str, leave: int = 0) -> str:
-    """Return a table of a page of docs/tables, without some columns after the name.
+def from_table(page: str, title: str, data: str, leave: int = 0) -> str:
+    """Return a table of a page of docs/tables, without some columns after the name, and how it was measured.
 
-    title: what its bold line begins with. leave: how many columns are left out at the left.
+    title: what its bold line begins with. data: the file of docs/data. leave: how many columns are left out at the
+    left.
     """
     text = (DOCS / "tables" / f"{page}.md").read_text(encoding="utf-8")
     lines = text[text.index(f"**{title}") :].split("\n\n")[1].splitlines()
-    return "\n".join("|" + "|".join(line.split("|")[1 + leave :]) for line in lines)
+    table = "\n".join("|" + "|".join(line.split("|")[1 + leave :]) for line in lines)
+    return f"{table}\n\n{measured(load(data))}"
 
 
 def chosen(records: list[Record]) -> list[Record]:
@@ -121,6 +129,33 @@ def chosen(records: list[Record]) -> list[Record]:
     return ours + [
         r for r in best if r.get("allocator") != "mmap" or r["above_floor_bytes"] < 0.9 * plain.get(r["name"], 0)
     ]
+
+
+def ends_of(records: list[Record]) -> list[Record]:
+    """Return lowmem's budgets, and of each peer storing everything as it comes, and the setting of least memory."""
+    rows = [record for record in records if record["library"] == "lowmem"]
+    for library in ("torch", "jax", "sklearn", "numpy"):
+        own = [record for record in records if record["library"] == library]
+        stored = next(record for record in own if not record.get("segments"))
+        least = min(own, key=lambda record: float(record["above_floor_bytes"]))
+        rows += [stored, least] if least.get("segments") else [stored]
+    return rows
+
+
+def cost() -> str:
+    """Say in a sentence what less memory costs, by the least favourable script."""
+    dear = {budget: max(each.values()) for budget, each in prices().items()}
+    records = {str(r["budget"]): r for r in load("compare_peers")["records"] if r["library"] == "lowmem"}
+    sizes = {budget: f"{record['above_floor_bytes'] / 2**20:.0f}" for budget, record in records.items()}
+    chosen = [f"{share}% of activations" for share in (50, 25, 6)]
+    return fill(
+        f"**What it costs.** Training a network of 200 layers takes {sizes['None']} MiB with everything stored. "
+        f"Budgets bring that to {listed(sizes[budget] for budget in chosen)} MiB; a step then takes "
+        f"{listed(f'{dear[budget]:.2f}' for budget in chosen)} times as long. Where everything fits, lowmem stores "
+        "everything, and saves nothing.",
+        LINE,
+        break_on_hyphens=False,
+    )
 
 
 NAMES = {
@@ -171,14 +206,15 @@ def step_times() -> str:
 
 
 TEXTS: Mapping[str, Callable[[], str]] = {
-    "peers": peers,
-    "peers alone": partial(peers, dearest=False),
+    "cost": cost,
+    "peers": partial(peers, brief=True),
+    "peers alone": peers,
     "budgets": budgets,
     "step times": step_times,
-    "planning": partial(from_table, "planning", "Beside rotor", 1),
-    "disk": partial(from_table, "disk", "States on a disk"),
-    "scikit-learn": partial(from_table, "sklearn", "The same settings"),
-    "scikit-learn, deep": partial(from_table, "sklearn", "200 hidden layers"),
+    "planning": partial(from_table, "planning", "Beside rotor", "benchmark_planning", 1),
+    "disk": partial(from_table, "disk", "States on a disk", "measure_disk"),
+    "scikit-learn": partial(from_table, "sklearn", "The same settings", "compare_sklearn"),
+    "scikit-learn, deep": partial(from_table, "sklearn", "200 hidden layers", "compare_sklearn"),
 }
 """What may stand on a page, by name."""
 

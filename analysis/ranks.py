@@ -1,12 +1,7 @@
 """Draw, from a model, time and memory of a step per rank for 1 to 4,096 ranks: three networks over three links.
 
-The model has three constants of a rank, FLOPs a second and seconds to add or to update a number, and two of a link,
-latency and bandwidth. All are assumed, unless a machine's own are there. Three ways to share gradients are compared.
-`tree`: ranks exchange whole gradients in pairs, log2 R rounds, and each updates everything. `ring`: parts go round
-twice; each adds and updates everything. `sharded`, what lowmem does: each rank gets its part of every layer from every
-other one, updates it, and parts are gathered. Backward of a layer and travel of the layers above overlap, at most
-`TRAVELLING` layers at a time; a link carries one layer after the other. Bytes per rank are those of `lowmem.plan`, not
-a model.
+`analysis.rank_model` is the model. Its constants are assumed, unless a machine's own are there. Bytes per rank are
+those of `lowmem.plan`, not of a model.
 
 Reads docs/data/measure_ranks.json where it is there: date, constants of the machine and measured points, which `python
 -m scripts.measure_ranks` prints. Writes docs/figures/ranks.{svg,png}; prints which way wins where.
@@ -14,39 +9,42 @@ Run: python -m analysis.ranks
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, log2
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import lowmem as lm
-from analysis.drawing import DOCS, save
-from lowmem.plots.style import house_style, looks, new_figure, set_title
-from lowmem.schedule.lowering import TRAVELLING
+from analysis.drawing import DOCS, OLDER, save
+from analysis.rank_model import WAYS, Link, Machine, Network, step_seconds
+from lowmem.plots.lettering import set_marks
+from lowmem.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    PURPLE,
+    SKY,
+    VERMILION,
+    house_style,
+    legend_above,
+    new_figure,
+    set_title,
+)
+from scripts.measuring import measured_sources
 
 RANKS = [1 << power for power in range(13)]
-WAYS = ("sharded", "tree", "ring")
 
+SIZE, PANEL = (10, 6.8), (3.6, 2.2)
+"""Inches: of the figure without its legend and note, and, at least, of the axes of a panel."""
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """One rank, as assumed. rate: FLOPs a second of products. add, update: seconds a number."""
+LINK_LOOKS = ((VERMILION, "--"), (GREEN, "-."), (BLUE, ":"))
+BYTES_LOOKS = ((PURPLE, "--"), (BLACK, "-."), (SKY, ":"))
+"""Colour and line of each link, and of each network where bytes are drawn: no two of the six are alike."""
 
-    rate: float = 6.0e10
-    add: float = 2.5e-10
-    update: float = 1.5e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """What lies between ranks. latency: seconds of a message. bandwidth: bytes a second of a rank, each way."""
-
-    name: str
-    latency: float
-    bandwidth: float
-
+MEASURED = (("measured, in memory", "*", 13), ("measured, over a slow network", "D", 7))
+"""What a measured point is called, its marker and the size of that."""
 
 LINKS = (
     Link("memory of one machine", 2e-6, 6e9),
@@ -54,60 +52,7 @@ LINKS = (
     Link("InfiniBand, 100 Gbit/s", 2e-6, 1.1e10),
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """Layers of one width, and the rows of a batch, of which there are as many for any number of ranks."""
-
-    layers: int
-    width: int
-    batch: int
-
-    @property
-    def numbers(self) -> int:
-        """Parameters of a layer."""
-        return self.width * (self.width + 1)
-
-
 NETWORKS = (Network(60, 128, 4096), Network(200, 256, 8192), Network(20, 2048, 8192))
-
-
-def messages(way: str, ranks: int, numbers: int, machine: Machine, link: Link) -> tuple[float, float]:
-    """Return how long a layer's gradients travel, and then the rank's work of adding, updating and gathering."""
-    size = 4 * numbers
-    rounds, share = ceil(log2(ranks)) if ranks > 1 else 0, numbers / ranks
-    if ranks == 1:
-        return 0.0, numbers * machine.update
-    part = size * (ranks - 1) / ranks / link.bandwidth
-    if way == "tree":
-        return rounds * (link.latency + size / link.bandwidth + numbers * machine.add), numbers * machine.update
-    if way == "ring":
-        travel = 2 * ((ranks - 1) * link.latency + part) + numbers * machine.add
-        return travel, numbers * machine.update
-    # Both halves travel on the same link: what is gathered follows what was sent.
-    travel = 2 * ((ranks - 1) * link.latency + part)
-    return travel, (ranks - 1) * share * machine.add + share * machine.update
-
-
-def step_seconds(network: Network, ranks: int, way: str, machine: Machine, link: Link) -> tuple[float, float]:
-    """Return the seconds of a step, and those of it that a rank waits."""
-    rows = network.batch / ranks
-    forward = 2 * rows * network.width**2 / machine.rate
-    travel, work = messages(way, ranks, network.numbers, machine, link)
-    now, free, waited = forward * network.layers, 0.0, 0.0
-    arrive: list[float] = []
-    for layer in range(network.layers):
-        now += 2 * forward
-        free = max(free, now) + travel  # the link carries one layer after the other
-        arrive.append(free)
-        due = layer - TRAVELLING + 1
-        if due >= 0:
-            waited += max(arrive[due] - now, 0.0)
-            now = max(now, arrive[due]) + work
-    for last in arrive[max(network.layers - TRAVELLING + 1, 0) :]:
-        waited += max(last - now, 0.0)
-        now = max(now, last) + work
-    return now, waited
 
 
 def rank_bytes(network: Network, ranks: int) -> int:
@@ -140,13 +85,14 @@ def winners(machine: Machine) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured on a machine, and when.
+    """What was measured on a machine.
 
+    where: date and machine, and whether sources have changed since.
     links: memory, and a slow network where one could be made, each with its steps: their ranks, layers, width, batch,
         seconds, and those that the rank that waited longest did.
     """
 
-    date: str
+    where: str
     machine: Machine
     links: list[tuple[Link, list[dict[str, Any]]]]
 
@@ -159,7 +105,9 @@ def measurement() -> Measured | None:
     found = json.loads(path.read_text(encoding="utf-8"))
     links = [(Link("memory", **found["link"]), found["steps"])]
     links += [(Link(f"loopback at {slow['rate']}/s", **slow["link"]), slow["steps"]) for slow in found["slow"]]
-    return Measured(found["date"], Machine(**found["machine"]), links)
+    older = "" if found["sources"] == measured_sources() else f", {OLDER}"
+    where = f"{found['date']} on {found['on']['processor']}, {found['on']['cores']} cores{older}"
+    return Measured(where, Machine(**found["machine"]), links)
 
 
 def over_measured(machine: Machine, link: Link, steps: list[dict[str, Any]]) -> Iterator[float]:
@@ -198,8 +146,8 @@ def note(measured: Measured | None) -> str:
         for link, steps in measured.links
     )
     return (
-        f"{model}; stars are measured steps in memory, diamonds over a slow network, scaled to the batch.\n"
-        f"Measured on {measured.date}: a rank computes {measured.machine.rate / 1e9:.0f} GFLOP/s; {told}.\n"
+        f"{model}. Markers: measured steps, scaled to the batch.\n"
+        f"Measured {measured.where}: a rank computes {measured.machine.rate / 1e9:.0f} GFLOP/s; {told}.\n"
         f"Assumed: {links}."
     )
 
@@ -212,37 +160,63 @@ def ends(numbers: Iterator[float]) -> tuple[float, float]:
 
 def drawn(machine: Machine, measured: list[tuple[Link, list[dict[str, Any]]]]) -> Figure:
     """Return time per step by ranks, a panel for each network, and bytes per rank behind them."""
-    names = looks([link.name for link in LINKS])
     with house_style():
-        figure, panels = new_figure(13.5, 4.2, len(NETWORKS) + 1)
+        figure, panels = new_figure(*SIZE, 2, 2)
         for axes, network in zip(panels[:-1], NETWORKS, strict=True):
-            for link in LINKS:
-                times = [step_seconds(network, ranks, "sharded", machine, link)[0] for ranks in RANKS]
-                look = names[link.name]
-                axes.plot(RANKS, times, color=look.colour, linestyle=look.line, label=link.name)
-            for (_, steps), mark in zip(measured, ("k*", "kd"), strict=False):
-                for one in steps:
-                    if (one["layers"], one["width"]) == (network.layers, network.width):
-                        rows = network.batch / one["batch"]
-                        axes.plot(one["ranks"], one["seconds"] * rows, mark, markersize=8 if mark == "k*" else 5)
-            set_title(axes, f"{network.layers} x {network.width}, batch {network.batch:,}", 3.0)
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            axes.set_xlabel("ranks (log scale)")
-        panels[0].set_ylabel("seconds a step (log scale)")
-        panels[0].legend(fontsize=7)
-        bytes_look = looks([f"{network.layers} x {network.width}" for network in NETWORKS])
-        for network in NETWORKS:
-            name = f"{network.layers} x {network.width}"
-            sizes = [rank_bytes(network, ranks) / 2**20 for ranks in RANKS]
-            panels[-1].plot(RANKS, sizes, color=bytes_look[name].colour, linestyle=bytes_look[name].line, label=name)
-        set_title(panels[-1], "bytes of a rank, planned", 3.0)
-        panels[-1].set_xscale("log", base=2)
-        panels[-1].set_yscale("log")
-        panels[-1].set_xlabel("ranks (log scale)")
-        panels[-1].set_ylabel("MiB (log scale)")
-        panels[-1].legend(fontsize=7)
+            times = {
+                link.name: [step_seconds(network, ranks, "sharded", machine, link)[0] for ranks in RANKS]
+                for link in LINKS
+            }
+            points = [
+                [(one["ranks"], one["seconds"] * network.batch / one["batch"]) for one in steps if is_of(one, network)]
+                for _, steps in measured
+            ]
+            title = f"{network.layers} × {network.width}, batch {network.batch:,}"
+            _panel(axes, title, "seconds a step (log scale)", times, LINK_LOOKS)
+            _mark(axes, points, [number for line in times.values() for number in line])
+        sizes = {
+            f"bytes of {network.layers} × {network.width}": [rank_bytes(network, ranks) / 2**20 for ranks in RANKS]
+            for network in NETWORKS
+        }
+        _panel(panels[-1], "memory of a rank, planned", "MiB (log scale)", sizes, BYTES_LOOKS)
+        _mark(panels[-1], [], [number for line in sizes.values() for number in line])
+        legend_above(figure)
     return figure
+
+
+def is_of(step: dict[str, Any], network: Network) -> bool:
+    """Return whether a measured step was one of a network, at any batch."""
+    return (step["layers"], step["width"]) == (network.layers, network.width)
+
+
+def _panel(
+    axes: Axes, title: str, label: str, lines: dict[str, list[float]], looks: Sequence[tuple[str, str]]
+) -> None:
+    """Draw lines over ranks, both axes logarithmic."""
+    for (name, values), (colour, style) in zip(lines.items(), looks, strict=True):
+        axes.plot(RANKS, values, color=colour, linestyle=style, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="ranks (log scale)", ylabel=label)
+    set_title(axes, title, PANEL[0])
+
+
+def _mark(axes: Axes, points: Sequence[Sequence[tuple[int, float]]], values: Sequence[float]) -> None:
+    """Draw measured points, and set the ends and marks of the axes. values: those of all lines."""
+    for pairs, (name, marker, size) in zip(points, MEASURED, strict=False):
+        if pairs:
+            style: dict[str, Any] = {
+                "color": "black",
+                "marker": marker,
+                "markersize": size,
+                "markerfacecolor": "white",
+            }
+            axes.plot(*zip(*pairs, strict=True), linestyle="none", zorder=4, label=name, **style)
+    every = [*values, *(seconds for pairs in points for _, seconds in pairs)]
+    for axis, low, high, length, among in (
+        (axes.xaxis, RANKS[0] / 1.4, RANKS[-1] * 1.4, PANEL[0], RANKS),
+        (axes.yaxis, min(every) / 1.4, max(every) * 1.4, PANEL[1], ()),
+    ):
+        axis.set_view_interval(low, high, ignore=True)
+        set_marks(axis, low, high, length, among=among)
 
 
 def main() -> None:

@@ -31,12 +31,13 @@ BESIDE = (
     "alone: the time of a step's matrix products in PyTorch's BLAS over that in NumPy's."
 )
 MEMORY = (
-    "Memory is resident (VmHWM) above the process's floor, parameters included. checkpoint_sequential at its best in "
-    "memory: MALLOC_MMAP_THRESHOLD_=1048576, parameters updated in hooks."
+    "Memory is resident (VmHWM) above the process's floor, parameters included. PyTorch that stores everything has "
+    "its default allocator, which may hold more than is in use. checkpoint_sequential at its best in memory: "
+    "MALLOC_MMAP_THRESHOLD_=1048576, parameters updated in hooks."
 )
 DRAWN = (
-    "lowmem: the arena of the plan. PyTorch: what the process took above its floor, less the parameters. "
-    "Fresh processes; the floor is that of lowmem's process with everything stored, in the same run."
+    "Drawn: of lowmem the arena of the plan, of PyTorch the memory less the parameters. Fresh processes; the matrix "
+    "products are those of lowmem's process with everything stored, in the same run."
 )
 
 

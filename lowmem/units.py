@@ -140,17 +140,19 @@ def _three_digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 99.95 else f"{number:#.3g}".rstrip(".") if number else "0"
 
 
-_SECONDS = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*", re.IGNORECASE)
-_UNITS_OF_TIME = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = re.compile(
+    r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([uµμ]s|ms|s|sec|seconds?|min|minutes?|h|hours?|days?)\s*", re.IGNORECASE
+)
+_UNITS_OF_TIME = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_seconds(text: str) -> float | None:
-    """Read a time such as "250ms", "1.5 s", "2min" or "1h" in seconds; None for text that is no time."""
+    """Read a time in seconds, such as "250ms", "1.5 s", "2min" or what `format_seconds` writes; None if it is none."""
     match = _SECONDS.fullmatch(text)
     if match is None:
         return None
     unit = match[2].lower()
-    return float(match[1]) * _UNITS_OF_TIME["ms" if unit == "ms" else unit[0]]
+    return float(match[1]) * _UNITS_OF_TIME[unit if unit in _UNITS_OF_TIME else unit[0]]
 
 
 def format_loss(loss: float) -> str:

@@ -153,7 +153,7 @@ RATE = "1gbit"
 
 
 def model(times: int) -> dict[str, Any]:
-    """Return the constants of the model in `analysis/ranks.py`, and steps on one and two ranks of one lane.
+    """Return the constants of the model in `analysis/rank_model.py`, and steps on one and two ranks of one lane.
 
     Two links: the memory of this machine and, where a network namespace can be made, a slow network.
     """

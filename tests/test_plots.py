@@ -19,10 +19,13 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 import lowmem as lm
+from analysis import ranks
+from analysis.rank_model import Machine
 from lowmem.chain import Chain
 from lowmem.planning.timeline import chain_of
 from lowmem.plots import Depth, Point, frontier, memory_timeline, moments, scaling, schedule_diagram, side_by_side
 from lowmem.plots.diagram import Stroke, strokes_of
+from lowmem.plots.lettering import TEXT, in_lines, text_width, with_scale
 from lowmem.plots.style import FEWER_ROWS, STRATEGIES, TOOLS, looks, note_below
 from lowmem.schedule import PLANNERS, Backward, Forward, Loss, Schedule, simulate
 from tests.helpers import model, planned
@@ -338,6 +341,20 @@ def test_texts_of_growth_with_any_depths_do_not_collide(records: list[Depth], ti
     assert collisions(figure) == []
 
 
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=6), st.floats(1e6, 1e15))
+@settings(max_examples=6, deadline=None)
+def test_texts_of_the_figure_of_ranks_do_not_collide(seconds: list[float], rate: float) -> None:
+    network = ranks.NETWORKS[0]
+    same = {"layers": network.layers, "width": network.width, "batch": network.batch}
+    steps = [{"ranks": 1 << number, "seconds": each, **same} for number, each in enumerate(seconds)]
+    with pytest.MonkeyPatch.context() as patch:  # plans for thousands of ranks take seconds
+        patch.setattr(ranks, "rank_bytes", lambda network, count: network.width * 10**6 // count + 1)
+        figure = ranks.drawn(Machine(rate), [(ranks.LINKS[0], steps), (ranks.LINKS[1], steps)])
+    note_below(figure, ranks.note(None))
+    assert collisions(figure) == []
+    assert len(legend(figure)) == len(set(legend(figure))) == 8
+
+
 def test_a_collision_would_be_seen() -> None:
     figure = frontier([Point("lowmem", 0.5, 1.2)], title="one")
     assert collisions(figure) == []
@@ -407,6 +424,23 @@ def test_other_series_never_look_like_one_another() -> None:
     names = [f"peer {number}" for number in range(12)]
     chosen = looks([*STRATEGIES, *names])
     assert len({chosen[name] for name in names}) == len(names)
+
+
+def test_a_strategy_has_one_colour_in_passes_of_fewer_rows_too() -> None:
+    names = ["recompute_all", f"optimal, {FEWER_ROWS}", f"sqrt, {FEWER_ROWS}", "optimal"]
+    chosen = looks(names)
+    assert [chosen[name].colour for name in names[1:]] == [
+        STRATEGIES[n].colour for n in ("optimal", "sqrt", "optimal")
+    ]
+    assert len({look.marker for look in chosen.values()}) == len(names)
+
+
+def test_a_label_in_lines_leaves_no_word_alone() -> None:
+    label = with_scale("predicted time, relative to storing all", "log")
+    width = text_width("predicted time, relative to storing", TEXT)
+    lines = in_lines(label, width, TEXT).split("\n")
+    assert lines == ["predicted time, relative to storing", "all (log scale)"]
+    assert in_lines("work done (GFLOP)", text_width("work done", TEXT), TEXT) == "work done\n(GFLOP)"
 
 
 def test_a_tool_has_one_colour_and_a_marker_for_each_of_its_settings() -> None:

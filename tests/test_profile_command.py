@@ -208,4 +208,51 @@ def test_disturbed_rows_are_measured_again_and_marked_if_they_stay_so(
     rows = {line.split()[0]: line for line in out.splitlines() if " ms" in line}
     assert "ms *" not in rows["store_all"]
     assert "ms *" in rows["sqrt"]
-    assert "repeats differ by more than 20%" in out
+    assert "Repeats differ by more than 20%" in out
+
+
+def made_up_rows(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change what made-up measurements hold."""
+    answer = measurement.measure_apart
+    monkeypatch.setattr(measurement, "measure_apart", lambda request: replace(answer(request), **changes))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_rows_whose_threads_waited_for_the_processor_are_marked_though_all_repeats_are_alike(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*DEEP, "--strategies", "store_all", "--budget", "50%"]
+    made_up_rows(monkeypatch, step_seconds=0.004, cpu_seconds=0.001)
+    code, out, _ = run(capsys, *flags)
+    assert code == 0
+    assert out.count("4.00 ms *") == 2
+    assert "other processes\ntook more than 20% of the processor time" in out
+    code, out, _ = run(capsys, *flags, "--json")
+    rows = json.loads(out)["rows"]
+    assert [row["disturbed"] for row in rows] == [True, True]
+    assert [row["processor_share"] for row in rows] == [0.25 / row["report"]["plan"]["lanes"] for row in rows]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_resident_memory_below_the_noise_of_the_process_is_no_negative_size(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up_rows(monkeypatch, resident_above_floor=-90_000)
+    code, out, _ = run(capsys, *DEEP, "--strategies", "store_all", "--budget", "50%")
+    assert code == 0
+    assert out.count("not seen") == 3  # of two rows, and what it means
+    assert "-87.9 KiB" not in out
+
+
+def test_what_was_asked_is_told_in_full(capsys: pytest.CaptureFixture[str], made_up: list[Mapping[str, Any]]) -> None:
+    code, out, _ = run(capsys, *DEEP, "--strategies", "store_all", "--budget", "50%", "--shards", "2", "--json")
+    assert (code, len(made_up)) == (0, 2)
+    flags = json.loads(out)["flags"]
+    assert (flags["shards"], flags["disk"], flags["disk_limit"]) == (2, None, None)
+
+
+def test_with_a_disk_traced_memory_holds_no_modules(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ["--widths", "16,32x4,10", "--batch", "64", "--no-calibrate", "--strategies", "store_all", "--steps", "1"]
+    code, out, _ = run(capsys, *flags, "--budget", "100%", "--disk", str(tmp_path), "--json")
+    assert code == 0
+    assert all(row["traced_peak"] <= row["promised_peak"] + 65536 for row in json.loads(out)["rows"])

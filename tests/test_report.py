@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 import lowmem as lm
+from lowmem.measure.report import RankRecord
 from lowmem.measure.step_profile import StepProfile
 from lowmem.planning.plan import Account
 from lowmem.planning.timeline import PHASES, planned_flops
@@ -162,6 +163,12 @@ def test_a_page_is_self_contained_with_its_figures_inside() -> None:
     assert found.figures == 2
     for heading in ("Memory", "Memory over one step", "Compute", "The schedule", "Outcome"):
         assert f"<h2>{heading}</h2>" in page
+
+
+def test_a_page_of_several_ranks_shows_what_each_took() -> None:
+    page = report_html(replace(full(), ranks=[RankRecord(2.0, waited, 10**6) for waited in (0.5, 1.0)]))
+    assert "<h2>Ranks</h2>" in page
+    assert "<td>share waiting</td><td>25.0%</td><td>50.0%</td>" in page
 
 
 def test_something_from_elsewhere_would_be_seen() -> None:

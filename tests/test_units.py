@@ -138,6 +138,7 @@ def test_no_time_has_an_exponent_or_loses_more_than_its_third_digit(seconds: flo
     factor = {"µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "days": 86400}[unit]
     assert "e" not in number
     assert float(number.replace(",", "")) * factor == pytest.approx(seconds, rel=0.006)
+    assert parse_seconds(f"{number} {unit}".replace(",", "")) == pytest.approx(seconds, rel=0.006)
 
 
 def test_times_are_read() -> None:
@@ -148,6 +149,7 @@ def test_times_are_read() -> None:
         3600,
         10800,
     ]
+    assert [parse_seconds(text) for text in ("5us", "5 µs", "5 μs")] == pytest.approx([5e-6] * 3)
     assert [parse_seconds(text) for text in ("", "5", "1.5x", "s", "-1s")] == [None] * 5
 
 

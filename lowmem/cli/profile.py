@@ -42,6 +42,9 @@ HELP = "Run strategies and budgets, each in a fresh process, and compare promise
 SHARES = tuple(f"{share}% of activations" for share in (50, 25, 12, 6))
 """The budgets that are run unless --budget names others."""
 
+STARVED = 0.8
+"""A step whose threads got less of the processor time than this was disturbed, even if all repeats were alike."""
+
 Row = tuple[str, "Measurement", "Report"]
 """The name of a request, its measurement, and its report."""
 
@@ -65,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-calibrate",
         action="store_true",
-        help="predict no times, which takes costs measured on this machine (see lowmem calibrate)",
+        help="predict no times: predictions need costs measured on this machine (see lowmem calibrate)",
     )
     add_json(parser)
 
@@ -94,7 +97,10 @@ def _answer(arguments: argparse.Namespace, network: Architecture, rows: Sequence
     from lowmem.measure.experiment import DISTURBED
     from lowmem.measure.provenance import here_and_now
 
-    names = ("batch", "budget", "strategies", "micro_batch", "optimizer", "threads", "engine", "steps")
+    names = (
+        *("batch", "budget", "strategies", "micro_batch", "optimizer", "threads", "engine"),
+        *("shards", "disk", "disk_limit", "steps"),
+    )
     return {
         "provenance": here_and_now().to_dict(),
         "flags": {name: getattr(arguments, name) for name in names},
@@ -106,8 +112,9 @@ def _answer(arguments: argparse.Namespace, network: Architecture, rows: Sequence
 
 def _record(name: str, measured: "Measurement", report: "Report") -> dict[str, Any]:
     """Return a row as JSON holds it."""
-    predicted = {"predicted_seconds": report.plan.seconds}
-    return {"asked": name, **asdict(measured), **predicted, "report": report.to_dict()}
+    timing = {"predicted_seconds": report.plan.seconds, "disturbed": _disturbed(measured, report)}
+    timing["processor_share"] = _share(measured, report)
+    return {"asked": name, **asdict(measured), **timing, "report": report.to_dict()}
 
 
 def _measure(arguments: argparse.Namespace, network: Architecture) -> Iterator[Row]:
@@ -165,9 +172,21 @@ def _timed(planned: Plan, costs: CostModel | None) -> Plan:
     return replace(planned, seconds=again.seconds)
 
 
+def _share(measured: "Measurement", report: "Report") -> float:
+    """Return the processor time of a step over what its threads could have had; 1 is all."""
+    return measured.cpu_seconds / (report.plan.lanes * measured.step_seconds)
+
+
+def _disturbed(measured: "Measurement", report: "Report") -> bool:
+    """Say whether the time of a step is no fact. A step with a disk may wait for it, with the processor idle."""
+    from lowmem.measure.experiment import DISTURBED
+
+    starved = report.plan.disk is None and _share(measured, report) < STARVED
+    return measured.spread > DISTURBED or starved
+
+
 def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
     """Return promises beside measurements, one row for each run; disturbed ones are marked."""
-    from lowmem.measure.experiment import DISTURBED
     from lowmem.measure.report import difference
 
     base = rows[0][1].step_seconds if rows else 1.0
@@ -176,11 +195,11 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
             name.removeprefix("budget "),
             format_bytes(m.promised_peak),
             f"{format_bytes(m.traced_peak)} ({difference(m.promised_peak, m.traced_peak)})",
-            format_bytes(m.resident_above_floor),
+            format_bytes(m.resident_above_floor) if m.resident_above_floor > 0 else "not seen",
             f"{m.promised_arena / m.store_all_arena:.1%}",
             f"{m.flop_factor:.3f}",
             "" if report.plan.seconds is None else format_seconds(report.plan.seconds),
-            f"{format_seconds(m.step_seconds)}{' *' * (m.spread > DISTURBED)}",
+            f"{format_seconds(m.step_seconds)}{' *' * _disturbed(m, report)}",
             f"{m.step_seconds / base:.2f}",
             f"{report.backward_over_forward[1]:.2f}",
             f"{report.flop_rate / m.product_rate:.0%}",
@@ -188,16 +207,32 @@ def _table(network: Architecture, batch: int, rows: Sequence[Row]) -> Table:
         for name, m, report in rows
     ]
     columns = ["", "promised", "traced", "resident", "arena", "FLOPs", "predicted", "step", "time", "bwd/fwd", "speed"]
+    note = _note(rows)
+    return Table(f"{network}\nbatch {batch}", columns, cells, note)
+
+
+def _note(rows: Sequence[Row]) -> str:
+    """Return what stands below the table."""
+    from lowmem.measure.experiment import DISTURBED
+
     note = (
         "promised, traced: peak of all that training allocates. resident: peak above the process before the plan.\n"
         "arena, FLOPs: relative to storing everything. time: relative to the first row. bwd/fwd: time of backward\n"
         "over that of forward; the rule of thumb is 2. speed: FLOPs a second over those of matrix products alone."
     )
+    if any(m.resident_above_floor <= 0 for _, m, _ in rows):
+        note += "\nnot seen: what the process holds varies by more than training adds."
     if any(report.plan.seconds is not None for *_, report in rows):
-        note += "\npredicted: time of the step without its update, by the costs of the pieces on this machine."
-    if any(m.spread > DISTURBED for _, m, _ in rows):
-        note += f"\n*: disturbed by other processes: repeats differ by more than {DISTURBED:.0%}, however often tried."
-    return Table(f"{network}\nbatch {batch}", columns, cells, note)
+        note += (
+            "\npredicted: time of the pieces of a step on this machine. It leaves out the update, and Python's share\n"
+            "of a step: some 0.1 ms, which is most of the step of a small network."
+        )
+    if any(_disturbed(m, report) for _, m, report in rows):
+        note += (
+            f"\n*: disturbed. Repeats differ by more than {DISTURBED:.0%}, however often tried, or other processes\n"
+            f"took more than {1 - STARVED:.0%} of the processor time of the step's threads."
+        )
+    return note
 
 
 def _points(rows: Sequence[Row]) -> list["Point"]:

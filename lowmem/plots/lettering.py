@@ -103,9 +103,11 @@ def set_marks(
 
 def in_lines(label: str, width: float, points: float) -> str:
     """Break the label of an axis that is wider than so many inches, before its brackets if that is enough."""
-    if text_width(label, points) <= width:
-        return label
-    return wrapped(label.replace(" (", "\n("), width, points)
+    at_brackets = label.replace(" (", "\n(")
+    for text in (label, at_brackets):
+        if text_width(text, points) <= width:
+            return text
+    return min(wrapped(at_brackets, width, points), wrapped(label, width, points), key=lambda text: text.count("\n"))
 
 
 def with_scale(label: str, scale: str = "linear") -> str:

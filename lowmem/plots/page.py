@@ -22,8 +22,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto
 h2 { margin-top: 2.5rem; border-bottom: 2px solid #0072B2; }
 h3 { margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; white-space: pre; }
+th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: pre; }
+th:first-child, td:first-child { text-align: left; }
 .wide { overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
 p { white-space: pre-line; color: #444; }
@@ -33,9 +33,11 @@ p { white-space: pre-line; color: #444; }
   table { font-size: 8pt; }
   th, td { padding: 0.1rem 0.4rem; }
   .wide { overflow: visible; }
-  h1, h2, h3, p { break-after: avoid; }
-  table, svg, tr { break-inside: avoid; }
-  svg { max-height: 150mm; }
+  h2 { margin-top: 1.2rem; }
+  h1, h2, h3, p, .wide:has(+ p) { break-after: avoid; }
+  .wide + p { break-after: auto; }
+  table, svg, tr, p { break-inside: avoid; }
+  svg { max-height: 95mm; width: auto; }
   section + section { break-before: page; }
 }
 """
@@ -61,11 +63,12 @@ def report_html(report: Report) -> str:
 
 def report_sections(report: Report) -> Sections:
     """Return what a page shows of a report: what came of it and how it learned, the tables, memory, the schedule."""
-    memory, step, outcome = report.tables()
+    memory, step, *ranks, outcome = report.tables()  # of ranks only where there were several
     learned = [("Learning", learning_curves(report.epochs))] if report.epochs else []
     return [
         ("Outcome", replace(outcome, note="")),
         *learned,
+        *(("Ranks", table) for table in ranks),
         ("Memory", memory),
         ("Memory over one step", memory_timeline(report, everything=True)),
         ("Compute", step),

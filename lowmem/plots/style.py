@@ -69,17 +69,26 @@ MARKERS, LINES = ("P", "v", "^", "D", "p", "h", "<", ">", "*"), ("--", "-.", ":"
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each name: a strategy's own, a tool's colour, or else the next colour; no two are alike."""
+    """Return a look for each name: a strategy's own, or else the colour of its strategy or tool, or the next one.
+
+    A name begins with that of its strategy or tool. No two looks are alike.
+    """
     chosen: dict[str, Look] = {}
     others = 0
     for name in dict.fromkeys(names):
         if name in STRATEGIES:
             chosen[name] = STRATEGIES[name]
             continue
-        tool = next((tool for tool in TOOLS if name.startswith(tool)), None)
         number = len(chosen)
-        colour = OTHER_COLOURS[others % len(OTHER_COLOURS)] if tool is None else TOOLS[tool]
-        others += tool is None
+        strategy = STRATEGIES.get(name.partition(", ")[0])
+        tool = next((tool for tool in TOOLS if name.startswith(tool)), None)
+        if strategy is not None:
+            colour = strategy.colour
+        elif tool is not None:
+            colour = TOOLS[tool]
+        else:
+            colour = OTHER_COLOURS[others % len(OTHER_COLOURS)]
+            others += 1
         chosen[name] = Look(colour, MARKERS[number % len(MARKERS)], LINES[number % len(LINES)])
     return chosen
 

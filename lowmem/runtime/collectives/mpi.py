@@ -2,18 +2,21 @@
 
 import atexit
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError
 from lowmem.runtime.collectives import witness
 from lowmem.runtime.collectives.group import Request
+from lowmem.runtime.collectives.progress import Progress
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,16 +33,20 @@ TOGETHER = 1.0
 
 
 class MpiRequest:
-    """An MPI operation in flight. It holds the arrays that belong to the operation."""
+    """MPI operations in flight, which are asked for together. The arrays that belong to them live as long."""
 
-    __slots__ = ("_arrays", "_request")
+    __slots__ = ("_arrays", "_done", "_lock", "_requests")
 
-    def __init__(self, request: "MPI.Request", *arrays: Array | None) -> None:
-        self._request, self._arrays = request, arrays
+    def __init__(self, requests: "list[MPI.Request]", *arrays: Array | None) -> None:
+        self._requests, self._arrays = requests, arrays
+        self._lock, self._done = threading.Lock(), False
 
     def done(self) -> bool:
-        """See `Request.done`."""
-        return bool(self._request.Test())
+        """See `Request.done`. Threads may call this, one at a time asks MPI."""
+        with self._lock:
+            if not self._done:
+                self._done = self._requests[0].Testall(self._requests) if self._requests else True
+            return self._done
 
 
 class MpiGroup:
@@ -55,6 +62,10 @@ class MpiGroup:
         self._failures, self._failed = communicator.Dup(), False
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.waited = 0.0
+        self._progress: Progress | None = None
+        if self.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            self._progress = Progress()
+            atexit.register(self._progress.stop)
         self._lifeline = self._watched() if self.size > 1 else None
 
     def _watched(self) -> witness.Lifeline:
@@ -68,25 +79,27 @@ class MpiGroup:
         self, send: Array | None, send_bounds: Sequence[int], receive: Array, receive_counts: Sequence[int]
     ) -> MpiRequest:
         """See `Group.exchange`."""
-        counts = [0 if send is None else stop - first for first, stop in pairwise(send_bounds)]
-        starts = [sum(receive_counts[:rank]) for rank in range(self.size)]
-        out = receive[:0] if send is None else send
-        kind = self._type(receive)
-        request = self._communicator.Ialltoallv(
-            [out, (counts, list(send_bounds[:-1]) if send is not None else [0] * self.size), kind],
-            [receive, (list(receive_counts), starts), kind],
-        )
-        return MpiRequest(request, out, receive)
+        kind, requests, begin = self._type(receive), [], 0
+        for rank, count in enumerate(receive_counts):
+            place = receive[begin : begin + count]
+            begin += count
+            if count and rank != self.rank:
+                requests.append(self._communicator.Irecv([place, kind], rank))
+            elif count and send is not None:
+                np.copyto(place, send[send_bounds[rank] : send_bounds[rank + 1]])
+        if send is not None:
+            requests += self._sends(send, send_bounds)
+        return self._flying(requests, send, receive)
 
     def gather(self, array: Array, bounds: Sequence[int]) -> MpiRequest:
         """See `Group.gather`."""
         counts = [stop - first for first, stop in pairwise(bounds)]
         place = [array, (counts, list(bounds[:-1])), self._type(array)]
-        return MpiRequest(self._communicator.Iallgatherv(self._mpi.IN_PLACE, place), array)
+        return self._flying([self._communicator.Iallgatherv(self._mpi.IN_PLACE, place)], array)
 
     def share(self, numbers: Array, all_numbers: Array) -> MpiRequest:
         """See `Group.share`."""
-        return MpiRequest(self._communicator.Iallgather(numbers, all_numbers), numbers, all_numbers)
+        return self._flying([self._communicator.Iallgather(numbers, all_numbers)], numbers, all_numbers)
 
     def wait(self, request: Request) -> None:
         """See `Group.wait`."""
@@ -125,6 +138,21 @@ class MpiGroup:
         if self._lifeline is not None:
             self._lifeline.bye()
         self._communicator.Abort(code)
+
+    def _sends(self, array: Array, bounds: Sequence[int]) -> "Iterator[MPI.Request]":
+        """Begin to send each other rank its part of an array, the next rank first, so that not all send to one."""
+        for distance in range(1, self.size):
+            rank = (self.rank + distance) % self.size
+            first, stop = bounds[rank], bounds[rank + 1]
+            if first < stop:
+                yield self._communicator.Isend([array[first:stop], self._type(array)], rank)
+
+    def _flying(self, requests: "list[MPI.Request]", *arrays: Array | None) -> MpiRequest:
+        """Return operations that have begun as one request, which moves on while this rank computes."""
+        request = MpiRequest(requests, *arrays)
+        if self._progress is not None and not request.done():
+            self._progress.watch(request)
+        return request
 
     def _type(self, array: Array) -> "MPI.Datatype":
         return self._mpi.DOUBLE if array.itemsize == 8 else self._mpi.FLOAT

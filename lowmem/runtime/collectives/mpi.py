@@ -1,7 +1,7 @@
 """`MpiGroup`: the ranks of an MPI program, as `lowmem.runtime.collectives.group.Group` asks for them.
 
 Arrays travel by plain sends and receives. MPICH's Ialltoallv, and Iallgatherv of uneven parts, move 8 KiB each time
-they are asked, so 8 MiB take a second where a rank asks every millisecond; a send of 8 MiB is asked for some ten times.
+they are asked: 8 MiB take a second where a rank asks every millisecond. A send of 8 MiB is asked for some ten times.
 """
 
 import atexit

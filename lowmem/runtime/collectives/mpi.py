@@ -1,19 +1,26 @@
-"""`MpiGroup`: the ranks of an MPI program, as `lowmem.runtime.collectives.group.Group` asks for them."""
+"""`MpiGroup`: the ranks of an MPI program, as `lowmem.runtime.collectives.group.Group` asks for them.
+
+Arrays travel by plain sends and receives. MPICH's Ialltoallv, and Iallgatherv of uneven parts, move 8 KiB each time
+they are asked: 8 MiB take a second where a rank asks every millisecond. A send of 8 MiB is asked for some ten times.
+"""
 
 import atexit
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.errors import InputError
 from lowmem.runtime.collectives import witness
 from lowmem.runtime.collectives.group import Request
+from lowmem.runtime.collectives.progress import Progress
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,16 +37,22 @@ TOGETHER = 1.0
 
 
 class MpiRequest:
-    """An MPI operation in flight. It holds the arrays that belong to the operation."""
+    """MPI operations in flight, which are asked for together. The arrays that belong to them live as long."""
 
-    __slots__ = ("_arrays", "_request")
+    __slots__ = ("_arrays", "_done", "_lock", "_requests")
 
-    def __init__(self, request: "MPI.Request", *arrays: Array | None) -> None:
-        self._request, self._arrays = request, arrays
+    def __init__(self, requests: "list[MPI.Request]", *arrays: Array | None) -> None:
+        self._requests, self._arrays = requests, arrays
+        self._lock, self._done = threading.Lock(), False
 
     def done(self) -> bool:
-        """See `Request.done`."""
-        return bool(self._request.Test())
+        """See `Request.done`. Threads may call this: while one asks MPI, the others hear what was so before."""
+        if not self._done and self._lock.acquire(blocking=False):
+            try:
+                self._done = not self._requests or self._requests[0].Testall(self._requests)
+            finally:
+                self._lock.release()
+        return self._done
 
 
 class MpiGroup:
@@ -55,6 +68,10 @@ class MpiGroup:
         self._failures, self._failed = communicator.Dup(), False
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
         self.waited = 0.0
+        self._progress: Progress | None = None
+        if self.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            self._progress = Progress()
+            atexit.register(self._progress.stop)
         self._lifeline = self._watched() if self.size > 1 else None
 
     def _watched(self) -> witness.Lifeline:
@@ -68,36 +85,31 @@ class MpiGroup:
         self, send: Array | None, send_bounds: Sequence[int], receive: Array, receive_counts: Sequence[int]
     ) -> MpiRequest:
         """See `Group.exchange`."""
-        counts = [0 if send is None else stop - first for first, stop in pairwise(send_bounds)]
-        starts = [sum(receive_counts[:rank]) for rank in range(self.size)]
-        out = receive[:0] if send is None else send
-        kind = self._type(receive)
-        request = self._communicator.Ialltoallv(
-            [out, (counts, list(send_bounds[:-1]) if send is not None else [0] * self.size), kind],
-            [receive, (list(receive_counts), starts), kind],
-        )
-        return MpiRequest(request, out, receive)
+        begins = [0, *accumulate(receive_counts)]
+        if send is not None and receive_counts[self.rank]:
+            own = send[send_bounds[self.rank] : send_bounds[self.rank + 1]]
+            np.copyto(receive[begins[self.rank] : begins[self.rank + 1]], own)
+        requests = [*self._receives(receive, begins)]
+        if send is not None:
+            requests += self._sends([send[first:stop] for first, stop in pairwise(send_bounds)])
+        return self._flying(requests, send, receive)
 
     def gather(self, array: Array, bounds: Sequence[int]) -> MpiRequest:
         """See `Group.gather`."""
-        counts = [stop - first for first, stop in pairwise(bounds)]
-        place = [array, (counts, list(bounds[:-1])), self._type(array)]
-        return MpiRequest(self._communicator.Iallgatherv(self._mpi.IN_PLACE, place), array)
+        own = array[bounds[self.rank] : bounds[self.rank + 1]]
+        return self._flying([*self._receives(array, bounds), *self._sends([own] * self.size)], array)
 
     def share(self, numbers: Array, all_numbers: Array) -> MpiRequest:
         """See `Group.share`."""
-        return MpiRequest(self._communicator.Iallgather(numbers, all_numbers), numbers, all_numbers)
+        return self._flying([self._communicator.Iallgather(numbers, all_numbers)], numbers, all_numbers)
 
     def wait(self, request: Request) -> None:
         """See `Group.wait`."""
-        if request.done():
-            return
-        start = now = time.perf_counter()
+        start = time.perf_counter()
         while not request.done():
-            now = time.perf_counter()
-            if now - start > SPIN:
+            if time.perf_counter() - start > SPIN:
                 time.sleep(REST)
-        self.waited += now - start
+        self.waited += time.perf_counter() - start
 
     def agree(self, what: Any) -> list[Any]:  # noqa: ANN401 - whatever pickles
         """See `Group.agree`."""
@@ -125,6 +137,26 @@ class MpiGroup:
         if self._lifeline is not None:
             self._lifeline.bye()
         self._communicator.Abort(code)
+
+    def _receives(self, array: Array, bounds: Sequence[int]) -> "Iterator[MPI.Request]":
+        """Begin to receive what each other rank sends, at its place in the array."""
+        for rank, (first, stop) in enumerate(pairwise(bounds)):
+            if rank != self.rank and first < stop:
+                yield self._communicator.Irecv([array[first:stop], self._type(array)], rank)
+
+    def _sends(self, parts: Sequence[Array]) -> "Iterator[MPI.Request]":
+        """Begin to send each other rank its part. The next rank comes first, so that not all send to the same one."""
+        for distance in range(1, self.size):
+            rank = (self.rank + distance) % self.size
+            if len(parts[rank]):
+                yield self._communicator.Isend([parts[rank], self._type(parts[rank])], rank)
+
+    def _flying(self, requests: "list[MPI.Request]", *arrays: Array | None) -> MpiRequest:
+        """Return operations that have begun as one request, which moves on while this rank computes."""
+        request = MpiRequest(requests, *arrays)
+        if self._progress is not None and not request.done():
+            self._progress.watch(request)
+        return request
 
     def _type(self, array: Array) -> "MPI.Datatype":
         return self._mpi.DOUBLE if array.itemsize == 8 else self._mpi.FLOAT

@@ -1,12 +1,14 @@
 """Draw, from a model, time and memory of a step per rank for 1 to 4,096 ranks: three networks over three links.
 
-The model has three constants of a rank, FLOPs a second and seconds to add or to update a number, and two of a link,
-latency and bandwidth. All are assumed, unless a machine's own are there. Three ways to share gradients are compared.
-`tree`: ranks exchange whole gradients in pairs, log2 R rounds, and each updates everything. `ring`: parts go round
-twice; each adds and updates everything. `sharded`, what lowmem does: each rank gets its part of every layer from every
-other one, updates it, and parts are gathered. Backward of a layer and travel of the layers above overlap, at most
-`TRAVELLING` layers at a time; a link carries one layer after the other. Bytes per rank are those of `lowmem.plan`, not
-a model.
+The model has constants of a rank, FLOPs a second by width and seconds to add or to update a number, and three of a
+link, latency, bandwidth, and the work that bytes are for the core that computes meanwhile. All are assumed, unless a
+machine's own are there; a rank's are then measured while a neighbour computes, but no messages travel. So measured
+steps on several ranks check what the model says of messages, shared updates and waiting. Three ways to share gradients
+are compared. `tree`: ranks exchange whole gradients in pairs, log2 R rounds, and each updates everything. `ring`: parts
+go round twice; each adds and updates everything. `sharded`, what lowmem does: each rank gets its part of every layer
+from every other one, updates it, and parts are gathered. Backward of a layer and travel of the layers above overlap, at
+most `TRAVELLING` layers at a time; a link carries one layer after the other. Bytes per rank are those of `lowmem.plan`,
+not a model.
 
 Reads docs/data/measure_ranks.json where it is there: date, constants of the machine and measured points, which `python
 -m scripts.measure_ranks` prints. Writes docs/figures/ranks.{svg,png}; prints which way wins where.
@@ -14,8 +16,8 @@ Run: python -m analysis.ranks
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import ceil, log2
 from typing import Any
 
@@ -32,26 +34,34 @@ WAYS = ("sharded", "tree", "ring")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One rank, as assumed. rate: FLOPs a second of products. add, update: seconds a number."""
+    """One rank, as assumed. rate: FLOPs a second of a layer, and rates by width where they were measured.
+
+    add, update: seconds a number.
+    """
 
     rate: float = 6.0e10
+    rates: Mapping[int, float] = field(default_factory=dict)
     add: float = 2.5e-10
     update: float = 1.5e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What lies between ranks. latency: seconds of a message. bandwidth: bytes a second of a rank, each way."""
+    """What lies between ranks. latency: seconds of a message. bandwidth: bytes a second of a rank, each way.
+
+    work: seconds of a rank's core for each byte that it sends and receives, while it computes.
+    """
 
     name: str
     latency: float
     bandwidth: float
+    work: float
 
 
 LINKS = (
-    Link("memory of one machine", 2e-6, 6e9),
-    Link("Ethernet, 1 Gbit/s", 5e-5, 1.1e8),
-    Link("InfiniBand, 100 Gbit/s", 2e-6, 1.1e10),
+    Link("memory of one machine", 2e-5, 3e9, 3e-10),
+    Link("Ethernet, 1 Gbit/s", 5e-5, 1.1e8, 3e-10),
+    Link("InfiniBand, 100 Gbit/s", 2e-5, 1.1e10, 0.0),
 )
 
 
@@ -73,26 +83,28 @@ NETWORKS = (Network(60, 128, 4096), Network(200, 256, 8192), Network(20, 2048, 8
 
 
 def messages(way: str, ranks: int, numbers: int, machine: Machine, link: Link) -> tuple[float, float]:
-    """Return how long a layer's gradients travel, and then the rank's work of adding, updating and gathering."""
+    """Return how long a layer's gradients travel, and the rank's work of sending, adding and updating meanwhile."""
     size = 4 * numbers
     rounds, share = ceil(log2(ranks)) if ranks > 1 else 0, numbers / ranks
     if ranks == 1:
         return 0.0, numbers * machine.update
-    part = size * (ranks - 1) / ranks / link.bandwidth
+    sent = size * (ranks - 1) / ranks
+    part, moving = sent / link.bandwidth, 2 * sent * link.work
     if way == "tree":
-        return rounds * (link.latency + size / link.bandwidth + numbers * machine.add), numbers * machine.update
+        travel = rounds * (link.latency + size / link.bandwidth + numbers * machine.add)
+        return travel, rounds * size * link.work + numbers * machine.update
     if way == "ring":
         travel = 2 * ((ranks - 1) * link.latency + part) + numbers * machine.add
-        return travel, numbers * machine.update
+        return travel, moving + numbers * machine.update
     # Both halves travel on the same link: what is gathered follows what was sent.
     travel = 2 * ((ranks - 1) * link.latency + part)
-    return travel, (ranks - 1) * share * machine.add + share * machine.update
+    return travel, moving + (ranks - 1) * share * machine.add + share * machine.update
 
 
 def step_seconds(network: Network, ranks: int, way: str, machine: Machine, link: Link) -> tuple[float, float]:
     """Return the seconds of a step, and those of it that a rank waits."""
     rows = network.batch / ranks
-    forward = 2 * rows * network.width**2 / machine.rate
+    forward = 2 * rows * network.width**2 / machine.rates.get(network.width, machine.rate)
     travel, work = messages(way, ranks, network.numbers, machine, link)
     now, free, waited = forward * network.layers, 0.0, 0.0
     arrive: list[float] = []
@@ -159,12 +171,16 @@ def measurement() -> Measured | None:
     found = json.loads(path.read_text(encoding="utf-8"))
     links = [(Link("memory", **found["link"]), found["steps"])]
     links += [(Link(f"loopback at {slow['rate']}/s", **slow["link"]), slow["steps"]) for slow in found["slow"]]
-    return Measured(found["date"], Machine(**found["machine"]), links)
+    constants = found["machine"]
+    rates = {int(width): rate for width, rate in constants["rates"].items()}
+    return Measured(found["date"], Machine(**(constants | {"rates": rates})), links)
 
 
 def over_measured(machine: Machine, link: Link, steps: list[dict[str, Any]]) -> Iterator[float]:
-    """Yield the seconds of the model over those of each measured step."""
+    """Yield the seconds of the model over those of each measured step on several ranks."""
     for one in steps:
+        if one["ranks"] == 1:
+            continue
         network = Network(one["layers"], one["width"], one["batch"])
         yield step_seconds(network, one["ranks"], "sharded", machine, link)[0] / one["seconds"]
 
@@ -191,6 +207,7 @@ def note(measured: Measured | None) -> str:
     if measured is None:
         rate = Machine().rate / 1e9
         return f"{model}. Nothing here is measured.\nAssumed: a rank computes {rate:.0f} GFLOP/s; {links}."
+    rates = " to ".join(f"{rate / 1e9:.0f}" for rate in ends(iter(measured.machine.rates.values())))
     told = "; ".join(
         f"{link.name} {link.latency * 1e6:.0f} µs, {link.bandwidth / 1e9:.2g} GB/s, where the model says "
         + " to ".join(f"{ratio:.2f}" for ratio in ends(over_measured(measured.machine, link, steps)))
@@ -199,7 +216,7 @@ def note(measured: Measured | None) -> str:
     )
     return (
         f"{model}; stars are measured steps in memory, diamonds over a slow network, scaled to the batch.\n"
-        f"Measured on {measured.date}: a rank computes {measured.machine.rate / 1e9:.0f} GFLOP/s; {told}.\n"
+        f"Measured on {measured.date}: a rank beside another computes {rates} GFLOP/s; {told}.\n"
         f"Assumed: {links}."
     )
 

@@ -4,11 +4,11 @@ The model has constants of a rank, FLOPs a second by width and seconds to add or
 link, latency, bandwidth, and the work that bytes are for the core that computes meanwhile. All are assumed, unless a
 machine's own are there; a rank's are then measured while a neighbour computes, but no messages travel. So measured
 steps on several ranks check what the model says of messages, shared updates and waiting. Three ways to share gradients
-are compared. `tree`: ranks exchange whole gradients in pairs, log2 R rounds, and each updates everything. `ring`: parts
-go round twice; each adds and updates everything. `sharded`, what lowmem does: each rank gets its part of every layer
-from every other one, updates it, and parts are gathered. Backward of a layer and travel of the layers above overlap, at
-most `TRAVELLING` layers at a time; a link carries one layer after the other. Bytes per rank are those of `lowmem.plan`,
-not a model.
+are compared. `tree`: ranks exchange whole gradients in pairs, log2 R rounds, and each updates everything. `ring`:
+parts go round twice; each adds and updates everything. `sharded`, what lowmem does: each rank gets its part of every
+layer from every other one, updates it, and parts are gathered. Backward of a layer and travel of the layers above
+overlap, at most `TRAVELLING` layers at a time; a link carries one layer after the other. Bytes per rank are those of
+`lowmem.plan`, not a model.
 
 Reads docs/data/measure_ranks.json where it is there: date, constants of the machine and measured points, which `python
 -m scripts.measure_ranks` prints. Writes docs/figures/ranks.{svg,png}; prints which way wins where.
@@ -59,9 +59,9 @@ class Link:
 
 
 LINKS = (
-    Link("memory of one machine", 2e-5, 3e9, 3e-10),
+    Link("memory of one machine", 5e-6, 3e9, 3e-10),
     Link("Ethernet, 1 Gbit/s", 5e-5, 1.1e8, 3e-10),
-    Link("InfiniBand, 100 Gbit/s", 2e-5, 1.1e10, 0.0),
+    Link("InfiniBand, 100 Gbit/s", 5e-6, 1.1e10, 0.0),
 )
 
 
@@ -128,20 +128,29 @@ def rank_bytes(network: Network, ranks: int) -> int:
     return lm.plan(architecture, network.batch, None, "adam", "store_all", shards=ranks, ranks=ranks).peak_bytes
 
 
+def quickest_way(network: Network, ranks: int, machine: Machine, link: Link) -> str:
+    """Return which of `WAYS` shares gradients in the least time."""
+    return min(WAYS, key=lambda way: step_seconds(network, ranks, way, machine, link)[0])
+
+
+def quickest_ranks(network: Network, machine: Machine, link: Link) -> int:
+    """Return with how many ranks a step of sharded updates is quickest."""
+    return min(RANKS, key=lambda ranks: step_seconds(network, ranks, "sharded", machine, link)[0])
+
+
 def winners(machine: Machine) -> Iterator[str]:
     """Yield, for each network and link, up to how many ranks which way is quickest, and what a step takes then."""
     for network in NETWORKS:
         for link in LINKS:
             spans: list[list[Any]] = []
             for ranks in RANKS[1:]:
-                times = {way: step_seconds(network, ranks, way, machine, link)[0] for way in WAYS}
-                best = min(times, key=lambda way: times[way])
+                best = quickest_way(network, ranks, machine, link)
                 if spans and spans[-1][0] == best:
                     spans[-1][2] = ranks
                 else:
                     spans.append([best, ranks, ranks])
             alone = step_seconds(network, 1, "sharded", machine, link)[0]
-            quickest = min(RANKS, key=lambda ranks: step_seconds(network, ranks, "sharded", machine, link)[0])
+            quickest = quickest_ranks(network, machine, link)
             gain = alone / step_seconds(network, quickest, "sharded", machine, link)[0]
             told = ", ".join(f"{way} {low:,} to {high:,}" for way, low, high in spans)
             yield (

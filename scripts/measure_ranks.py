@@ -6,8 +6,8 @@ Each prints one JSON object a line; `model` writes docs/data/measure_ranks.json.
 with one process of two lanes, in fresh processes in turns. `messages` measures what messages between two ranks cost,
 and how fast numbers are added up; `model` measures these, speeds of layers and updates, and steps on one and two ranks
 of one lane, which `analysis/ranks.py` draws beside its model. Speeds are those of two processes that compute at a time
-and know nothing of each other: cores of one machine share its memory's bandwidth. `mnist` trains 60 x 128 on 1, 2 and 4
-ranks and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
+and know nothing of each other: cores of one machine share its memory's bandwidth. `mnist` trains 60 x 128 on 1, 2 and
+4 ranks and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
 """
 
 import argparse

@@ -17,7 +17,10 @@ from lowmem.common.tables import Table
 
 PAGES = (
     DOCS.parent / "README.md",
-    *(DOCS / f"{name}.md" for name in ("comparison", "disk", "how_it_works", "promises", "pytorch_chains")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("comparison", "disk", "how_it_works", "promises", "pytorch_chains", "several_machines")
+    ),
 )
 PLACE = re.compile(r"(<!-- quoted: ([^>]+?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 

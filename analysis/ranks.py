@@ -47,9 +47,9 @@ MEASURED = (("measured, in memory", "*", 13), ("measured, over a slow network", 
 """What a measured point is called, its marker and the size of that."""
 
 LINKS = (
-    Link("memory of one machine", 2e-6, 6e9),
-    Link("Ethernet, 1 Gbit/s", 5e-5, 1.1e8),
-    Link("InfiniBand, 100 Gbit/s", 2e-6, 1.1e10),
+    Link("memory of one machine", 5e-6, 3e9, 3e-10),
+    Link("Ethernet, 1 Gbit/s", 5e-5, 1.1e8, 3e-10),
+    Link("InfiniBand, 100 Gbit/s", 5e-6, 1.1e10, 0.0),
 )
 
 NETWORKS = (Network(60, 128, 4096), Network(200, 256, 8192), Network(20, 2048, 8192))
@@ -61,20 +61,29 @@ def rank_bytes(network: Network, ranks: int) -> int:
     return lm.plan(architecture, network.batch, None, "adam", "store_all", shards=ranks, ranks=ranks).peak_bytes
 
 
+def quickest_way(network: Network, ranks: int, machine: Machine, link: Link) -> str:
+    """Return which of `WAYS` shares gradients in the least time."""
+    return min(WAYS, key=lambda way: step_seconds(network, ranks, way, machine, link)[0])
+
+
+def quickest_ranks(network: Network, machine: Machine, link: Link) -> int:
+    """Return with how many ranks a step of sharded updates is quickest."""
+    return min(RANKS, key=lambda ranks: step_seconds(network, ranks, "sharded", machine, link)[0])
+
+
 def winners(machine: Machine) -> Iterator[str]:
     """Yield, for each network and link, up to how many ranks which way is quickest, and what a step takes then."""
     for network in NETWORKS:
         for link in LINKS:
             spans: list[list[Any]] = []
             for ranks in RANKS[1:]:
-                times = {way: step_seconds(network, ranks, way, machine, link)[0] for way in WAYS}
-                best = min(times, key=lambda way: times[way])
+                best = quickest_way(network, ranks, machine, link)
                 if spans and spans[-1][0] == best:
                     spans[-1][2] = ranks
                 else:
                     spans.append([best, ranks, ranks])
             alone = step_seconds(network, 1, "sharded", machine, link)[0]
-            quickest = min(RANKS, key=lambda ranks: step_seconds(network, ranks, "sharded", machine, link)[0])
+            quickest = quickest_ranks(network, machine, link)
             gain = alone / step_seconds(network, quickest, "sharded", machine, link)[0]
             told = ", ".join(f"{way} {low:,} to {high:,}" for way, low, high in spans)
             yield (
@@ -105,14 +114,18 @@ def measurement() -> Measured | None:
     found = json.loads(path.read_text(encoding="utf-8"))
     links = [(Link("memory", **found["link"]), found["steps"])]
     links += [(Link(f"loopback at {slow['rate']}/s", **slow["link"]), slow["steps"]) for slow in found["slow"]]
+    constants = found["machine"]
+    rates = {int(width): rate for width, rate in constants["rates"].items()}
     older = "" if found["sources"] == measured_sources() else f", {OLDER}"
     where = f"{found['date']} on {found['on']['processor']}, {found['on']['cores']} cores{older}"
-    return Measured(where, Machine(**found["machine"]), links)
+    return Measured(where, Machine(**(constants | {"rates": rates})), links)
 
 
 def over_measured(machine: Machine, link: Link, steps: list[dict[str, Any]]) -> Iterator[float]:
-    """Yield the seconds of the model over those of each measured step."""
+    """Yield the seconds of the model over those of each measured step on several ranks."""
     for one in steps:
+        if one["ranks"] == 1:
+            continue
         network = Network(one["layers"], one["width"], one["batch"])
         yield step_seconds(network, one["ranks"], "sharded", machine, link)[0] / one["seconds"]
 
@@ -139,6 +152,7 @@ def note(measured: Measured | None) -> str:
     if measured is None:
         rate = Machine().rate / 1e9
         return f"{model}. Nothing here is measured.\nAssumed: a rank computes {rate:.0f} GFLOP/s; {links}."
+    rates = " to ".join(f"{rate / 1e9:.0f}" for rate in ends(iter(measured.machine.rates.values())))
     told = "; ".join(
         f"{link.name} {link.latency * 1e6:.0f} µs, {link.bandwidth / 1e9:.2g} GB/s, where the model says "
         + " to ".join(f"{ratio:.2f}" for ratio in ends(over_measured(measured.machine, link, steps)))
@@ -147,7 +161,7 @@ def note(measured: Measured | None) -> str:
     )
     return (
         f"{model}. Markers: measured steps, scaled to the batch.\n"
-        f"Measured {measured.where}: a rank computes {measured.machine.rate / 1e9:.0f} GFLOP/s; {told}.\n"
+        f"Measured {measured.where}: a rank beside another computes {rates} GFLOP/s; {told}.\n"
         f"Assumed: {links}."
     )
 

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 
+from analysis import ranks
 from analysis.compute_versus_memory import shape_of
 from analysis.drawing import Record, load
 from analysis.memory_versus_depth import WIDTH
@@ -202,6 +203,58 @@ def of_peers() -> str:
     )
 
 
+def of_ranks() -> str:
+    """Tell how far the model of several ranks is from what was measured."""
+    measured = ranks.measurement()
+    assert measured is not None
+    (link, steps), *slow = measured.links
+    said = [
+        f"{ends(ranks.over_measured(measured.machine, its, those), '.2f')} times the measured seconds {where}"
+        for its, those, where in (
+            (link, steps, "where two ranks share a machine's memory"),
+            *((its, those, f"over a {its.name}") for its, those in slow),
+        )
+    ]
+    wide = max(one["width"] for one in steps)
+    one, two = sorted((step for step in steps if step["width"] == wide), key=lambda step: int(step["ranks"]))
+    return (
+        f"The model said {listed(said)} ({measured.where}). With layers of {wide} a step of one rank took "
+        f"{one['seconds']:.2f} s, and one of two ranks of the same machine {two['seconds']:.2f} s, of which "
+        f"one waited {two['waited']:.2f} s for the other."
+    )
+
+
+def of_ways() -> str:
+    """Tell which way of sharing gradients the model takes to be quickest."""
+    measured = ranks.measurement()
+    assert measured is not None
+    machine, trees, others, rings = measured.machine, [], [], False
+    for shape in ranks.NETWORKS:
+        ways = {
+            (link.name, size): ranks.quickest_way(shape, size, machine, link)
+            for link in ranks.LINKS
+            for size in ranks.RANKS[1:]
+        }
+        first = {}
+        for (name, size), way in reversed(ways.items()):
+            if way == "tree":
+                first[name] = size
+        if first:
+            trees.append(f"for layers of {shape.width} from {ends(first.values(), ',d')} ranks on")
+        else:
+            others.append(str(shape.width))
+        rings |= "ring" in ways.values()
+    never = f", and never for layers of {listed(others)}" if others else ""
+    ring = "A ring wins for some of them" if rings else "A ring never wins with layers as small as these"
+    slow, narrow = ranks.LINKS[1], ranks.NETWORKS[1]
+    return (
+        "What the model says of the ways to share gradients: sharded updates send least and win while messages are "
+        "large. A tree of pairwise exchanges has log R messages in place of R; it wins, depending on the link, "
+        f"{listed(trees)}{never}. {ring}. Over {slow.name} a network of "
+        f"{narrow.layers} x {narrow.width} is quickest with {ranks.quickest_ranks(narrow, machine, slow)} ranks."
+    )
+
+
 SENTENCES: Mapping[str, Callable[[], str]] = {
     "depth": of_depth,
     "planning in words": of_planning,
@@ -212,5 +265,7 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "planning's memory": of_planners_memory,
     "chains": of_chains,
     "peers in words": of_peers,
+    "ranks": of_ranks,
+    "ways of ranks": of_ways,
 }
 """What may stand on a page, by name."""

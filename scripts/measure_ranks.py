@@ -3,10 +3,11 @@
     python -m scripts.measure_ranks steps | messages | model [--times N] | mnist FOLDER
 
 Each prints one JSON object a line; `model` writes docs/data/measure_ranks.json. `steps` compares two ranks of one lane
-with one process of two lanes, in fresh processes in turns. `messages` measures latency and bandwidth between two
-ranks, and how fast numbers are added up; `model` measures these, speeds of products and updates, and steps on one and
-two ranks of one lane, which `analysis/ranks.py` draws beside its model. `mnist` trains 60 x 128 on 1, 2 and 4 ranks
-and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
+with one process of two lanes, in fresh processes in turns. `messages` measures what messages between two ranks cost,
+and how fast numbers are added up; `model` measures these, speeds of layers and updates, and steps on one and two ranks
+of one lane, which `analysis/ranks.py` draws beside its model. Speeds are those of two processes that compute at a time
+and know nothing of each other: cores of one machine share its memory's bandwidth. `mnist` trains 60 x 128 on 1, 2 and
+4 ranks and compares the bits. Linux, with the MPI of `lowmem[mpi]`.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import numpy as np
 import lowmem as lm
 from scripts.kill_ranks import launcher
 from scripts.measuring import DATA, machine, measured_sources
+from scripts.rank_messages import messages
 
 BLOCK, PAUSE = 4, 0.5
 """Steps of a block, of which the first does not count, and seconds between two blocks."""
@@ -61,21 +63,27 @@ def on_ranks(size: int, *arguments: str, rate: str | None = None) -> list[dict[s
 # Steps ----------------------------------------------------------------------------------------------------------
 
 
-def one_side(layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str | None) -> None:
-    """Time steps on this rank and print what they took; `mpiexec` has started as many as there are."""
+def one_side(
+    layers: int, width: int, batch: int, threads: int, shards: int, optimizer: str | None, *, apart: bool
+) -> None:
+    """Time steps on this rank and print what they took; `mpiexec` has started as many as there are.
+
+    apart: ranks step at the same time, and each has all shards of a batch of its own.
+    """
     from lowmem.distributed import mpi
 
     group = mpi()
+    ranks = 1 if apart else group.size
     architecture = lm.Architecture((64, *[width] * layers, 10))
-    options: dict[str, Any] = {"shards": shards, "ranks": group.size, "threads": threads}
+    options: dict[str, Any] = {"shards": shards, "ranks": ranks, "threads": threads}
     plan = lm.plan(architecture, batch, None, optimizer, "store_all", **options)
     made = None if optimizer is None else lm.make_optimizer(optimizer, lr=1e-6)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((batch, 64)).astype(np.float32), rng.integers(0, 10, batch)
     tracemalloc.start()
-    backprop = lm.Backprop(lm.MLP(architecture), plan, made, group=group if group.size > 1 else None)
+    backprop = lm.Backprop(lm.MLP(architecture), plan, made, group=group if ranks > 1 else None)
     first, stop = backprop.buffers.shards.own_rows(batch)
-    whole = batch if group.size > 1 else None
+    whole = batch if ranks > 1 else None
     backprop.step(x[first:stop], y[first:stop], whole=whole)
     traced = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -116,32 +124,6 @@ def steps(layers: int, width: int, batch: int, times: int) -> Iterator[dict[str,
             yield {"side": name, "layers": layers, "width": width, "batch": batch, **found}
 
 
-# Messages -------------------------------------------------------------------------------------------------------
-
-
-def messages() -> None:
-    """Print how long two ranks take to exchange messages, each way at once, and to add numbers up."""
-    from mpi4py import MPI
-
-    world = MPI.COMM_WORLD
-    for size in (8, 1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23):
-        sent, received, tries = np.ones(size // 8), np.ones(size // 8), 400 if size < 1 << 17 else 20
-        world.Barrier()
-        taken = []
-        for _ in range(tries):
-            start = time.perf_counter()
-            world.Sendrecv(sent, 1 - world.rank, recvbuf=received, source=1 - world.rank)
-            taken.append(time.perf_counter() - start)
-        if world.rank == 0:
-            print(json.dumps({"message": size, "seconds": median(taken)}))
-    if world.rank == 0:
-        one, other = np.ones(1 << 16, np.float32), np.ones(1 << 16, np.float32)
-        start = time.perf_counter()
-        for _ in range(200):
-            np.add(one, other, out=one)
-        print(json.dumps({"add_per_number": (time.perf_counter() - start) / 200 / len(one)}))
-
-
 # Model ----------------------------------------------------------------------------------------------------------
 
 NETWORKS = ((60, 128, 4096), (200, 256, 2048), (20, 2048, 1024))
@@ -155,16 +137,23 @@ RATE = "1gbit"
 def model(times: int) -> dict[str, Any]:
     """Return the constants of the model in `analysis/rank_model.py`, and steps on one and two ranks of one lane.
 
+    A rank's speed at a network is that of two processes which step at the same time, each with a batch of its own.
+
     Two links: the memory of this machine and, where a network namespace can be made, a slow network.
     """
 
-    def step(ranks: int, network: tuple[int, ...], *optimizer: str, rate: str | None = None) -> dict[str, Any]:
+    def step(
+        ranks: int, network: tuple[int, ...], *optimizer: str, rate: str | None = None, how: str = "side"
+    ) -> dict[str, Any]:
         shape = [str(number) for number in (*network, 1, 2)]
-        found = [on_ranks(ranks, "side", *shape, *optimizer, rate=rate)[0] for _ in range(times)]
+        found = [on_ranks(ranks, how, *shape, *optimizer, rate=rate)[0] for _ in range(times)]
         return {
             "seconds": median(one["step"] for one in found),
             "waited": median(max(one["waited"]) for one in found),
         }
+
+    def apart(network: tuple[int, ...], *optimizer: str) -> float:
+        return float(step(2, network, *optimizer, how="apart")["seconds"])
 
     def steps_on(sizes: tuple[int, ...], rate: str | None) -> list[dict[str, Any]]:
         return [
@@ -174,29 +163,32 @@ def model(times: int) -> dict[str, Any]:
             for ranks in sizes
         ]
 
-    def link(rate: str | None) -> dict[str, float]:
-        told = {line["message"]: line["seconds"] for line in on_ranks(2, "pingpong", rate=rate) if "message" in line}
-        return {"latency": told[min(told)], "bandwidth": max(told) / told[max(told)]}
+    def link(lines: list[dict[str, float]]) -> dict[str, float]:
+        told = {line["message"]: line["seconds"] for line in lines if "message" in line}
+        latency = told[min(told)]
+        (work,) = (line["work"] for line in lines if "work" in line)
+        return {"latency": latency, "bandwidth": max(told) / (told[max(told)] - latency), "work": work}
 
-    (add,) = (line["add_per_number"] for line in on_ranks(2, "pingpong") if "add_per_number" in line)
-    found = steps_on((1, 2), None)
-    layers, width, batch = NETWORKS[-1]
-    numbers = (layers - 1) * width * width
-    few = 32  # rows, so that the update is most of a step
-    alone = step(1, (layers, width, few))["seconds"]
-    update = (step(1, (layers, width, few), "adam")["seconds"] - alone) / numbers
-    wide = next(one for one in found if (one["width"], one["ranks"]) == (width, 1))
+    memory = on_ranks(2, "pingpong")
+    (add,) = (line["add_per_number"] for line in memory if "add_per_number" in line)
+    rates = {}
+    for layers, width, batch in NETWORKS:
+        summed = layers * width * width * add  # of two shards
+        rates[width] = 6 * layers * width**2 * batch / (apart((layers, width, batch)) - summed)
+    layers, width, _ = NETWORKS[-1]
+    few = layers, width, 32  # rows, so that the update is most of a step
+    update = (apart(few, "adam") - apart(few)) / (layers * width * width)
     slow = []
     if subprocess.run(["unshare", "-n", "sh", "-c", SLOW, "sh", RATE, "true"], check=False).returncode == 0:
-        slow = [{"rate": RATE, "link": link(RATE), "steps": steps_on((2,), RATE)}]
+        slow = [{"rate": RATE, "link": link(on_ranks(2, "pingpong", rate=RATE)), "steps": steps_on((2,), RATE)}]
     return {
         "command": "python -m scripts.measure_ranks model",
         "date": date.today().isoformat(),
         "on": machine(),
         "sources": measured_sources(),
-        "machine": {"rate": 6 * numbers * batch / (wide["seconds"] - numbers * update), "add": add, "update": update},
-        "link": link(None),
-        "steps": found,
+        "machine": {"rates": rates, "add": add, "update": update},
+        "link": link(memory),
+        "steps": steps_on((1, 2), None),
         "slow": slow,
     }
 
@@ -259,14 +251,15 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure what the arguments ask for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("steps", "messages", "model", "mnist", "side", "pingpong"))
+    parser.add_argument("what", choices=("steps", "messages", "model", "mnist", "side", "apart", "pingpong"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
-    if arguments.what == "side":
+    if arguments.what in ("side", "apart"):
         layers, width, batch, threads, shards = map(int, arguments.rest[:5])
-        one_side(layers, width, batch, threads, shards, arguments.rest[5] if arguments.rest[5:] else None)
+        optimizer = arguments.rest[5] if arguments.rest[5:] else None
+        one_side(layers, width, batch, threads, shards, optimizer, apart=arguments.what == "apart")
     elif arguments.what == "pingpong":
         messages()
     elif arguments.what == "messages":

@@ -229,21 +229,21 @@ def test_every_flipped_bit_and_moved_word_changes_the_checksum(monkeypatch: pyte
     monkeypatch.setenv("LOWMEM_DISK_CHECKSUM", "1")
     checksum = checksum_for(engine)
     assert checksum is not None
-    data = np.random.default_rng(1).integers(0, 256, 300, dtype=np.uint8)  # not a whole number of blocks
+    data = np.random.default_rng(1).integers(0, 256, 1100, dtype=np.uint8)  # not a whole number of blocks
     whole = checksum([data.data])
     changed = set()
     for bit in range(8 * len(data)):
         data[bit // 8] ^= 1 << bit % 8
         changed.add(checksum([data.data]))
         data[bit // 8] ^= 1 << bit % 8
-    data[[7, 71]] ^= 128  # the signs of two numbers
+    data[[7, 519]] ^= 128  # the signs of two numbers
     changed.add(checksum([data.data]))
-    data[[7, 71]] ^= 128
-    words = data[:296].view(np.uint64)
-    words[[0, 8]] = words[[8, 0]]  # two words that one sum takes in
+    data[[7, 519]] ^= 128
+    words = data[:1096].view(np.uint64)
+    words[[0, 64]] = words[[64, 0]]  # two words that one sum takes in
     changed.add(checksum([data.data]))
     assert whole not in changed
-    words[[0, 8]] = words[[8, 0]]
+    words[[0, 64]] = words[[64, 0]]
     assert checksum([data.data]) == whole
     assert len({whole, checksum([data[:-1].data]), checksum([data[100:].data, data[:100].data])}) == 3
 

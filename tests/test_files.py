@@ -330,7 +330,7 @@ def test_a_large_file_leaves_no_pages_behind(tmp_path: Path, monkeypatch: pytest
     for many in (True, False):
         monkeypatch.setattr(passing, "are_many", lambda size, many=many: many)
         with PassingFile(path) as stream:
-            while stream.readinto(buffer):
+            while stream.readinto(memoryview(buffer)):
                 assert bytes(buffer) == bytes(block)
                 assert not many or in_cache(path) <= 3 * PIECE
         assert (in_cache(path) == 0) == many

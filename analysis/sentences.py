@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 
 from analysis.compute_versus_memory import shape_of
+from analysis.disk import of_checksums, of_streaming
 from analysis.drawing import Record, load
 from analysis.memory_versus_depth import WIDTH
 from analysis.step_time import is_plain, network, split
@@ -208,5 +209,7 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "planning's memory": of_planners_memory,
     "chains": of_chains,
     "peers in words": of_peers,
+    "checksums": of_checksums,
+    "streaming": of_streaming,
 }
 """What may stand on a page, by name."""

@@ -55,7 +55,7 @@ def main() -> None:
     kills, disk = 5 if arguments.quick else 50, arguments.disk
     before = set() if disk is None else {*os.listdir(disk)}
     flags = (*FLAGS, *KINDS[0]) if disk is None else (*STREAMED, "--disk", str(disk))
-    result = kill_and_compare(kills, arguments.seed, flags, epochs=30 if disk is None else 10)
+    result = kill_and_compare(kills, arguments.seed, flags, epochs=30 if disk is None else 3)
     same = "equal" if result.same else "DIFFER"
     print(f"{result.kills} kills, {result.unsaved} of them before the first save, {result.steps:,} steps")
     print(f"final weights {same}")
@@ -113,14 +113,17 @@ def run(*command: str) -> None:
 
 
 def killed(rng: random.Random, span: float, path: Path, command: tuple[str, ...]) -> bool:
-    """Start a command and kill it some time after its first save; False if it ended by itself."""
+    """Start a command and kill it some time after its first save, or before; False if it ended by itself."""
     before = path.stat().st_mtime_ns if path.exists() else 0
+    ready = rng.uniform(0, 2) if rng.random() < 0.2 else float("inf")  # some are killed while they start
+    begin = monotonic()
     with start(*command) as process:
         while process.poll() is None and (path.stat().st_mtime_ns if path.exists() else 0) == before:
-            if rng.random() < 0.0005:
-                break  # also while it starts
+            if monotonic() - begin > ready:
+                break
             sleep(0.002)
-        sleep(rng.uniform(0, 0.7 * span))
+        else:
+            sleep(rng.uniform(0, 0.7 * span))
         if process.poll() is not None:
             return False
         process.kill()

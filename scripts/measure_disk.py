@@ -2,7 +2,7 @@
 
 Each case is a fresh process with measurements of its own of machine and disk, made right before: four plans of one
 network, in turns of a few steps each (A A A, a pause, B B B, ...; the first step of a turn is not counted). They are
-storing everything, recomputation, the disk, and the disk without checksums of what is read back. Some cases throttle
+storing everything, recomputation, and the disk with and without checksums of what is read back. Some cases throttle
 the store to so many bytes a second in each direction, and measure the disk as such. Others train in a memory control
 group, page cache and all, and tell the peaks of process and group; they need the right to make such groups.
 
@@ -69,15 +69,15 @@ def measure(folder: str, case: Case) -> Case:
     plans = {
         "everything stored": lm.plan(arch, **common),
         "recomputation": lm.plan(arch, budget=budget, **common),
-        "disk": disk,
+        "disk, checksums": disk,
         "disk, no checksums": disk,
     }
     steps = {}
     for name, plan in plans.items():
-        os.environ[checksums.VARIABLE] = str(int(name == "disk"))
+        os.environ[checksums.VARIABLE] = str(int(name == "disk, checksums"))
         steps[name] = lm.Backprop(lm.MLP(arch, seed=0), plan, lm.SGD(lr=1e-6))
         steps[name](x, y)
-    same = all(np.array_equal(steps["disk"].mlp.parameters, one.mlp.parameters) for one in steps.values())
+    same = all(np.array_equal(steps["recomputation"].mlp.parameters, one.mlp.parameters) for one in steps.values())
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     for _ in range(TURNS):
         for name, step in steps.items():
@@ -93,6 +93,7 @@ def measure(folder: str, case: Case) -> Case:
         "engine": disk.engine,
         "lanes": disk.lanes,
         "same_bits": same,
+        "checksums": checksums.checksum_share(disk) <= checksums.LITTLE,
         "rates": [rates.write, rates.read],
         "plans": {
             name: {

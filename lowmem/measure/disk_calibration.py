@@ -13,11 +13,10 @@ from lowmem.common.disk import PAGE
 from lowmem.common.disk.conditions import conditions
 from lowmem.common.disk.spill_file import check_folder
 from lowmem.measure.calibration import cache_folder, store_json
-from lowmem.runtime.offload.checksums import Checksum, checksum_for
 from lowmem.runtime.offload.store import Store
 from lowmem.schedule.disk.transfers import DiskRates
 
-VERSION = 3
+VERSION = 2
 """Version of the stored file; a file of any other version is measured anew."""
 
 SIZES = (1 << 16, 1 << 19, 1 << 21, 1 << 23)
@@ -62,7 +61,7 @@ def measure_disk(folder: str | Path) -> DiskRates:
     For each size, transfers wait in the queue, as they do in a step: first to write, then to read, then both. It takes
     a second or two, 32 MiB of the disk and 16 MiB of memory.
     """
-    store = Store(folder, PLACES * SIZES[-1], _timed_checksum())
+    store = Store(folder, PLACES * SIZES[-1])
     one, other = _pages(SIZES[-1]), _pages(SIZES[-1])
     for place in range(PLACES):  # blocks that were never written take longer, which happens in the first step alone
         store.write(place, [one.data], place * SIZES[-1])
@@ -79,12 +78,6 @@ def measure_disk(folder: str | Path) -> DiskRates:
         shares.append(1 / max(1 + fast * (2 / both - 1 / slow), 1.0))
     shared = min(max(sorted(shares)[len(shares) // 2], 0.25), 1.0)
     return DiskRates(SIZES, tuple(writes), tuple(reads), shared, *_streamed_rates(folder))
-
-
-def _timed_checksum() -> Checksum | None:
-    """Return a checksum that takes its time and is the same for all: other sizes are read here than were written."""
-    checksum = checksum_for("native")
-    return None if checksum is None else lambda pieces: 0 * checksum(pieces)
 
 
 def _streamed_rates(folder: str | Path) -> tuple[float, float]:

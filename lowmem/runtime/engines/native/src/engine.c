@@ -10,9 +10,8 @@
 static struct {
     const lm_kernels_f32 *table_f32;
     const lm_kernels_f64 *table_f64;
-    uint64_t (*checksum)(const void *, int64_t, uint64_t);
     const char *name;
-} lm_tables = {&lm_baseline_f32, &lm_baseline_f64, lm_baseline_checksum, NULL};
+} lm_tables = {&lm_baseline_f32, &lm_baseline_f64, NULL};
 
 #define REAL float
 #define ITEM 4
@@ -49,7 +48,6 @@ static void choose(void) {
         return;
     lm_tables.table_f32 = &lm_avx512_f32;
     lm_tables.table_f64 = &lm_avx512_f64;
-    lm_tables.checksum = lm_avx512_checksum;
     lm_tables.name = "avx512";
 #endif
 }
@@ -133,11 +131,6 @@ void lm_update_all(lm_engine *engine, int64_t size) {
 void lm_update_part(lm_engine *engine, int64_t size) {
     lm_work work = {.engine = engine, .rows = size};
     in_lanes(engine, update_part_in_lane, &work);
-}
-
-uint64_t lm_checksum(const void *data, int64_t size, uint64_t start) {
-    choose();
-    return lm_tables.checksum(data, size, start);
 }
 
 int32_t lm_interface(void) {

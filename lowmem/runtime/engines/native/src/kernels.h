@@ -51,10 +51,6 @@ LM_TABLE(double, lm_kernels_f64)
 extern const lm_kernels_f32 lm_baseline_f32, lm_avx2_f32, lm_avx512_f32;
 extern const lm_kernels_f64 lm_baseline_f64, lm_avx2_f64, lm_avx512_f64;
 
-/* The checksum of lm_checksum, for every processor and for AVX-512; see checksum.inc. */
-uint64_t lm_baseline_checksum(const void *data, int64_t size, uint64_t start);
-uint64_t lm_avx512_checksum(const void *data, int64_t size, uint64_t start);
-
 #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
 #define LM_HAS_X86_VERSIONS 1
 #endif

@@ -9,9 +9,6 @@
 #define LM_WIDE_PHILOX
 #define VERSION(type) lm_avx512_##type
 #include "kernels_both.inc"
-#define SUMS 64
-#define CHECKSUM lm_avx512_checksum
-#include "checksum.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -8,6 +8,7 @@ from statistics import median
 
 from analysis import ranks
 from analysis.compute_versus_memory import shape_of
+from analysis.disk import of_checksums, of_streaming
 from analysis.drawing import Record, load
 from analysis.memory_versus_depth import WIDTH
 from analysis.step_time import is_plain, network, products, split
@@ -267,5 +268,7 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "peers in words": of_peers,
     "ranks": of_ranks,
     "ways of ranks": of_ways,
+    "checksums": of_checksums,
+    "streaming": of_streaming,
 }
 """What may stand on a page, by name."""

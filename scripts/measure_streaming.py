@@ -1,12 +1,14 @@
 """Training of a network whose parameters and Adam's arrays outweigh the memory, in a control group of little memory.
 
-One fresh process in a control group of --ram bytes, page cache and all, trains with parameters and moments on the
-disk, saves the run after each step and is killed behind the second step. Another one in the same group resumes and
-runs the rest. Then a process without a group trains as many steps in memory. The weights of both runs must have the
-same bits. That needs the right to make control groups.
+Two runs of the same steps take turns, an epoch of --epoch steps each: one in a control group of --ram bytes, page
+cache and all, with parameters and moments on the disk; one without a group, in memory. Each epoch is a fresh process
+that resumes what the one before has saved, and is killed in the first step behind its own save; before each, machine
+and disk are measured anew. In the end the weights of both runs must have the same bits. That needs the right to make
+control groups.
 
-Run from the repository's root, on a disk with room for four times the parameters and more:
-python -m scripts.measure_streaming FOLDER [--case L,n,B] [--ram SIZE] [--steps N] [--output FILE]
+A run that was stopped goes on with --cases FILE, and the saved runs in FOLDER. The disk needs room for ten times the
+parameters. From the repository's root:
+python -m scripts.measure_streaming FOLDER [--case L,n,B] [--ram SIZE] [--steps N] [--epoch N] [--cases FILE]
 """
 
 import argparse
@@ -16,7 +18,8 @@ import os
 import signal
 import subprocess
 import sys
-from itertools import pairwise
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,73 +28,82 @@ import numpy as np
 
 import lowmem as lm
 from lowmem.units import parse_bytes
-from scripts.measure_disk import CLASSES, INPUTS, make_group
-from scripts.measuring import about
+from scripts.measure_disk import CLASSES, INPUTS, calibrate, entering, group_peak, memory_group
+from scripts.measuring import DATA, KEPT, Case, about, kept
 
 
-def inside(folder: Path, case: tuple[int, int, int], steps: int, ram: int, kill_at: int) -> None:
-    """Train in this process, and print what it took; without `ram` in memory. kill_at: the step that ends it."""
-    from lowmem.measure.memory import resident_peak
+def saved_to(folder: Path, ram: int) -> Path:
+    """Return where one of the two runs is saved."""
+    return folder / f"streaming-{'disk' if ram else 'memory'}.safetensors"
 
-    layers, width, rows = case
-    arch, path = lm.Architecture((INPUTS, *[width] * layers, CLASSES)), folder / f"streaming-{bool(ram)}.safetensors"
-    if path.exists():
+
+def inside(folder: Path, case: Case) -> None:
+    """Train one epoch in this process and a step more, print what it took, and die; behind the last one, just end."""
+    layers, width, rows = case["network"]
+    ram, number = case["ram"], case["epoch"]
+    arch, path = lm.Architecture((INPUTS, *[width] * layers, CLASSES)), saved_to(folder, ram)
+    if number:
         trainer = lm.Trainer.resume(path)
     else:
         where: dict[str, Any] = {"ram": ram, "disk": str(folder)} if ram else {}
         mlp = lm.MLP(arch, seed=0, disk=str(folder) if ram else None)
         trainer = lm.Trainer(mlp, lm.Adam(1e-5), batch_size=rows, micro_batch=rows, **where)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((steps * rows, INPUTS)).astype(np.float32)
-    y, times = rng.integers(0, CLASSES, steps * rows), [trainer._position.seconds]
+    x = rng.standard_normal((case["steps"] * rows, INPUTS)).astype(np.float32)
+    y, behind = rng.integers(0, CLASSES, case["steps"] * rows), (number + 1) * case["steps"]
+    ends, seconds = [0.0], list[float]()
 
     def on_step(done: int, count: int) -> None:
-        times.append(trainer._position.seconds)  # of steps alone, without the saves between them
-        print(json.dumps({"step": done, "of": count, "seconds": times[-1] - times[-2]}), file=sys.stderr, flush=True)
-        if done == kill_at:
+        ends.append(trainer._position.seconds)  # of the epoch's steps alone, without saves
+        seconds.append(ends[-1] - ends[-2] if done > 1 else ends[-1])
+        if trainer._position.steps > behind:
+            show(trainer, seconds)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    epochs = trainer.epochs((x, y), until=1, on_step=on_step, save_to=path, save_every=1)
-    loss = [epoch.loss for epoch in epochs][-1]
-    trainer.save(path)
-    plan, account = trainer.plan, trainer.plan.account()
+    losses = [epoch.loss for epoch in trainer.epochs((x, y), until=case["epochs"], on_step=on_step, save_to=path)]
     digest = hashlib.sha256()
-    for number in trainer.mlp.in_turn():
-        digest.update(trainer.mlp.blocks[number - 1].data)
+    for layer in trainer.mlp.in_turn():
+        digest.update(trainer.mlp.blocks[layer - 1].data)
+    show(trainer, seconds, loss=losses[-1], sha256=digest.hexdigest())
+
+
+def show(trainer: lm.Trainer, seconds: list[float], **more: Any) -> None:  # noqa: ANN401 - for JSON
+    """Print what a process took. seconds: of each step."""
+    from lowmem.measure.memory import resident_peak
+
+    plan = trainer.plan
     backprop = trainer._stepper.backprop  # type: ignore[union-attr]
     told = {
         "streams": plan.streams,
-        "account": account.to_dict(),
+        "account": plan.account().to_dict(),
         "parameters_and_moments": 3 * trainer.mlp.parameters.nbytes,
         "disk_bytes": plan.disk_bytes,
         "traffic": plan.disk_traffic,
         "traffic_counted": backprop.disk_traffic,
         "promise": trainer.report().process_promise,
         "resident_peak": resident_peak(),
-        "seconds": [later - before for before, later in pairwise(times)],
+        "seconds": seconds,
         "predicted": plan.seconds,
-        "loss": loss,
-        "sha256": digest.hexdigest(),
     }
-    print(json.dumps(told))
+    print(json.dumps(told | more), flush=True)
 
 
-def run(folder: Path, case: str, steps: int, ram: int, kill_at: int = 0) -> dict[str, Any]:
-    """Train in a fresh process, in a control group of `ram` bytes if that is not 0, and return what it tells."""
-    group = make_group(ram) if ram else None
-    command = [sys.executable, "-m", "scripts.measure_streaming", str(folder), "--case", case]
-    command += ["--inside", f"{steps},{ram},{kill_at}"]
-    enter = [] if group is None else ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
-    try:
-        done = subprocess.run([*enter, *command], stdout=subprocess.PIPE, text=True, check=False)
-        if group is not None:
-            names = ("memory.max_usage_in_bytes", "memory.peak")
-            peak = next((int((group / name).read_text()) for name in names if (group / name).exists()), None)
-            return {"exit": done.returncode, "group_peak": peak, **json.loads(done.stdout or "{}")}
-        return {"exit": done.returncode, **json.loads(done.stdout or "{}")}
-    finally:
-        if group is not None:
-            group.rmdir()
+def run(folder: Path, case: Case) -> Case:
+    """Run an epoch in a fresh process, in a control group of the case's bytes if these are not 0."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {"LOWMEM_CACHE_DIR": cache}
+        calibrate(str(folder), environment)
+        with memory_group(case["ram"]) if case["ram"] else nullcontext() as group:
+            command = [sys.executable, "-m", "scripts.measure_streaming", str(folder), "--inside", json.dumps(case)]
+            command = [*entering(group), *command] if group else command
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, env=os.environ | environment, check=False
+            )
+            ends = 0 if case["epoch"] + 1 == case["epochs"] else -signal.SIGKILL
+            if done.returncode != ends:
+                raise SystemExit(f"{case} ended with {done.returncode}, and not with {ends}")
+            peak = group_peak(group) if group else None
+            return case | {"exit": done.returncode, "group_peak": peak, **json.loads(done.stdout)}
 
 
 def main() -> None:
@@ -100,32 +112,51 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--case", default="24,2048,4096", metavar="L,n,B")
     parser.add_argument("--ram", default="256MB", metavar="SIZE")
-    parser.add_argument("--steps", type=int, default=4, metavar="N", help="steps in all, at least 3 (default 4)")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=Path("docs/data/measure_streaming.json"))
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps of each run, about (default 100)")
+    parser.add_argument("--epoch", type=int, default=5, metavar="N", help="steps of a process (default 5)")
+    parser.add_argument("--cases", type=Path, metavar="FILE", help="keep finished epochs; a later run goes on from it")
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=DATA / "measure_streaming.json")
     arguments = parser.parse_args()
     if arguments.inside:
-        steps, ram, kill_at = map(int, arguments.inside.split(","))
-        layers, width, rows = map(int, arguments.case.split(","))
-        inside(arguments.folder, (layers, width, rows), steps, ram, kill_at)
+        inside(arguments.folder, arguments.inside)
         return
-    size, steps = parse_bytes(arguments.ram), arguments.steps
-    killed = run(arguments.folder, arguments.case, steps, size, kill_at=2)
-    resumed = run(arguments.folder, arguments.case, steps, size)
-    memory = run(arguments.folder, arguments.case, steps, 0)
-    for name in ("True", "False"):
-        (arguments.folder / f"streaming-{name}.safetensors").unlink(missing_ok=True)
-    found = {
-        "case": arguments.case,
-        "ram": size,
-        "killed": killed,
-        "resumed": resumed,
-        "in_memory": memory,
-        "same_bits": resumed.get("sha256") == memory.get("sha256") is not None,
-        "ratio": median(resumed["seconds"]) / median(memory["seconds"]),
-    }
-    print(json.dumps(found, indent=1))
+    if arguments.cases:
+        KEPT["file"] = arguments.cases
+    ram, epochs = parse_bytes(arguments.ram), max(round(arguments.steps / arguments.epoch), 2)
+    common = {"network": [*map(int, arguments.case.split(","))], "steps": arguments.epoch, "epochs": epochs}
+    pairs = []
+    for number in range(epochs):
+        pair = [common | {"epoch": number, "ram": size} for size in (ram, 0)]
+        pairs.append([kept(case, lambda case=case: run(arguments.folder, case)) for case in pair])  # type: ignore[misc]
+        middles = [median(one["seconds"][1:]) for one in pairs[-1]]
+        print(f"epoch {number}: {middles[0]:.2f} s a step on the disk, {middles[1]:.2f} s in memory", flush=True)
+    found = record(arguments.case, ram, pairs)
+    for size in (ram, 0):
+        saved_to(arguments.folder, size).unlink(missing_ok=True)
+    print(json.dumps({name: found[name] for name in ("same_bits", "ratio", "predicted_over_measured")}, indent=1))
     arguments.output.write_text(json.dumps(about("measure_streaming FOLDER", [found]), indent=1) + "\n")
+
+
+def record(case: str, ram: int, pairs: list[list[Case]]) -> Case:
+    """Return what is told of both runs. pairs: their epochs, on the disk and in memory."""
+    disk, memory = ([pair[side] for pair in pairs] for side in (0, 1))
+    ratios = [median(one["seconds"][1:]) / median(other["seconds"][1:]) for one, other in pairs]
+    return {
+        "case": case,
+        "ram": ram,
+        "steps": sum(one["steps"] for one in disk),
+        "kills": sum(one["exit"] != 0 for one in disk),
+        "disk": disk,
+        "memory": memory,
+        "same_bits": disk[-1]["sha256"] == memory[-1]["sha256"],
+        "ratios": ratios,
+        "ratio": median(ratios),
+        "predicted_over_measured": median(one["predicted"] / median(one["seconds"][1:]) for one in disk),
+        "resident_peak": max(one["resident_peak"] for one in disk),
+        "group_peak": max(one["group_peak"] or 0 for one in disk),
+        "promise": max(one["promise"] for one in disk),
+    }
 
 
 if __name__ == "__main__":

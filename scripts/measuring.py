@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -31,23 +31,28 @@ KEPT: dict[str, Path] = {}
 """Under "file": where finished cases are kept, if they are."""
 
 
-def in_fresh_process(module: str, case: Case, environment: Mapping[str, str]) -> Case:
-    """Return what `python -m module --case JSON` prints; it sees no state of this process or of earlier cases."""
-    file, key = KEPT.get("file"), json.dumps([module, case], sort_keys=True)
-    kept: dict[str, Case] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
-    if key not in kept:
-        kept[key] = _run(module, case, environment)
+def in_fresh_process(module: str, case: Case, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Case:
+    """Return what `python -m module ARGUMENTS --case JSON` prints, in a process without a state of earlier cases."""
+    return kept([module, case], lambda: _run(module, case, environment, arguments))
+
+
+def kept(name: object, measure: Callable[[], Case]) -> Case:
+    """Return what was measured before under a name, which JSON can hold; else measure, and keep that."""
+    file, key = KEPT.get("file"), json.dumps(name, sort_keys=True)
+    known: dict[str, Case] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    if key not in known:
+        known[key] = measure()
         if file:
             new = file.with_name(f"{file.name}.new")
-            new.write_text(json.dumps(kept), encoding="utf-8")
+            new.write_text(json.dumps(known), encoding="utf-8")
             new.replace(file)
-    return kept[key]
+    return known[key]
 
 
-def _run(module: str, case: Case, environment: Mapping[str, str]) -> Case:
+def _run(module: str, case: Case, environment: Mapping[str, str], arguments: Sequence[str]) -> Case:
     """Run one case in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", module, "--case", json.dumps(case)],
+        [sys.executable, "-m", module, *arguments, "--case", json.dumps(case)],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,

@@ -15,6 +15,8 @@ import pytest
 from lowmem.common.disk import PAGE, directions, spill_file
 from lowmem.common.disk.spill_file import SpillFile
 from lowmem.errors import DiskError, InputError
+from lowmem.planning.engines.choice import why_not_native
+from lowmem.runtime.offload.checksums import checksum_by
 from lowmem.runtime.offload.store import Store
 
 SIZE = 3 * PAGE
@@ -189,17 +191,48 @@ def test_a_short_read_is_an_error(tmp_path: Path) -> None:
         one.wait(1, written=False)
 
 
-def test_checksums_tell_what_was_altered_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOWMEM_DISK_CHECKSUM", "1")
-    memory, one = pages(3), Store(tmp_path, SIZE)
-    one.write(1, [memory.data], 0)
+ENGINES = [
+    pytest.param("native", marks=pytest.mark.skipif(why_not_native() is not None, reason="nothing is compiled")),
+    "numpy",
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_checksums_tell_what_was_altered_on_the_disk(tmp_path: Path, engine: str) -> None:
+    memory, one = pages(3), Store(tmp_path, SIZE, checksum_by(engine))
+    one.write(1, [memory[:PAGE].data, memory[PAGE:].data], 0)
     one.wait(1, written=True)
-    one.read(1, [memory.data], 0)
+    one.read(1, [memory[:PAGE].data, memory[PAGE:].data], 0)
     one.wait(1, written=False)
-    one.file.write([(memory[:PAGE] + 1).data] if not one.file.direct else [pages(1).data], PAGE)
+    altered = pages(1)
+    altered[:] = memory[PAGE : 2 * PAGE]
+    altered[17] ^= 128
+    one.file.write([altered.data], PAGE)
     one.read(1, [memory.data], 0)
     with pytest.raises(DiskError, match="checksums differ"):
         one.wait(1, written=False)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_flipped_bit_and_moved_word_changes_the_checksum(engine: str) -> None:
+    checksum = checksum_by(engine)
+    data = np.random.default_rng(1).integers(0, 256, 1100, dtype=np.uint8)  # not a whole number of blocks
+    whole = checksum([data.data])
+    changed = set()
+    for bit in range(8 * len(data)):
+        data[bit // 8] ^= 1 << bit % 8
+        changed.add(checksum([data.data]))
+        data[bit // 8] ^= 1 << bit % 8
+    data[[7, 519]] ^= 128  # the signs of two numbers
+    changed.add(checksum([data.data]))
+    data[[7, 519]] ^= 128
+    words = data[:1096].view(np.uint64)
+    words[[0, 64]] = words[[64, 0]]  # two words that one sum takes in
+    changed.add(checksum([data.data]))
+    assert whole not in changed
+    words[[0, 64]] = words[[64, 0]]
+    assert checksum([data.data]) == whole
+    assert len({whole, checksum([data[:-1].data]), checksum([data[100:].data, data[:100].data])}) == 3
 
 
 def test_a_forked_process_gets_a_file_of_its_own(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lowmem.errors import DiskError, InputError
 from lowmem.measure.memory import TracedPeak
 from lowmem.measure.step_profile import profile_step
 from lowmem.planning.engines.machine import DiskTier
+from lowmem.runtime.offload import checksums
 from lowmem.schedule import Load, Store
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model, randomised
@@ -239,3 +242,53 @@ def test_a_disk_that_fails_leaves_parameters_alone_or_says_so(
             assert rule.step_count == 0
         backprop(*batch(ARCH, ROWS))  # the next step finds nothing of the one that failed
     assert torn == ({False} if optimizer is None else {False, True})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", [None, "adam"])
+def test_a_byte_that_changes_on_the_disk_ends_the_step_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str | None, engine: str
+) -> None:
+    """Where updates follow the backward of their layer, those of the layers above may be done; the error says so."""
+    monkeypatch.delenv("LOWMEM_DISK_CHECKSUM", raising=False)
+    mlp = randomised(ARCH)
+    plan = planned(tmp_path, budget="40% of activations", engine=engine, optimizer=optimizer)
+    plan = replace(plan, seconds=1.0)  # checksums are little beside such a step
+    backprop = lm.Backprop(mlp, plan, None if optimizer is None else lm.Adam(0.01))
+    backprop(*batch(ARCH, ROWS))
+    assert backprop.engine.disk is not None
+    store, before = backprop.engine.disk.store, mlp.parameters.copy()
+    assert store is not None
+    put = store.file.write
+
+    def put_otherwise(pieces: Sequence[memoryview], offset: int) -> None:
+        put(pieces, offset)
+        pieces[0][100] ^= 1
+        put(pieces, offset)
+        pieces[0][100] ^= 1
+
+    monkeypatch.setattr(store.file, "write", put_otherwise)
+    with pytest.raises(DiskError, match=r"the disk failed at reading state \d+ .*their checksums differ") as caught:
+        backprop(*batch(ARCH, ROWS))
+    assert str(caught.value).count("\n") == 0
+    assert caught.value.torn == bool((mlp.parameters != before).any())
+    assert not caught.value.torn or optimizer is not None
+    monkeypatch.undo()
+    backprop(*batch(ARCH, ROWS))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_checksums_are_made_where_they_cost_little_or_the_environment_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    plan = planned(tmp_path, budget="40% of activations", engine=engine)
+    seconds = plan.disk_traffic / checksums.RATES[engine] / plan.lanes / 0.02
+    for wish, quick, slow in ((None, False, True), ("0", False, False), ("1", True, True)):
+        monkeypatch.delenv("LOWMEM_DISK_CHECKSUM", raising=False)
+        if wish is not None:
+            monkeypatch.setenv("LOWMEM_DISK_CHECKSUM", wish)
+        assert (checksums.checksum_of(replace(plan, seconds=0.9 * seconds)) is not None) == quick
+        assert (checksums.checksum_of(replace(plan, seconds=1.1 * seconds)) is not None) == slow
+    monkeypatch.setenv("LOWMEM_DISK_CHECKSUM", "yes")
+    with pytest.raises(InputError, match='"1" for checksums or "0" for none'):
+        checksums.checksum_of(plan)

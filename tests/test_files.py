@@ -1,5 +1,7 @@
 """Files are written whole or not at all, by one writer or several, and only where files can be."""
 
+import ctypes
+import mmap
 import os
 import stat
 import subprocess
@@ -7,15 +9,18 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import lowmem as lm
 from lowmem.cli import main
+from lowmem.common import passing
 from lowmem.common.files import check_place, replacing, unchanged, write_all
+from lowmem.common.passing import PIECE, PassingFile
+from lowmem.interchange import torch_weights
 from lowmem.measure.calibration import cache_path
+from lowmem.training import saved_run
 from lowmem.training.saved_run import open_run
 from tests.test_streams import X, Y
 
@@ -89,7 +94,7 @@ def test_trainers_in_two_threads_save_to_one_path(tmp_path: Path) -> None:
 def test_a_file_that_is_replaced_while_it_is_opened_is_read_whole(
     reader: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, opened = tmp_path / "file", Path.open
+    path = tmp_path / "file"
     for name, width in ((path, 8), (tmp_path / "other", 9)):
         mlp = lm.MLP(lm.Architecture((5, width, 3)))
         if reader is open_run:
@@ -97,13 +102,14 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_read_whole(
         else:
             lm.export_torch(mlp, name)
 
-    def open_and_lose(self: Path, *arguments: Any, **options: Any) -> Any:
-        stream = opened(self, *arguments, **options)
-        if self == path and options == {"buffering": 0} and (tmp_path / "other").exists():
-            (tmp_path / "other").replace(path)
-        return stream
+    class Losing(PassingFile):
+        def __init__(self, opened: Path) -> None:
+            super().__init__(opened)
+            if (tmp_path / "other").exists():
+                (tmp_path / "other").replace(path)
 
-    monkeypatch.setattr(Path, "open", open_and_lose)
+    for module in (saved_run, torch_weights):
+        monkeypatch.setattr(module, "PassingFile", Losing)
     if reader is open_run:
         assert open_run(path).architecture.widths == (5, 8, 3)
     else:  # is read in two visits, which must not see two networks
@@ -290,3 +296,51 @@ def test_calibrate_says_that_its_measurement_can_no_longer_be_stored(
     out, err = capsys.readouterr()
     assert "GFLOP/s" in out
     assert f"the measurement cannot be stored in {str(cache_path('float32'))!r}" in err
+
+
+# Pages of large files ----------------------------------------------------------------------------------------------
+
+
+def in_cache(path: Path) -> int:
+    """Return the bytes of a file that are in the page cache."""
+    with path.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as pages:
+        libc = ctypes.CDLL(None)
+        count = len(pages) // mmap.PAGESIZE
+        found = (ctypes.c_ubyte * (count + 1))()
+        start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(pages)), found):
+            pytest.skip("this system does not tell which pages are in memory")
+        return sum(one & 1 for one in found[:count]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="pages cannot be dropped here")
+def test_a_large_file_leaves_no_pages_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, block = tmp_path / "large", memoryview(b"x" * (1 << 20))
+    size, most = 6 * PIECE, 0
+    with replacing(path) as (stream,):
+        for _ in range(size // len(block)):
+            write_all(stream, block)
+            (part,) = (other for other in tmp_path.iterdir() if other.name != "large")
+            most = max(most, in_cache(part))
+    if most < PIECE:
+        pytest.skip("files of this folder have no pages in memory")
+    assert most <= 3 * PIECE
+    assert in_cache(path) == 0
+    buffer = bytearray(len(block))
+    for many in (True, False):
+        monkeypatch.setattr(passing, "are_many", lambda size, many=many: many)
+        with PassingFile(path) as stream:
+            while stream.readinto(memoryview(buffer)):
+                assert bytes(buffer) == bytes(block)
+                assert not many or in_cache(path) <= 3 * PIECE
+        assert (in_cache(path) == 0) == many
+
+
+def test_pages_are_many_for_a_group_of_little_memory_alone(tmp_path: Path) -> None:
+    group = tmp_path / "sys/fs/cgroup/some"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/some\n")
+    for limit, many in (("max\n", False), (f"{20 * PIECE}\n", False), (f"{10 * PIECE}\n", True)):
+        (group / "memory.max").write_text(limit)
+        assert passing.are_many(3 * PIECE, tmp_path) == many

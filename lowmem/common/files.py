@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from lowmem.common.passing import PassingFile
 from lowmem.errors import InputError
 
 try:
@@ -115,7 +116,7 @@ def _beside(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     _remove_left(target.parent, stem)
     temporary = target.with_name(f"{stem}.{os.urandom(4).hex()}.part")
     try:
-        with temporary.open("xb", buffering=0) as stream:
+        with PassingFile(temporary, writing=True) as stream:
             if fcntl is not None:
                 with contextlib.suppress(OSError):  # some file systems have no locks
                     fcntl.flock(stream, fcntl.LOCK_EX)

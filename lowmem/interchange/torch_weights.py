@@ -15,6 +15,7 @@ from lowmem.common.checks import as_path, finite, instance, one_of
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
 from lowmem.common.kinds import TORCH_NETWORK, kind_of, what_to_do
+from lowmem.common.passing import PassingFile
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -126,7 +127,7 @@ class TorchFile:
         disk: folder for a file in which they live, as of `MLP`.
         """
         mlp = MLP.empty(self.architecture, disk)
-        with damage_is_input_error(self.path, *NO_NETWORK), self.path.open("rb", buffering=0) as stream:
+        with damage_is_input_error(self.path, *NO_NETWORK), PassingFile(self.path) as stream:
             if tensor_file.header_code(stream, self.begin) != self.header_code:
                 raise ValueError("it has changed since it was looked at")
             for name, array in tensors(mlp).items():
@@ -157,7 +158,7 @@ def open_torch(
         raise InputError(f"there is no file {str(path)!r}. Check the path.")
     if kind_of(path) not in (None, TORCH_NETWORK):
         raise InputError(f"{path} {NO_NETWORK[0]}. {what_to_do(path)}")
-    with damage_is_input_error(path, *NO_NETWORK), path.open("rb", buffering=0) as stream:
+    with damage_is_input_error(path, *NO_NETWORK), PassingFile(path) as stream:
         metadata, named, begin = tensor_file.read_header(stream)
         code = tensor_file.header_code(stream, begin)
         entries = without_prefix(named)

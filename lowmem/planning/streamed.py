@@ -46,11 +46,12 @@ def _streamed(request: PlanRequest) -> Iterator[PlanRequest]:
     Updates must follow the backward of their layer, and batches have one shard.
     """
     single = request.shards == 1 and request.update is not UpdateMode.GATHERED
-    if request.disk is None or request.disk.states_only or request.strategy != "auto" or not single:
+    if request.disk is None or request.strategy != "auto" or not single:
         return
     sizes = part_bytes(request.architecture, request.optimizer)
     for parameters, moments in ((False, True), (True, False), (True, True)):
-        if (moments and not sizes.states) or (parameters and request.on_disk is False):
+        in_memory = request.on_disk is False or not request.disk.parameters
+        if (moments and not sizes.states) or (parameters and in_memory):
             continue
         least = (parameters + moments * sizes.states) * sizes.whole
         for ahead in AHEAD:

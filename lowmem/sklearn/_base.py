@@ -164,7 +164,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not incremental:
             earlier = None
         optimizer = solver(self.get_params(deep=False)) if earlier is None else earlier.optimizer
-        states: tuple[Array, ...] = () if earlier is None else earlier.states
+        states = () if earlier is None else earlier.states
         del earlier  # frees its arena
         planned = plan_within_limit(architecture, optimizer, terms)
         if first:
@@ -248,7 +248,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 self._note(session.epoch(batches), batches.samples, held_out)
                 if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
                     rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
-                    session.optimizer.set_rate(rate, session.states)
+                    session.set_rate(rate)
                 enough = self._waited > self.n_iter_no_change and self._stops(session)
                 asked = task.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=attributes)
                 if enough or asked or incremental:
@@ -294,7 +294,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         rate = session.optimizer.lr
         ends = self.learning_rate != "adaptive" or SOLVERS[self.solver] != "sgd" or rate <= LEAST_RATE
         if not ends:
-            session.optimizer.set_rate(rate / 5, session.states)
+            session.set_rate(rate / 5)
             self._waited = 0
         if self.verbose:
             print(reason, "Stopping." if ends else f"Setting learning rate to {rate / 5:f}")
@@ -335,7 +335,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             state["_stored"] = (mlp.architecture, mlp.learned)
         session = state.pop("_training", None)
         if session is not None:
-            state["_training"] = Paused(session.optimizer, session.states)
+            state["_training"] = Paused(session.optimizer, session.backprop.optimizer_state)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """scikit-learn's solvers: lowmem's optimizers with a penalty of the weights, and Adam's ε at scikit-learn's place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,15 +19,15 @@ LEAST_RATE = 1e-6
 class Solver(Penalised):
     """An optimizer with scikit-learn's penalty: λ is alpha over the sum of the batch's weights."""
 
-    def set_rate(self, lr: float, states: Sequence[Array]) -> None:
-        """Change the learning rate between steps. states: the solver's arrays."""
+    def set_rate(self, lr: float, states: Iterable[Array]) -> None:
+        """Change the learning rate between steps. states: the solver's arrays, or pieces of them."""
         self.lr = lr
 
 
 class PenalisedSGD(Solver, SGD):
     """SGD as in scikit-learn: a gradient enters the velocity multiplied by the learning rate of its own step."""
 
-    def set_rate(self, lr: float, states: Sequence[Array]) -> None:
+    def set_rate(self, lr: float, states: Iterable[Array]) -> None:
         """Change the learning rate, and divide the velocity by the change: lowmem multiplies it by the rate later."""
         if lr != self.lr:
             for v in states:

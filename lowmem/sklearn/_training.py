@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import InvalidParameterError
 
+from lowmem.common.disk.parts import copy, cut
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
 from lowmem.errors import Advice, BudgetError
@@ -28,6 +29,9 @@ from lowmem.planning.engines.machine import disk_tier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.sklearn._solvers import PenalisedAdamW, Solver
+
+if TYPE_CHECKING:
+    from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[Any]
 
@@ -127,7 +131,7 @@ def plan_within_limit(architecture: Architecture, optimizer: Solver, terms: Term
     """Return the plan of a step. Raises `BudgetError`, which names the estimator's parameters, if none fits."""
     options: dict[str, Any] = {"batch_buffers": terms.buffers, "odd_batches": terms.odd, "threads": terms.threads}
     tier = disk_tier(*terms.disk)
-    options["disk"] = None if tier is None else replace(tier, states_only=True)  # networks of estimators are in memory
+    options["disk"] = None if tier is None else replace(tier, parameters=False)  # coefs_ shows them
     if terms.limit is not None:
         options["table_bytes"] = LEAST_TABLES  # planning shall not take more than a small fit
     try:
@@ -199,7 +203,7 @@ class Paused:
     """A solver and its arrays, from a session that will be continued."""
 
     optimizer: Solver
-    states: tuple[Array, ...]
+    states: tuple["Array | PagedArray", ...]
 
 
 class Session:
@@ -219,13 +223,13 @@ class Session:
         *,
         alpha: float,
         terms: Terms,
-        states: Sequence[Array] = (),
+        states: "Sequence[Array | PagedArray]" = (),
         seed: int = 0,
     ) -> None:
         self.mlp, self.plan, self.optimizer, self.terms = mlp, plan, optimizer, terms
         self.backprop = Backprop(mlp, plan, optimizer, seed=seed)
         for mine, earlier in zip(self.states, states, strict=False):
-            np.copyto(mine, earlier)
+            copy(mine, earlier)
         self.steps = self.steps_of_epoch = 0
         self.seconds = 0.0
         self._scale = SCALES[mlp.architecture.loss].loss(mlp.architecture.widths[-1])
@@ -237,9 +241,13 @@ class Session:
         self.alpha, self.optimizer.weights = alpha, Spans(self.mlp.weights)
 
     @property
-    def states(self) -> tuple[Array, ...]:
+    def states(self) -> "tuple[Array | PagedArray, ...]":
         """The solver's arrays; each has the shape of the parameters."""
-        return self.backprop.optimizer_state
+        return self.backprop.buffers.paged_states or self.backprop.optimizer_state
+
+    def set_rate(self, lr: float) -> None:
+        """Change the learning rate between steps."""
+        self.optimizer.set_rate(lr, (piece for array in self.states for piece in cut(array, changed=True)))
 
     def epoch(self, batches: Batches) -> float:
         """Run one epoch and return its loss as scikit-learn defines it.

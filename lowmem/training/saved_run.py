@@ -25,6 +25,7 @@ from lowmem.common.checks import as_path, finite, lookup
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
 from lowmem.common.kinds import RUN, TORCH_NETWORK, kind_of, what_to_do
+from lowmem.common.passing import PassingFile
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -158,7 +159,7 @@ class SavedRun:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         """Open the file, and refuse it if it is no longer the one that was verified."""
-        with damage_is_input_error(self.path, *NO_RUN, refusals_too=True), self.path.open("rb", buffering=0) as stream:
+        with damage_is_input_error(self.path, *NO_RUN, refusals_too=True), PassingFile(self.path) as stream:
             if tensor_file.header_code(stream, self.begin) != self.header_code:
                 raise ValueError("it has changed since it was verified")
             yield stream
@@ -236,11 +237,11 @@ def open_run(path: str | Path) -> SavedRun:
         raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
     kind = kind_of(path)
     if kind == TORCH_NETWORK:  # a damaged header is said as such
-        with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
+        with damage_is_input_error(path, *NO_RUN, refusals_too=True), PassingFile(path) as stream:
             tensor_file.read_header(stream)
     if kind not in (None, RUN):
         raise InputError(f"{path} {NO_RUN[0]}. {what_to_do(path)}")
-    with damage_is_input_error(path, *NO_RUN, refusals_too=True), path.open("rb", buffering=0) as stream:
+    with damage_is_input_error(path, *NO_RUN, refusals_too=True), PassingFile(path) as stream:
         metadata, entries, begin = tensor_file.read_header(stream)
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:
             kind = metadata.get("format", "safetensors without the marks of one")

@@ -29,7 +29,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lowmem import sklearn as ours
-from lowmem.sklearn import MLPClassifier, MLPRegressor, _estimators
+from lowmem.nn.optimizers import OPTIMIZERS
+from lowmem.planning.engines.machine import DiskTier
+from lowmem.schedule.disk.transfers import DiskRates
+from lowmem.sklearn import MLPClassifier, MLPRegressor, _estimators, _training
 from lowmem.sklearn._prediction import TILE
 from lowmem.sklearn._training import Samples
 from lowmem.sklearn._validation import HeldOut
@@ -528,9 +531,18 @@ def test_masks_of_dropout_follow_the_random_state() -> None:
     assert len(seeds) == 4
 
 
-def test_a_disk_changes_no_bit_of_an_estimator(tmp_path: Path) -> None:
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let plans count on a fast disk, whatever else the machine is doing."""
+    rates = DiskRates((1,), (1e12,), (1e12,))
+    monkeypatch.setattr(_training, "disk_tier", lambda folder, limit: DiskTier(folder, rates) if folder else None)
+
+
+def test_a_disk_changes_no_bit_of_an_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((600, 40)).astype(np.float32), rng.integers(0, 3, 600)
+    with pytest.raises(lm.InputError, match="does not exist"):
+        MLPClassifier((9,), memory_limit="1GiB", disk=str(tmp_path / "nowhere")).fit(x, y)
+    fast_disk(monkeypatch)
     options: dict[str, Any] = {"batch_size": 300, "max_iter": 3, "random_state": 0, "dtype": "float32"}
     plain = MLPClassifier((96,) * 20, **options).fit(x, y)
     limit = plain.plan_.peak_bytes - plain.plan_.arena_bytes * 3 // 5
@@ -539,5 +551,35 @@ def test_a_disk_changes_no_bit_of_an_estimator(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     for one, other in zip(plain.coefs_, spilled.coefs_, strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(lm.InputError, match="does not exist"):
-        MLPClassifier((9,), memory_limit=limit, disk=str(tmp_path / "nowhere")).fit(x, y)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {"solver": "adam"},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+        {"solver": "adamw", "learning_rate_init": 0.01},
+    ],
+    ids=lambda solver: solver["solver"],
+)
+def test_the_solvers_arrays_on_a_disk_change_no_bit_of_an_estimator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: dict[str, Any]
+) -> None:
+    fast_disk(monkeypatch)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((90, 40)).astype(np.float32), rng.integers(0, 3, 90)
+    options: dict[str, Any] = {"batch_size": 40, "max_iter": 3, "random_state": 0, "dtype": "float32", "threads": 1}
+    plain = MLPClassifier((256,) * 8, **options, **solver).fit(x, y)
+    states = OPTIMIZERS[str(plain.plan_.optimizer)].states
+    limit = plain.plan_.peak_bytes - states * plain._network.parameters.nbytes // 3
+    spilled = MLPClassifier((256,) * 8, memory_limit=limit, disk=str(tmp_path), **options, **solver).fit(x, y)
+    assert spilled.plan_.streams == (False, True)
+    assert spilled.plan_.peak_bytes <= limit
+    for model in (plain, spilled):  # partial fits go on with arrays of their own, on the disk and through a pickle
+        model.partial_fit(x, y, classes=[0, 1, 2])
+    again = [pickle.loads(pickle.dumps(model)) for model in (plain, spilled)]
+    for model in again:
+        model.partial_fit(x, y)
+    for one, other in zip(again[0].coefs_, again[1].coefs_, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert list(tmp_path.iterdir()) == []

@@ -301,7 +301,7 @@ def _let_go(file: SpillFile, array: NDArray[Any], begin: int, end: int, changed:
     for start in range(begin, end, pages.WRITE_AT_ONCE):
         stop = min(start + pages.WRITE_AT_ONCE, end)
         if changed:
-            pages.write_out(file.descriptor, address, start, stop)
+            pages.write_out(file.descriptor, start, stop, address)
         pages.drop(file.descriptor, address, start, stop)
 
 

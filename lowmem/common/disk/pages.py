@@ -27,6 +27,9 @@ SCRATCH = 16 << 10
 POPULATE_READ, POPULATE_WRITE = 22, 23
 """Linux: maps pages that are in the page cache, to be read or to be written."""
 
+BEGIN_RANGE = 2
+"""Linux: begins to write what has changed in a range."""
+
 SYNC_RANGE = 1 | 2 | 4
 """Linux: waits for what is being written, writes the rest, waits for it. Unlike msync, it writes no journal of the
 file system and lets the disk keep its cache: what a nameless file holds need not outlive the process."""
@@ -81,16 +84,34 @@ def read_in(descriptor: int, address: int, start: int, stop: int, *, to_change: 
         _libc().madvise(address + at, end - at, POPULATE_WRITE if to_change else POPULATE_READ)
 
 
-def write_out(descriptor: int, address: int, start: int, stop: int) -> None:
-    """Write the pages between two bytes of a mapped file to the disk. Raises `OSError`."""
-    libc = _libc()
-    if hasattr(libc, "sync_file_range"):
-        if not libc.sync_file_range(descriptor, start, stop - start, SYNC_RANGE):
-            return
-        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP):
-            raise _last_error()
-    if libc.msync(address + start, stop - start, _MS_SYNC):
+def begin_to_write(descriptor: int, start: int, stop: int) -> None:
+    """Begin to write the pages between two bytes of a file, where the system can do that; errors are told later."""
+    _sync_range(descriptor, start, stop, BEGIN_RANGE)
+
+
+def write_out(descriptor: int, start: int, stop: int, address: int | None = None) -> None:
+    """Write the pages between two bytes of a file to the disk. Raises `OSError`.
+
+    address: where the file is mapped, None if it is not.
+    """
+    if _sync_range(descriptor, start, stop, SYNC_RANGE):
+        return
+    if address is None:
+        os.fsync(descriptor)
+    elif _libc().msync(address + start, stop - start, _MS_SYNC):
         raise _last_error()
+
+
+def _sync_range(descriptor: int, start: int, stop: int, flags: int) -> bool:
+    """Call the system's function of that name. Returns False where there is none; raises `OSError` if it fails."""
+    libc = _libc()
+    if not hasattr(libc, "sync_file_range"):
+        return False
+    if not libc.sync_file_range(descriptor, start, stop - start, flags):
+        return True
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP):
+        raise _last_error()
+    return False
 
 
 def drop(descriptor: int, address: int, start: int, stop: int) -> None:

@@ -49,3 +49,17 @@ class Part(NamedTuple):
             stop = min(start // each * each + each, self.stop)
             yield start, stop
             start = stop
+
+
+def cut(array: "NDArray[Any] | PagedArray", *, changed: bool = False) -> Iterator[NDArray[Any]]:
+    """Yield the pieces of a flat array, each in memory. changed: whether they are written to."""
+    if not isinstance(array, np.ndarray):
+        return array.pieces(changed=changed)
+    each = PIECE // array.itemsize
+    return (array[start : start + each] for start in range(0, len(array), each))
+
+
+def copy(target: "NDArray[Any] | PagedArray", source: "NDArray[Any] | PagedArray") -> None:
+    """Copy a flat array to another one of its size. Of one on a disk, a few pieces are in memory at a time."""
+    for mine, other in zip(cut(target, changed=True), cut(source), strict=True):
+        np.copyto(mine, other)

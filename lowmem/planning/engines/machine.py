@@ -23,13 +23,13 @@ class DiskTier:
     """A disk that a plan may use.
 
     folder: where the files are made. rates: how fast the disk is. limit: bytes that the files may take, None for as
-    many as are free when they are made. states_only: whether parameters and moments stay in memory in any case.
+    many as are free when they are made. parameters: whether those of a network may lie there, if it is not made yet.
     """
 
     folder: str
     rates: DiskRates
     limit: int | None = None
-    states_only: bool = False
+    parameters: bool = True
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from lowmem.planning.engines.outline import Item
 from lowmem.planning.plan import Plan
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.engines.calls import Call
+from lowmem.runtime.offload.checksums import checksum_of
 from lowmem.runtime.offload.store import Store
 from lowmem.runtime.offload.streams import Streams
 from lowmem.schedule import Forward
@@ -35,7 +36,7 @@ class DiskBinding:
         self._functions: dict[str, Callable[..., Any]] = {"store": self._begin_write, "load": self._begin_read}
         if plan.program.disk_bytes:
             assert plan.disk is not None
-            self.store = Store(plan.disk, plan.program.disk_bytes)
+            self.store = Store(plan.disk, plan.program.disk_bytes, checksum_of(plan))
             self._functions["wait"] = self.store.wait
         if plan.streaming is not None:
             parameters, _ = plan.streams

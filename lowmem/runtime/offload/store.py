@@ -6,7 +6,6 @@ One thread writes and one reads. A thread is there only while there is something
 import os
 import threading
 import weakref
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,22 +15,21 @@ from lowmem.common.disk.directions import Direction, Gate, Traffic, Transfer
 from lowmem.common.disk.spill_file import SpillFile
 from lowmem.common.files import reason
 from lowmem.errors import DiskError
+from lowmem.runtime.offload.checksums import Checksum
 from lowmem.units import format_bytes
-
-CHECKSUM = "LOWMEM_DISK_CHECKSUM"
-"""Of the environment: "1" to compare what is read with what was written. It takes a core one second for a few GB."""
 
 
 class Store:
     """States in a file of a folder.
 
-    size: bytes of the file, taken at once.
+    size: bytes of the file, taken at once. checksum: what is read is compared with what was written by it; None for no
+    comparison.
 
     Raises `InputError` if the folder cannot be written or has no room. A forked process gets a file of its own.
     """
 
-    def __init__(self, folder: str | Path, size: int) -> None:
-        self.folder, self.size = folder, size
+    def __init__(self, folder: str | Path, size: int, checksum: Checksum | None = None) -> None:
+        self.folder, self.size, self._checksum = folder, size, checksum
         self.traffic = Traffic()
         """Of all transfers so far."""
         self._writes: dict[int, Transfer] = {}
@@ -43,7 +41,7 @@ class Store:
         self._process = os.getpid()
         self.file, gate = SpillFile(self.folder, self.size), Gate()
         self._changed = threading.Condition()
-        self._sums: dict[int, int] | None = {} if os.environ.get(CHECKSUM) == "1" else None
+        self._sums: dict[int, int] = {}  # by the place in the file
         self._writer = Direction(self._changed, gate, "lowmem writes")
         self._reader = Direction(self._changed, gate, "lowmem reads")
         self._writes.clear()
@@ -58,14 +56,14 @@ class Store:
     def write(self, layer: int, pieces: Sequence[memoryview], offset: int) -> None:
         """Begin to write the state of a layer, which stays as it is until `wait` says that it is written."""
         size = sum(map(len, pieces))
-        transfer = self._writes[layer] = Transfer(partial(_write, self.file, self._sums, pieces, offset), size)
+        transfer = self._writes[layer] = Transfer(partial(self._move_out, pieces, offset), size)
         self.traffic.written += size
         with self._changed:
             self._writer.put(transfer)
 
     def read(self, layer: int, pieces: Sequence[memoryview], offset: int) -> None:
         """Begin to read the state of a layer back."""
-        size, move = sum(map(len, pieces)), partial(_read, self.file, self._sums, pieces, offset)
+        size, move = sum(map(len, pieces)), partial(self._move_in, pieces, offset)
         transfer = self._reads[layer] = Transfer(move, size, self._writes.get(layer))
         self.traffic.read += size
         with self._changed:
@@ -89,6 +87,18 @@ class Store:
         self._writes.clear()
         self._reads.clear()
 
+    def _move_out(self, pieces: Sequence[memoryview], offset: int) -> None:
+        """Write pieces of memory. Raises `OSError`."""
+        if self._checksum is not None:
+            self._sums[offset] = self._checksum(pieces)
+        self.file.write(pieces, offset)
+
+    def _move_in(self, pieces: Sequence[memoryview], offset: int) -> None:
+        """Read pieces of memory. Raises `OSError`, also where they are not what was written."""
+        self.file.read(pieces, offset)
+        if self._checksum is not None and self._sums.get(offset) != self._checksum(pieces):
+            raise OSError("what was read is not what was written: their checksums differ")
+
     def _wait(self, transfers: dict[int, Transfer], layer: int, doing: str) -> None:
         transfer = transfers.pop(layer, None)
         if transfer is None:
@@ -107,29 +117,7 @@ class Store:
             ) from error
 
 
-def _write(file: SpillFile, sums: dict[int, int] | None, pieces: Sequence[memoryview], offset: int) -> None:
-    """Write pieces of memory, and remember their checksum if there are to be any."""
-    if sums is not None:
-        sums[offset] = _checksum(pieces)
-    file.write(pieces, offset)
-
-
-def _read(file: SpillFile, sums: dict[int, int] | None, pieces: Sequence[memoryview], offset: int) -> None:
-    """Read pieces of memory. Raises `OSError`, also where they are not what was written."""
-    file.read(pieces, offset)
-    if sums is not None and sums[offset] != _checksum(pieces):
-        raise OSError("what was read is not what was written: their checksums differ")
-
-
 def _close(*directions: Direction) -> None:
     """Let the threads of a store end."""
     for direction in directions:
         direction.close()
-
-
-def _checksum(pieces: Sequence[memoryview]) -> int:
-    """Return the checksum of what a transfer moves."""
-    total = 0
-    for piece in pieces:
-        total = zlib.crc32(piece, total)
-    return total

@@ -74,6 +74,7 @@ def _declare(functions: CDLL) -> None:
         "lm_squares": (c_double, (engine, c_int64)),
         "lm_update_all": (None, (engine, c_int64)),
         "lm_update_part": (None, (engine, c_int64)),
+        "lm_checksum": (c_uint64, (c_void_p, c_int64, c_uint64)),
         "lm_interface": (c_int32, ()),
         "lm_sizes": (None, (POINTER(c_int64),)),
         "lm_simd": (c_char_p, ()),

@@ -139,6 +139,10 @@ LM_EXPORT void lm_update_all(lm_engine *engine, int64_t size);
  * of the engine only blas, pool, item and lanes are used. */
 LM_EXPORT void lm_update_part(lm_engine *engine, int64_t size);
 
+/* A checksum of `size` bytes; start: that of what comes before them, or 0. It finds accidents, not forgeries, and is
+ * the same for one build alone: it is kept nowhere. */
+LM_EXPORT uint64_t lm_checksum(const void *data, int64_t size, uint64_t start);
+
 LM_EXPORT int32_t lm_interface(void);
 /* Sizes of lm_engine, lm_layer, lm_op, lm_update_rule, lm_blas: the caller compares them with its own. */
 LM_EXPORT void lm_sizes(int64_t sizes[5]);

@@ -1,9 +1,9 @@
 """Train under a cap of the whole process, `--ram`, on files of every format; see that cap and promise are kept.
 
 For each file, `lowmem train` first gets a cap of 1 MB, and refuses it with the least cap that works. It then trains
-with that cap, and with more, each time in a control group whose limit is the cap, where one can be made. The peak of
-the process must not pass the cap; it is compared with the peak that was promised. Lines of JSON go to standard output,
-a table to standard error.
+with that cap, and with more, each time in a control group whose limit is the cap, where one can be made. The cap that
+the first refusal names must work. The peak of the process must not pass the cap; it is compared with the peak that was
+promised. Lines of JSON go to standard output, a table to standard error.
 
 Run from the repository's root: python -m scripts.try_caps [--quick] [--only parquet]
 """
@@ -136,6 +136,16 @@ def cases(folder: Path) -> Iterator[tuple[str, Path, list[str]]]:
     yield *made("Parquet, weights, clipping", ".parquet", parquet, x, y)[:2], ["--clip-norm", "1", "--held-out", "0"]
     yield *made("npz, float64 network", ".npz", npz, x, y)[:2], ["--dtype", "float64"]
     yield *made("npz, gelu, LayerNorm", ".npz", npz, x, y)[:2], ["--activation", "gelu", "--norm", "layer"]
+    x, y = arrays(*wide)
+    yield made("Parquet of names, wide, groups of 1,000", ".parquet", parquet, x, y, group=1000, names=True)
+    parquet(folder / "other.parquet", x, y)
+    beside = ["--validation", str(folder / "other.parquet")]
+    yield *made("npz, validated on a wide Parquet file", ".npz", npz, x[:500], y[:500])[:2], beside
+    yield *made("csv of names, patience", ".csv", csv, *arrays(9_000, 12), names=True)[:2], ["--patience", "2"]
+    more = ["--patience", "2", "--layers", "20", "--width", "256"]
+    yield *made("npz of float64, patience, a large network", ".npz", npz, *arrays(5_000, 40, "float64"))[:2], more
+    yield *made("Parquet, a step of all rows", ".parquet", parquet, *arrays(9_000, 60))[:2], ["--batch", "10000"]
+    yield made("Parquet, 20,000 x 1,500, groups of 1,000", ".parquet", parquet, *arrays(20_000, 1500), group=1000)
 
 
 def trained(path: Path, flags: list[str], cap: int, how: str) -> dict[str, Any]:
@@ -161,7 +171,10 @@ def trained(path: Path, flags: list[str], cap: int, how: str) -> dict[str, Any]:
 
 
 def least(path: Path, flags: list[str]) -> tuple[int, int, str]:
-    """Follow the advice of refusals. Return a cap that works, how many were refused, and what came instead of one."""
+    """Follow the advice of refusals. Return a cap that works, how many were refused, and what came instead of one.
+
+    More than one refusal breaks a promise: the first names a cap that works.
+    """
     cap = 1_000_000
     for refused in range(9):
         failed = trained(path, flags, cap, "free").get("failed")
@@ -195,13 +208,13 @@ def main() -> None:
                 if cap:
                     del result["failed"]
                     result |= trained(path, flags, int(cap * factor), "group")
-                bad = "failed" in result or result["over"] or abs(result["off"]) > WITHIN
+                bad = refused > 1 or "failed" in result or result["over"] or abs(result["off"]) > WITHIN
                 wrong += bad
                 print(json.dumps({"file": name, **result}), flush=True)
                 rows.append(line(name, result))
     columns = ("file", "refused", "cap", "promised", "peak", "peak / promise", "held by")
     note(str(Table("Caps", columns, rows)))
-    note(f"{len(rows)} trainings, {wrong} of them failed, over the cap or {WITHIN:.0%} off their promise")
+    note(f"{len(rows)} trainings, {wrong} refused twice, failed, over the cap or {WITHIN:.0%} off their promise")
     sys.exit(bool(wrong))
 
 

@@ -22,12 +22,12 @@ from lowmem.runtime.collectives.group import Group, size_of
 from lowmem.runtime.collectives.states import saving_states, state_layout
 from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
 from lowmem.training.callbacks.base import Callback
-from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Metric, Stopping
 from lowmem.training.callbacks.progress import Progress, Tell
 from lowmem.training.callbacks.saves import Saves, read_interval
 from lowmem.training.class_weights import ClassWeights
+from lowmem.training.expected import Expected
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
 from lowmem.training.run_state import RunState
@@ -71,6 +71,9 @@ class Trainer(RunState):
         in their order; a dictionary of numbers for all classes, by class number or, where labels are text, by name; or
         "balanced", which is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted
         in one pass over the first training data and kept from then on.
+    expected: the data that `epochs` will get, a `lowmem.training.expected.Expected`, so that a refusal counts them and
+        names what works with them. Left out, it counts samples that were opened before and fit the network, without
+        patience.
     non_finite: what a loss that is NaN or infinite does: "stop" ends the run with an error, "skip" leaves out the
         update of the step.
 
@@ -114,6 +117,7 @@ class Trainer(RunState):
         non_finite: Literal["stop", "skip"] = "stop",
         disk: str | PathLike[str] | DiskTier | None = None,
         disk_limit: int | str | None = None,
+        expected: Expected | None = None,
     ) -> None:
         super().__init__()
         if budget is not None and ram is not None:
@@ -149,6 +153,7 @@ class Trainer(RunState):
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
             group=self._group,
             disk=tier,
+            expected=expected,
         )
         if tier is not None:  # runs without a disk are saved as ever
             self._options |= {"disk": tier.folder, "disk_limit": tier.limit}
@@ -220,7 +225,7 @@ class Trainer(RunState):
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)
-        self._memory.count(train, held_out, 0 if patience is None else BestWeights.bytes_for(self.mlp))
+        self._memory.count(Expected(train, held_out, patience is not None))
         a_pass = -(-len(train) // min(self.batch_size, len(train)))
         schedule = schedule_until(self.schedule, self.optimizer, self._position, until, a_pass)
         patient = self._patience(stopping)

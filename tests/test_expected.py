@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.training.expected import Expected, plan_counting
+from lowmem.measure.expected import Expected, plan_counting
 from tests.test_cli import ROOT, Ran
 
 RNG = np.random.default_rng(0)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue a run, and print the report."""
-    from lowmem.training.expected import Expected
+    from lowmem.measure.expected import Expected
     from lowmem.training.saved_run import open_run
     from lowmem.training.trainer import Trainer
 

@@ -24,12 +24,12 @@ from lowmem.errors import BudgetError, InputError
 from lowmem.planning.choose import plan
 
 if TYPE_CHECKING:
+    from lowmem.measure.expected import Expected
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
     from lowmem.planning.plan import Plan
     from lowmem.runtime.collectives.group import Group
     from lowmem.training.class_weights import ClassWeights
-    from lowmem.training.expected import Expected
     from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
 
@@ -132,8 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and print the report."""
     # NumPy is imported only here: `lowmem --help` and `lowmem plan` do not need it.
     import lowmem.training.trainer  # noqa: F401 - imported before memory is traced, as imports are not training
+    from lowmem.measure.expected import Expected
     from lowmem.measure.memory import TracedPeak
-    from lowmem.training.expected import Expected
 
     check_budget(arguments.budget)
     group = join()
@@ -193,10 +193,10 @@ def _refuse(
 
     options: keywords of `lowmem.plan`.
     """
-    from lowmem.training.expected import plan_counting, second_network
+    from lowmem.measure.expected import plan_counting, second_network
     from lowmem.training.sample_weights import BatchWeights
 
-    weights = BatchWeights(network, _class_weights(arguments.class_weights))
+    weighting = BatchWeights(network, _class_weights(arguments.class_weights)).bytes_for(arguments.batch)
     second = second_network(network) if expected.patience else 0
 
     def beside(budget: int | str, buffers: int) -> "Plan":
@@ -206,7 +206,7 @@ def _refuse(
     plan_counting(
         lambda buffers: beside(arguments.budget, buffers),
         beside,
-        lambda planned: second + expected.bytes_with(planned, weights),
+        lambda planned: second + expected.bytes_with(planned, weighting),
     )
 
 

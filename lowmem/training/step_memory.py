@@ -10,6 +10,14 @@ from lowmem.common.shards import Shards
 from lowmem.data.batches import LentBatches
 from lowmem.data.samples import Batches, Samples
 from lowmem.errors import BudgetError, InputError
+from lowmem.measure.expected import (
+    EVALUATION_ROWS,
+    Expected,
+    evaluation_rows,
+    likely_bytes,
+    plan_counting,
+    samples_for,
+)
 from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
 from lowmem.network.batch_rows import check_batches
@@ -23,14 +31,6 @@ from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.runtime.collectives.group import Group
 from lowmem.schedule import Schedule
 from lowmem.training.callbacks.best_weights import BestWeights
-from lowmem.training.expected import (
-    EVALUATION_ROWS,
-    Expected,
-    evaluation_rows,
-    likely_bytes,
-    plan_counting,
-    samples_for,
-)
 from lowmem.training.loop import Stepper
 from lowmem.training.sample_weights import BatchWeights
 
@@ -135,10 +135,15 @@ class StepMemory:
         samples = len(expected.train)
         check_batches(self._mlp.architecture, samples, min(self._batch_size, samples))
 
+    @property
+    def _weighting(self) -> int:
+        """Bytes in which the losses of a batch are weighted."""
+        return self._weights.bytes_for(self._batch_size)
+
     def _needs(self, expected: Expected, plan: Plan) -> int:
         """Return the bytes that the data take with a plan."""
         second = BestWeights.bytes_for(self._mlp) if expected.patience else 0
-        return second + expected.bytes_with(plan, self._weights, self._share_of(plan))
+        return second + expected.bytes_with(plan, self._weighting, self._share_of(plan))
 
     def validation(self, samples: Samples | None) -> LentBatches | None:
         """Return batches of validation data, None if there are none; `evaluation` borrows their buffers' place."""
@@ -193,7 +198,7 @@ class StepMemory:
                 return beside(budget, 0, tables)
 
             def needs(planned: Plan) -> int:
-                return likely_bytes(planned, self._weights) if expected is None else self._needs(expected, planned)
+                return likely_bytes(planned, self._weighting) if expected is None else self._needs(expected, planned)
 
             return plan_counting(
                 lambda buffers: beside(budget, buffers, tables),

@@ -10,6 +10,7 @@ from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
+from lowmem.measure.expected import Expected
 from lowmem.measure.placement import ON_DISK, folder_again
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
@@ -27,7 +28,6 @@ from lowmem.training.callbacks.patience import Metric, Stopping
 from lowmem.training.callbacks.progress import Progress, Tell
 from lowmem.training.callbacks.saves import Saves, read_interval
 from lowmem.training.class_weights import ClassWeights
-from lowmem.training.expected import Expected
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
 from lowmem.training.run_state import RunState
@@ -71,9 +71,7 @@ class Trainer(RunState):
         in their order; a dictionary of numbers for all classes, by class number or, where labels are text, by name; or
         "balanced", which is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted
         in one pass over the first training data and kept from then on.
-    expected: the data that `epochs` will get, a `lowmem.training.expected.Expected`, so that a refusal counts them and
-        names what works with them. Left out, it counts samples that were opened before and fit the network, without
-        patience.
+    expected: what `epochs` will get, an `lowmem.measure.expected.Expected`, so that a refusal counts it too.
     non_finite: what a loss that is NaN or infinite does: "stop" ends the run with an error, "skip" leaves out the
         update of the step.
 
@@ -132,10 +130,9 @@ class Trainer(RunState):
         self.schedule: LearningRate | Unfinished | float | str | None = as_schedule(schedule, self.optimizer)
         self.non_finite = non_finite
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
-        clip_twice = truth("clip_twice", clip_twice)
-        if clip_twice and self.clip_norm is None:
+        self.clip_twice = truth("clip_twice", clip_twice)
+        if self.clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
-        self.clip_twice = clip_twice
         planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
         self._options: dict[str, Any] = dict(zip(PLANNING, planning, strict=True))
         self._group = None if size_of(group) == 1 else group
@@ -149,7 +146,7 @@ class Trainer(RunState):
             budget=budget,
             ram=ram,
             clip_norm=self.clip_norm,
-            clip_twice=clip_twice,
+            clip_twice=self.clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
             group=self._group,
             disk=tier,
@@ -226,15 +223,14 @@ class Trainer(RunState):
         if self._saves is not None:
             callbacks.append(self._saves)
         self._memory.count(Expected(train, held_out, patience is not None))
-        a_pass = -(-len(train) // min(self.batch_size, len(train)))
-        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, a_pass)
+        rows = min(self.batch_size, len(train))
+        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, -(-len(train) // rows))
         patient = self._patience(stopping)
         self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
         stepper.schedule = self.schedule = schedule
         self._agree(until)
         self._position.until = until
-        rows, architecture = min(self.batch_size, len(train)), self.mlp.architecture
-        batches = train.batches(rows, architecture, self.seed, self._memory.share)
+        batches = train.batches(rows, self.mlp.architecture, self.seed, self._memory.share)
         if self._weights.waiting:
             self._weights.balance(train.class_counts(self.mlp.architecture.widths[-1]))
         hear = patient, tuple(callbacks), HeldSignals(INTERRUPT if save_to is None else SIGNALS), self._turn

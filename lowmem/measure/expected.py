@@ -4,6 +4,7 @@ How much that is depends on the plan: an evaluation has no more rows than a pass
 So a plan is made, what the data take with it is counted, and another one is made beside that.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,8 +13,6 @@ from lowmem.data.samples import Samples, samples_alive
 from lowmem.errors import BudgetError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.plan import Plan
-from lowmem.training.data_marks import saving_bytes
-from lowmem.training.sample_weights import BatchWeights
 
 EVALUATION_ROWS = 256
 """Samples of a batch of evaluation, which has buffers of its own."""
@@ -23,6 +22,9 @@ RUN_OBJECTS = 4096
 
 OP_OBJECTS = 160
 """Bytes of the Python objects for an op of the plan, which a trainer makes and keeps."""
+
+COPIES, FEW = 5, 4096
+"""How often the text of the marks is in memory while a run is saved, and the bytes of it that are not counted."""
 
 MOST_PLANS = 8
 """Plans that are made, at most, for one that counts what the data take with it."""
@@ -59,9 +61,10 @@ class Expected:
         # `evaluate` may be called without validation data too, and of the training data beside it.
         return max(samples.batch_bytes(rows, plan.architecture, shuffled=False) for samples in self._all)
 
-    def bytes_with(self, plan: Plan, weights: BatchWeights, share: Shards | None = None) -> int:
+    def bytes_with(self, plan: Plan, weighting: int, share: Shards | None = None) -> int:
         """Return the bytes that training on the data takes beside the step of a plan, a second network left aside.
 
+        weighting: bytes in which the losses of a batch are weighted.
         share: the shards that this rank has of a batch, None for one process.
         """
         architecture, rows = plan.architecture, min(plan.batch_size, len(self.train))
@@ -69,7 +72,7 @@ class Expected:
         outputs = evaluation_rows(plan) * architecture.widths[-1] * architecture.item_bytes
         reading = max(samples.reading_bytes for samples in self._all)  # one after the other
         objects = RUN_OBJECTS + saving_bytes(self.train) + OP_OBJECTS * len(plan.schedule)
-        return batches + outputs + weights.bytes_for(plan.batch_size) + reading + objects
+        return batches + outputs + weighting + reading + objects
 
 
 def evaluation_rows(plan: Plan) -> int:
@@ -82,10 +85,22 @@ def samples_for(architecture: Architecture) -> list[Samples]:
     return [samples for samples in samples_alive() if samples.features == architecture.widths[0]]
 
 
-def likely_bytes(plan: Plan, weights: BatchWeights) -> int:
+def likely_bytes(plan: Plan, weighting: int) -> int:
     """Return the most bytes that training takes on data that are open now; 0 if there are none for the network."""
     likely = samples_for(plan.architecture)
-    return max((Expected(one, other).bytes_with(plan, weights) for one in likely for other in likely), default=0)
+    return max((Expected(one, other).bytes_with(plan, weighting) for one in likely for other in likely), default=0)
+
+
+def saving_bytes(samples: Samples) -> int:
+    """Return the bytes that many or long names take while a run is saved: as text, encoded, and in the file's header.
+
+    Few names take none beyond the bytes of Python's objects that plans count in any case.
+    """
+    if samples.columns is None and samples.class_names is None:
+        return 0
+    columns = None if samples.columns is None else samples.columns.to_dict()
+    length = len(json.dumps([columns, samples.class_names]))
+    return COPIES * length if length > FEW else 0
 
 
 def second_network(architecture: Architecture) -> int:

@@ -90,13 +90,16 @@ def idx(path: Path, x: Array, y: Array, *, packed: bool = False) -> None:
             file.write_bytes(packing(content, 1) if packed else content)
 
 
-def cases(folder: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """Make files, and yield what each is, its path and flags that it needs."""
+def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Path], list[str]]]:
+    """Yield files: what each is, a function that writes it and returns its path, and flags that it needs."""
 
     def made(name: str, ending: str, write: Callable[..., None], x: Array, y: Array, **how: Any) -> Any:  # noqa: ANN401
-        path = folder / f"file{ending}"
-        write(path, x, y, **how)
-        return name, path, []
+        def written() -> Path:
+            path = folder / f"file{ending}"
+            write(path, x, y, **how)
+            return path
+
+        return name, written, []
 
     tall, wide, square = (120_000, 12), (2_000, 1500), (20_000, 196)
     for shape in (tall, wide):
@@ -125,9 +128,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Path, list[str]]]:
     yield made("npz of int16", ".npz", npz, x, y)
     x, y = arrays(60_000, 40, "float64")
     yield made("npz of float64", ".npz", npz, x, y)
-    name, path, _ = made("npy of float64, targets beside it", "_x.npy", lambda path, x, y: np.save(path, x), x, y)
+    name, written, _ = made("npy of float64, targets beside it", "_x.npy", lambda path, x, y: np.save(path, x), x, y)
     np.save(folder / "file_y.npy", y)
-    yield name, path, ["--targets", str(folder / "file_y.npy")]
+    yield name, written, ["--targets", str(folder / "file_y.npy")]
     x, y = arrays(*square, "uint8")
     yield made("folder of idx", "_idx", idx, x, y)
     yield made("folder of gzipped idx", "_idx.gz", idx, x, y, packed=True)
@@ -198,10 +201,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, wrong = [], 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for number, (name, path, flags) in enumerate(cases(Path(folder))):
+        for number, (name, write, flags) in enumerate(cases(Path(folder))):
             chosen = arguments.first <= number < arguments.to and arguments.only.lower() in name.lower()
             if not chosen or (arguments.quick and number % 10):
                 continue
+            path = write()
             cap, refused, failed = least(path, flags)
             for factor in (1.0, MORE):
                 result: dict[str, Any] = {"refused": refused, "cap": int(cap * factor), "failed": failed}

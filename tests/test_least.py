@@ -1,6 +1,7 @@
 """The least budget is the least, every budget from there on is planned, and more budget is never a dearer plan."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,19 @@ def test_no_larger_budget_leads_to_less_than_the_least_where_objects_outweigh_st
 def test_only_what_may_take_the_least_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a disk, moments and parameters may stay in memory or not: the plans of four variants, of which one wins."""
     options: dict[str, Any] = {"disk": tmp_path, "costs": cost_model(random.Random(0)), "micro_batch": 64}
-    request = request_of(UNEVEN, 64, None, "adam", **options)
+    architecture = uneven(1, 6)
+    request = request_of(architecture, 64, None, "adam", **options)
     each = [Candidates(variant, None) for variant in thriftiest(request)]
     assert len(each) == 4
     bounds = [one.at_least for one in each]
     searched, search = [], Candidates.searched
-    monkeypatch.setattr(Candidates, "searched", lambda self: searched.append(self.request) or search(self))
-    least = lm.minimum_budget(UNEVEN, 64, "adam", **options)
+
+    def noted(candidates: Candidates) -> Iterator[lm.Plan]:
+        searched.append(candidates.request)
+        return search(candidates)
+
+    monkeypatch.setattr(Candidates, "searched", noted)
+    least = lm.minimum_budget(architecture, 64, "adam", **options)
     assert {request.streaming for request in searched} == {each[bounds.index(min(bounds))].request.streaming}
     assert sum(bound > least for bound in bounds) == 3
 

@@ -146,9 +146,9 @@ def one_step(
     Where the network overflows, the step that found it counts as one whose loss is not a number.
     """
     gc.collect()
+    free_lists()  # tracing 38,000 tuples would take longer than all steps of most networks
     tracemalloc.start()
     try:
-        free_lists()
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         mlp = lm.MLP(architecture, seed=3)

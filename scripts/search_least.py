@@ -7,18 +7,22 @@ Two searches over random networks, each case from a seed of its own:
 - dearer: plans for budgets from the least to what storing everything takes; costs may never rise.
 
 Run from the repository's root: python -m scripts.search_least {least,dearer} [--first N] [--count N] [--steps N]
-Prints each case that breaks a promise, and the figures at the end. For `dearer`, the tables of the planner are shared
-among the budgets of a network, as they do not depend on them.
+[--done FILE]. Prints each case that breaks a promise, and the figures at the end. With --done, each case becomes a
+line of JSON in that file as soon as it is tried, and is not tried again: a search that was broken off goes on, and
+pieces with seeds of their own can be searched side by side. For `dearer`, the tables of the planner are shared among
+the budgets of a network, as they do not depend on them.
 """
 
 import argparse
+import json
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import accumulate
 from math import log
+from pathlib import Path
 from random import Random
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import lowmem as lm
@@ -132,24 +136,53 @@ def refusals(architecture: lm.Architecture, batch: int, options: dict[str, Any],
             yield f"{budget}: advised {advised[1]}, then {error}"
 
 
-def search_least(first: int, count: int) -> list[float]:
-    """Return the least budget over that of the best strategy, for each case."""
-    ratios, wrong, begin = [], 0, perf_counter()
-    for seed in range(first, first + count):
-        architecture, batch, options = case(seed, (26, 200))
-        least, best = lm.minimum_budget(architecture, batch, **options), least_of_all(architecture, batch, options)
-        ratios.append(least / best)
-        problems = list(refusals(architecture, batch, options, least))
-        planned = lm.plan(architecture, batch, least, **options)
-        if planned.peak_bytes != least:
-            problems.append(f"planned with {planned.peak_bytes} at the least of {least}")
-        if ratios[-1] > 1.02 or problems:
-            wrong += 1
-            print(seed, architecture, batch, options, f"{ratios[-1]:.4f}", *problems, sep="\n    ", flush=True)
-    seconds = perf_counter() - begin
-    print(f"{count} networks from {first}: least over best {min(ratios):.3f} to {max(ratios):.4f}; {wrong} wrong")
-    print(f"{sum(ratio <= 1 for ratio in ratios)} of them no more than the best; {seconds:.0f} s")
+def try_least(seed: int) -> dict[str, Any]:
+    """Try one network. Return its least budget over that of the best strategy, and what is wrong, in lines."""
+    architecture, batch, options = case(seed, (26, 200))
+    least, best = lm.minimum_budget(architecture, batch, **options), least_of_all(architecture, batch, options)
+    problems = list(refusals(architecture, batch, options, least))
+    planned = lm.plan(architecture, batch, least, **options)
+    if planned.peak_bytes != least:
+        problems.append(f"planned with {planned.peak_bytes} at the least of {least}")
+    if least > 1.02 * best:
+        problems.append(f"the least of {least} is {least / best:.4f} times that of the best strategy")
+    return {"ratio": least / best, "wrong": described(problems, architecture, batch, options)}
+
+
+def search_least(seeds: Sequence[int], done: Path | None) -> list[float]:
+    """Return the least budget over that of the best strategy, for each seed."""
+    found = tried("least", seeds, done, try_least)
+    ratios = [one["ratio"] for one in found]
+    print(f"least over best {min(ratios):.3f} to {max(ratios):.4f}; {sum(ratio <= 1 for ratio in ratios)} no more")
     return ratios
+
+
+def described(
+    problems: Sequence[str], architecture: lm.Architecture, batch: int, options: dict[str, Any]
+) -> list[str]:
+    """Return what is wrong with a network behind what it is, nothing if nothing is."""
+    return [f"{architecture}, batch {batch}, {options}", *problems] if problems else []
+
+
+def tried(
+    search: str, seeds: Sequence[int], done: Path | None, try_one: Callable[[int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what came of each seed; of those that a file holds it is read, the others are tried and written there."""
+    lines = done.read_text().splitlines() if done is not None and done.exists() else []
+    known = {one["seed"]: one for one in map(json.loads, lines) if one["search"] == search}
+    for seed in seeds:
+        if seed not in known:
+            begin = process_time()
+            known[seed] = {"search": search, "seed": seed, **try_one(seed), "seconds": process_time() - begin}
+            if done is not None:
+                with done.open("a") as out:
+                    out.write(json.dumps(known[seed]) + "\n")
+        if known[seed]["wrong"]:
+            print(seed, *known[seed]["wrong"], sep="\n    ", flush=True)
+    found = [known[seed] for seed in seeds]
+    wrong, seconds = sum(bool(one["wrong"]) for one in found), sum(one["seconds"] for one in found)
+    print(f"{len(found)} networks, {wrong} wrong, {seconds:.0f} s of processor time")
+    return found
 
 
 # Dearer ------------------------------------------------------------------------------------------------------------
@@ -174,20 +207,20 @@ def dearer(plans: Sequence[lm.Plan]) -> list[str]:
     return problems
 
 
-def search_dearer(first: int, count: int, steps: int) -> int:
-    """Return for how many networks more budget made a plan dearer. Every other one has costs, or is short."""
+def try_dearer(seed: int, steps: int) -> dict[str, Any]:
+    """Try one network. Every other one has costs, or is short."""
+    costs, short = seed % 2 == 0, seed % 4 < 2
+    architecture, batch, options = case(seed, (2, 24) if short else (25, 120), costs=costs)
+    plans = costs_by_budget(architecture, batch, options, steps)
+    return {"plans": len(plans), "wrong": described(dearer(plans)[:3], architecture, batch, options)}
+
+
+def search_dearer(seeds: Sequence[int], done: Path | None, steps: int) -> int:
+    """Return for how many networks more budget made a plan dearer."""
     vars(ladder)["Planner"] = lru_cache(maxsize=4)(Planner)
-    wrong, plans, begin = 0, 0, perf_counter()
-    for seed in range(first, first + count):
-        costs, short = seed % 2 == 0, seed % 4 < 2
-        architecture, batch, options = case(seed, (2, 24) if short else (25, 120), costs=costs)
-        found = costs_by_budget(architecture, batch, options, steps)
-        plans += len(found)
-        if problems := dearer(found):
-            wrong += 1
-            print(seed, architecture, batch, options, *problems[:3], sep="\n    ", flush=True)
-    print(f"{count} networks from {first}, {plans} plans: {wrong} dearer; {perf_counter() - begin:.0f} s")
-    return wrong
+    found = tried("dearer", seeds, done, partial(try_dearer, steps=steps))
+    print(f"{sum(one['plans'] for one in found)} plans")
+    return sum(bool(one["wrong"]) for one in found)
 
 
 if __name__ == "__main__":
@@ -196,8 +229,11 @@ if __name__ == "__main__":
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, help="how many networks; 300 for least, 100 for dearer")
     parser.add_argument("--steps", type=int, default=300, help="budgets for each network of dearer")
+    parser.add_argument("--done", type=Path, metavar="FILE", help="what was tried; it is not tried again")
     arguments = parser.parse_args()
+    count = arguments.count or (300 if arguments.search == "least" else 100)
+    seeds = range(arguments.first, arguments.first + count)
     if arguments.search == "least":
-        search_least(arguments.first, arguments.count or 300)
+        search_least(seeds, arguments.done)
     else:
-        search_dearer(arguments.first, arguments.count or 100, arguments.steps)
+        search_dearer(seeds, arguments.done, arguments.steps)

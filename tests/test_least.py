@@ -1,6 +1,8 @@
 """The least budget is the least, every budget from there on is planned, and more budget is never a dearer plan."""
 
 import random
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
+from lowmem.planning.candidates import Candidates
+from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.network_chain import network_chain
 from lowmem.planning.packing import Effort, pack
 from lowmem.planning.packing.relays import relayed
+from lowmem.planning.streamed import thriftiest
 from lowmem.schedule import PLANNERS, Schedule, simulate
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.least_arena import MOST_STATES, least_arena
@@ -68,6 +73,35 @@ def test_no_plan_for_the_least_budget_promises_less(network: Case) -> None:
     assert error.value.minimum == least
     for more in (1, least // 1000, least // 100, least // 20):
         assert lm.plan(architecture, batch, least + more, **options).peak_bytes <= least + more
+
+
+def test_no_larger_budget_leads_to_less_than_the_least_where_objects_outweigh_states() -> None:
+    """With NumPy and one row, computing one state more again takes fewer bytes here, as fewer places are bound."""
+    rng = random.Random("b1 0")
+    architecture = network(rng, rng.randint(50, 56))
+    least = lm.minimum_budget(architecture, 1, "sgd", engine="numpy")
+    for more in (1.03, 1.12):
+        assert lm.plan(architecture, 1, int(more * least), "sgd", engine="numpy").peak_bytes >= least
+
+
+def test_only_what_may_take_the_least_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a disk, moments and parameters may stay in memory or not: the plans of four variants, of which one wins."""
+    options: dict[str, Any] = {"disk": tmp_path, "costs": cost_model(random.Random(0)), "micro_batch": 64}
+    architecture = uneven(1, 6)
+    request = request_of(architecture, 64, None, "adam", **options)
+    each = [Candidates(variant, None) for variant in thriftiest(request)]
+    assert len(each) == 4
+    bounds = [one.at_least for one in each]
+    searched, search = [], Candidates.searched
+
+    def noted(candidates: Candidates) -> Iterator[lm.Plan]:
+        searched.append(candidates.request)
+        return search(candidates)
+
+    monkeypatch.setattr(Candidates, "searched", noted)
+    least = lm.minimum_budget(architecture, 64, "adam", **options)
+    assert {request.streaming for request in searched} == {each[bounds.index(min(bounds))].request.streaming}
+    assert sum(bound > least for bound in bounds) == 3
 
 
 def test_the_least_share_of_activations_is_planned_and_no_less() -> None:

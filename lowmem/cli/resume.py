@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue a run, and print the report."""
+    from lowmem.measure.expected import Expected
     from lowmem.training.saved_run import open_run
     from lowmem.training.trainer import Trainer
 
@@ -69,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.disk == "none":
         changes |= {"disk": None, "disk_limit": None}
     load_printing()
-    trainer = Trainer.of_run(saved, group=group, **changes)
+    expected = Expected(*data, flags.patience is not None)
+    trainer = Trainer.of_run(saved, group=group, expected=expected, **changes)
     return run_epochs(trainer, data, _until(arguments, trainer), flags, None)
 
 

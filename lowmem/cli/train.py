@@ -20,13 +20,14 @@ from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
 from lowmem.cli.session import add_run, load_printing, run_epochs
-from lowmem.errors import InputError
+from lowmem.errors import BudgetError, InputError
 from lowmem.planning.choose import plan
 
 if TYPE_CHECKING:
-    from lowmem.data.samples import Samples
+    from lowmem.measure.expected import Expected
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
+    from lowmem.planning.plan import Plan
     from lowmem.runtime.collectives.group import Group
     from lowmem.training.class_weights import ClassWeights
     from lowmem.training.learning_rate import LearningRate
@@ -131,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and print the report."""
     # NumPy is imported only here: `lowmem --help` and `lowmem plan` do not need it.
     import lowmem.training.trainer  # noqa: F401 - imported before memory is traced, as imports are not training
+    from lowmem.measure.expected import Expected
     from lowmem.measure.memory import TracedPeak
 
     check_budget(arguments.budget)
@@ -161,23 +163,51 @@ def run(arguments: argparse.Namespace) -> int:
         **disk_options(arguments),
     }
     folder = _folder(arguments, network, options, group)
+    expected = Expected(train, held_out, arguments.patience is not None)
     if arguments.ram is not None:
         # Tracing would take some of the memory that the cap allows.
         load_printing()
-        trainer = _trainer(arguments, network, train, options, group, folder)
+        trainer = _trainer(arguments, network, expected, options, group, folder)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None, chosen)
     # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
     # printing need, so that the tracer does not count these imports as training.
     clips, twice = arguments.clip_norm is not None, arguments.clip_twice
     how: dict[str, Any] = {"gather": clips and not twice, "rehearse": clips and twice}
     how["ranks"] = 1 if group is None else group.size
-    str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
+    try:
+        str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
+    except BudgetError:
+        _refuse(arguments, network, expected, how | options)
     traced = TracedPeak()
     try:
-        trainer = _trainer(arguments, network, train, options, group, folder)
+        trainer = _trainer(arguments, network, expected, options, group, folder)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, traced, chosen)
     finally:
         traced.stop()
+
+
+def _refuse(
+    arguments: argparse.Namespace, network: "Architecture", expected: "Expected", options: dict[str, Any]
+) -> None:
+    """Refuse a budget that has no room for a step with the budget that has room for the data too.
+
+    options: keywords of `lowmem.plan`.
+    """
+    from lowmem.measure.expected import plan_counting, second_network
+    from lowmem.training.sample_weights import BatchWeights
+
+    weighting = BatchWeights(network, _class_weights(arguments.class_weights)).bytes_for(arguments.batch)
+    second = second_network(network) if expected.patience else 0
+
+    def beside(budget: int | str, buffers: int) -> "Plan":
+        more = options | {"batch_buffers": buffers, "odd_batches": expected.odd(arguments.batch)}
+        return plan(network, arguments.batch, budget, arguments.optimizer, **more)
+
+    plan_counting(
+        lambda buffers: beside(arguments.budget, buffers),
+        beside,
+        lambda planned: second + expected.bytes_with(planned, weighting),
+    )
 
 
 def _folder(
@@ -224,7 +254,7 @@ def _choose(arguments: argparse.Namespace, samples: int) -> str:
 def _trainer(
     arguments: argparse.Namespace,
     network: "Architecture",
-    train: "Samples",
+    expected: "Expected",
     options: dict[str, Any],
     group: "Group | None",
     folder: str | None,
@@ -245,17 +275,24 @@ def _trainer(
         budget=arguments.budget,
         ram=arguments.ram,
         seed=arguments.seed,
-        schedule=_schedule(arguments, optimizer, -(-len(train) // min(arguments.batch, len(train)))),
+        schedule=_schedule(arguments, optimizer, _batches(expected, arguments.batch)),
         clip_value=arguments.clip_value,
         clip_norm=arguments.clip_norm,
         clip_twice=arguments.clip_twice,
         class_weights=_class_weights(arguments.class_weights),
         non_finite=arguments.non_finite,
         group=group,
+        expected=expected,
         **options,
     )
     trainer.notes = {"flags": {name: value for name, value in vars(arguments).items() if name != "config"}}
     return trainer
+
+
+def _batches(expected: "Expected", rows: int) -> int:
+    """Return the batches of an epoch, of so many rows each."""
+    samples = len(expected.train)
+    return -(-samples // min(rows, samples))
 
 
 def _class_weights(text: str | None) -> "ClassWeights | None":

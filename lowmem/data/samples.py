@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,15 @@ class Targets:
         return 1 if self.labels else self.classes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+_alive: "WeakSet[Samples]" = WeakSet()
+
+
+def samples_alive() -> list["Samples"]:
+    """Return all samples that somebody in this process holds."""
+    return list(_alive)
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Samples(ABC):
     """Samples with their targets: in memory (`Dataset`) or in a file (`Stream`). Rows and classes count from 0.
 
@@ -124,6 +133,10 @@ class Samples(ABC):
     notes: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     remarks: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     shuffle_rows: int | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        """Note that there are such samples, for advice on memory before it is known which of them will be used."""
+        _alive.add(self)
 
     @abstractmethod
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -141,15 +142,17 @@ def room_for_tables(ram: int) -> int:
     return max(ram - resident(), 0) // 3
 
 
-def plan_within(
-    cap: int, held: int, make: Callable[[int, int], Plan], more: Callable[[Plan], int]
-) -> tuple[Plan, int]:
+Make: TypeAlias = Callable[[int, int], Plan]
+
+
+def plan_within(cap: int, held: int, make: Make, likely: Make | None = None, beyond: int = 0) -> tuple[Plan, int]:
     """Return a plan with which the process stays within a cap, and the peak of the process that it promises.
 
     cap: bytes that the process may hold.
     held: bytes that the process holds for training already, and that the plan counts too.
     make: returns the plan for the given bytes of training and of planning's tables.
-    more: returns the bytes that a plan will need as soon as the data are known, beyond what it counts.
+    likely: as make, for the advice of a refusal: it counts data too that are not known for sure yet.
+    beyond: bytes that training may take beyond what plans count, for advice too.
 
     Raises `BudgetError` with a cap that works if no plan fits.
     """
@@ -158,11 +161,11 @@ def plan_within(
         floor = resident() - held
         room = cap - floor - RESERVE
         if room <= 0:
-            raise _below_the_floor(cap, floor, _least(cap, held, make, more, 1))
+            raise _below_the_floor(cap, floor, _least(cap, held, likely or make, 1) + beyond)
         try:
             plan = make(room, room_for_tables(cap))
         except BudgetError as error:
-            needed = _least(cap, held, make, more, error.minimum)
+            needed = _least(cap, held, likely or make, error.minimum) + beyond
             raise BudgetError(
                 f"ram={format_bytes(cap)}: {format_bytes(floor + RESERVE)} of it are the process before training. Of "
                 f"the rest, {error.reason} With ram, {ceil_bytes(needed)} works.",
@@ -188,7 +191,7 @@ def _below_the_floor(cap: int, floor: int, needed: int) -> BudgetError:
     )
 
 
-def _least(cap: int, held: int, make: Callable[[int, int], Plan], more: Callable[[Plan], int], budget: int) -> int:
+def _least(cap: int, held: int, make: Make, budget: int) -> int:
     """Return a cap that works for the plan of the least bytes: the process, this plan, and what planning leaves."""
     for _ in range(4):
         try:
@@ -198,7 +201,6 @@ def _least(cap: int, held: int, make: Callable[[int, int], Plan], more: Callable
             budget = max(error.minimum, budget + 1)
     else:
         raise AssertionError("the least budget that an error names does not work")
-    extra = more(plan)
     give_back()
-    needed = resident() - held + RESERVE + plan.peak_bytes + extra
+    needed = resident() - held + RESERVE + plan.peak_bytes
     return needed + max(LEFT_BY_PLANNING, needed // 50)

@@ -1,7 +1,5 @@
 """From a schedule to a plan: its values are placed, and every byte and FLOP is counted. No NumPy."""
 
-from collections.abc import Callable
-from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines import native_memory, overhead
 from lowmem.planning.engines.native_memory import OP_BYTES
+from lowmem.planning.engines.overhead import Calls
 from lowmem.planning.packing import Effort, Program, Step, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
@@ -26,7 +25,7 @@ from lowmem.planning.streamed import (
     streamed_moves,
     thread_bytes,
 )
-from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
+from lowmem.schedule import Load, Op, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
 
@@ -106,7 +105,7 @@ def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Sch
     trace = simulate(chain, schedule)
     # Where every layer runs once, all engines store the same, to the byte.
     counted = request.engine == "numpy" and trace.forward_runs > chain.length
-    beside = _Remembered(partial(_overhead, request)) if counted else None
+    beside = _Objects(request) if counted else None
 
     def taken(program: Program) -> int:
         return program.arena_bytes + (OP_BYTES * len(program.steps) if beside is None else beside(program))
@@ -194,23 +193,40 @@ def _pass_rows(shard: int, rows: int) -> set[int]:
     return {min(rows, shard), shard % rows or rows}
 
 
-def _overhead(request: PlanRequest, program: Program) -> int:
-    """Return the bytes of Python's objects that the NumPy engine binds for a program."""
-    return overhead.overhead_bytes(overhead.counts(request.architecture, program, **object_counts(request)))
+def _overhead(request: PlanRequest, program: Program, calls: Calls | None = None) -> int:
+    """Return the bytes of Python's objects that the NumPy engine binds for a program.
+
+    calls: of the program, where they are known already.
+    """
+    return overhead.overhead_bytes(
+        overhead.counts(request.architecture, program, **object_counts(request), calls=calls)
+    )
 
 
-class _Remembered:
-    """A function of a program that is computed once for each; programs are long, so they are told by identity."""
+class _Objects:
+    """The bytes of Python's objects for programs of a request.
 
-    def __init__(self, function: Callable[[Program], int]) -> None:
-        self._function = function
+    They are computed once for each program, which is long and told by identity, and calls once for each schedule.
+    """
+
+    def __init__(self, request: PlanRequest) -> None:
+        self._request = request
+        self._calls: list[tuple[list[Op], Calls]] = []
         self._known: dict[int, tuple[Program, int]] = {}
 
     def __call__(self, program: Program) -> int:
-        """Return the function's value."""
+        """Return the bytes for a program."""
         if id(program) not in self._known:
-            self._known[id(program)] = program, self._function(program)
+            self._known[id(program)] = program, _overhead(self._request, program, self._calls_of(program))
         return self._known[id(program)][1]
+
+    def _calls_of(self, program: Program) -> Calls:
+        ops = [step.op for step in program.steps]
+        known = next((calls for others, calls in self._calls if others == ops), None)
+        if known is None:
+            known = overhead.calls_of(self._request.architecture, ops, self._request.streaming)
+            self._calls.append((ops, known))
+        return known
 
 
 class EngineMemory(NamedTuple):

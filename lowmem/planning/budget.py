@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import ceil
 
 from lowmem.errors import Advice, BudgetError, InputError
-from lowmem.planning.candidates import Candidates
+from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
 from lowmem.planning.request import Limit, PlanRequest, UpdateMode
 from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes
@@ -44,7 +44,7 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
 
     tried: the candidates of the request, and of the same with passes of fewer rows where these were weighed.
     """
-    nearest = min(tried, key=lambda candidates: candidates.taken(candidates.least))
+    nearest = leanest(tried)
     request = replace(tried[0].request, streaming=nearest.request.streaming)
     least = nearest.least
     searched = request.strategy in ("auto", "optimal")

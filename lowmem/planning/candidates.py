@@ -96,13 +96,19 @@ class Candidates:
         What is cheapest in the bytes of one plan may take fewer, and then leads to the next.
         """
         least = self._least_of(self._thrifty, self.store_all)
-        while least.strategy != "store_all" and self._may_take_less:
+        while least.strategy != "store_all" and self._may_take_less and self.taken(least) > self.at_least:
             within = self._within(self.taken(least))
             smaller = min(filter(within.fits, within.searched()), key=self.taken, default=least)
             if self.taken(smaller) >= self.taken(least):
                 break
             least = smaller
         return least
+
+    @cached_property
+    def at_least(self) -> int:
+        """Bytes of the limit that any plan of this request takes, whatever its schedule: no plan is made for them."""
+        peak = certain_peak(self.request.chain)
+        return self._taken(self._beside + peak, peak)
 
     @cached_property
     def _may_take_less(self) -> bool:
@@ -272,6 +278,23 @@ class Candidates:
             raise InputError(f'strategy="{name}" needs {option}= ({what}) or a budget.')
         fitting = list(self._fitting(sorted(drafts(self.request), key=lambda draft: draft.cost)))
         yield from fitting or [self.least]
+
+
+def leanest(candidates: Iterable[Candidates]) -> Candidates:
+    """Return those candidates whose plan of the least memory takes the least of the limit; of equals the first ones.
+
+    The plans of those that must take more are not made.
+    """
+    listed = list(candidates)
+    best = None
+    for one in sorted(listed, key=lambda one: one.at_least):
+        if best is not None and one.at_least > best.taken(best.least):
+            break
+        order = one.taken(one.least), listed.index(one)
+        if best is None or order < (best.taken(best.least), listed.index(best)):
+            best = one
+    assert best is not None
+    return best
 
 
 def own_plan(request: PlanRequest, strategy: Callable[..., Schedule] | Schedule) -> Plan:

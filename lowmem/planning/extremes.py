@@ -7,10 +7,10 @@ from typing import Unpack
 from lowmem.common.checks import positive
 from lowmem.errors import InputError
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
-from lowmem.planning.candidates import Candidates
+from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.choose import Named, PlanOptions, plan, request_of
 from lowmem.planning.request import Limit
-from lowmem.planning.streamed import leanest, variants
+from lowmem.planning.streamed import thriftiest, variants
 from lowmem.units import parse_bytes
 
 REGULAR = 256
@@ -41,7 +41,7 @@ def minimum_budget(
     True
     """
     request = request_of(architecture, batch_size, None, optimizer, **options)
-    return min(Candidates(variant, None).least.peak_bytes for variant in leanest(request))
+    return leanest(Candidates(variant, None) for variant in thriftiest(request)).least.peak_bytes
 
 
 def largest_batch(

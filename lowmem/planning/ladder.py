@@ -23,6 +23,10 @@ MISSES = 2
 FEW_LAYERS = 100
 """Layers up to which a bound is made for the very budget too, where sizes are not rounded."""
 
+OBJECTS = {"numpy": 2048, "native": 160}
+"""Bytes by which the objects of two schedules differ, about, where one keeps a state more. Smaller states do not
+decide alone what a schedule takes."""
+
 EARLY_DROPS = 0.1
 """Share of the forward runs by which dropping checkpoints early may beat the bound, in networks of few layers."""
 
@@ -34,6 +38,8 @@ class Ladder:
         self.request = request
         self.chain = request.timed_chain.reversal
         self.lower_bound = 0.0
+        states = sum(self.chain.state_bytes(layer) for layer in range(1, self.chain.length))
+        self.rough = states < OBJECTS[str(request.engine)] * self.chain.length
 
     def search(self, room: int, taken: Callable[[Schedule], int]) -> Iterator[Schedule]:
         """Yield schedules that take at most `room` bytes, the best one among them.
@@ -46,7 +52,7 @@ class Ladder:
         tighten = planner.exact and self.chain.length <= FEW_LAYERS
         least, misses = inf, 0
         while True:
-            best = planner.find(min(room, rung), taken)
+            best = planner.find(min(room, rung), taken, rough=self.rough)
             if best is not None:
                 yield best.schedule
                 least = min(least, best.cost)

@@ -26,7 +26,7 @@ def variants(request: PlanRequest) -> Iterator[PlanRequest]:
             yield from one.weighed()
 
 
-def leanest(request: PlanRequest) -> Iterator[PlanRequest]:
+def thriftiest(request: PlanRequest) -> Iterator[PlanRequest]:
     """Yield those of `variants` of which one takes the least memory: of all that stream alike, that which keeps least.
 
     How far ahead things are fetched changes what is in memory, and hardly anything else.

@@ -1,13 +1,9 @@
 """What a saved run remembers of its data: enough to tell them from others."""
 
-import json
 from typing import Any
 
 from lowmem.data.samples import Samples
 from lowmem.errors import InputError
-
-COPIES, FEW = 5, 4096
-"""How often the text of the marks is in memory while a run is saved, and the bytes of it that are not counted."""
 
 TELLING = ("fingerprint", "standardised", "shuffle_rows", "class_names")
 """Marks that differ between data sets; a run of an earlier version may lack others."""
@@ -28,18 +24,6 @@ def marks_of(samples: Samples) -> dict[str, Any]:
     if samples.columns is not None:
         marks["columns"] = samples.columns.to_dict()
     return marks
-
-
-def saving_bytes(samples: Samples) -> int:
-    """Return the bytes that many or long names take while a run is saved: as text, encoded, and in the file's header.
-
-    Few names take none beyond the bytes of Python's objects that plans count in any case.
-    """
-    if samples.columns is None and samples.class_names is None:
-        return 0
-    columns = None if samples.columns is None else samples.columns.to_dict()
-    length = len(json.dumps([columns, samples.class_names]))
-    return COPIES * length if length > FEW else 0
 
 
 def check_marks(marks: dict[str, Any], earlier: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The memory of a training step: planned before the data are known, allocated once when they are."""
 
 import gc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,15 @@ import numpy as np
 from lowmem.common.shards import Shards
 from lowmem.data.batches import LentBatches
 from lowmem.data.samples import Batches, Samples
-from lowmem.errors import InputError
+from lowmem.errors import BudgetError, InputError
+from lowmem.measure.expected import (
+    EVALUATION_ROWS,
+    Expected,
+    evaluation_rows,
+    likely_bytes,
+    plan_counting,
+    samples_for,
+)
 from lowmem.measure.memory import reset_resident_peak
 from lowmem.measure.ram import plan_within, read_ram, warm_up
 from lowmem.network.batch_rows import check_batches
@@ -21,21 +30,12 @@ from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.runtime.collectives.group import Group
 from lowmem.schedule import Schedule
-from lowmem.training.data_marks import saving_bytes
+from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.loop import Stepper
 from lowmem.training.sample_weights import BatchWeights
 
-EVALUATION_ROWS = 256
-"""Samples of a batch of evaluation, which has buffers of its own."""
-
-RUN_OBJECTS = 4096
-"""Bytes of the Python objects around the steps: callbacks, counters, the journal's lines."""
-
 EXPECTED_BLOCK = 8 << 20
 """Bytes of the block of a stream that `lowmem.data.open` makes, for advice before the data are known."""
-
-OP_OBJECTS = 160
-"""Bytes of the Python objects for an op of the plan, which a trainer makes and keeps."""
 
 
 class StepMemory:
@@ -45,8 +45,8 @@ class StepMemory:
     budget, ram: as in `Trainer`; one of the two is None.
     options: keywords of `lowmem.plan`: strategy, micro_batch, segments, slots, threads, costs, table_bytes.
     disk: what states may go to.
-
     group: the ranks that share batches, None for one process.
+    expected: the data to come, None if they are not known yet.
 
     The plan is made at once, so that what cannot fit is refused before anything is allocated. Raises `BudgetError`
     then. `process_promise` is the peak of the whole process that was promised; None without `ram`.
@@ -66,6 +66,7 @@ class StepMemory:
         options: dict[str, Any],
         disk: DiskTier | None = None,
         group: Group | None = None,
+        expected: Expected | None = None,
     ) -> None:
         if callable(options["strategy"]) or isinstance(options["strategy"], Schedule):
             raise InputError(
@@ -81,56 +82,68 @@ class StepMemory:
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
             warm_up(mlp.architecture.dtype)
-        self._buffers, self._evaluated, self._odd, self._allocated = 0, 0, False, False
+        self._buffers, self._odd, self._evaluated, self._allocated = 0, False, 0, False
         self._lent: LentBatches | None = None
         self.process_promise: int | None = None
-        self.plan: Plan = self._plan(0, odd=False)
+        if expected is not None:
+            self._check(expected)
+        self._counted, self.plan = expected, self._plan(expected)
+        if expected is not None:
+            self._note(expected)
 
     @property
     def evaluation_rows(self) -> int:
-        """Samples of a batch of evaluation: no more than a pass has, as evaluation works in the memory of a pass."""
-        return min(EVALUATION_ROWS, self.plan.micro_batch)
+        """Samples of a batch of evaluation."""
+        return evaluation_rows(self.plan)
 
     @property
     def share(self) -> Shards | None:
         """The shards of a batch that this rank has; None for one process, which has all."""
-        return None if self._group is None else self.plan.sharing.of_rank(self._group.rank)
+        return self._share_of(self.plan)
 
-    def count(self, train: Samples, held_out: Samples | None, weights: int = 0) -> None:
+    def _share_of(self, plan: Plan) -> Shards | None:
+        return None if self._group is None else plan.sharing.of_rank(self._group.rank)
+
+    def count(self, expected: Expected) -> None:
         """Count the buffers of these data, and plan again if the plan did not count as much.
-
-        weights: bytes of the best weights, which early stopping keeps.
 
         Raises `BudgetError` if the data's buffers do not fit beside the step, `InputError` if the step is allocated
         already and the plan would change.
         """
-        architecture = self._mlp.architecture
-        check_batches(architecture, len(train), min(self._batch_size, len(train)))
-        buffers = train.batch_bytes(min(self._batch_size, len(train)), architecture, share=self.share)
-        # The buffers of an evaluation are counted in any case: `evaluate` may be called without validation data too,
-        # and of the training data beside it.
-        evaluated = [
-            samples.batch_bytes(self.evaluation_rows, architecture, shuffled=False)
-            for samples in (train, held_out)
-            if samples is not None
-        ]
-        self._evaluated = max(evaluated)
-        buffers += self._evaluated
-        buffers += self.evaluation_rows * architecture.widths[-1] * architecture.item_bytes
-        buffers += self._weights.bytes_for(self._batch_size)
-        buffers += max(train.reading_bytes, 0 if held_out is None else held_out.reading_bytes)  # one after the other
-        buffers += RUN_OBJECTS + saving_bytes(train) + OP_OBJECTS * len(self.plan.schedule)
-        buffers += weights
-        odd = len(train) % self._batch_size != 0
-        if self._allocated and buffers <= self._buffers and odd <= self._odd:
+        self._check(expected)
+        if self._counted is not None and self._counted.is_same(expected):
             return
-        planned = self._plan(buffers, odd=odd)
-        if self._allocated and planned.schedule != self.plan.schedule:
-            raise InputError(
-                "these data, or the weights that patience keeps, need more memory than what this trainer began with, "
-                "and the plan would change. Begin a new trainer with them."
-            )
-        self.plan, self._buffers, self._odd = planned, buffers, odd
+        fewer = self._needs(expected, self.plan) <= self._buffers and expected.odd(self._batch_size) <= self._odd
+        if not (self._allocated and fewer):
+            planned = self._plan(expected)
+            if self._allocated and planned.schedule != self.plan.schedule:
+                raise InputError(
+                    "these data, or the weights that patience keeps, need more memory than what this trainer began "
+                    "with, and the plan would change. Begin a new trainer with them."
+                )
+            self.plan = planned
+            self._note(expected)
+        self._counted, self._evaluated = expected, expected.evaluation_bytes(self.plan)
+
+    def _note(self, expected: Expected) -> None:
+        """Note what the plan counts."""
+        self._buffers, self._odd = self._needs(expected, self.plan), expected.odd(self._batch_size)
+        self._evaluated = expected.evaluation_bytes(self.plan)
+
+    def _check(self, expected: Expected) -> None:
+        """Refuse batches that the network cannot be trained on."""
+        samples = len(expected.train)
+        check_batches(self._mlp.architecture, samples, min(self._batch_size, samples))
+
+    @property
+    def _weighting(self) -> int:
+        """Bytes in which the losses of a batch are weighted."""
+        return self._weights.bytes_for(self._batch_size)
+
+    def _needs(self, expected: Expected, plan: Plan) -> int:
+        """Return the bytes that the data take with a plan."""
+        second = BestWeights.bytes_for(self._mlp) if expected.patience else 0
+        return second + expected.bytes_with(plan, self._weighting, self._share_of(plan))
 
     def validation(self, samples: Samples | None) -> LentBatches | None:
         """Return batches of validation data, None if there are none; `evaluation` borrows their buffers' place."""
@@ -166,33 +179,44 @@ class StepMemory:
         self._allocated = True
         return Stepper(backprop, optimizer, outputs, self._weights, skips)
 
-    def _plan(self, buffers: int, *, odd: bool) -> Plan:
-        """Plan a step.
-
-        buffers: bytes of the batches' buffers.
-        odd: whether the last batch of an epoch has another size.
-        """
+    def _plan(self, expected: Expected | None) -> Plan:
+        """Plan a step beside the data, or beside none if they are not known."""
         gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now
-        options: dict[str, Any] = self._options | {"batch_buffers": buffers, "odd_batches": odd}
+        options: dict[str, Any] = dict(self._options)
         options["gather"] = self._clip_norm is not None and not self._clip_twice
         options["rehearse"] = self._clip_twice
-        rows = self._batch_size
-        if self._cap is None:
-            return plan(self._mlp, rows, self._budget, self._optimizer, **options)
-        held = self._held()
 
-        def make(room: int, tables: int) -> Plan:
-            return plan(self._mlp, rows, room, self._optimizer, **options | {"table_bytes": tables})
+        def beside(budget: int | str | None, buffers: int, tables: int | None = None) -> Plan:
+            more = {"batch_buffers": buffers} | ({} if tables is None else {"table_bytes": tables})
+            # Of data that are not known yet, the last batch of an epoch may have another size.
+            more["odd_batches"] = buffers > 0 if expected is None else expected.odd(self._batch_size)
+            return plan(self._mlp, self._batch_size, budget, self._optimizer, **options | more)
 
-        known, counted = buffers > 0, len(self.plan.schedule) if buffers else 0
+        def within(budget: int | str | None, tables: int | None = None, *, likely: bool = False) -> Plan:
+            """Return the plan for a budget that counts the data; likely: those that are open."""
+            if expected is None and not likely:
+                return beside(budget, 0, tables)
 
-        def more(planned: Plan) -> int:
-            """Return the bytes of what the data will need, and of the objects of a plan with more ops."""
-            unknown = 0 if known else self._expected_buffers()
-            return unknown + OP_OBJECTS * max(len(planned.schedule) - counted, 0)
+            def needs(planned: Plan) -> int:
+                return likely_bytes(planned, self._weighting) if expected is None else self._needs(expected, planned)
 
-        planned, self.process_promise = plan_within(self._cap, held, make, more)
-        return planned
+            return plan_counting(
+                lambda buffers: beside(budget, buffers, tables),
+                lambda least, buffers: beside(least, buffers, tables),
+                needs,
+            )
+
+        likely = partial(within, likely=True)
+        if self._cap is not None:
+            beyond = 0 if expected is not None else self._unknown_buffers
+            planned, self.process_promise = plan_within(self._cap, self._held(), within, likely, beyond)
+            return planned
+        try:
+            return within(self._budget)
+        except BudgetError:
+            if expected is not None or not samples_for(self._mlp.architecture):
+                raise
+        return likely(self._budget)  # refuses it, with a budget that works
 
     def _held(self) -> int:
         """Return the bytes of what a plan counts that the process holds already."""
@@ -201,9 +225,12 @@ class StepMemory:
         account, (parameters, moments) = self.plan.account(), self.plan.streams
         return account.total - account.parameters * parameters - account.optimizer * moments  # between two steps
 
-    def _expected_buffers(self) -> int:
-        """Return the bytes that the buffers of data may take which are not known yet: those of a stream of float64."""
+    @property
+    def _unknown_buffers(self) -> int:
+        """The bytes that the buffers of data may take of which none are open: those of a stream of float64."""
         architecture = self._mlp.architecture
+        if samples_for(architecture):
+            return 0
         inputs, outputs = architecture.widths[0], architecture.widths[-1]
         rows = self._batch_size + EVALUATION_ROWS
         batches = 2 * rows * (inputs + outputs + 1) * (8 + architecture.item_bytes)

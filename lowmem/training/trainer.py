@@ -10,6 +10,7 @@ from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
+from lowmem.measure.expected import Expected
 from lowmem.measure.placement import ON_DISK, folder_again
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
@@ -22,7 +23,6 @@ from lowmem.runtime.collectives.group import Group, size_of
 from lowmem.runtime.collectives.states import saving_states, state_layout
 from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
 from lowmem.training.callbacks.base import Callback
-from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Metric, Stopping
 from lowmem.training.callbacks.progress import Progress, Tell
@@ -71,6 +71,7 @@ class Trainer(RunState):
         in their order; a dictionary of numbers for all classes, by class number or, where labels are text, by name; or
         "balanced", which is n / (k n_c) for a class with n_c of n samples, where k classes occur; the n_c are counted
         in one pass over the first training data and kept from then on.
+    expected: what `epochs` will get, an `lowmem.measure.expected.Expected`, so that a refusal counts it too.
     non_finite: what a loss that is NaN or infinite does: "stop" ends the run with an error, "skip" leaves out the
         update of the step.
 
@@ -114,6 +115,7 @@ class Trainer(RunState):
         non_finite: Literal["stop", "skip"] = "stop",
         disk: str | PathLike[str] | DiskTier | None = None,
         disk_limit: int | str | None = None,
+        expected: Expected | None = None,
     ) -> None:
         super().__init__()
         if budget is not None and ram is not None:
@@ -128,10 +130,9 @@ class Trainer(RunState):
         self.schedule: LearningRate | Unfinished | float | str | None = as_schedule(schedule, self.optimizer)
         self.non_finite = non_finite
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
-        clip_twice = truth("clip_twice", clip_twice)
-        if clip_twice and self.clip_norm is None:
+        self.clip_twice = truth("clip_twice", clip_twice)
+        if self.clip_twice and self.clip_norm is None:
             raise InputError("clip_twice goes with clip_norm; give that, or leave out clip_twice.")
-        self.clip_twice = clip_twice
         planning = (strategy, micro_batch, segments, slots, threads, engine, shards)
         self._options: dict[str, Any] = dict(zip(PLANNING, planning, strict=True))
         self._group = None if size_of(group) == 1 else group
@@ -145,10 +146,11 @@ class Trainer(RunState):
             budget=budget,
             ram=ram,
             clip_norm=self.clip_norm,
-            clip_twice=clip_twice,
+            clip_twice=self.clip_twice,
             options=self._options | {"costs": costs, "table_bytes": table_bytes},
             group=self._group,
             disk=tier,
+            expected=expected,
         )
         if tier is not None:  # runs without a disk are saved as ever
             self._options |= {"disk": tier.folder, "disk_limit": tier.limit}
@@ -220,16 +222,15 @@ class Trainer(RunState):
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)
-        self._memory.count(train, held_out, 0 if patience is None else BestWeights.bytes_for(self.mlp))
-        a_pass = -(-len(train) // min(self.batch_size, len(train)))
-        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, a_pass)
+        self._memory.count(Expected(train, held_out, patience is not None))
+        rows = min(self.batch_size, len(train))
+        schedule = schedule_until(self.schedule, self.optimizer, self._position, until, -(-len(train) // rows))
         patient = self._patience(stopping)
         self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
         stepper.schedule = self.schedule = schedule
         self._agree(until)
         self._position.until = until
-        rows, architecture = min(self.batch_size, len(train)), self.mlp.architecture
-        batches = train.batches(rows, architecture, self.seed, self._memory.share)
+        batches = train.batches(rows, self.mlp.architecture, self.seed, self._memory.share)
         if self._weights.waiting:
             self._weights.balance(train.class_counts(self.mlp.architecture.widths[-1]))
         hear = patient, tuple(callbacks), HeldSignals(INTERRUPT if save_to is None else SIGNALS), self._turn

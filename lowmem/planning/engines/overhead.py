@@ -5,6 +5,8 @@ which the binder follows too; the bytes of each kind were fitted on traced alloc
 `scripts/fit_overhead.py`, which also shows how far the estimate lies above them.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,8 +16,9 @@ from lowmem.network.layers import Layer
 from lowmem.network.layers.base import Widths, Workspace
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
-from lowmem.planning.engines.outline import Place, outline, reversal_places
+from lowmem.planning.engines.outline import Phase, Place, outline, reversal_places
 from lowmem.planning.packing import Program, Step
+from lowmem.schedule.ops import Op
 from lowmem.schedule.streaming import Streaming
 
 WHOLE = Shards()
@@ -47,6 +50,44 @@ outputs. chunks: of the parameters, in updates; states: the optimizer's arrays o
 """
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Calls:
+    """The calls of a program, wherever its values lie: what all placements of a schedule share. See `calls_of`.
+
+    forwards: (number of the step, phase, layer). sweeps: (number of the step, first layer, last layer).
+    reversals: (number of the step, layer). kinds: how many objects there are of the kinds that no place changes.
+    """
+
+    forwards: tuple[tuple[int, Phase, int], ...]
+    sweeps: tuple[tuple[int, int, int], ...]
+    reversals: tuple[tuple[int, int], ...]
+    kinds: dict[str, int]
+
+
+def calls_of(architecture: Architecture, ops: Iterable[Op], streaming: Streaming | None = None) -> Calls:
+    """Return the calls of a program with these ops. streaming: of parameters and moments."""
+    forwards, sweeps, reversals = [], [], []
+    calls = 0
+    reversed_by = -1
+    numbered = Program(tuple(Step(op, number, number, number) for number, op in enumerate(ops)), 0)
+    for item in outline(architecture, numbered, first=False, last=True, streaming=streaming):
+        number = item.step.source
+        match item.kind:
+            case "forward":
+                forwards.append((number, item.phase, item.layer))
+            case "sweep":
+                sweeps.append((number, item.layer, item.last))
+            case "prepare" | "gradients" | "scale_gradients" | "finish" | "gather":
+                calls += 1
+                if number != reversed_by:
+                    reversed_by = number
+                    reversals.append((number, item.layer))
+            case "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait" | "move":
+                calls += 1
+    kinds = {"sweeps": len(sweeps), "calls": calls, "reversals": len(reversals)}
+    return Calls(tuple(forwards), tuple(sweeps), tuple(reversals), kinds)
+
+
 def counts(
     architecture: Architecture,
     program: Program,
@@ -57,6 +98,7 @@ def counts(
     states: int | None,
     shards: Shards = WHOLE,
     streaming: Streaming | None = None,
+    calls: Calls | None = None,
 ) -> dict[str, int]:
     """Count the objects of a program by kind.
 
@@ -66,42 +108,35 @@ def counts(
     states: arrays of the optimizer, None without one.
     shards: of a batch, whose parts of the parameters are updated one by one.
     streaming: of parameters and moments.
+    calls: of the program, where they are known already.
     """
     workspace = cache(_workspace)
     places = _Places(rows, architecture.item_bytes)
     forwards: set[tuple[str, Step]] = set()  # equal ones are bound once
     in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
-    kinds = dict.fromkeys(("sweeps", "calls", "reversals"), 0)
-    reversed_by: Step | None = None
-    for item in outline(architecture, program, first=False, last=True, streaming=streaming):
-        step = item.step
-        match item.kind:
-            case "forward":
-                if (item.phase, step) not in forwards:
-                    forwards.add((item.phase, step))
-                    layer = architecture.layer(item.layer)
-                    places.matrices |= {(step.source, layer.entering), (step.target, layer.leaving)}
-                    places.workspaces.add((step.scratch, workspace(layer).forward))
-            case "sweep":
-                kinds["sweeps"] += 1
-                marks = in_place.setdefault((step.target, step.scratch), bytearray(architecture.layers + 1))
-                marks[item.layer : item.last + 1] = b"\1" * (item.last - item.layer + 1)
-            case "prepare" | "gradients" | "scale_gradients" | "finish" | "gather":
-                kinds["calls"] += 1
-                if step is not reversed_by:
-                    reversed_by = step
-                    kinds["reversals"] += 1
-                    where = reversal_places(architecture.layer(item.layer), step, rows)
-                    places.matrices |= {where.delta, where.state, *where.whole}
-                    places.workspaces.add(where.scratch)
-            case "loss" | "sum" | "exchange" | "update" | "store" | "load" | "wait" | "move":
-                kinds["calls"] += 1
+    steps = program.steps
+    calls = calls or calls_of(architecture, (step.op for step in steps), streaming)
+    for number, phase, reached in calls.forwards:
+        step = steps[number]
+        if (phase, step) not in forwards:
+            forwards.add((phase, step))
+            layer = architecture.layer(reached)
+            places.matrices |= {(step.source, layer.entering), (step.target, layer.leaving)}
+            places.workspaces.add((step.scratch, workspace(layer).forward))
+    for number, begin, end in calls.sweeps:
+        step = steps[number]
+        marks = in_place.setdefault((step.target, step.scratch), bytearray(architecture.layers + 1))
+        marks[begin : end + 1] = b"\1" * (end - begin + 1)
+    for number, reached in calls.reversals:
+        where = reversal_places(architecture.layer(reached), steps[number], rows)
+        places.matrices |= {where.delta, where.state, *where.whole}
+        places.workspaces.add(where.scratch)
     for (place, scratch), marks in in_place.items():
         for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:
             places.matrices |= {(place, layer.entering), (place, layer.leaving)}
             places.workspaces.add((scratch, workspace(layer).in_place))
     chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
-    of_passes = {kind: number * passes for kind, number in kinds.items()}
+    of_passes = {kind: number * passes for kind, number in calls.kinds.items()}
     shared = len(forwards) + sum(map(sum, in_place.values()))
     return {
         "constant": 1,

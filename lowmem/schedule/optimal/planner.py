@@ -43,6 +43,9 @@ from lowmem.schedule.simulate import Trace, simulate
 APART = 0.003
 """Share by which the levels of a long chain that are tried lie apart."""
 
+COARSE = 64
+"""Steps of levels that are skipped at first, where what schedules take falls with their levels."""
+
 WASTED = 0.75
 """Levels for each state that rounding up may have wasted: schedules of so many more levels are tried too."""
 
@@ -154,9 +157,12 @@ class Planner:
             )
         return self._optimum(schedule, budget)
 
-    def find(self, budget: int, taken: Callable[[Schedule], int]) -> Optimum | None:
-        """Return the best schedule that the table or the closed form has for a budget, None if there is none."""
-        schedule = most_slots(self.chain, budget, taken) if self.uniform else self._from_table(budget, taken)
+    def find(self, budget: int, taken: Callable[[Schedule], int], *, rough: bool = False) -> Optimum | None:
+        """Return the best schedule that the table or the closed form has for a budget, None if there is none.
+
+        rough: what schedules take does not fall steadily with what they keep, so that many of them must be tried.
+        """
+        schedule = most_slots(self.chain, budget, taken) if self.uniform else self._from_table(budget, taken, rough)
         return None if schedule is None else self._optimum(schedule, budget)
 
     def _optimum(self, schedule: Schedule, budget: int) -> Optimum:
@@ -171,7 +177,7 @@ class Planner:
             self._latest = schedule, simulate(self.chain, schedule)
         return self._latest[1]
 
-    def _from_table(self, budget: int, taken: Callable[[Schedule], int]) -> Schedule | None:
+    def _from_table(self, budget: int, taken: Callable[[Schedule], int], rough: bool) -> Schedule | None:
         """Try schedules from the cheapest on until one fits, None if none does.
 
         Every schedule is read off at the lowest level that has its cost.
@@ -194,7 +200,8 @@ class Planner:
 
         steps = self._steps
         first = next((number for number, level in enumerate(steps) if level <= highest), len(steps))
-        _first_that_fits(first, len(steps), lambda number: fits(steps[number]), short=self.chain.length <= LONGEST)
+        stride = 1 if self.chain.length <= LONGEST else _rough_stride(len(steps)) if rough else COARSE
+        _first_that_fits(first, len(steps), lambda number: fits(steps[number]), stride)
         return latest
 
     @cached_property
@@ -242,20 +249,30 @@ class Planner:
         return uniform_bound(self.chain, max(slots, 0) + more) + self.fixed_cost
 
 
-def _first_that_fits(first: int, stop: int, fits: Callable[[int], bool], *, short: bool) -> None:
+def _rough_stride(count: int) -> int:
+    """Return the least power of 4 of whose multiples no more than `COARSE` are below a count."""
+    stride = 1
+    while count > COARSE * stride:
+        stride *= 4
+    return stride
+
+
+def _first_that_fits(first: int, stop: int, fits: Callable[[int], bool], coarsest: int) -> None:
     """Ask numbers first..stop-1 until one fits; the last one that fits is the answer.
 
-    short: ask all of them in turn. Otherwise multiples of 64 are asked in turn, and at the end the last number; then
-    multiples of 16 between the one that fits and the one before it, and so on. With a smaller `first`, or where more
-    fits, the answer is the same or comes earlier, whatever fits: this makes plans never dearer with more budget.
+    coarsest: a power of 4. Its multiples are asked in turn, and at the end the last number; then multiples of a
+        quarter of it between the one that fits and the one before it, and so on. 1 asks all numbers in turn.
+
+    With a smaller `first`, or where more fits, the answer is the same or comes earlier, whatever fits: this makes
+    plans never dearer with more budget.
     """
-    low, high = first, stop
-    for stride in (1,) if short else (64, 16, 4, 1):
+    low, high, stride = first, stop, coarsest
+    while stride:
         number = -(-low // stride) * stride
         while number < high and not fits(number):
             number += stride
-        if number >= high == stop and not short:
+        if number >= high == stop and coarsest > 1:
             if first >= stop or not fits(stop - 1):
                 return
             high = stop - 1
-        low, high = max(low, number - stride + 1), min(number, high)
+        low, high, stride = max(low, number - stride + 1), min(number, high), stride // 4

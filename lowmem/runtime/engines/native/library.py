@@ -12,7 +12,7 @@ from lowmem.planning.engines.choice import LIBRARY, note_unusable
 from lowmem.runtime.blas import Blas, numpy_blas
 from lowmem.runtime.engines.native import structs
 
-INTERFACE = 3
+INTERFACE = 4
 """Of src/lowmem_native.h."""
 
 

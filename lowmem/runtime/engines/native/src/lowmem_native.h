@@ -20,7 +20,7 @@
 #endif
 
 /* Raised whenever a struct or a meaning below changes: a library of another number is not used. */
-#define LM_INTERFACE 3
+#define LM_INTERFACE 4
 
 enum lm_op_kind { LM_FORWARD = 0, LM_LOSS = 1, LM_BACKWARD = 2, LM_UPDATE = 3 };
 

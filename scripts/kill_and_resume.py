@@ -55,7 +55,7 @@ def main() -> None:
     kills, disk = 5 if arguments.quick else 50, arguments.disk
     before = set() if disk is None else {*os.listdir(disk)}
     flags = (*FLAGS, *KINDS[0]) if disk is None else (*STREAMED, "--disk", str(disk))
-    result = kill_and_compare(kills, arguments.seed, flags, epochs=30 if disk is None else 3)
+    result = kill_and_compare(kills, arguments.seed, flags, epochs=30 if disk is None else 10)
     same = "equal" if result.same else "DIFFER"
     print(f"{result.kills} kills, {result.unsaved} of them before the first save, {result.steps:,} steps")
     print(f"final weights {same}")

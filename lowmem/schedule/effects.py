@@ -123,13 +123,13 @@ def state_of(op: Op) -> tuple[int, bool]:
     which the loss ends, never is on its way.
     """
     match op:
-        case Forward(first, _):
+        case Forward(first=first):
             return first - 1, False
-        case Backward(layer):
+        case Backward(layer=layer):
             return layer - 1, True
-        case Free(value):
+        case Free(value=value):
             return value.layer, True
-        case Store(value):
+        case Store(value=value):
             return value.layer, False
         case Record() | Loss() | AllReduce() | Update() | Load():
             return 0, False

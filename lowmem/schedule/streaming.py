@@ -62,11 +62,11 @@ class Moves(NamedTuple):
 def runs_of(op: Op) -> Iterator[tuple[int, bool]]:
     """Yield the layers whose parameters an op uses, in order, and whether it updates them."""
     match op:
-        case Forward(first, last):
+        case Forward(first=first, last=last):
             yield from ((layer, False) for layer in range(first, last + 1))
-        case Backward(layer):
+        case Backward(layer=layer):
             yield layer, False
-        case Update(layer):
+        case Update(layer=layer):
             yield layer, True
         case _:
             pass

@@ -115,13 +115,13 @@ class Step:
     def _do(self, action: Action) -> None:
         """Carry out one action."""
         match action:
-            case Forward(first, last):
+            case Forward(first=first, last=last):
                 state = self.states[first - 1]
                 for layer in range(first, last + 1):
                     stage = self.stages[layer - 1]
                     state = sweep(partial(self._run, layer), state, stage.differentiable, taped=stage.taped_sweeps)
                 self.states[last] = state
-            case RecordSpan(first, last, output):
+            case RecordSpan(first=first, last=last, output=output):
                 entering = [self.states[0] if first == 1 else self.states.pop(first - 1)]
                 run = partial(self._run_span, first, last, output)
                 outputs, tape = record(run, entering, self.stages[first - 1].differentiable)
@@ -129,9 +129,9 @@ class Step:
                 self.tapes[last] = first, tape
                 if output:
                     self.states[last] = outputs
-            case Free(value):
+            case Free(value=value):
                 del self.states[value.layer]
-            case ReverseSpan(last):
+            case ReverseSpan(last=last):
                 first, tape = self.tapes.pop(last)
                 if any(gradient is not None for gradient in self.gradients.tensors):
                     self.gradients = reverse(tape, self.gradients, self._shared(first, last))

@@ -48,12 +48,12 @@ def actions(ops: Sequence[Op], alone: Sequence[bool]) -> list[Action]:
     first = 0
     for op in ops:
         match op:
-            case Record(layer, output):
+            case Record(layer=layer, output=output):
                 first = first or layer
                 if not joined(layer):
                     found.append(RecordSpan(first, layer, output))
                     first = 0
-            case Backward(layer):
+            case Backward(layer=layer):
                 if not joined(layer):
                     found.append(ReverseSpan(layer))
             case Forward() | Free() | Loss():

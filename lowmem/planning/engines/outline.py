@@ -71,14 +71,14 @@ def outline(
     for step in program.steps:
         yield from disk.of(step)
         match step.op:
-            case Forward(start, stop) if streaming is not None:
+            case Forward(first=start, last=stop) if streaming is not None:
                 for layer in range(start, stop + 1):
                     kind: Kind = "sweep" if layer > start else "forward"
                     phase: Phase = "forward" if layer > reached else "recomputation"
                     one = Item(kind, phase, layer, step, layer * (layer > start))
                     yield from moved.around(step, one)
                 reached = max(reached, stop)
-            case Forward(start, stop):
+            case Forward(first=start, last=stop):
                 yield Item("forward", "recomputation" if start <= reached else "forward", start, step)
                 again = min(reached, stop)
                 if again > start:
@@ -89,14 +89,14 @@ def outline(
                 reached = max(reached, stop)
             case Loss():
                 yield Item("loss", "loss", 0, step)
-            case Backward(layer):
+            case Backward(layer=layer):
                 calls = [Item(kind, "backward", layer, step) for kind in architecture.layer(layer).reversal]
                 if not first:
                     calls.append(Item("sum", "sum of gradients", layer, step))
                 yield from moved.around(step, *calls)
-            case AllReduce(layer):
+            case AllReduce(layer=layer):
                 yield Item("exchange", "sum of gradients", layer, step)
-            case Update(layer):
+            case Update(layer=layer):
                 yield from moved.around(step, *([Item("update", "update", layer, step)] if last else ()))
             case (
                 Free() | Record() | Store() | Load()
@@ -138,10 +138,10 @@ class DiskCalls:
             self._read.discard(state)
             self._written.discard(state)
         match step.op:
-            case Store(value):
+            case Store(value=value):
                 self._written.add(value.layer)
                 yield Item("store", "disk", value.layer, step)
-            case Load(value):
+            case Load(value=value):
                 self._read.add(value.layer)
                 yield Item("load", "disk", value.layer, step)
 

@@ -83,17 +83,18 @@ def _ops(plan: Plan) -> Iterator[tuple[int, int, int, int, int, int]]:
         # Every size of the arena is one lane's times the lanes, so every offset is, too; -1 is the batch.
         source, target, scratch = (at if at < 0 else at // lanes for at in (step.source, step.target, step.scratch))
         match step.op:
-            case Forward(first, stop) if plan.streaming is not None:  # one layer a record; all but the first in place
+            case Forward(first=first, last=stop) if plan.streaming is not None:
+                # One layer a record; all but the first in place.
                 yield FORWARD, first, first, source, target, scratch
                 for layer in range(first + 1, stop + 1):
                     yield FORWARD, layer, layer, target, target, scratch
-            case Forward(first, stop):
+            case Forward(first=first, last=stop):
                 yield FORWARD, first, stop, source, target, scratch
             case Loss():
                 yield LOSS, last, last, source, target, scratch
-            case Backward(layer):
+            case Backward(layer=layer):
                 yield BACKWARD, layer, layer, source, target, scratch
-            case Update(layer):
+            case Update(layer=layer):
                 yield UPDATE, layer, layer, 0, 0, 0
             case Free() | Record() | Store() | Load() | AllReduce():  # nothing is run; networks have no tapes
                 pass

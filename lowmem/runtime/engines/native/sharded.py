@@ -177,12 +177,12 @@ def _cuts(plan: Plan) -> Iterator[tuple[int, int, int, int]]:
             case Loss():
                 yield LOST, 0, first, at
                 first = at
-            case Backward(layer):
+            case Backward(layer=layer):
                 yield REVERSED, layer, first, at
                 first = at
-            case AllReduce(layer):
+            case AllReduce(layer=layer):
                 yield SEND, layer, at, at
-            case Update(layer):
+            case Update(layer=layer):
                 yield UPDATE, layer, at, at
                 first = at
             case _:

@@ -182,7 +182,7 @@ def inside(folder: str, case: Case) -> Case:
 def main() -> None:
     """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
+    parser.add_argument("folder", nargs="?", help="a folder on the disk")
     parser.add_argument("--only", nargs="+", choices=[*cases()], metavar="NAME", help="some cases; see --list")
     parser.add_argument("--list", action="store_true", help="print the names of all cases")
     parser.add_argument("--cases", type=Path, metavar="FILE", help="keep finished cases; a later run goes on from it")
@@ -192,6 +192,8 @@ def main() -> None:
     if arguments.list:
         print("\n".join(cases()))
         return
+    if arguments.folder is None:
+        parser.error("a FOLDER on a disk is needed")
     if arguments.case:
         one = inside if "ram" in arguments.case else measure
         print(json.dumps(one(arguments.folder, arguments.case)))

@@ -153,7 +153,8 @@ def told_before(text: str) -> list[list[str]]:
     told = []
     heads = [""]
     for line in text.strip().splitlines():
-        if line.startswith(("*: disturbed", "Measured ")):  # whether other processes were at work; where and when
+        # Whether other processes were at work, in two lines; where and when.
+        if line.startswith(("*: disturbed", "took more than", "Measured ")):
             continue
         cells = re.split(r" {2,}", line.strip())
         if cells[0] in ("memory", "step", "promised", "outcome"):

@@ -120,11 +120,14 @@ def plan_counting(
     """
     counted = 0
     try:
-        for _ in range(MOST_PLANS):
-            plan = make(counted)
-            if needs(plan) <= counted:
+        plan = make(counted)
+        for _ in range(MOST_PLANS - 1):
+            taken = needs(plan)
+            if taken <= counted:
                 break
-            counted = needs(plan)
+            counted = taken
+            del plan  # the next one shall not come on top of it
+            plan = make(counted)
         return plan
     except BudgetError as error:
         leanest = least(error.minimum, counted)

@@ -11,14 +11,19 @@ from lowmem.schedule.revolve import revolve
 from lowmem.schedule.segments import segments, sqrt
 from lowmem.schedule.simulate import Lifetime, Trace, simulate
 from lowmem.schedule.store_all import store_all
-from lowmem.schedule.tapes import fixed
-from lowmem.schedule.tapes import planner as tape_planner
 
-_WITH_TAPES = {p.__name__: p for p in (fixed.store_all, fixed.sqrt, fixed.segments, tape_planner.optimal)}
+
+def _with_tapes() -> dict[str, Planner]:
+    """Load the planners of chains with tapes: a network of NumPy's has none."""
+    from lowmem.schedule.tapes import fixed, planner
+
+    return {each.__name__: each for each in (fixed.store_all, fixed.sqrt, fixed.segments, planner.optimal)}
+
+
 _PLANNERS = (store_all, sqrt, segments, revolve, optimal, recompute_all)
 
 PLANNERS: Mapping[str, Planner] = MappingProxyType(
-    {planner.__name__: lowered(planner, _WITH_TAPES.get(planner.__name__)) for planner in _PLANNERS}
+    {planner.__name__: lowered(planner, _with_tapes) for planner in _PLANNERS}
 )
 """Planner by name: a function of a `Chain` and of keywords of its own (`segments=`, `slots=`, `budget=`).
 

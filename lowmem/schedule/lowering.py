@@ -9,7 +9,7 @@ Where ranks share a batch, an `AllReduce` stands right behind the backward of it
 on every rank, whatever its budget.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -49,16 +49,16 @@ def lower(chain: Chain, schedule: Schedule) -> Schedule:
     return Schedule(schedule.planner, tuple(ops))
 
 
-def lowered(planner: Planner, with_tapes: Planner | None = None) -> Planner:
+def lowered(planner: Planner, with_tapes: Callable[[], Mapping[str, Planner]]) -> Planner:
     """Return the planner that plans the pure reversal of a chain and lowers the result.
 
-    with_tapes: what plans chains with tapes, which are refused without it.
+    with_tapes: loads the planners of chains with tapes, by name; such a chain is refused if none has this one's name.
     """
 
     @wraps(planner)
     def plan(chain: Chain, **options: Any) -> Schedule:  # noqa: ANN401 - whatever the planner takes
         instance("chain", chain, Chain, "a lowmem.chain.Chain, such as Chain.abstract(...) makes")
-        chosen = with_tapes if chain.taped else planner
+        chosen = with_tapes().get(planner.__name__) if chain.taped else planner
         if chosen is None:
             raise InputError(f"{planner.__name__} knows no tapes. Take store_all, sqrt, segments or optimal.")
         return lower(chain, chosen(chain.reversal, **options))

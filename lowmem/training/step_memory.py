@@ -181,12 +181,12 @@ class StepMemory:
 
     def _plan(self, expected: Expected | None) -> Plan:
         """Plan a step beside the data, or beside none if they are not known."""
-        gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now
         options: dict[str, Any] = dict(self._options)
         options["gather"] = self._clip_norm is not None and not self._clip_twice
         options["rehearse"] = self._clip_twice
 
         def beside(budget: int | str | None, buffers: int, tables: int | None = None) -> Plan:
+            gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now
             more = {"batch_buffers": buffers} | ({} if tables is None else {"table_bytes": tables})
             # Of data that are not known yet, the last batch of an epoch may have another size.
             more["odd_batches"] = buffers > 0 if expected is None else expected.odd(self._batch_size)

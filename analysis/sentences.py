@@ -116,6 +116,20 @@ def of_floor() -> str:
     )
 
 
+def of_products() -> str:
+    """Tell what PyTorch's BLAS makes of a step's products, and what a step of either takes over them."""
+    data = load("benchmark_step")
+    steps = [record for record in split(data["records"])[0] if is_plain(record)]
+    theirs = [record["torch"]["seconds"] / record["torch_floor"]["seconds"] for record in steps]
+    return (
+        f"On {data['machine']['processor']} the products of a step alone took PyTorch "
+        f"{ends(map(products, steps), '.2f')} times as long as they took NumPy, {median(map(products, steps)):.2f} in "
+        f"the median of {len(steps)} networks and activations ([step_time.md](tables/step_time.md)). Over its own "
+        f"products a step takes lowmem {median(r['over_floor']['median'] for r in steps):.2f} times as long in the "
+        f"median, and PyTorch {median(theirs):.2f} times."
+    )
+
+
 def of_arenas() -> str:
     """Tell how arenas and the rule of thumb were kept."""
     records = [r for r in load("profile_memory")["records"] if r["family"] == "budgets"]
@@ -261,6 +275,7 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "planning in words": of_planning,
     "budgets in FLOPs": of_budgets,
     "over the products": of_floor,
+    "products": of_products,
     "arenas": of_arenas,
     "traces": of_traces,
     "planning's memory": of_planners_memory,

@@ -168,12 +168,12 @@ def test_costs_weigh_passes_in_the_least_budget_too() -> None:
     assert lm.plan(architecture, 512, least, costs=costs).peak_bytes <= least
 
 
-@pytest.mark.parametrize("engine", ["native", "numpy"])
-def test_millions_of_layers_are_counted_by_a_division(engine: str) -> None:
+@pytest.mark.parametrize(("engine", "budgets"), [("native", ("1MB", "2MB")), ("numpy", ("500KB",))])
+def test_millions_of_layers_are_counted_by_a_division(engine: str, budgets: tuple[str, ...]) -> None:
     one = lm.Architecture((8, 8, 3))
     layers = lm.deepest(one, 64, "2GiB", "sgd", engine=engine)
     assert layers > 100_000
-    for budget in ("1MB", "2MB"):
+    for budget in budgets:
         fit = lm.deepest(one, 64, budget, "sgd", engine=engine)
         deep, deeper = (lm.Architecture((8, *[8] * n, 3)) for n in (fit, fit + 1))
         assert lm.plan(deep, 64, budget, "sgd", engine=engine).peak_bytes <= parse_bytes(budget)

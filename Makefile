@@ -65,7 +65,7 @@ sanitize: $(VENV)/.test
 		$(BIN)/pytest -p no:faulthandler tests/test_native_engine.py -k "not fork"
 
 # From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn,
-# benchmark_torch_chains, measure_ranks, measure_disk, measure_streaming and busy_machine in scripts/ measured.
+# benchmark_torch_chains, measure_ranks, measure_disk, measure_streaming, rank_predictions and busy_machine measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.schedules
 	$(BIN)/python -m analysis.tutorial

@@ -130,6 +130,33 @@ def of_products() -> str:
     )
 
 
+def of_predictions() -> str:
+    """Tell how predicted seconds rank plans, and how far they are from measured ones."""
+    records = load("rank_predictions")["records"]
+    ratios = [
+        measured / predicted
+        for record in records
+        for predicted, measured in zip(record["predicted_seconds"], record["measured_seconds"], strict=True)
+    ]
+    return (
+        "Plans are chosen by predicted seconds. These rank plans much as measured seconds do: Spearman's correlation "
+        f"was {ends((record['rank_correlation'] for record in records), '.2f')} for "
+        f"{len(records[0]['measured_seconds'])} plans of each of {len(records)} networks "
+        f"(`scripts/rank_predictions.py`). Measured seconds were {ends(ratios, '.2f')} times the predicted ones."
+    )
+
+
+def of_busy() -> str:
+    """Tell how long work takes beside processes that never rest."""
+    records = load("busy_machine")["records"]
+    others, cores = records[0]["beside"], load("busy_machine")["machine"]["cores"]
+    times = listed(f"{record['work']} {median(record['times']):.2f}" for record in records)
+    return (
+        f"Beside {others} processes that never rest, on {cores} cores, work took so many times as long as alone: "
+        f"{times} (`scripts/busy_machine.py`). Such neighbours leave work that keeps all cores busy half of them."
+    )
+
+
 def of_arenas() -> str:
     """Tell how arenas and the rule of thumb were kept."""
     records = [r for r in load("profile_memory")["records"] if r["family"] == "budgets"]
@@ -276,6 +303,8 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "budgets in FLOPs": of_budgets,
     "over the products": of_floor,
     "products": of_products,
+    "predictions": of_predictions,
+    "busy machine": of_busy,
     "arenas": of_arenas,
     "traces": of_traces,
     "planning's memory": of_planners_memory,

@@ -148,14 +148,14 @@ def of_streaming() -> str:
             "one there and in memory, in turns, and compares the bits. It has not been run on a quiet machine."
         )
     network = named([int(number) for number in record["case"].split(",")])
-    first = record["disk"][0]
+    first, kills = record["disk"][0], record["kills"]
     return (
         f"{network}, with Adam, whose parameters and moments take {format_bytes(first['parameters_and_moments'])}, in "
         f"a control group of {format_bytes(record['ram'])}, page cache and all ([table](tables/streaming.md)): the "
         f"process took {format_bytes(record['resident_peak'])} where {format_bytes(record['promise'])} were promised, "
         f"moved the {format_bytes(first['traffic'])} a step that were planned, and a step took {record['ratio']:.2f} "
-        f"times the one in memory. It was killed {record['kills']} times in {record['steps']} steps, resumed each "
-        "time, and ended with the bits of the run in memory."
+        f"times the one in memory. It was killed {'once' if kills == 1 else f'{kills} times'} in "
+        f"{record['steps']} steps, resumed, and ended with the bits of the run in memory."
     )
 
 

@@ -150,7 +150,7 @@ def of_busy() -> str:
     """Tell how long work takes beside processes that never rest."""
     records = load("busy_machine")["records"]
     others, cores = records[0]["beside"], load("busy_machine")["machine"]["cores"]
-    times = listed(f"{record['work']} {median(record['times']):.2f}" for record in records)
+    times = listed(f"{record['work']} {record['busy'] / record['alone']:.2f}" for record in records)
     return (
         f"Beside {others} processes that never rest, on {cores} cores, work took so many times as long as alone: "
         f"{times} (`scripts/busy_machine.py`). Such neighbours leave work that keeps all cores busy half of them."

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from statistics import median
 
 from analysis import ranks
@@ -11,7 +12,8 @@ from analysis.compute_versus_memory import shape_of
 from analysis.disk import of_checksums, of_streaming
 from analysis.drawing import Record, load
 from analysis.memory_versus_depth import WIDTH
-from analysis.step_time import is_plain, network, products, split
+from analysis.predictions import over_alone, over_predicted
+from analysis.step_time import is_plain, network, over_own_products, products, split, with_states
 from analysis.torch_chains import fastest, over_even_cuts
 from lowmem.units import format_bytes
 
@@ -105,14 +107,14 @@ def of_floor() -> str:
     over = [record["over_floor"]["median"] for record in steps]
     dearest = max(steps, key=lambda record: float(record["over_floor"]["median"]))
     deep = [r["over_floor"]["median"] for r in steps if (r["hidden"], r["width"]) == (200, 256)]
-    kept = [r["floor_with_states"]["seconds"] / r["floor"]["seconds"] for r in steps]
+    kept = [with_states(list(group)) for _, group in groupby(steps, key=network)]
     return (
         "What is lost between the products, from [step_time.md](tables/step_time.md): a step that stores everything "
         f"takes {ends(deep, '.3f')} times its matrix products alone for 200 layers of 256 (by activation), "
         f"{median(over):.2f} times in the median of {len(over)} networks and activations, and "
         f"{max(over):.3f} times at the most, for {network(dearest)} with {dearest['activation']}. Part of it is the "
         "traffic of stored states: the same products where every layer has a state of its own, and nothing else, take "
-        f"{ends(kept, '.2f')} times as long."
+        f"{ends(kept, '.3f')} times as long."
     )
 
 
@@ -120,7 +122,7 @@ def of_products() -> str:
     """Tell what PyTorch's BLAS makes of a step's products, and what a step of either takes over them."""
     data = load("benchmark_step")
     steps = [record for record in split(data["records"])[0] if is_plain(record)]
-    theirs = [record["torch"]["seconds"] / record["torch_floor"]["seconds"] for record in steps]
+    theirs = [over_own_products(record) for record in steps]
     return (
         f"On {data['machine']['processor']} the products of a step alone took PyTorch "
         f"{ends(map(products, steps), '.2f')} times as long as they took NumPy, {median(map(products, steps)):.2f} in "
@@ -133,16 +135,13 @@ def of_products() -> str:
 def of_predictions() -> str:
     """Tell how predicted seconds rank plans, and how far they are from measured ones."""
     records = load("rank_predictions")["records"]
-    ratios = [
-        measured / predicted
-        for record in records
-        for predicted, measured in zip(record["predicted_seconds"], record["measured_seconds"], strict=True)
-    ]
+    ratios = [ratio for record in records for ratio in over_predicted(record)]
     return (
         "Plans are chosen by predicted seconds. These rank plans much as measured seconds do: Spearman's correlation "
         f"was {ends((record['rank_correlation'] for record in records), '.2f')} for "
         f"{len(records[0]['measured_seconds'])} plans of each of {len(records)} networks "
-        f"(`scripts/rank_predictions.py`). Measured seconds were {ends(ratios, '.2f')} times the predicted ones."
+        f"([predictions.md](tables/predictions.md)). Measured seconds were {ends(ratios, '.2f')} times the predicted "
+        "ones: the cost model does not know the traffic of stored states."
     )
 
 
@@ -150,10 +149,11 @@ def of_busy() -> str:
     """Tell how long work takes beside processes that never rest."""
     records = load("busy_machine")["records"]
     others, cores = records[0]["beside"], load("busy_machine")["machine"]["cores"]
-    times = listed(f"{record['work']} {record['busy'] / record['alone']:.2f}" for record in records)
+    times = listed(f"{record['work']} {over_alone(record):.2f}" for record in records)
     return (
         f"Beside {others} processes that never rest, on {cores} cores, work took so many times as long as alone: "
-        f"{times} (`scripts/busy_machine.py`). Such neighbours leave work that keeps all cores busy half of them."
+        f"{times} ([predictions.md](tables/predictions.md)). Such neighbours leave half of the cores to work that "
+        "keeps all of them busy."
     )
 
 

@@ -68,7 +68,12 @@ def medians(steps: list[Record]) -> str:
     plain = [record for record in steps if is_plain(record)]
     over = median(record["over_floor"]["median"] for record in plain)
     beside = median(record["torch_over_lowmem"]["median"] for record in plain)
-    return f"In the median of {len(plain)} plain networks: {over:.2f} over the floor, PyTorch / lowmem {beside:.2f}."
+    theirs, own = (median(map(ratio, plain)) for ratio in (products, over_own_products))
+    return (
+        f"In the median of {len(plain)} plain networks: {over:.2f} over the floor, PyTorch / lowmem {beside:.2f}, "
+        f"products in PyTorch's BLAS over those in NumPy's {theirs:.2f}, PyTorch's step over its own products "
+        f"{own:.2f}."
+    )
 
 
 def split(records: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -127,6 +132,11 @@ def over_floor(steps: list[Record]) -> Table:
     )
 
 
+def with_states(records: list[Record]) -> float:
+    """Return the time of one network's products with a state for each layer, over that of its products alone."""
+    return float(median(record["floor_with_states"]["seconds"] / record["floor"]["seconds"] for record in records))
+
+
 def against_pytorch(steps: list[Record]) -> Table:
     """Return a row for each network and activation: both, elapsed and in processor time, and whether they agree."""
     rows = []
@@ -153,6 +163,11 @@ def against_pytorch(steps: list[Record]) -> Table:
 def products(record: Record) -> float:
     """Return the time of a step's products in PyTorch over that of NumPy's: what their BLAS alone makes of it."""
     return float(record["torch_floor"]["seconds"] / record["floor"]["seconds"])
+
+
+def over_own_products(record: Record) -> float:
+    """Return the time of PyTorch's step over that of its products alone."""
+    return float(record["torch"]["seconds"] / record["torch_floor"]["seconds"])
 
 
 def at_no_more_memory(points: list[Record], floor: float) -> Table:

@@ -39,7 +39,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 test-peers: $(VENV)/.peers
-	$(BIN)/pytest tests/peers
+	$(BIN)/pytest -n auto tests/peers
 
 # Several ranks on this machine, with the MPI of the extra: a minute on two cores.
 test-mpi: $(VENV)/.mpi

@@ -58,7 +58,7 @@ sanitize: $(VENV)/.test
 	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
 		$(BIN)/pip install --quiet --no-deps --editable .
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:faulthandler tests/test_native_engine.py
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:faulthandler tests/test_native_engine.py tests/test_disk_store.py
 	LOWMEM_BUILD=require LOWMEM_CFLAGS="-g -O1 -fsanitize=thread" $(BIN)/pip install --quiet --no-deps --editable .
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" \
 		TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/data/thread_sanitizer.txt" \

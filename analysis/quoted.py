@@ -100,7 +100,7 @@ def measured(data: Record) -> str:
     """Say when data were measured, and with which engine; before there was a choice it was NumPy's."""
     engine = {"native": "with the compiled engine ", "numpy": "with the NumPy engine "}[data.get("engine", "numpy")]
     when = caption(data).splitlines()[0].partition(", ")[2]
-    brief = ", in brief (one round)" if "--brief" in data["command"] else ""
+    brief = ", in brief (fewer rounds or cases)" if "--brief" in data["command"] else ""
     threads = data["machine"]["threads"]
     machine = f"{data['machine']['processor']}, {threads} core{'s' * (threads != 1)}"
     engine = engine if data["command"].split()[2] not in ENGINELESS else ""

@@ -14,7 +14,7 @@ Needs PyTorch (`pip install -e ".[torch]"`). Run from the repository's root:
 python -m scripts.benchmark_torch_chains [--quick] [--only CHAIN] [--cases FILE]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -47,17 +47,23 @@ def measure(case: Case) -> Case:
 def _plans(case: Case) -> Case:
     """Measure the stages and plan the budgets."""
     import lowmem.torch as lt
-    from lowmem.errors import BudgetError
     from scripts.torch_chains import chain
 
     model, x, loss = chain(case["chain"], quick=case["quick"])
-    measured = lt.measure(model, x, loss=loss)
+    return plans_of(lt.measure(model, x, loss=loss), SHARES)
+
+
+def plans_of(measured: Any, shares: Sequence[float]) -> Case:  # noqa: ANN401 - a lowmem.torch.MeasuredChain
+    """Plan a chain. shares: of the way from the least budget that works to storing everything."""
+    import lowmem.torch as lt
+    from lowmem.errors import BudgetError
+
     most = lt.plan(measured).peak_bytes
     try:
         least = lt.plan(measured, budget=1).peak_bytes
     except BudgetError as error:
         least = error.minimum
-    plans = [lt.plan(measured, budget=int(least + share * (most - least))) for share in SHARES]
+    plans = [lt.plan(measured, budget=int(least + share * (most - least))) for share in shares]
     return {"plans": [plan.to_json() for plan in plans], "store_all_bytes": most, "least_bytes": least}
 
 
@@ -87,12 +93,23 @@ def _segments(case: Case) -> Case:
     step = sequential_step(model, x, loss, case["segments"])
     step()
     model.zero_grad(set_to_none=True)
-    return {"peak_bytes": lt.measured_peak(step), "recomputed": _recomputed(len(model), case["segments"])}
+    return {"peak_bytes": lt.measured_peak(step), "recomputed": recomputed(len(model), case["segments"])}
 
 
-def _recomputed(stages: int, segments: int) -> int:
+def numbers_of_segments(stages: int) -> list[int]:
+    """Return the numbers of segments of checkpoint_sequential that are measured, for so many stages."""
+    return sorted({stages // (stages // n) for n in range(2, stages + 1)} | {2, 3})[:MOST]
+
+
+def recomputed(stages: int, segments: int) -> int:
     """Return how many stages checkpoint_sequential runs again: all but those of the last segment."""
     return (segments - 1) * (stages // segments)
+
+
+def candidates(budget: int, sequential: Mapping[int, Case]) -> list[int]:
+    """Return the numbers of segments that take no more than a budget, those first that recompute least."""
+    fits = [n for n, found in sequential.items() if found["peak_bytes"] <= budget]
+    return sorted(fits, key=lambda n: (sequential[n]["recomputed"], n))
 
 
 def even_cost(plan: Case, children: int, segments: int) -> float:
@@ -101,6 +118,18 @@ def even_cost(plan: Case, children: int, segments: int) -> float:
     stages = plan["measured"]["stages"]
     again = [stage["forward"] for stage in stages if int(stage["name"].partition(".")[0]) < behind]
     return float(plan["store_all_cost"] + sum(again))
+
+
+def predicted(plan: Case, fits: Sequence[int]) -> Case:
+    """Return what a plan predicts, beside the even cuts. fits: numbers of segments that take no more memory."""
+    children = 1 + int(plan["measured"]["stages"][-1]["name"].partition(".")[0])
+    return {
+        "gap": plan["gap"],
+        "cost_factor": plan["cost"] / plan["store_all_cost"],
+        "lower_bound": plan["lower_bound"],
+        "cost": plan["cost"],
+        "even_cost": min((even_cost(plan, children, n) for n in fits), default=None),
+    }
 
 
 def _time(case: Case) -> Case:
@@ -139,9 +168,7 @@ def everything(
         planned = fresh("plan")
         plain = fresh("memory", plan=None)
         stages = {"mlp": 20 if quick else 100, "transformer": 6 if quick else 24, "convolutions": 20}[name]
-        counts = sorted({stages // (stages // n) for n in range(2, stages + 1)} | {2, 3})
-        counts = counts[:MOST]
-        sequential = {n: fresh("segments", segments=n) for n in counts}
+        sequential = {n: fresh("segments", segments=n) for n in numbers_of_segments(stages)}
         note(f"{name}: plain {plain['peak_bytes']:,}, {sequential}")
         for share, text in zip(SHARES, planned["plans"], strict=True):
             records.append(_record(name, share, text, planned, plain, sequential, fresh))
@@ -163,10 +190,7 @@ def _record(
 
     plan = json.loads(text)
     memory = fresh("memory", plan=text)
-    fits = [n for n, found in sequential.items() if found["peak_bytes"] <= plan["budget"]]
-    fits.sort(key=lambda n: (sequential[n]["recomputed"], n))
-    stages = plan["measured"]["stages"]
-    children = 1 + int(stages[-1]["name"].partition(".")[0])
+    fits = candidates(plan["budget"], sequential)
     times = fresh("time", plan=text, segments=fits[:CANDIDATES], threads=1)
     return {
         "chain": name,
@@ -175,11 +199,7 @@ def _record(
         "promised_bytes": plan["peak_bytes"],
         "measured_bytes": memory["peak_bytes"],
         "same_gradients": memory["gradients"] == plain["gradients"],
-        "gap": plan["gap"],
-        "cost_factor": plan["cost"] / plan["store_all_cost"],
-        "lower_bound": plan["lower_bound"],
-        "cost": plan["cost"],
-        "even_cost": min((even_cost(plan, children, n) for n in fits), default=None),
+        **predicted(plan, fits),
         "store_all_bytes": planned["store_all_bytes"],
         "least_bytes": planned["least_bytes"],
         "plain_bytes": plain["peak_bytes"],

@@ -118,6 +118,16 @@ class Autocast:
 
 
 @contextmanager
+def no_autocast(device: torch.device) -> Iterator[None]:
+    """Leave autocast, as a training step does before its backward pass."""
+    with ExitStack() as stack:
+        for kind in dict.fromkeys(("cpu", device.type)):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def _own_casts() -> Iterator[None]:
     torch.clear_autocast_cache()
     try:

@@ -101,8 +101,9 @@ class Step:
                 "else; torch.func.functional_call is not for a planned model."
             )
         self.accumulate = accumulate
-        with self.autocast.again():
-            for action in islice(dropwhile(lambda action: not isinstance(action, Loss), self.todo), 1, None):
+        for action in islice(dropwhile(lambda action: not isinstance(action, Loss), self.todo), 1, None):
+            # What is reversed is under the caller's autocast, as in the plain model; mostly under none.
+            with nullcontext() if isinstance(action, ReverseSpan) else self.autocast.again():
                 self._do(action)
         self.states.clear()
         own: Sequence[torch.Tensor | None] = (None,) * len(self.parameters)

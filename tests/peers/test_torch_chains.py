@@ -423,6 +423,26 @@ def test_autocast_is_the_same_when_a_stage_runs_again() -> None:
         assert peak <= plan.peak_bytes
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_backward_runs_under_the_autocast_that_it_is_called_in(inside: bool) -> None:
+    model, x = transformer(), torch.randn(8, 16, 32)  # the backward of attention with dropout takes products
+    with torch.autocast("cpu", torch.bfloat16):
+        measured = lt.measure(model, x, loss=loss_of, rounds=1)
+    for plan in tightest(measured):
+        found = []
+        for each in (model, lt.checkpointed(model, plan)):
+            model.zero_grad()
+            torch.manual_seed(2)
+            with torch.autocast("cpu", torch.bfloat16):
+                value = loss_of(each(x))
+                if inside:
+                    value.backward()
+            if not inside:
+                value.backward()
+            found.append(gradients(model))
+        assert equal(*found)
+
+
 def test_an_uneven_last_batch_runs_and_a_larger_one_is_refused() -> None:
     model, x = convolutions(), torch.randn(6, 3, 16, 16)
     measured = lt.measure(model, x, loss=loss_of, rounds=1)
@@ -734,27 +754,35 @@ def test_the_command_prints_and_writes_a_plan(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["mlp", "convolutions", "transformer", "dropout"])
-def test_promises_hold_on_a_gpu(name: str) -> None:
+@pytest.mark.parametrize("cast", [False, True])
+def test_promises_hold_on_a_gpu(name: str, cast: bool) -> None:
     make, batch = CASES[name]
     torch.manual_seed(1)
-    x = batch().cuda()
+    x, model = batch().cuda(), make().cuda()
+    autocast = partial(torch.autocast, "cuda", torch.bfloat16, enabled=cast)
 
     def loss(output: Any) -> Any:
         return output.square().mean()
 
-    model = make().cuda()
-    measured = lt.measure(model, x, loss=loss)
+    def one(each: Any) -> Any:
+        with autocast():
+            output = each(x)
+            value = loss(output)
+        value.backward()
+        return output, value
+
+    with autocast():
+        measured = lt.measure(model, x, loss=loss)
     for plan in tightest(measured):
         planned, found = lt.checkpointed(model, plan), []
         for each in (model, planned):
             model.zero_grad()
             torch.manual_seed(2)
-            step(each, x, loss)
+            one(each)
             found.append(gradients(model))
         assert equal(*found)
         model.zero_grad()
-        peak = peak_of(planned, x, loss)
-        assert peak <= plan.peak_bytes
+        assert lt.measured_peak(partial(one, planned), "cuda") <= plan.peak_bytes
 
 
 def test_the_code_of_the_page_runs_in_order() -> None:

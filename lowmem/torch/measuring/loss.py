@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lowmem.errors import InputError
+from lowmem.torch.again import no_autocast
 from lowmem.torch.measuring.meter import granule
 from lowmem.torch.passes import Box, leaves, record, reverse
 from lowmem.torch.stages import bytes_of, why
@@ -51,7 +52,8 @@ def run_loss(loss: Loss, outputs: Tensors, flags: Sequence[bool]) -> LossRun:
     before = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
-    inlet = reverse(tape, Box((torch.ones_like(value[0]),)))
+    with no_autocast(value[0].device):
+        inlet = reverse(tape, Box((torch.ones_like(value[0]),)))
     # The value may stay in more than a number's memory: mse_loss gives one in memory of the output's size.
     size = bytes_of([*value, *(parameter.grad for parameter in parameters)], granule(value[0].device))
     for parameter, gradient in zip(parameters, before, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lowmem.errors import InputError
-from lowmem.torch.again import Autocast, Buffers, forked_random, random_state, same, still_statistics
+from lowmem.torch.again import Autocast, Buffers, forked_random, no_autocast, random_state, same, still_statistics
 from lowmem.torch.measuring.loss import Loss, Strides, gradients_for, run_loss, strides_of
 from lowmem.torch.passes import Box, SharedGradients, Tape, alone, leaves, record, reverse, sweep
 from lowmem.torch.spared import NoProducts, spares
@@ -55,10 +55,10 @@ class Probe:
 
     def reverse(self, tape: Tape, gradients: Box) -> Box:
         """Reverse the stage, as a step does it."""
-        if not self.shares:
-            return reverse(tape, gradients)
         own = self.group.parameters()
-        return reverse(tape, gradients, SharedGradients().of(own, [True] * len(own)))
+        shared = SharedGradients().of(own, [True] * len(own)) if self.shares else None
+        with no_autocast(tape.end.device):
+            return reverse(tape, gradients, shared)
 
 
 def probe(

@@ -50,7 +50,7 @@ class Bench:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cpu" and not quick:
             raise SystemExit("this check needs a GPU that PyTorch sees; --quick runs without one.")
-        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        torch.use_deterministic_algorithms(mode=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
         with torch.device(self.device):
             self.model, self.x, self.loss = chain(name, quick=quick)

@@ -1,6 +1,7 @@
 """Stages of every kind in a plan: each runs right, with the bits of the plain model, or is refused by its name."""
 
 import copy
+import gc
 import pickle
 import random
 import re
@@ -486,6 +487,35 @@ def test_a_gpu_is_asked_for_the_bytes_that_were_requested(
         allocator.drop()
 
     assert lt.measured_peak(step, "cuda") == (300 if counts else 3 * 2**20)
+
+
+class InACycle:
+    """A tensor that only a garbage collection frees."""
+
+    def __init__(self, allocator: Allocator) -> None:
+        self.allocator, self.itself = allocator, self
+        allocator.take(100)
+
+    def __del__(self) -> None:
+        self.allocator.drop()
+
+
+def test_tensors_that_wait_for_a_garbage_collection_go_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allocator = Allocator(counts_requests=True)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: allocator)
+    allocator.take(7)
+    gc.disable()
+    try:
+        InACycle(allocator)
+        with meter(torch.device("cuda"), padded=False) as of_gpu:
+            of_gpu.mark()
+            gc.collect()
+            of_gpu.mark()
+    finally:
+        gc.enable()
+    assert of_gpu.readings.live == [0, 0]
 
 
 # What changes after the plan -------------------------------------------------------------------------------------

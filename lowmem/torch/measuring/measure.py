@@ -17,7 +17,7 @@ from lowmem.errors import InputError
 from lowmem.torch.again import Autocast, random_state, set_random_state
 from lowmem.torch.chain import MeasuredChain, MeasuredStage, Sample
 from lowmem.torch.measuring.memory import memory
-from lowmem.torch.measuring.meter import check_device, meter
+from lowmem.torch.measuring.meter import check_device, meter, wake
 from lowmem.torch.measuring.probe import probe
 from lowmem.torch.passes import alone, record
 from lowmem.torch.stages import Group, as_sequential, bytes_of, children_of, joined, run_frozen
@@ -55,6 +55,7 @@ def measure(
     inputs = _inputs(sample)
     device = inputs[0].device
     check_device(device)
+    wake(device)
     with _untouched(sequential, device):
         autocast = Autocast.now(device)
 

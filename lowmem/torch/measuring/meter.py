@@ -5,6 +5,7 @@ lived between two. Both are exact: every allocation and every free is seen. What
 themselves is not.
 """
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,7 +142,11 @@ class DeviceMeter:
 
 
 def meter(device: torch.device, *, padded: bool = True) -> Meter:
-    """Return a meter for a device. padded: each piece of memory counts with the most that rounding may add."""
+    """Return a meter for a device. padded: each piece of memory counts with the most that rounding may add.
+
+    Tensors that wait for Python's garbage collection go first: freed later, they would count against what is measured.
+    """
+    gc.collect()
     return ProcessorMeter() if device.type == "cpu" else DeviceMeter(device, padded=padded)
 
 
@@ -161,6 +166,12 @@ def check_device(device: torch.device) -> None:
             raise InputError(
                 f"memory cannot be measured on the device {str(device)!r}. Plan on 'cpu' or 'cuda', where training is."
             ) from None
+
+
+def wake(device: torch.device) -> None:
+    """Let the thread that runs backward passes on a GPU run a kernel; cuBLAS warns where its product is the first."""
+    if device.type != "cpu":
+        torch.ones((), device=device, requires_grad=True).mul(2).backward()
 
 
 def measured_peak(step: Callable[[], Any], device: "torch.device | str" = "cpu") -> int:

@@ -65,7 +65,8 @@ sanitize: $(VENV)/.test
 		$(BIN)/pytest -p no:faulthandler tests/test_native_engine.py -k "not fork"
 
 # From docs/data/*.json, which profile_memory, compare_peers, benchmark_step, benchmark_planning, compare_sklearn,
-# benchmark_torch_chains, measure_ranks, measure_disk, measure_streaming, rank_predictions and busy_machine measured.
+# benchmark_torch_chains, measure_ranks, measure_disk, measure_streaming, rank_predictions, busy_machine and
+# torch_cuda_check measured.
 figures: $(VENV)/.base
 	$(BIN)/python -m analysis.schedules
 	$(BIN)/python -m analysis.tutorial
@@ -82,6 +83,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.predictions
 	$(BIN)/python -m analysis.quoted
 	$(BIN)/python -m analysis.torch_chains
+	$(BIN)/python -m analysis.torch_gpu
 
 clean:
 	rm -rf $(VENV) $(FLOOR) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,8 +11,10 @@ from itertools import groupby
 from textwrap import fill
 
 from analysis.drawing import DOCS, Record, caption, load
-from analysis.sentences import SENTENCES, listed
+from analysis.sentences import SENTENCES
 from analysis.step_time import is_plain, network
+from analysis.torch_gpu import kept
+from analysis.wording import listed
 from lowmem.common.tables import Table
 
 PAGES = (
@@ -216,6 +218,7 @@ TEXTS: Mapping[str, Callable[[], str]] = {
     "step times": step_times,
     "planning": partial(from_table, "planning", "Beside rotor", "benchmark_planning", 1),
     "disk": partial(from_table, "disk", "States on a disk", "measure_disk"),
+    "gpu": kept,
     "scikit-learn": partial(from_table, "sklearn", "The same settings", "compare_sklearn"),
     "scikit-learn, deep": partial(from_table, "sklearn", "200 hidden layers", "compare_sklearn"),
 }

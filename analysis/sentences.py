@@ -3,7 +3,7 @@
 `analysis.quoted` puts them to their places.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from statistics import median
 
@@ -15,25 +15,14 @@ from analysis.memory_versus_depth import WIDTH
 from analysis.predictions import over_alone, over_predicted
 from analysis.step_time import is_plain, network, over_own_products, products, split, with_states
 from analysis.torch_chains import fastest, over_even_cuts
+from analysis.torch_gpu import in_words
+from analysis.wording import ends, listed
 from lowmem.units import format_bytes
 
 LIBRARIES = {"torch": "PyTorch", "sklearn": "scikit-learn", "jax": "JAX", "numpy": "a plain NumPy loop"}
 """Peers that store everything, by the name in the data."""
 
 CHAINS = {"mlp": "the MLP", "transformer": "the transformer", "convolutions": "the convolutions"}
-
-
-def ends(numbers: Iterable[float], form: str) -> str:
-    """Write the least and the largest of some numbers, once where they are written alike."""
-    ordered = sorted(numbers)
-    least, most = format(ordered[0], form), format(ordered[-1], form)
-    return least if least == most else f"{least} to {most}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """Join words as people do."""
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def of_depth() -> str:
@@ -309,6 +298,7 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "traces": of_traces,
     "planning's memory": of_planners_memory,
     "chains": of_chains,
+    "gpu in words": in_words,
     "peers in words": of_peers,
     "ranks": of_ranks,
     "ways of ranks": of_ways,

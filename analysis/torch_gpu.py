@@ -137,11 +137,11 @@ def in_words() -> str:
     by_default, expandable = (max(share(record, each, "reserved") for record in uneven) for each in ALLOCATORS)
     return (
         f"On the large chains steps took {times(large)}. The small ones leave such a GPU waiting for Python, and "
-        f"plans run more of it: steps took {times(small)}. These times vary by more than a fifth. The allocator "
-        "may take more from the GPU than it hands out, where gaps between tensors are too small for the next one. No "
-        f"plan counts that. For the large transformer and MLP it took at most {max(even):.2f} times the promise; for the "
-        f"convolutions, whose sizes are uneven, up to {by_default:.2f} times with the default allocator and "
-        f"{expandable:.2f} times with expandable segments, most at the smallest budget."
+        f"plans run more of it: steps took {times(small)}. These times vary by more than a fifth. "
+        "The allocator may take more from the GPU than it hands out, where gaps between tensors are too small for the "
+        f"next one. No plan counts that. For the large transformer and MLP it took at most {max(even):.2f} times the "
+        f"promise; for the convolutions, whose sizes are uneven, up to {by_default:.2f} times with the default "
+        f"allocator and {expandable:.2f} times with expandable segments, most at the smallest budget."
     )
 
 

@@ -32,7 +32,7 @@ VERSION = 4
 
 
 def calibrated(dtype: str = "float32", *, again: bool = False, engine: str | None = None) -> CostModel:
-    """Return the cost model of this machine. The first call measures it, in some three seconds, and stores it in a file.
+    """Return the cost model of this machine. The first call measures it, in some three seconds, and stores it.
 
     dtype: of the network's numbers, "float32" or "float64".
     again: measure anew even if a file is there.

@@ -130,7 +130,7 @@ def of_predictions() -> str:
         f"was {ends((record['rank_correlation'] for record in records), '.2f')} for "
         f"{len(records[0]['measured_seconds'])} plans of each of {len(records)} networks "
         f"([predictions.md](tables/predictions.md)). Measured seconds were {ends(ratios, '.2f')} times the predicted "
-        "ones: the cost model does not know the traffic of stored states."
+        "ones."
     )
 
 

@@ -6,8 +6,10 @@ What is dropped is gone from memory.
 import copy
 import ctypes
 import gc
+import mmap
 import os
 import pickle
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -41,8 +43,14 @@ def resident_bytes(one: PagedArray) -> int:
         text = Path("/proc/self/smaps").read_text()
     except OSError:
         pytest.skip("this system does not tell")
-    mapping = text[text.index(f"{one.array.ctypes.data:x}-") :]
-    return int(mapping.split("Rss:", 1)[1].split()[0]) * 1024
+    start, total = one.array.ctypes.data, 0
+    inside = False
+    for line in text.splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = start <= int(found[1], 16) < start + one._file.size
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
 
 
 def filled(folder: Path, count: int) -> PagedArray:
@@ -228,6 +236,68 @@ def test_what_is_brought_and_dropped_at_once_is_as_what_is_fetched(tmp_path: Pat
     assert (one.traffic.read, one.traffic.written) == (150 * PAGE, 150 * PAGE)  # with those that filled it
 
 
+def in_page_cache(one: PagedArray) -> int:
+    """Return how many pages of the array's file are in the page cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(one._file._file.descriptor, one._file.size) as other:
+        view = np.frombuffer(other, np.uint8)
+        seen = np.zeros(one._file.size // PAGE, np.uint8)
+        address, size = ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(one._file.size)
+        assert not libc.mincore(address, size, ctypes.c_void_p(seen.ctypes.data))
+        del view
+    return int((seen & 1).sum())
+
+
+def past_the_cache(one: PagedArray) -> PagedArray:
+    """Return an array whose file goes past the page cache; skip the test where the system has none."""
+    if one._file._own is None:
+        pytest.skip("this file system goes through the page cache")
+    return one
+
+
+def test_what_is_fetched_goes_past_the_page_cache(tmp_path: Path) -> None:
+    one = past_the_cache(filled(tmp_path, 2000 * ITEMS))
+    one.bring(1, 1500 * ITEMS + 1)
+    assert cached(one) == 1501
+    assert in_page_cache(one) == 2  # at the borders
+    one.array[ITEMS : 1500 * ITEMS] += 1
+    one.drop(1, 1500 * ITEMS + 1, changed=True)
+    assert cached(one) == in_page_cache(one) == 2
+    assert one.array[ITEMS + 3] == ITEMS + 4
+
+
+def test_what_was_changed_before_it_is_fetched_is_not_lost(tmp_path: Path) -> None:
+    one = filled(tmp_path, 100 * ITEMS)
+    one.array[50 * ITEMS] = -1  # in the page cache, and not yet on the disk
+    one.bring(0, 100 * ITEMS)
+    assert one.array[50 * ITEMS] == -1
+
+
+def test_what_is_fetched_twice_or_let_go_of_in_pieces_keeps_what_was_changed(tmp_path: Path) -> None:
+    one = filled(tmp_path, 100 * ITEMS)
+    one.bring(20 * ITEMS, 60 * ITEMS, to_change=True)
+    one.array[20 * ITEMS : 60 * ITEMS] = -1
+    one.bring(0, 100 * ITEMS, to_change=True)
+    one.array[90 * ITEMS :] = -2
+    one.drop(30 * ITEMS, 40 * ITEMS, changed=True)
+    assert cached(one) == 90
+    one.drop(0, 70 * ITEMS, changed=True)
+    assert cached(one) == 30
+    one.drop(0, 100 * ITEMS, changed=True)
+    assert cached(one) == 0
+    expected = np.arange(100.0 * ITEMS)
+    expected[20 * ITEMS : 60 * ITEMS], expected[90 * ITEMS :] = -1, -2
+    np.testing.assert_array_equal(one.array, expected)
+
+
+def test_large_pages_are_moved_as_they_are_and_take_no_more_memory(tmp_path: Path) -> None:
+    one = past_the_cache(filled(tmp_path, 3000 * ITEMS))
+    one.bring(5 * ITEMS, 2900 * ITEMS)
+    assert cached(one) == 2895
+    assert resident_bytes(one) == 2895 * PAGE
+    np.testing.assert_array_equal(one.array, np.arange(3000 * ITEMS))
+
+
 # What becomes of it -------------------------------------------------------------------------------------------------
 
 
@@ -307,9 +377,23 @@ def test_an_error_at_once_is_told_at_once(
         one.bring(0, 100 * ITEMS)
 
 
+@pytest.mark.parametrize("name", ["take_memory", "move_memory"])
+def test_memory_that_cannot_be_had_is_an_error_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(12, os.strerror(12))
+
+    one = past_the_cache(filled(tmp_path, 100 * ITEMS))
+    monkeypatch.setattr(pages, name, refuse)
+    with pytest.raises(DiskError, match="failed at reading from the file .*: Cannot allocate memory"):
+        one.bring(0, 100 * ITEMS)
+    np.testing.assert_array_equal(one.array, np.arange(100 * ITEMS))
+
+
 def test_a_file_that_is_too_short_is_an_error_and_no_signal(tmp_path: Path) -> None:
     one = filled(tmp_path, 100 * ITEMS)
-    os.truncate(one._file.descriptor, 50 * PAGE)
+    os.truncate(one._file._file.descriptor, 50 * PAGE)
     one.fetch(0, 100 * ITEMS)
     with pytest.raises(DiskError, match="only 204,800 of 409,600 bytes could be read"):
         one.wait(0, 100 * ITEMS)

@@ -87,5 +87,8 @@ def _show(model: "CostModel", stored: str) -> None:
     columns = ["", *(f"width {width}" for width in WIDTHS)]
     print(Table(f"{model.machine}\n{model.engine} engine; matrix products, {model.dtype}, GFLOP/s", columns, rates))
     numbers = [[name, f"{model.value[name] * 1e9:.2f}", f"{model.slope[name] * 1e9:.2f}"] for name in model.value]
-    note = f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; {stored}"
+    note = (
+        f"sum of gradients {model.accumulate * 1e9:.2f} ns per parameter; states that leave the cache "
+        f"({format_bytes(model.cache)}) {model.kept * 1e9:.2f} ns per byte\n{stored}"
+    )
     print(Table("activations, ns per number", ["", "value", "slope"], numbers, note))

@@ -24,15 +24,15 @@ from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES
 from lowmem.network.tiles import TILE_ROWS, tile_bounds
 from lowmem.nn.activations import KERNELS, Activation
-from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
+from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel, Grid
 from lowmem.planning.engines.choice import choose_engine
 
-VERSION = 3
+VERSION = 4
 """Version of the stored file; a file of any other version is measured anew."""
 
 
 def calibrated(dtype: str = "float32", *, again: bool = False, engine: str | None = None) -> CostModel:
-    """Return the cost model of this machine. The first call measures it, in some two seconds, and stores it in a file.
+    """Return the cost model of this machine. The first call measures it, in some three seconds, and stores it.
 
     dtype: of the network's numbers, "float32" or "float64".
     again: measure anew even if a file is there.
@@ -60,12 +60,14 @@ def calibrated(dtype: str = "float32", *, again: bool = False, engine: str | Non
 
 def measure_engine(dtype: str, engine: str | None = None) -> CostModel:
     """Return a cost model as measured now. engine: None for the one that plans choose."""
-    model = measure(dtype)
-    if choose_engine(engine, Architecture((1, 1), dtype=dtype), None) != "native":
-        return model
-    from lowmem.measure.native_calibration import native_model
+    from lowmem.measure.step_calibration import in_steps  # which runs steps: with all that this takes
 
-    return native_model(model, _seconds)
+    model = measure(dtype)
+    if choose_engine(engine, Architecture((1, 1), dtype=dtype), None) == "native":
+        from lowmem.measure.native_calibration import native_model
+
+        model = native_model(model, _seconds)
+    return in_steps(model)
 
 
 def cache_path(dtype: str, engine: str | None = None) -> Path:
@@ -244,7 +246,7 @@ def _copy_all(pairs: Sequence[tuple[Any, Any]]) -> None:
         np.copyto(target, source)
 
 
-def _falling(grid: list[tuple[float, ...]]) -> tuple[tuple[float, ...], ...]:
+def _falling(grid: list[tuple[float, ...]]) -> Grid:
     """Return the seconds per FLOP of products, where no larger product is slower than a smaller one.
 
     Such outliers come from other processes on the machine.

@@ -16,7 +16,7 @@ from lowmem.measure.calibration import cache_folder, store_json
 from lowmem.runtime.offload.store import Store
 from lowmem.schedule.disk.transfers import DiskRates
 
-VERSION = 2
+VERSION = 3
 """Version of the stored file; a file of any other version is measured anew."""
 
 SIZES = (1 << 16, 1 << 19, 1 << 21, 1 << 23)

@@ -22,6 +22,10 @@ DRAW_SECONDS = 3e-9
 """Seconds of a random number by Philox on one machine. It is small beside all that is measured, so it is not."""
 
 
+Grid = tuple[tuple[float, ...], ...]
+"""Seconds per FLOP for each of `ROWS` and `WIDTHS`."""
+
+
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """Seconds of the pieces of a step, for one dtype and engine.
@@ -32,17 +36,21 @@ class CostModel:
     value, slope: seconds per number of σ and of multiplying by σ', by the activation's name.
     bias: seconds per number of adding the bias.
     accumulate: seconds per parameter of summing up gradients.
+    kept: seconds per byte of a state that leaves the cache before its layer is reversed, beyond all else.
+    cache: bytes of states that do not leave it.
     """
 
     machine: str
     dtype: str
-    products: tuple[tuple[float, ...], ...]
-    gradients: tuple[tuple[float, ...], ...]
+    products: Grid
+    gradients: Grid
     value: dict[str, float]
     slope: dict[str, float]
     bias: float
     accumulate: float
     engine: str = "numpy"
+    kept: float = 0.0
+    cache: int = 0
 
     def forward(self, architecture: Architecture, layer: int, rows: int) -> float:
         """Return the seconds of making state `layer` from the one before on `rows` samples."""
@@ -58,19 +66,27 @@ class CostModel:
             seconds += self._product(self.products, rows, one.leaving, one.entering)
         return seconds + rows * self._elementwise(one, one.backward)
 
+    def keeping(self, architecture: Architecture, rows: int) -> float:
+        """Return the seconds that each number of a state takes because it leaves the cache before it is used again.
+
+        In the backward pass the last state comes first, so as many states as the cache holds are still there. Which
+        states a plan keeps makes little difference: what is made again is kept until its layer is reversed too.
+        """
+        whole = rows * sum(architecture.widths[1:]) * architecture.item_bytes
+        return self.kept * architecture.item_bytes * max(1 - self.cache / whole, 0.0)
+
     def _elementwise(self, layer: Layer, work: Work) -> float:
         """Return the seconds for each row of all that is no product; a plain pass takes as long as adding a bias."""
         sigma = work.values * self.value[layer.activation] + work.slopes * self.slope[layer.activation]
         return sigma + work.plain * self.bias + work.draws * (DRAW_SECONDS + DRAW_FLOPS * self.bias)
 
     def _product(self, grid: Sequence[Sequence[float]], rows: int, entering: int, leaving: int) -> float:
-        """Return the seconds of a product, its rate interpolated in rows and mean width on logarithmic scales."""
+        """Return the seconds of a product, its rate interpolated in rows and mean width, all on logarithmic scales."""
         width = (entering * leaving) ** 0.5
         low, high, share = _between(ROWS, rows)
         left, right, part = _between(WIDTHS, width)
-        first = grid[low][left] * (1 - part) + grid[low][right] * part
-        second = grid[high][left] * (1 - part) + grid[high][right] * part
-        return 2.0 * rows * entering * leaving * (first * (1 - share) + second * share)
+        first, second = (_mean(grid[row][left], grid[row][right], part) for row in (low, high))
+        return 2.0 * rows * entering * leaving * _mean(first, second, share)
 
 
 def _between(grid: Sequence[int], number: float) -> tuple[int, int, float]:
@@ -82,3 +98,8 @@ def _between(grid: Sequence[int], number: float) -> tuple[int, int, float]:
     high = bisect_right(grid, number)
     low = high - 1
     return low, high, (log2(number) - log2(grid[low])) / (log2(grid[high]) - log2(grid[low]))
+
+
+def _mean(one: float, other: float, share: float) -> float:
+    """Return a number between two, by its share of the way on a logarithmic scale."""
+    return one if one == other else one ** (1 - share) * other**share

@@ -45,11 +45,12 @@ def network_chain(
 
 def timed_chain(chain: Chain, architecture: Architecture, rows: int, costs: CostModel) -> Chain:
     """Return the chain of a network with costs in seconds."""
+    keeping = rows * costs.keeping(architecture, rows)
     stages = tuple(
         replace(
             stage,
             forward=costs.forward(architecture, layer, rows),
-            backward=costs.backward(architecture, layer, rows),
+            backward=costs.backward(architecture, layer, rows) + keeping * architecture.widths[layer],
         )
         for layer, stage in enumerate(chain.stages, start=1)
     )

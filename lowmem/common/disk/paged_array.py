@@ -13,7 +13,6 @@ Whole pages are dropped, from the process and from the page cache, which counts 
 neighbours share stays once it has been touched.
 """
 
-import mmap
 import os
 import threading
 import weakref
@@ -28,9 +27,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from lowmem.common.disk import pages, parts
 from lowmem.common.disk.directions import Direction, Gate, Traffic, Transfer
-from lowmem.common.disk.forks import keep_from_children
+from lowmem.common.disk.mapped_file import MappedFile
 from lowmem.common.disk.parts import Part, Range
-from lowmem.common.disk.spill_file import SpillFile
 from lowmem.common.files import reason
 from lowmem.errors import DiskError, InputError
 from lowmem.units import format_bytes
@@ -60,19 +58,9 @@ class PagedArray:
         self.folder, self.traffic = str(folder), Traffic()
         item = np.dtype(dtype).itemsize
         size = max(pages.all_pages(0, count, item)[1], pages.MAPPED_PAGE)
-        file = SpillFile(folder, size, direct=False)
-        try:
-            mapping = mmap.mmap(file.descriptor, size)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"a file of {format_bytes(size)} in {self.folder!r} cannot be mapped into memory: {reason(error)}. "
-                "Raise the limit of the address space (ulimit -v), or make the network smaller."
-            ) from None
-        self.array: NDArray[Any] = np.frombuffer(mapping, dtype, count)
-        self._file, self._item, self._process = file, item, os.getpid()
-        self._address = self.array.ctypes.data
-        pages.expect_no_order(file.descriptor, self._address, size)
-        keep_from_children(mapping, file, self._address)
+        self._file = MappedFile(folder, size)
+        self.array: NDArray[Any] = self._file.bytes.view(dtype)[:count]
+        self._item, self._process = item, os.getpid()
         self._changed, self._gate = threading.Condition(), Gate()
         self._writer = Direction(self._changed, self._gate, "lowmem writes")
         self._reader = Direction(self._changed, self._gate, "lowmem reads")
@@ -85,11 +73,7 @@ class PagedArray:
 
         to_change: they will be written to; writing to them is quicker then.
         """
-        begin, end = pages.all_pages(start, stop, self._item)
-        inside = self._bytes_inside(start, stop)
-        self.traffic.read += inside
-        move = partial(_read, self._file, self.array, begin, end, to_change)
-        self._put(self._reader, self._reads, _Pending(begin, end, Transfer(move, inside)), self._writes)
+        self._put(self._reader, self._reads, self._to_bring(start, stop, to_change), self._writes)
 
     def wait(self, start: int, stop: int) -> None:
         """Wait until what is being fetched of items start..stop-1 is there.
@@ -108,14 +92,9 @@ class PagedArray:
         changed: whether they have been written to, so that they must go to the disk first. What has not changed is
         simply dropped.
         """
-        begin, end = pages.whole_pages(start, stop, self._item)
-        if begin == end:
-            return
-        self.traffic.written += (end - begin) * changed
-        move = partial(_let_go, self._file, self.array, begin, end, changed)
-        self._put(
-            self._writer, self._writes, _Pending(begin, end, Transfer(move, (end - begin) * changed)), self._reads
-        )
+        pending = self._to_drop(start, stop, changed)
+        if pending.start < pending.stop:
+            self._put(self._writer, self._writes, pending, self._reads)
 
     def wait_released(self, start: int, stop: int) -> None:
         """Wait until what is being released of items start..stop-1 takes no memory any more; raise as `wait` does.
@@ -134,18 +113,12 @@ class PagedArray:
         Other threads run meanwhile. Who orders transfers with a queue of his own uses this and `drop` alone.
         """
         self._check_owner()
-        begin, end = pages.all_pages(start, stop, self._item)
-        inside = self._bytes_inside(start, stop)
-        self.traffic.read += inside
-        self._now("reading from", Transfer(partial(_read, self._file, self.array, begin, end, to_change), inside))
+        self._now("reading from", self._to_bring(start, stop, to_change).transfer)
 
     def drop(self, start: int, stop: int, *, changed: bool = False) -> None:
         """Let go of the memory of items start..stop-1 in this thread; else as `release` does. Raises `DiskError`."""
         self._check_owner()
-        begin, end = pages.whole_pages(start, stop, self._item)
-        written = (end - begin) * changed
-        self.traffic.written += written
-        self._now("writing to", Transfer(partial(_let_go, self._file, self.array, begin, end, changed), written))
+        self._now("writing to", self._to_drop(start, stop, changed).transfer)
 
     def settle(self) -> None:
         """Wait until nothing is in flight. Raises `DiskError` as `wait` does."""
@@ -232,9 +205,20 @@ class PagedArray:
             "that file where it is needed."
         )
 
-    def _bytes_inside(self, start: int, stop: int) -> int:
+    def _to_bring(self, start: int, stop: int, to_change: bool) -> _Pending:
+        """Return the transfer that brings items into memory, and count its bytes."""
+        begin, end = pages.all_pages(start, stop, self._item)
+        whole = pages.whole_pages(start, stop, self._item)
+        size = whole[1] - whole[0]
+        self.traffic.read += size
+        return _Pending(begin, end, Transfer(partial(self._file.bring, begin, end, whole, to_change=to_change), size))
+
+    def _to_drop(self, start: int, stop: int, changed: bool) -> _Pending:
+        """Return the transfer that lets go of items, and count its bytes."""
         begin, end = pages.whole_pages(start, stop, self._item)
-        return end - begin
+        size = (end - begin) * changed
+        self.traffic.written += size
+        return _Pending(begin, end, Transfer(partial(self._file.let_go, begin, end, changed=changed), size))
 
     def _put(self, direction: Direction, own: list[_Pending], pending: _Pending, others: list[_Pending]) -> None:
         """Begin a transfer, after those of the other direction that touch the same pages."""
@@ -288,21 +272,6 @@ class PagedArray:
                 f"an array that lives on the disk belongs to process {self._process}, which made it; process "
                 f"{os.getpid()} was forked from it. Make or load the network in the process that uses it."
             )
-
-
-def _read(file: SpillFile, array: NDArray[Any], begin: int, end: int, to_change: bool) -> None:
-    """Bring pages of an array into memory."""
-    pages.read_in(file.descriptor, array.ctypes.data, begin, end, to_change=to_change)
-
-
-def _let_go(file: SpillFile, array: NDArray[Any], begin: int, end: int, changed: bool) -> None:
-    """Drop pages of an array, once they are on the disk."""
-    address = array.ctypes.data
-    for start in range(begin, end, pages.WRITE_AT_ONCE):
-        stop = min(start + pages.WRITE_AT_ONCE, end)
-        if changed:
-            pages.write_out(file.descriptor, start, stop, address)
-        pages.drop(file.descriptor, address, start, stop)
 
 
 def _close(*directions: Direction) -> None:

@@ -123,6 +123,66 @@ def drop(descriptor: int, address: int, start: int, stop: int) -> None:
             os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
+def can_move() -> bool:
+    """Say whether the system can move memory to other addresses."""
+    return hasattr(_libc(), "mremap")
+
+
+def take_memory(size: int, place: int, large: int) -> int:
+    """Return the address of fresh memory, which is to be moved to `place`. Raises `OSError` if there is none.
+
+    It is asked for in pages of `large` bytes where it has room for some. So it lies at the same distance from such a
+    page's border as `place`: a large page is moved as one.
+    """
+    libc, spare = _libc(), large if size >= large else 0
+    first = libc.mmap(None, size + spare, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0)
+    if first == _MAP_FAILED:
+        raise _last_error()
+    start = int(first)
+    if spare:
+        start += (place - start) % large
+        give_memory(first, start - first)
+        give_memory(start + size, first + spare - start)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            libc.madvise(start, size, mmap.MADV_HUGEPAGE)
+    return start
+
+
+def give_memory(address: int, size: int) -> None:
+    """Give fresh memory back."""
+    if size:
+        _libc().munmap(address, size)
+
+
+def move_memory(address: int, size: int, place: int) -> None:
+    """Move memory to another address, in place of what is mapped there. Raises `OSError`."""
+    if _libc().mremap(address, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, place) != place:
+        error = _last_error()
+        give_memory(address, size)
+        raise error
+
+
+def map_again(descriptor: int, address: int, start: int, stop: int) -> None:
+    """Map a file between two bytes in place of what is there. address: where it is mapped. Raises `OSError`."""
+    flags, rights = mmap.MAP_SHARED | _MAP_FIXED, mmap.PROT_READ | mmap.PROT_WRITE
+    if _libc().mmap(address + start, stop - start, rights, flags, descriptor, start) != address + start:
+        raise _last_error()
+    if hasattr(mmap, "MADV_RANDOM"):
+        _libc().madvise(address + start, stop - start, mmap.MADV_RANDOM)
+
+
+def move_bytes(descriptor: int, address: int, size: int, offset: int, *, written: bool) -> int:
+    """Write bytes of memory to a file, or read them from it. Returns how many; raises `OSError`."""
+    libc = _libc()
+    while True:
+        moved = int((libc.pwrite if written else libc.pread)(descriptor, address, size, offset))
+        if moved >= 0:
+            return moved
+        error = _last_error()
+        if error.errno != errno.EINTR:
+            raise error
+
+
 def make_private(descriptor: int, address: int, size: int) -> None:
     """Map a file at the same place again such that what is written there stays in this process. Raises `OSError`."""
     flags = mmap.MAP_PRIVATE | _MAP_FIXED
@@ -132,7 +192,9 @@ def make_private(descriptor: int, address: int, size: int) -> None:
 
 _MS_SYNC = 4 if sys.platform == "linux" else 16
 _MAP_FIXED = 16
-"""Flags of the system's header files that Python does not tell."""
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_MAP_FAILED = ctypes.c_void_p(-1).value
+"""Constants of the system's header files that Python does not tell."""
 
 
 def _last_error() -> OSError:
@@ -149,6 +211,11 @@ def _libc() -> Any:  # noqa: ANN401
     libc.madvise.argtypes = libc.msync.argtypes = [pointer, size, ctypes.c_int]
     libc.mmap.argtypes = [pointer, size, ctypes.c_int, ctypes.c_int, ctypes.c_int, whole]
     libc.mmap.restype = pointer
+    libc.munmap.argtypes = [pointer, size]
+    libc.pread.argtypes = libc.pwrite.argtypes = [ctypes.c_int, pointer, size, whole]
+    libc.pread.restype = libc.pwrite.restype = ctypes.c_ssize_t
+    if hasattr(libc, "mremap"):
+        libc.mremap.argtypes, libc.mremap.restype = [pointer, size, size, ctypes.c_int, pointer], pointer
     if hasattr(libc, "sync_file_range"):
         libc.sync_file_range.argtypes = [ctypes.c_int, whole, whole, ctypes.c_uint]
     return libc

@@ -106,6 +106,21 @@ class SpillFile:
                 os.posix_fadvise(self._fd, offset, at - offset, os.POSIX_FADV_DONTNEED)
 
 
+def direct_twin(descriptor: int) -> int | None:
+    """Open a file anew such that transfers go past the page cache. None where the file system cannot do that.
+
+    A mapping of the file stays as good as it was: what was changed through it is written before it is read here.
+    """
+    try:
+        twin = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # no such folder
+        return None
+    if _make_direct(twin):
+        return twin
+    os.close(twin)
+    return None
+
+
 def check_folder(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder that is none, or that cannot be written. Raises `InputError`."""
     if not hasattr(os, "pwritev"):

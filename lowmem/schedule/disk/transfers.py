@@ -20,8 +20,8 @@ class DiskRates:
     sizes: of the transfers that were measured, ascending. write, read: the rate of each, alone.
     shared: the share of its rate that each direction has while the other is in flight: 1 if they do not meet, 0.5 if
         the disk does one thing at a time.
-    streamed_write, streamed_read: rates at which parameters and moments are written and fetched, which go through the
-        page cache and cost the processor more; None if they were not measured: then those of states.
+    streamed_write, streamed_read: rates at which parameters and moments are written and fetched, for which memory is
+        taken and given back; None if they were not measured: then those of states.
     """
 
     sizes: tuple[int, ...]

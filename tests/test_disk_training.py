@@ -282,7 +282,7 @@ def test_checksums_are_made_where_they_cost_little_or_the_environment_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     plan = planned(tmp_path, budget="40% of activations", engine=engine)
-    seconds = plan.disk_traffic / checksums.RATES[engine] / plan.lanes / 0.02
+    seconds = plan.disk_traffic / checksums.RATES[engine] / 0.02
     for wish, quick, slow in ((None, False, True), ("0", False, False), ("1", True, True)):
         monkeypatch.delenv("LOWMEM_DISK_CHECKSUM", raising=False)
         if wish is not None:

@@ -15,7 +15,7 @@ VARIABLE = "LOWMEM_DISK_CHECKSUM"
 """Of the environment: "1" for checksums, "0" for none. Unset, a plan has them where they cost little."""
 
 LITTLE = 0.02
-"""The most of a step's processor time that checksums may take by default."""
+"""The most that checksums may lengthen a step by default."""
 
 RATES = {"native": 10e9, "numpy": 1.5e9}
 """Bytes a second of a checksum, by engine: of states that are in no cache."""
@@ -38,10 +38,13 @@ def checksum_of(plan: Plan) -> Checksum | None:
 
 
 def checksum_share(plan: Plan) -> float:
-    """Return the share of a step's processor time that checksums take at most, as predicted."""
+    """Return by which share of a step's time checksums lengthen it at most, as predicted.
+
+    A core that is taken from one lane makes the others wait for it.
+    """
     if plan.seconds is None:
         return 1.0
-    return plan.disk_traffic / RATES[plan.engine] / (plan.seconds * plan.lanes)
+    return plan.disk_traffic / RATES[plan.engine] / plan.seconds
 
 
 def checksum_by(engine: str) -> Checksum:

@@ -45,11 +45,13 @@ class Traffic:
 class Direction:
     """A queue of transfers, and the thread that carries them out while there are any.
 
-    changed: is notified when a transfer begins or ends; its lock guards all of them.
+    lock: guards all transfers. ended: is notified when one ends, and has that lock. That one begins, only the thread
+    hears that carries it out: each thread that wakes takes a core from the lanes of a step for a moment.
     """
 
-    def __init__(self, changed: threading.Condition, gate: "Gate", name: str) -> None:
-        self._changed, self._gate, self._name = changed, gate, name
+    def __init__(self, lock: threading.RLock, ended: threading.Condition, gate: "Gate", name: str) -> None:
+        self._ended, self._gate, self._name = ended, gate, name
+        self._begun = threading.Condition(lock)
         self._queue: deque[Transfer] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -60,32 +62,32 @@ class Direction:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        self._changed.notify_all()
+        self._begun.notify()
 
     def close(self) -> None:
         """Let the thread end once its queue is empty."""
-        with self._changed:
+        with self._begun:
             self._closed = True
-            self._changed.notify_all()
+            self._begun.notify()
 
     def _work(self) -> None:
         """Carry out transfers until none has come for a moment."""
         while True:
-            with self._changed:
+            with self._begun:
                 if not self._queue and not self._closed:
-                    self._changed.wait_for(lambda: self._queue or self._closed, IDLE)
+                    self._begun.wait_for(lambda: self._queue or self._closed, IDLE)
                 if not self._queue:
                     self._thread = None
                     return
                 transfer = self._queue[0]
                 while transfer.after is not None and not transfer.after.done:
-                    self._changed.wait()
+                    self._ended.wait()
             error = self._gate.pass_through(transfer)
-            with self._changed:
+            with self._ended:
                 transfer.error, transfer.done = error, True
                 transfer.move, transfer.after = _nothing, None
                 self._queue.popleft()
-                self._changed.notify_all()
+                self._ended.notify_all()
 
 
 class Gate:

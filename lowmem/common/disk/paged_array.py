@@ -61,9 +61,10 @@ class PagedArray:
         self._file = MappedFile(folder, size)
         self.array: NDArray[Any] = self._file.bytes.view(dtype)[:count]
         self._item, self._process = item, os.getpid()
-        self._changed, self._gate = threading.Condition(), Gate()
-        self._writer = Direction(self._changed, self._gate, "lowmem writes")
-        self._reader = Direction(self._changed, self._gate, "lowmem reads")
+        lock = threading.RLock()
+        self._ended, self._gate = threading.Condition(lock), Gate()
+        self._writer = Direction(lock, self._ended, self._gate, "lowmem writes")
+        self._reader = Direction(lock, self._ended, self._gate, "lowmem reads")
         self._writes: list[_Pending] = []
         self._reads: list[_Pending] = []
         weakref.finalize(self, _close, self._writer, self._reader).atexit = False
@@ -82,7 +83,7 @@ class PagedArray:
         """
         self._check_owner()
         begin, end = pages.all_pages(start, stop, self._item)
-        with self._changed:
+        with self._ended:
             self._until_done([pending for pending in self._reads if pending.start < end and begin < pending.stop])
             self._tell_errors()
 
@@ -103,7 +104,7 @@ class PagedArray:
         """
         self._check_owner()
         begin, end = pages.all_pages(start, stop, self._item)
-        with self._changed:
+        with self._ended:
             self._until_done([pending for pending in self._writes if pending.start < end and begin < pending.stop])
             self._tell_errors()
 
@@ -123,7 +124,7 @@ class PagedArray:
     def settle(self) -> None:
         """Wait until nothing is in flight. Raises `DiskError` as `wait` does."""
         self._check_owner()
-        with self._changed:
+        with self._ended:
             self._until_done([*self._reads, *self._writes])
             self._tell_errors()
 
@@ -223,7 +224,7 @@ class PagedArray:
     def _put(self, direction: Direction, own: list[_Pending], pending: _Pending, others: list[_Pending]) -> None:
         """Begin a transfer, after those of the other direction that touch the same pages."""
         self._check_owner()
-        with self._changed:
+        with self._ended:
             for other in reversed(others):  # each direction keeps its order, so the last one is the one to wait for
                 if other.start < pending.stop and pending.start < other.stop and not other.transfer.done:
                     pending.transfer.after = other.transfer
@@ -239,7 +240,7 @@ class PagedArray:
         began = perf_counter()
         for pending in some:
             while not pending.transfer.done:
-                self._changed.wait()
+                self._ended.wait()
         self.traffic.waited += perf_counter() - began
 
     def _tell_errors(self) -> None:

@@ -40,10 +40,11 @@ class Store:
         """Make the file and the queues."""
         self._process = os.getpid()
         self.file, gate = SpillFile(self.folder, self.size), Gate()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._ended = threading.Condition(lock)
         self._sums: dict[int, int] = {}  # by the place in the file
-        self._writer = Direction(self._changed, gate, "lowmem writes")
-        self._reader = Direction(self._changed, gate, "lowmem reads")
+        self._writer = Direction(lock, self._ended, gate, "lowmem writes")
+        self._reader = Direction(lock, self._ended, gate, "lowmem reads")
         self._writes.clear()
         self._reads.clear()
         weakref.finalize(self, _close, self._writer, self._reader).atexit = False
@@ -58,7 +59,7 @@ class Store:
         size = sum(map(len, pieces))
         transfer = self._writes[layer] = Transfer(partial(self._move_out, pieces, offset), size)
         self.traffic.written += size
-        with self._changed:
+        with self._ended:
             self._writer.put(transfer)
 
     def read(self, layer: int, pieces: Sequence[memoryview], offset: int) -> None:
@@ -66,7 +67,7 @@ class Store:
         size, move = sum(map(len, pieces)), partial(self._move_in, pieces, offset)
         transfer = self._reads[layer] = Transfer(move, size, self._writes.get(layer))
         self.traffic.read += size
-        with self._changed:
+        with self._ended:
             self._reader.put(transfer)
 
     def wait(self, layer: int, written: bool) -> None:
@@ -80,10 +81,10 @@ class Store:
 
     def finish(self) -> None:
         """Wait until nothing is in flight. Errors are let go: whoever needed a state has heard of them."""
-        with self._changed:
+        with self._ended:
             for transfer in (*self._writes.values(), *self._reads.values()):
                 while not transfer.done:
-                    self._changed.wait()
+                    self._ended.wait()
         self._writes.clear()
         self._reads.clear()
 
@@ -105,9 +106,9 @@ class Store:
             return
         if not transfer.done:
             began = perf_counter()
-            with self._changed:
+            with self._ended:
                 while not transfer.done:
-                    self._changed.wait()
+                    self._ended.wait()
             self.traffic.waited += perf_counter() - began
         if transfer.error is not None:
             error = transfer.error

@@ -271,6 +271,9 @@ def test_what_was_changed_before_it_is_fetched_is_not_lost(tmp_path: Path) -> No
     one.array[50 * ITEMS] = -1  # in the page cache, and not yet on the disk
     one.bring(0, 100 * ITEMS)
     assert one.array[50 * ITEMS] == -1
+    one.drop(0, 100 * ITEMS)
+    assert cached(one) == in_page_cache(one) == 0
+    assert one.array[50 * ITEMS] == -1
 
 
 def test_what_is_fetched_twice_or_let_go_of_in_pieces_keeps_what_was_changed(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class OwnPages:
             if changed:
                 self._transfer(self._address + start, start, stop, written=True)
             pages.map_again(self._mapped, self._address, start, stop)
+            pages.forget(self._mapped, start, stop)  # somebody may have looked at them before they were fetched
             with self._changed:
                 self._own = [*self._without(start, stop)]
 

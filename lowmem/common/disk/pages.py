@@ -118,6 +118,11 @@ def drop(descriptor: int, address: int, start: int, stop: int) -> None:
     """Let go of the pages between two bytes of a mapped file that are on the disk as they are in memory."""
     if hasattr(mmap, "MADV_DONTNEED"):
         _libc().madvise(address + start, stop - start, mmap.MADV_DONTNEED)
+    forget(descriptor, start, stop)
+
+
+def forget(descriptor: int, start: int, stop: int) -> None:
+    """Let go of the pages between two bytes of a file in the page cache, which nobody has mapped."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)

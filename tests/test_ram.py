@@ -199,6 +199,30 @@ def test_a_process_stays_within_its_cap_planning_included(case: dict[str, Any]) 
     assert seen["first_step_peak_bytes"] == pytest.approx(seen["process_promise_bytes"], abs=5 << 20)
 
 
+WIDE = """
+import sys
+import numpy as np
+import lowmem as lm
+from lowmem.measure.memory import reset_resident_peak, resident_peak
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((1024, 64), np.float32), rng.integers(0, 10, 1024)
+mlp = lm.MLP(lm.Architecture((64, *[1024] * 6, 10)))
+reset_resident_peak()
+trainer = lm.Trainer(mlp, lm.SGD(1e-7), batch_size=512, ram=256 << 20, engine=sys.argv[1] or None)
+list(trainer.epochs((x, y), 2))
+print(resident_peak() - trainer.report().process_promise)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+@pytest.mark.parametrize("engine", ["", "numpy"])
+def test_what_blas_keeps_for_wide_layers_is_in_the_promise(engine: str) -> None:
+    """Its buffers are filled as far as layers are wide: 2 MB more than for narrow ones here."""
+    done = subprocess.run([sys.executable, "-c", WIDE, engine], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 64 << 10
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
 @pytest.mark.parametrize("group", [1 << 20, 5000], ids=["one row group", "many"])
 def test_a_cap_holds_for_parquet_whatever_its_row_groups(tmp_path: Path, group: int) -> None:

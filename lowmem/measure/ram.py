@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import TypeAlias
 
 import numpy as np
@@ -14,8 +15,11 @@ import numpy as np
 from lowmem.common.cores import cgroups, lines_of
 from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident
+from lowmem.network.architecture import Architecture
+from lowmem.network.tiles import TILE_ROWS
 from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.plan import Plan
+from lowmem.runtime.blas_threads import at_most
 from lowmem.units import ceil_bytes, format_bytes, parse_bytes
 
 RESERVE = 3 << 20
@@ -120,10 +124,37 @@ def _available(root: Path) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def warm_up(dtype: str) -> None:
-    """Let BLAS allocate its buffers, which it keeps, by a product that is large enough for all its threads."""
-    a = np.ones((512, 512), dtype)
-    np.matmul(a, a, np.empty_like(a))
+def warm_up(architecture: Architecture, rows: int, lanes: int | None) -> None:
+    """Let BLAS allocate its buffers, which it keeps, by products as large as those of a step.
+
+    rows: of a batch. lanes: threads that multiply at once, each with one thread of BLAS; None for one that multiplies
+    with as many as BLAS has.
+
+    Operands are packed in a buffer for each thread, and it is filled as far as layers are wide. This takes no more
+    memory than the widest layer of a step.
+    """
+    layers, tile = [*architecture.each_layer], min(rows, TILE_ROWS)
+    widest = max(layers, key=lambda layer: layer.entering), max(layers, key=lambda layer: layer.leaving)
+    operands = [
+        tuple(np.zeros(shape, architecture.dtype) for shape in ((tile, n), (tile, m), (m, n)))
+        for n, m in {(layer.entering, layer.leaving) for layer in widest}
+    ]
+    begin = Barrier(lanes or 1)
+
+    def multiply() -> None:
+        for x, delta, g in operands:
+            begin.wait()
+            np.matmul(x, g.T, delta)
+            np.matmul(delta, g, x)
+            np.matmul(delta.T, x, g)
+
+    threads = [Thread(target=multiply) for _ in range((lanes or 1) - 1)]
+    with at_most(None if lanes is None else 1):
+        for thread in threads:
+            thread.start()
+        multiply()
+        for thread in threads:
+            thread.join()
 
 
 def give_back() -> None:

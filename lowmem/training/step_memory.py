@@ -23,7 +23,7 @@ from lowmem.measure.ram import plan_within, read_ram, warm_up
 from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.choose import plan, with_costs
+from lowmem.planning.choose import plan, request_of, with_costs
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
@@ -81,7 +81,7 @@ class StepMemory:
         self._options = with_costs(options, disk, mlp.architecture, optimizer, batch_size)
         self._cap = None if ram is None else read_ram(ram)
         if ram is not None:
-            warm_up(mlp.architecture.dtype)
+            self._warm_up()
         self._buffers, self._odd, self._evaluated, self._allocated = 0, False, 0, False
         self._lent: LentBatches | None = None
         self.process_promise: int | None = None
@@ -90,6 +90,12 @@ class StepMemory:
         self._counted, self.plan = expected, self._plan(expected)
         if expected is not None:
             self._note(expected)
+
+    def _warm_up(self) -> None:
+        """Let BLAS allocate what it keeps, as the engine that a plan will name calls it."""
+        given = {name: self._options[name] for name in ("engine", "threads", "shards", "micro_batch")}
+        request = request_of(self._mlp, self._batch_size, None, self._optimizer, **given)
+        warm_up(request.architecture, request.rows, request.lanes if request.engine == "native" else None)
 
     @property
     def evaluation_rows(self) -> int:

@@ -88,7 +88,7 @@ def rates(case: Case, samples: int) -> LearningRate | None:
 
 def train(case: Case) -> Case:
     """Train a case in this process."""
-    warm_up("float32")  # BLAS reserves its buffers
+    warm_up(lm.Architecture((512, 512)), 512, None)  # BLAS reserves its buffers
     floor = resident()
     if case["how"] == "data" and case["limit"]:
         limit = case["limit"] + status("VmData") - status("RssAnon")

@@ -384,10 +384,13 @@ def test_an_error_at_once_is_told_at_once(
 def test_memory_that_cannot_be_had_is_an_error_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def refuse(*_: int) -> None:
+    one = past_the_cache(filled(tmp_path, 100 * ITEMS))
+
+    def refuse(*arguments: int) -> None:
+        if name == "move_memory":  # as the system may, before it finds that there is no memory
+            pages.give_memory(one.array.ctypes.data, 100 * PAGE)
         raise OSError(12, os.strerror(12))
 
-    one = past_the_cache(filled(tmp_path, 100 * ITEMS))
     monkeypatch.setattr(pages, name, refuse)
     with pytest.raises(DiskError, match="failed at reading from the file .*: Cannot allocate memory"):
         one.bring(0, 100 * ITEMS)

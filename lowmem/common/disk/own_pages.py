@@ -51,10 +51,12 @@ class OwnPages:
             fresh = pages.take_memory(stop - start, self._address + start, HUGE_PAGE)
             try:
                 self._transfer(fresh, start, stop, written=False)
+                pages.move_memory(fresh, stop - start, self._address + start)
             except BaseException:
                 pages.give_memory(fresh, stop - start)
+                # A move that fails may have unmapped what was there.
+                pages.map_again(self._mapped, self._address, start, stop)
                 raise
-            pages.move_memory(fresh, stop - start, self._address + start)
             with self._changed:
                 self._own = sorted([*self._own, (start, stop)])
 

@@ -162,9 +162,7 @@ def give_memory(address: int, size: int) -> None:
 def move_memory(address: int, size: int, place: int) -> None:
     """Move memory to another address, in place of what is mapped there. Raises `OSError`."""
     if _libc().mremap(address, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, place) != place:
-        error = _last_error()
-        give_memory(address, size)
-        raise error
+        raise _last_error()
 
 
 def map_again(descriptor: int, address: int, start: int, stop: int) -> None:

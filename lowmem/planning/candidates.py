@@ -7,7 +7,7 @@ from math import inf
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.accounting import floor_bytes, least_overhead, plan_of, whole_batch
-from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, thrifty
+from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, spilled, thrifty
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.ladder import Ladder
@@ -77,7 +77,7 @@ class Candidates:
 
     def any_fits(self) -> bool:
         """Say whether a plan that needs no search keeps the limit."""
-        return self.fits(self.store_all) or any(self._fitting(self._thrifty))
+        return self.fits(self.store_all) or any(self._fitting(self._thrifty)) or any(self._fitting(self._spilled))
 
     def plannable(self) -> bool:
         """Say whether the limit is enough for a plan of this request's strategy."""
@@ -95,7 +95,7 @@ class Candidates:
 
         What is cheapest in the bytes of one plan may take fewer, and then leads to the next.
         """
-        least = self._least_of(self._thrifty, self.store_all)
+        least = self._least_of([*self._thrifty, *self._spilled], self.store_all)
         while least.strategy != "store_all" and self._may_take_less and self.taken(least) > self.at_least:
             within = self._within(self.taken(least))
             smaller = min(filter(within.fits, within.searched()), key=self.taken, default=least)
@@ -126,12 +126,17 @@ class Candidates:
             limit = Limit(taken, self.limit.arena_bytes + taken - self.limit.bytes)
         within = Candidates(self.request, limit)
         # What does not depend on limits:
-        within.__dict__.update(store_all=self.store_all, _thrifty=self._thrifty, _placed=self._placed)
+        within.__dict__.update(store_all=self.store_all, _thrifty=self._thrifty)
+        within.__dict__.update(_spilled=self._spilled, _placed=self._placed)
         return within
 
     @cached_property
     def _thrifty(self) -> list[Draft]:
         return list(thrifty(self.request))
+
+    @cached_property
+    def _spilled(self) -> list[Draft]:
+        return list(spilled(self.request))
 
     def _least_of(self, drafts: Iterable[Draft], least: Plan | None = None) -> Plan:
         """Return the plan of these drafts that takes the least; those that cannot are not placed."""
@@ -206,7 +211,7 @@ class Candidates:
         if self.lower_bound is not None and best <= self.lower_bound:
             return
         # Levels and packing may have made the plan above dearer than one of these.
-        others = self._thrifty
+        others = [*self._thrifty, *self._spilled]
         if few or request.architecture.layers <= FEW_LAYERS:
             others = [*others, *revolving(request), *segmented(request)]
         cheaper = sorted((draft for draft in others if draft.cost < best), key=lambda draft: draft.cost)

@@ -1,10 +1,10 @@
-"""Plans with a disk that need no tables, for little memory to plan in: every so-many-th state goes there."""
+"""Plans with a disk that need no tables: every so-many-th state goes there, the rest is kept while it is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 
 from lowmem.chain import Chain
-from lowmem.schedule.disk.spilling import fit
+from lowmem.schedule.disk.spilling import fit, spill
 from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.schedule.ops import Schedule
 from lowmem.schedule.segments import segments
@@ -23,11 +23,25 @@ def evenly(
     Return None if no such plan fits.
     """
     chain, found, best = chain.reversal, None, inf
-    for stride in STRIDES:
-        states = range(stride, chain.length - 1, stride)
-        if not states or sum(map(chain.state_bytes, states)) > (inf if disk_bytes is None else disk_bytes):
-            continue
-        fitted = fit(chain, segments(chain, segments=stride), states, room, rates, taken, best)
+    for kept, states in _strides(chain, disk_bytes):
+        fitted = fit(chain, kept, states, room, rates, taken, best)
         if fitted is not None:
             found, best = fitted
     return found
+
+
+def leanest(chain: Chain, disk_bytes: int | None) -> Iterator[Schedule]:
+    """Yield for each stride the plan whose transfers take no memory but what ops need: ops wait for them.
+
+    disk_bytes: the most that the states on the disk may take, None for no limit.
+    """
+    for kept, states in _strides(chain, disk_bytes):
+        yield spill(chain, kept, states, 0)
+
+
+def _strides(chain: Chain, disk_bytes: int | None) -> Iterator[tuple[Schedule, range]]:
+    """Yield for each stride the schedule that keeps states in memory, and those that may go to the disk."""
+    for stride in STRIDES:
+        states = range(stride, chain.length - 1, stride)
+        if states and sum(map(chain.state_bytes, states)) <= (inf if disk_bytes is None else disk_bytes):
+            yield segments(chain, segments=stride), states

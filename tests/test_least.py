@@ -234,6 +234,27 @@ def test_more_budget_is_never_a_dearer_plan(seed: int) -> None:
     assert dearer(plans) == []
 
 
+@pytest.mark.parametrize(("seed", "parts"), [(9, (2, 3)), (10, (0, 1))])
+def test_more_budget_is_hardly_ever_a_dearer_plan_where_parameters_are_streamed(
+    tmp_path: Path, seed: int, parts: tuple[int, int]
+) -> None:
+    """Further ahead can be fetched with more budget; plans that fetch less far ahead must still be looked at.
+
+    parts: of 24, between the least budget and what storing everything takes.
+    """
+    rng = random.Random(f"disk {seed}")
+    architecture = network(rng, rng.randint(5, 40))
+    batch = rng.choice([64, 256, 512, 1000])
+    write, read = (10 ** rng.uniform(6, 10) for _ in range(2))
+    options: dict[str, Any] = {"optimizer": rng.choice(["sgd", "adam"]), "engine": rng.choice(["native", "numpy"])}
+    options |= {"costs": cost_model(rng), "micro_batch": batch}
+    options["disk"] = DiskTier(str(tmp_path), DiskRates((1,), (write,), (read,), rng.choice([0.5, 0.7, 1.0])))
+    least, most = lm.minimum_budget(architecture, batch, **options), lm.plan(architecture, batch, **options).peak_bytes
+    plans = [lm.plan(architecture, batch, least + (most - least) * part // 24, **options) for part in parts]
+    assert all(plan.streams[0] for plan in plans)
+    assert plans[1].cost <= 1.01 * plans[0].cost
+
+
 def test_passes_beyond_a_size_that_cannot_win_are_weighed() -> None:
     # Products of 64 rows are slow on this machine, those of 16 and 256 rows are quick.
     slow = {16: 1e-12, 64: 1e-8, 256: 1e-11, 512: 1e-11, 2048: 1e-11}

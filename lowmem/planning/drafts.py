@@ -7,10 +7,9 @@ from functools import cached_property, partial
 from lowmem.planning.accounting import plan_of, whole_batch
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest
-from lowmem.planning.streamed import file_bytes
-from lowmem.schedule import PLANNERS, Forward, Schedule, simulate
+from lowmem.planning.streamed import file_bytes, streamed_moves
+from lowmem.schedule import PLANNERS, Forward, Schedule, lower, simulate
 from lowmem.schedule.disk.evenly import leanest
-from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.schedule.least import LONGEST, is_even, least_memory
 from lowmem.schedule.least_arena import least_arena
 
@@ -31,15 +30,15 @@ SPREAD = 1.25
 class Draft:
     """A schedule of a request's chain, which becomes a plan when it is asked for.
 
-    strategy: what its plan is called. relays: whether sweeps may be done in two parts. rates: of the disk that its
-    states go to, None if they stay in memory.
+    strategy: what its plan is called. relays: whether sweeps may be done in two parts. spills: whether states go to
+    the request's disk.
     """
 
     request: PlanRequest
     strategy: str
     make: Callable[[], Schedule]
     relays: bool = False
-    rates: DiskRates | None = None
+    spills: bool = False
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -49,11 +48,13 @@ class Draft:
     @cached_property
     def cost(self) -> float:
         """What a whole batch costs: all forwards, what every schedule costs, and what ops wait for a disk."""
-        chain = self.request.timed_chain
-        if self.rates is not None:
-            return whole_batch(self.request, simulate(chain.reversal, self.schedule, self.rates).seconds)
+        request, chain = self.request, self.request.timed_chain
+        if request.disk is not None and (self.spills or request.streaming is not None):
+            lowered = lower(request.chain, self.schedule)
+            streamed = streamed_moves(request, lowered)
+            return whole_batch(request, simulate(chain, lowered, request.disk.rates, streamed).seconds)
         forwards = sum(chain.forward_cost(op.first, op.last) for op in self.schedule.ops if isinstance(op, Forward))
-        return whole_batch(self.request, forwards + chain.loss + sum(stage.backward for stage in chain.stages))
+        return whole_batch(request, forwards + chain.loss + sum(stage.backward for stage in chain.stages))
 
     @cached_property
     def peak_bytes(self) -> int:
@@ -99,7 +100,7 @@ def spilled(request: PlanRequest) -> Iterator[Draft]:
         return
     limit = None if disk.limit is None else disk.limit - file_bytes(request)
     for schedule in leanest(request.chain.reversal, limit):
-        yield Draft(request, "disk", partial(Schedule, schedule.planner, schedule.ops), rates=disk.rates)
+        yield Draft(request, "disk", partial(Schedule, schedule.planner, schedule.ops), spills=True)
 
 
 def revolving(request: PlanRequest) -> Iterator[Draft]:

@@ -234,11 +234,11 @@ def test_more_budget_is_never_a_dearer_plan(seed: int) -> None:
     assert dearer(plans) == []
 
 
-@pytest.mark.parametrize(("seed", "parts"), [(9, (2, 3)), (10, (0, 1))])
-def test_more_budget_is_hardly_ever_a_dearer_plan_where_parameters_are_streamed(
+@pytest.mark.parametrize(("seed", "parts"), [(9, (2, 3)), (10, (0, 1)), (13, (3, 8))])
+def test_with_a_disk_more_budget_is_hardly_ever_a_dearer_plan(
     tmp_path: Path, seed: int, parts: tuple[int, int]
 ) -> None:
-    """Further ahead can be fetched with more budget; plans that fetch less far ahead must still be looked at.
+    """These were up to 1.4 times as dear: with parameters on the disk, fetched farther ahead, and with states there.
 
     parts: of 24, between the least budget and what storing everything takes.
     """
@@ -251,8 +251,7 @@ def test_more_budget_is_hardly_ever_a_dearer_plan_where_parameters_are_streamed(
     options["disk"] = DiskTier(str(tmp_path), DiskRates((1,), (write,), (read,), rng.choice([0.5, 0.7, 1.0])))
     least, most = lm.minimum_budget(architecture, batch, **options), lm.plan(architecture, batch, **options).peak_bytes
     plans = [lm.plan(architecture, batch, least + (most - least) * part // 24, **options) for part in parts]
-    assert all(plan.streams[0] for plan in plans)
-    assert plans[1].cost <= 1.01 * plans[0].cost
+    assert plans[1].cost <= plans[0].cost
 
 
 def test_passes_beyond_a_size_that_cannot_win_are_weighed() -> None:

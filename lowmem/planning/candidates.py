@@ -16,7 +16,7 @@ from lowmem.planning.request import Limit, PlanRequest
 from lowmem.planning.streamed import file_bytes
 from lowmem.schedule import Schedule
 from lowmem.schedule.disk.evenly import evenly
-from lowmem.schedule.disk.planner import DiskPlanner
+from lowmem.schedule.disk.planner import DiskPlanner, Spilled
 from lowmem.schedule.least import certain_peak, is_even
 from lowmem.schedule.ops import Op
 from lowmem.schedule.optimal.planner import Planner
@@ -226,30 +226,36 @@ class Candidates:
             self.lower_bound = whole_batch(self.request, ladder.lower_bound)
 
     def _with_disk(self, disk: DiskTier | None, *, tables: bool) -> Iterator[Plan]:
-        """Yield the quickest plan that sends states to the disk, if there is one.
+        """Yield ever quicker plans that send states to the disk.
 
-        tables: whether there is memory for tables to look it up in; else it is one of a few.
+        tables: whether there is memory for tables to look one up in, before the few that need none are tried.
         """
         request = self.request
         if disk is None or request.strategy != "auto":
             return
         chain, room = request.timed_chain, self._room
         limit = None if disk.limit is None else disk.limit - file_bytes(request)
-        if not tables:
-            schedule = evenly(chain, room, disk.rates, limit, self._taken_by)
-            if schedule is not None:
-                yield plan_of(request, schedule, relays=True)
-            return
+        found = self._from_disk_tables(disk, limit) if tables else None
+        if found is not None:
+            yield plan_of(request, found.schedule, relays=True)
+        best = inf if found is None else found.seconds
+        schedule = evenly(chain, room, disk.rates, limit, self._taken_by, best)
+        if schedule is not None:
+            yield plan_of(request, schedule, relays=True)
+
+    def _from_disk_tables(self, disk: DiskTier, limit: int | None) -> Spilled | None:
+        """Return the quickest plan that tables have with a disk. limit: bytes that states on it may take."""
+        request, chain, room = self.request, self.request.timed_chain, self._room
         reserve = native_memory.disk_objects_bytes(2 * chain.length)
         try:
             table = Planner(chain, room - reserve, request.table_bytes).table
         except BudgetError:  # what transfers need beside the schedule leaves too little
-            return
+            return None
         found = DiskPlanner(chain, table, room, disk.rates, limit, reserve).best(self._taken_by)
         if found is not None:
             bound = whole_batch(request, found.lower_bound)
             self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)
-            yield plan_of(request, found.schedule, relays=True)
+        return found
 
     def _taken_by(self, schedule: Schedule) -> int:
         """Return the bytes that a schedule takes of what the limit leaves to schedules."""

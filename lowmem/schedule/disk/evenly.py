@@ -13,16 +13,21 @@ STRIDES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 
 
 def evenly(
-    chain: Chain, room: int, rates: DiskRates, disk_bytes: int | None, taken: Callable[[Schedule], int]
+    chain: Chain,
+    room: int,
+    rates: DiskRates,
+    disk_bytes: int | None,
+    taken: Callable[[Schedule], int],
+    best: float = inf,
 ) -> Schedule | None:
     """Return the quickest plan that keeps the states between two on the disk, while it needs them, in memory.
 
     chain: costs in seconds. room: bytes, as `taken` counts them. disk_bytes: the most that the states on the disk may
-    take, None for no limit.
+    take, None for no limit. best: seconds of a pass that it must stay below.
 
     Return None if no such plan fits.
     """
-    chain, found, best = chain.reversal, None, inf
+    chain, found = chain.reversal, None
     for kept, states in _strides(chain, disk_bytes):
         fitted = fit(chain, kept, states, room, rates, taken, best)
         if fitted is not None:

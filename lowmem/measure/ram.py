@@ -201,7 +201,7 @@ def _with_patience(needed: int, patience: int) -> str:
     """Return a sentence that names the cap for a run with patience; none if that adds less than caps leave free."""
     if patience <= LEFT_BY_PLANNING:
         return ""
-    return f" With patience, which keeps a second network, it is {ceil_bytes(needed + patience)}."
+    return f" With patience, which keeps a second network, give {ceil_bytes(needed + patience)}."
 
 
 def _least(cap: int, held: int, make: Make, budget: int) -> int:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
+from lowmem.planning.accounting import plan_of
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import CostModel
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.network_chain import network_chain
 from lowmem.planning.packing import Effort, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.streamed import thriftiest
 from lowmem.schedule import PLANNERS, Schedule, simulate
+from lowmem.schedule.disk.evenly import leanest
+from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.schedule.least import least_memory
 from lowmem.schedule.least_arena import MOST_STATES, least_arena
 from lowmem.schedule.tree import reverse
@@ -102,6 +107,21 @@ def test_only_what_may_take_the_least_is_searched(tmp_path: Path, monkeypatch: p
     least = lm.minimum_budget(architecture, 64, "adam", **options)
     assert {request.streaming for request in searched} == {each[bounds.index(min(bounds))].request.streaming}
     assert sum(bound > least for bound in bounds) == 3
+
+
+def test_with_a_disk_no_stride_of_states_sent_there_takes_less_than_the_least_budget(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    architecture = lm.Architecture((64, *[rng.randint(64, 128) for _ in range(40)], 10))
+    options: dict[str, Any] = {"optimizer": "sgd", "engine": "native", "costs": cost_model(random.Random(3))}
+    options |= {"micro_batch": 512, "disk": DiskTier(str(tmp_path), DiskRates((1,), (1e9,), (1e9,)))}
+    least = lm.minimum_budget(architecture, 512, **options)
+    for variant in thriftiest(request_of(architecture, 512, None, **options)):
+        for schedule in islice(leanest(variant.chain.reversal, None), 4):
+            assert least <= plan_of(variant, schedule, relays=True).peak_bytes
+    assert lm.plan(architecture, 512, least, **options).peak_bytes == least
+    with pytest.raises(lm.BudgetError) as error:
+        lm.plan(architecture, 512, least - 1, **options)
+    assert error.value.minimum == least
 
 
 def test_the_least_share_of_activations_is_planned_and_no_less() -> None:
@@ -212,6 +232,26 @@ def test_more_budget_is_never_a_dearer_plan(seed: int) -> None:
     architecture, batch, options = case(seed, (2, 9) if seed % 2 else (25, 40), costs=seed % 2 == 1)
     plans = costs_by_budget(architecture, batch, options, 8)
     assert dearer(plans) == []
+
+
+@pytest.mark.parametrize(("seed", "parts"), [(9, (2, 3)), (10, (0, 1)), (13, (3, 8))])
+def test_with_a_disk_more_budget_is_hardly_ever_a_dearer_plan(
+    tmp_path: Path, seed: int, parts: tuple[int, int]
+) -> None:
+    """These were up to 1.4 times as dear: with parameters on the disk, fetched farther ahead, and with states there.
+
+    parts: of 24, between the least budget and what storing everything takes.
+    """
+    rng = random.Random(f"disk {seed}")
+    architecture = network(rng, rng.randint(5, 40))
+    batch = rng.choice([64, 256, 512, 1000])
+    write, read = (10 ** rng.uniform(6, 10) for _ in range(2))
+    options: dict[str, Any] = {"optimizer": rng.choice(["sgd", "adam"]), "engine": rng.choice(["native", "numpy"])}
+    options |= {"costs": cost_model(rng), "micro_batch": batch}
+    options["disk"] = DiskTier(str(tmp_path), DiskRates((1,), (write,), (read,), rng.choice([0.5, 0.7, 1.0])))
+    least, most = lm.minimum_budget(architecture, batch, **options), lm.plan(architecture, batch, **options).peak_bytes
+    plans = [lm.plan(architecture, batch, least + (most - least) * part // 24, **options) for part in parts]
+    assert plans[1].cost <= plans[0].cost
 
 
 def test_passes_beyond_a_size_that_cannot_win_are_weighed() -> None:

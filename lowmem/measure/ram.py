@@ -176,7 +176,9 @@ def room_for_tables(ram: int) -> int:
 Make: TypeAlias = Callable[[int, int], Plan]
 
 
-def plan_within(cap: int, held: int, make: Make, likely: Make | None = None, beyond: int = 0) -> tuple[Plan, int]:
+def plan_within(
+    cap: int, held: int, make: Make, likely: Make | None = None, beyond: int = 0, patience: int = 0
+) -> tuple[Plan, int]:
     """Return a plan with which the process stays within a cap, and the peak of the process that it promises.
 
     cap: bytes that the process may hold.
@@ -184,6 +186,7 @@ def plan_within(cap: int, held: int, make: Make, likely: Make | None = None, bey
     make: returns the plan for the given bytes of training and of planning's tables.
     likely: as make, for the advice of a refusal: it counts data too that are not known for sure yet.
     beyond: bytes that training may take beyond what plans count, for advice too.
+    patience: bytes of the second network of a run with patience, where it is not known yet whether this is one.
 
     Raises `BudgetError` with a cap that works if no plan fits.
     """
@@ -192,14 +195,14 @@ def plan_within(cap: int, held: int, make: Make, likely: Make | None = None, bey
         floor = resident() - held
         room = cap - floor - RESERVE
         if room <= 0:
-            raise _below_the_floor(cap, floor, _least(cap, held, likely or make, 1) + beyond)
+            raise _below_the_floor(cap, floor, _least(cap, held, likely or make, 1) + beyond, patience)
         try:
             plan = make(room, room_for_tables(cap))
         except BudgetError as error:
             needed = _least(cap, held, likely or make, error.minimum) + beyond
             raise BudgetError(
                 f"ram={format_bytes(cap)}: {format_bytes(floor + RESERVE)} of it are the process before training. Of "
-                f"the rest, {error.reason} With ram, {ceil_bytes(needed)} works.",
+                f"the rest, {error.reason} With ram, {ceil_bytes(needed)} works.{_with_patience(needed, patience)}",
                 budget=cap,
                 minimum=needed,
                 advice=[one for one in error.advice if not (isinstance(one, Advice) and one.keyword == "budget")],
@@ -211,15 +214,25 @@ def plan_within(cap: int, held: int, make: Make, likely: Make | None = None, bey
     return plan, promise
 
 
-def _below_the_floor(cap: int, floor: int, needed: int) -> BudgetError:
-    """Return the error of a cap that nothing fits into. floor: what the process holds. needed: a cap that works."""
+def _below_the_floor(cap: int, floor: int, needed: int, patience: int) -> BudgetError:
+    """Return the error of a cap that nothing fits into.
+
+    floor: what the process holds. needed: a cap that works. patience: bytes that patience would add.
+    """
     return BudgetError(
         f"ram={format_bytes(cap)} is less than the process takes before any training: {format_bytes(floor)} for "
         f"the interpreter, libraries and data, and {format_bytes(RESERVE)} in reserve. Give {ceil_bytes(needed)}, or "
-        "let the data be read in blocks with open_data.",
+        f"let the data be read in blocks with open_data.{_with_patience(needed, patience)}",
         budget=cap,
         minimum=needed,
     )
+
+
+def _with_patience(needed: int, patience: int) -> str:
+    """Return a sentence that names the cap for a run with patience; none if that adds less than caps leave free."""
+    if patience <= LEFT_BY_PLANNING:
+        return ""
+    return f" With patience, which keeps a second network, give {ceil_bytes(needed + patience)}."
 
 
 def _least(cap: int, held: int, make: Make, budget: int) -> int:

@@ -7,7 +7,7 @@ from math import inf
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
 from lowmem.planning.accounting import floor_bytes, least_overhead, plan_of, whole_batch
-from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, thrifty
+from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, spilled, thrifty
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.ladder import Ladder
@@ -16,7 +16,7 @@ from lowmem.planning.request import Limit, PlanRequest
 from lowmem.planning.streamed import file_bytes
 from lowmem.schedule import Schedule
 from lowmem.schedule.disk.evenly import evenly
-from lowmem.schedule.disk.planner import DiskPlanner
+from lowmem.schedule.disk.planner import DiskPlanner, Spilled
 from lowmem.schedule.least import certain_peak, is_even
 from lowmem.schedule.ops import Op
 from lowmem.schedule.optimal.planner import Planner
@@ -77,7 +77,7 @@ class Candidates:
 
     def any_fits(self) -> bool:
         """Say whether a plan that needs no search keeps the limit."""
-        return self.fits(self.store_all) or any(self._fitting(self._thrifty))
+        return self.fits(self.store_all) or any(self._fitting(self._thrifty)) or any(self._fitting(self._spilled))
 
     def plannable(self) -> bool:
         """Say whether the limit is enough for a plan of this request's strategy."""
@@ -95,7 +95,7 @@ class Candidates:
 
         What is cheapest in the bytes of one plan may take fewer, and then leads to the next.
         """
-        least = self._least_of(self._thrifty, self.store_all)
+        least = self._least_of([*self._thrifty, *self._spilled], self.store_all)
         while least.strategy != "store_all" and self._may_take_less and self.taken(least) > self.at_least:
             within = self._within(self.taken(least))
             smaller = min(filter(within.fits, within.searched()), key=self.taken, default=least)
@@ -126,12 +126,17 @@ class Candidates:
             limit = Limit(taken, self.limit.arena_bytes + taken - self.limit.bytes)
         within = Candidates(self.request, limit)
         # What does not depend on limits:
-        within.__dict__.update(store_all=self.store_all, _thrifty=self._thrifty, _placed=self._placed)
+        within.__dict__.update(store_all=self.store_all, _thrifty=self._thrifty)
+        within.__dict__.update(_spilled=self._spilled, _placed=self._placed)
         return within
 
     @cached_property
     def _thrifty(self) -> list[Draft]:
         return list(thrifty(self.request))
+
+    @cached_property
+    def _spilled(self) -> list[Draft]:
+        return list(spilled(self.request))
 
     def _least_of(self, drafts: Iterable[Draft], least: Plan | None = None) -> Plan:
         """Return the plan of these drafts that takes the least; those that cannot are not placed."""
@@ -206,7 +211,7 @@ class Candidates:
         if self.lower_bound is not None and best <= self.lower_bound:
             return
         # Levels and packing may have made the plan above dearer than one of these.
-        others = self._thrifty
+        others = [*self._thrifty, *self._spilled]
         if few or request.architecture.layers <= FEW_LAYERS:
             others = [*others, *revolving(request), *segmented(request)]
         cheaper = sorted((draft for draft in others if draft.cost < best), key=lambda draft: draft.cost)
@@ -221,30 +226,36 @@ class Candidates:
             self.lower_bound = whole_batch(self.request, ladder.lower_bound)
 
     def _with_disk(self, disk: DiskTier | None, *, tables: bool) -> Iterator[Plan]:
-        """Yield the quickest plan that sends states to the disk, if there is one.
+        """Yield ever quicker plans that send states to the disk.
 
-        tables: whether there is memory for tables to look it up in; else it is one of a few.
+        tables: whether there is memory for tables to look one up in, before the few that need none are tried.
         """
         request = self.request
         if disk is None or request.strategy != "auto":
             return
         chain, room = request.timed_chain, self._room
         limit = None if disk.limit is None else disk.limit - file_bytes(request)
-        if not tables:
-            schedule = evenly(chain, room, disk.rates, limit, self._taken_by)
-            if schedule is not None:
-                yield plan_of(request, schedule, relays=True)
-            return
+        found = self._from_disk_tables(disk, limit) if tables else None
+        if found is not None:
+            yield plan_of(request, found.schedule, relays=True)
+        best = inf if found is None else found.seconds
+        schedule = evenly(chain, room, disk.rates, limit, self._taken_by, best)
+        if schedule is not None:
+            yield plan_of(request, schedule, relays=True)
+
+    def _from_disk_tables(self, disk: DiskTier, limit: int | None) -> Spilled | None:
+        """Return the quickest plan that tables have with a disk. limit: bytes that states on it may take."""
+        request, chain, room = self.request, self.request.timed_chain, self._room
         reserve = native_memory.disk_objects_bytes(2 * chain.length)
         try:
             table = Planner(chain, room - reserve, request.table_bytes).table
         except BudgetError:  # what transfers need beside the schedule leaves too little
-            return
+            return None
         found = DiskPlanner(chain, table, room, disk.rates, limit, reserve).best(self._taken_by)
         if found is not None:
             bound = whole_batch(request, found.lower_bound)
             self.lower_bound = bound if self.lower_bound is None else min(self.lower_bound, bound)
-            yield plan_of(request, found.schedule, relays=True)
+        return found
 
     def _taken_by(self, schedule: Schedule) -> int:
         """Return the bytes that a schedule takes of what the limit leaves to schedules."""

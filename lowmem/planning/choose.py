@@ -222,7 +222,7 @@ def plan_for(request: PlanRequest) -> Plan:
         if best is not None and least >= best.cost:
             continue  # no plan in passes of so many rows can win; in passes of fewer rows one may
         if best is not None and variant.streaming is not None:
-            if variant.streaming.parameters and variant.on_disk is None:
+            if variant.streaming.parameters and variant.on_disk is None and not best.streams[0]:
                 continue  # the network may well be in memory
             if best.cost <= NEARLY * least:
                 bound = min(bound, least)

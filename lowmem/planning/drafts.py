@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from lowmem.planning.accounting import plan_of, whole_batch
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import PlanRequest
-from lowmem.schedule import PLANNERS, Forward, Schedule, simulate
+from lowmem.planning.streamed import file_bytes, streamed_moves
+from lowmem.schedule import PLANNERS, Forward, Schedule, lower, simulate
+from lowmem.schedule.disk.evenly import leanest
 from lowmem.schedule.least import LONGEST, is_even, least_memory
 from lowmem.schedule.least_arena import least_arena
 
@@ -28,13 +30,15 @@ SPREAD = 1.25
 class Draft:
     """A schedule of a request's chain, which becomes a plan when it is asked for.
 
-    strategy: what its plan is called. relays: whether sweeps may be done in two parts.
+    strategy: what its plan is called. relays: whether sweeps may be done in two parts. spills: whether states go to
+    the request's disk.
     """
 
     request: PlanRequest
     strategy: str
     make: Callable[[], Schedule]
     relays: bool = False
+    spills: bool = False
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -43,10 +47,14 @@ class Draft:
 
     @cached_property
     def cost(self) -> float:
-        """What a whole batch costs: all forwards, and what every schedule costs."""
-        chain = self.request.timed_chain
+        """What a whole batch costs: all forwards, what every schedule costs, and what ops wait for a disk."""
+        request, chain = self.request, self.request.timed_chain
+        if request.disk is not None and (self.spills or request.streaming is not None):
+            lowered = lower(request.chain, self.schedule)
+            streamed = streamed_moves(request, lowered)
+            return whole_batch(request, simulate(chain, lowered, request.disk.rates, streamed).seconds)
         forwards = sum(chain.forward_cost(op.first, op.last) for op in self.schedule.ops if isinstance(op, Forward))
-        return whole_batch(self.request, forwards + chain.loss + sum(stage.backward for stage in chain.stages))
+        return whole_batch(request, forwards + chain.loss + sum(stage.backward for stage in chain.stages))
 
     @cached_property
     def peak_bytes(self) -> int:
@@ -83,6 +91,16 @@ def thrifty(request: PlanRequest) -> Iterator[Draft]:
     elif request.engine == "numpy":
         yield from (fixed(request, "revolve", slots=slots) for slots in range(1, FEW_SLOTS + 1))
     yield fixed(request, "sqrt")
+
+
+def spilled(request: PlanRequest) -> Iterator[Draft]:
+    """Yield the drafts that send states to the request's disk and use as little memory as they can."""
+    disk = request.disk
+    if disk is None or request.strategy != "auto":
+        return
+    limit = None if disk.limit is None else disk.limit - file_bytes(request)
+    for schedule in leanest(request.chain.reversal, limit):
+        yield Draft(request, "disk", partial(Schedule, schedule.planner, schedule.ops), spills=True)
 
 
 def revolving(request: PlanRequest) -> Iterator[Draft]:

@@ -215,7 +215,8 @@ class StepMemory:
         likely = partial(within, likely=True)
         if self._cap is not None:
             beyond = 0 if expected is not None else self._unknown_buffers
-            planned, self.process_promise = plan_within(self._cap, self._held(), within, likely, beyond)
+            second = 0 if expected is not None else BestWeights.bytes_for(self._mlp)
+            planned, self.process_promise = plan_within(self._cap, self._held(), within, likely, beyond, second)
             return planned
         try:
             return within(self._budget)

@@ -23,7 +23,7 @@ from lowmem.schedule.effects import effects
 from lowmem.schedule.ops import Forward, Free, Load, Op, Schedule, Store
 from lowmem.schedule.simulate import Trace, simulate
 
-ATTEMPTS = 4
+ATTEMPTS = 8
 """To place transfers in less memory, where packing takes more than the simulated peak."""
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil
 
-from lowmem.errors import Advice, BudgetError, InputError
+from lowmem.errors import Advice, BudgetError, InputError, shown
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
 from lowmem.planning.request import Limit, PlanRequest, UpdateMode
-from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes
+from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes, times
 
 
 def read_limit(request: PlanRequest) -> Limit | None:
@@ -24,19 +23,19 @@ def read_limit(request: PlanRequest) -> Limit | None:
     share, _, rest = budget.partition("%")
     of_activations = rest.split() == ["of", "activations"]
     try:
-        fraction = float(share) / 100
+        percent = float(share)
     except ValueError:
-        fraction = 0.0
-    if not 0 < fraction < float("inf") or (rest.strip() and not of_activations):
+        percent = 0.0
+    if not 0 < percent < float("inf") or (rest.strip() and not of_activations):
         raise InputError(
-            f'cannot read the budget {budget!r}. Write a share as "50%" (of all that storing everything needs) or '
-            '"25% of activations" (all else, and a quarter of its activations).'
+            f'cannot read the budget {shown(budget)}. Write a share as "50%" (of all that storing everything needs) '
+            'or "25% of activations" (all else, and a quarter of its activations).'
         )
     everything = fixed(request, "store_all").plan
     if of_activations:
-        arena = int(everything.store_all_bytes * fraction)
+        arena = times(share, everything.store_all_bytes) // 100
         return Limit(everything.fixed_bytes + arena, arena)
-    return Limit(int((everything.fixed_bytes + everything.store_all_bytes) * fraction))
+    return Limit(times(share, everything.fixed_bytes + everything.store_all_bytes) // 100)
 
 
 def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
@@ -95,13 +94,9 @@ def _worded(request: PlanRequest, candidates: Candidates, size: int) -> str:
 
 
 def percent_of(size: int, whole: int) -> str:
-    """Return the percents of a whole, to a tenth where that is enough, that give at least so many bytes."""
-    digits = 1
-    while True:
-        percent = f"{ceil(10 ** (2 + digits) * size / whole) / 10**digits:.{digits}f}"
-        if int(whole * (float(percent) / 100)) >= size:
-            return percent.rstrip("0").rstrip(".")
-        digits += 1
+    """Return the percents of a whole, to a tenth, that give at least so many bytes."""
+    tenths = -(-1000 * size // whole)
+    return f"{tenths // 10}.{tenths % 10}".removesuffix(".0")
 
 
 def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:

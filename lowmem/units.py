@@ -54,9 +54,9 @@ def times(number: str, whole: int) -> int:
     digits, _, power = number.strip().lower().replace("_", "").partition("e")
     units, _, decimals = digits.partition(".")
     decimals = decimals[:1000]  # Python reads no more than 4,300 digits at a time
-    product = int((units.lstrip("+0") + decimals) or 0) * whole
-    shift = int(power or 0) - len(decimals)
-    return product * 10**shift if shift >= 0 else product // 10**-shift
+    product, shift = int((units.lstrip("+0") + decimals) or 0) * whole, int(power or 0) - len(decimals)
+    up, down = int(10 ** max(shift, 0)), int(10 ** max(-shift, 0))
+    return product * up // down
 
 
 def _index(number: SupportsIndex) -> int | None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowmem as lm
+from lowmem.planning.budget import read_limit
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import CostModel
@@ -188,6 +189,16 @@ def test_a_batch_with_batchnorm_has_two_samples_at_least() -> None:
     assert lm.largest_batch(architecture, least) >= 2
     with pytest.raises(lm.BudgetError):
         lm.largest_batch(architecture, 1000)
+
+
+def test_a_share_is_exact() -> None:
+    architecture = lm.Architecture((25,) * 6)
+    stored = lm.plan(architecture, 16).store_all_bytes
+    for percent in range(1, 101):  # floats would lose a byte of 41, 57, 69 and 82 %
+        limit = read_limit(request_of(architecture, 16, f"{percent}% of activations", None))
+        assert limit is not None
+        assert limit.arena_bytes == stored * percent // 100
+    assert stored % 100 == 0
 
 
 @pytest.mark.parametrize("share", ["60%", "31.7%", "20% of activations", "3% of activations"])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from lowmem.errors import Advice, BudgetError, InputError, shown
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
+from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest, UpdateMode
 from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes, times
 
@@ -49,19 +50,12 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     searched = request.strategy in ("auto", "optimal")
     needs = f"that this network needs at batch {request.batch_size}"
     needs += "" if searched else f" with strategy {least.strategy}"
+    advice: list[Advice | str] = [Advice("budget", _worded(request, limit, tried[0].store_all, least))]
     if limit.arena_bytes is not None:
-        # Where Python's objects take more than those of storing everything, the share must have room for that as well.
-        everything = tried[0].store_all
-        share = max(least.arena_bytes, least.peak_bytes - everything.fixed_bytes)
-        given, needed = apart(limit.arena_bytes, share)
-        return BudgetError(
-            f"{given} of activations are less than the {needed} {needs}.",
-            budget=limit.bytes,
-            minimum=least.peak_bytes,
-            advice=[Advice("budget", f"{percent_of(share, everything.store_all_bytes)}% of activations")],
-        )
+        given, needed = apart(limit.arena_bytes, _share(tried[0].store_all, least))
+        reason = f"{given} of activations are less than the {needed} {needs}."
+        return BudgetError(reason, budget=limit.bytes, minimum=least.peak_bytes, advice=advice)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
-    advice: list[Advice | str] = [Advice("budget", _worded(request, tried[0], least.peak_bytes))]
     if not searched and Candidates(replace(request, strategy="auto", segments=None, slots=None), limit).any_fits():
         advice.append(Advice("strategy", "auto"))
     smaller = _rows_that_fit(request, limit) if least.fixed_bytes < limit.bytes else None
@@ -85,12 +79,26 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     )
 
 
-def _worded(request: PlanRequest, candidates: Candidates, size: int) -> str:
-    """Write a size as the budget that was asked for is written: as a share, or in bytes."""
-    if not isinstance(request.budget, str) or "%" not in request.budget:
-        return ceil_bytes(size)
-    everything = candidates.store_all
-    return f"{percent_of(size, everything.fixed_bytes + everything.store_all_bytes)}%"
+def _share(everything: Plan, least: Plan) -> int:
+    """Return the bytes of activations that a plan needs, in a budget that has all else of storing everything.
+
+    Where Python's objects take more than those of storing everything, the share must have room for that as well.
+    """
+    return max(least.arena_bytes, least.peak_bytes - everything.fixed_bytes)
+
+
+def _worded(request: PlanRequest, limit: Limit, everything: Plan, least: Plan) -> str:
+    """Write the least budget as the budget that was asked for is written: as a share, or in bytes.
+
+    It is written in bytes too where it is more than storing everything takes: commands take no share above 100 %.
+    """
+    if isinstance(request.budget, str) and "%" in request.budget:
+        whole, size, of = everything.fixed_bytes + everything.store_all_bytes, least.peak_bytes, ""
+        if limit.arena_bytes is not None:
+            whole, size, of = everything.store_all_bytes, _share(everything, least), " of activations"
+        if size <= whole:
+            return f"{percent_of(size, whole)}%{of}"
+    return ceil_bytes(least.peak_bytes)
 
 
 def percent_of(size: int, whole: int) -> str:

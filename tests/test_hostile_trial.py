@@ -14,6 +14,9 @@ SHARES = {"networks": 5, "trainers": 2, "files": 200}
 
 @pytest.mark.parametrize("part", SHARES)
 def test_a_share_of_the_trial_breaks_nothing(part: str) -> None:
+    prepare = PARTS[part].prepare
+    if prepare is not None:
+        prepare()
     counts, broke = PARTS[part].try_numbers(range(SHARES[part]), 20)
     assert broke == []
     assert counts[part if part != "trainers" else "trainings"] > 0

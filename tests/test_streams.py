@@ -447,6 +447,18 @@ def test_what_is_too_large_to_standardise_is_refused(tmp_path: Path) -> None:
         lm.open_data(*npy(tmp_path, x), standardise=True)
 
 
+def test_what_float32_cannot_standardise_or_scale_is_refused(tmp_path: Path) -> None:
+    x = X.astype(float)
+    x[:, 2] *= 1e-45
+    for data in (lm.open_data(*npy(tmp_path, x), standardise=True), load(*npy(tmp_path, x), standardise=True)):
+        with pytest.raises(lm.InputError, match=r"feature 2 .from 0. cannot be standardised in float32: its mean is"):
+            data.batches(8, lm.Architecture((5, 3)), 0)
+        assert data.batches(8, lm.Architecture((5, 3), dtype="float64"), 0)
+    for data in (lm.open_data(*npy(tmp_path, X), scale=1e38), load(*npy(tmp_path, X), scale=1e38)):
+        with pytest.raises(lm.InputError, match="too large for float32"):
+            data.batches(8, lm.Architecture((5, 3)), 0)
+
+
 def test_numbers_beyond_float32_are_refused_with_their_row(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet

@@ -69,14 +69,25 @@ class Transform:
     """What is done to x once it is in the dtype of the batches, in place: x ← scale x, or x ← (x - mean) / deviation.
 
     standardisation: if there is one, it is applied and the scale is not.
+
+    Raises `InputError` for a mean, or one over a deviation, that is no finite number of the dtype.
     """
 
     def __init__(self, scale: float, standardisation: Standardisation | None, dtype: DTypeLike) -> None:
         self._scale = float(scale)
         self._mean = self._factor = np.zeros(0, dtype)
         if standardisation is not None:
-            self._mean = standardisation.mean.astype(dtype)
-            self._factor = (1 / standardisation.deviation).astype(dtype)
+            with np.errstate(over="ignore", divide="ignore"):
+                self._mean = standardisation.mean.astype(dtype)
+                self._factor = (1 / standardisation.deviation).astype(dtype)
+            wrong = ~(np.isfinite(self._mean) & np.isfinite(self._factor))
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise InputError(
+                    f"feature {at} (from 0) cannot be standardised in {self._mean.dtype}: its mean is "
+                    f"{standardisation.mean[at]:.3g} and its deviation {standardisation.deviation[at]:.3g}. Scale it, "
+                    "or use float64."
+                )
 
     @property
     def nbytes(self) -> int:

@@ -40,7 +40,23 @@ def _bytes_of(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in _FACTORS:
         raise InputError(f"cannot read {shown(text)} as a size in bytes. Write one {_EXAMPLES}.")
-    return int(min(float(match[1]), MOST) * _FACTORS[match[2].lower()])
+    factor = _FACTORS[match[2].lower()]
+    return times(match[1], factor) if float(match[1]) < MOST else int(MOST) * factor
+
+
+def times(number: str, whole: int) -> int:
+    """Return a number times a whole one, rounded down, exactly as its decimal digits say.
+
+    Floats would lose a byte: 32.3 * 10**6 is 32,299,999.99... there.
+
+    number: text that Python reads as a finite float that is not negative.
+    """
+    digits, _, power = number.strip().lower().replace("_", "").partition("e")
+    units, _, decimals = digits.partition(".")
+    decimals = decimals[:1000]  # Python reads no more than 4,300 digits at a time
+    product, shift = int((units.lstrip("+0") + decimals) or 0) * whole, int(power or 0) - len(decimals)
+    up, down = int(10 ** max(shift, 0)), int(10 ** max(-shift, 0))
+    return product * up // down
 
 
 def _index(number: SupportsIndex) -> int | None:

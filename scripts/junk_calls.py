@@ -24,8 +24,8 @@ from lowmem.units import parse_bytes
 ARCH = lm.Architecture((4, 6, 6, 3))
 X = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
 Y = np.arange(20) % 3
-SECONDS = 20
-"""That a call may take."""
+SECONDS, WAITING = 20, 600
+"""Seconds that a call may compute, and that it may take in all: a busy machine makes no call a slow one."""
 
 CHAIN = Chain.abstract(forward=[1, 1, 1], backward=[1, 1, 1], state_bytes=[1, 1, 1, 1])
 OWN: dict[str, dict[str, Any]] = {"revolve": {"slots": 1}, "segments": {"segments": 2}, "optimal": {"budget": 3}}
@@ -135,13 +135,19 @@ def too_slow(*_: object) -> None:
     raise SlowError
 
 
+def allow(computing: float, waiting: float) -> None:
+    """Let what follows compute and wait for so many seconds; 0 for ever."""
+    signal.setitimer(signal.ITIMER_PROF, computing)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
+
+
 def raw_errors(seed: int, count: int) -> list[str]:
     """Make `count` junk calls, and return those that ended in anything but a result or one line of lowmem's own.
 
     Files are written to a temporary folder.
     """
     rng, raw = random.Random(seed), []
-    before = signal.signal(signal.SIGALRM, too_slow)
+    before = {number: signal.signal(number, too_slow) for number in (signal.SIGPROF, signal.SIGALRM)}
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         table = calls()
         lm.export_torch(network(), "net.safetensors")
@@ -153,13 +159,14 @@ def raw_errors(seed: int, count: int) -> list[str]:
                 call = make()
                 arguments, keywords = spoilt(rng, call, given, named)
                 what = f"{name}(*{arguments!r:.150}, **{keywords!r:.150})"
-                signal.alarm(SECONDS)
+                allow(SECONDS, WAITING)
                 said = answer(name, call, arguments, keywords)
-                signal.alarm(0)
+                allow(0, 0)
                 raw += [f"{what}: {said}"] if said else []
         finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
+            allow(0, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return raw
 
 

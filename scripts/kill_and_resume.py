@@ -19,7 +19,7 @@ import numpy as np
 from lowmem.training.saved_run import open_run
 from scripts.measuring import ROOT
 
-FLAGS = ("--layers", "20", "--width", "64", "--batch", "64", "--no-calibrate")
+FLAGS = ("--layers", "20", "--width", "64", "--batch", "64", "--no-calibrate", "--lr", "0.001")
 KINDS: tuple[tuple[str, ...], ...] = (
     ("--budget", "2MB", "--clip-norm", "5"),
     ("--optimizer", "momentum", "--standardise", "--shuffle-rows", "300"),

@@ -507,6 +507,13 @@ def test_predict_gives_the_last_layers_outputs(activation: str) -> None:
     np.testing.assert_allclose(mlp.predict(x.astype(np.float32)), state, rtol=1e-4, atol=1e-5)
 
 
+def test_predict_refuses_what_is_too_large_for_the_network() -> None:
+    large = spoilt(X.astype(np.float64), 1e300, (1, 1))
+    with pytest.raises(lm.InputError, match=r"x has values up to 1e\+300, too large for float32"):
+        lm.MLP(replace(ARCH, dtype="float32")).predict(large)
+    assert lm.MLP(replace(ARCH, dtype="float64")).predict(large).shape
+
+
 @pytest.mark.parametrize("x", [X[0], X[:, :2], X.astype("U4"), spoilt(X, np.nan, (1, 1)), spoilt(X, np.inf, (1, 1))])
 def test_predict_refuses_what_is_no_batch(x: Array) -> None:
     with pytest.raises(lm.InputError, match="^(predict: )?x "):

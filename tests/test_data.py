@@ -632,6 +632,12 @@ def test_the_bytes_told_beforehand_are_the_bytes_owned(**sizes: Any) -> None:
         ({"indices": np.array([], int)}, r"indices have shape \(0,\)"),
         ({"x": X.astype(float) * 1e300}, r"x has values up to 5\.9e\+301, too large for float32"),
         ({"y": X.astype(float) * 1e300, "labels": False}, r"y has values up to 5\.9e\+301, too large for float32"),
+        ({"weights": np.full(12, 1e300)}, r"weights has values up to 1e\+300, too large for float32"),
+        ({"scale": 1e38}, r"x has values up to 59, times a scale of 1e\+38, too large for float32"),
+        (
+            {"x": X.astype(int), "scale": 1e38},
+            r"x has values up to 59, times a scale of 1e\+38, too large for float32",
+        ),
     ],
 )
 def test_what_no_batch_can_be_made_of_is_refused(arguments: dict[str, Any], message: str) -> None:

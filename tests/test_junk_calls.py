@@ -10,11 +10,24 @@ import pytest
 import lowmem as lm
 from lowmem.chain import Chain
 from lowmem.measure.learning import EpochRecord
-from scripts.junk_calls import ARCH, X, Y, network, raw_errors
+from lowmem.schedule import PLANNERS, simulate
+from lowmem.schedule.disk.transfers import AT_ONCE
+from lowmem.schedule.streaming import Moves, PartBytes
+from scripts.junk_calls import ARCH, CHAIN, X, Y, network, raw_errors
+
+NONE, SIZES = Moves((), ()), PartBytes((1, 1, 1), (1, 1, 1), 0, 0)
 
 
 def test_junk_calls_end_in_a_result_or_one_line() -> None:
     assert raw_errors(0, 400) == []
+
+
+@pytest.mark.parametrize("odd", [3, (), [1, 2, 3], "ab", ([1], 2), ([NONE], 2), ([NONE], SIZES)])
+def test_a_simulation_refuses_what_are_no_moves(odd: Any) -> None:
+    with pytest.raises(lm.InputError, match="streamed "):
+        simulate(CHAIN, PLANNERS["store_all"](CHAIN), AT_ONCE, odd)
+    with pytest.raises(lm.InputError, match="rates must be"):
+        simulate(CHAIN, PLANNERS["store_all"](CHAIN), odd)
 
 
 # What is plain is taken -------------------------------------------------------------------------------------------

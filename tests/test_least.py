@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lowmem as lm
 from lowmem.planning.accounting import plan_of
+from lowmem.planning.budget import read_limit
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import CostModel
@@ -28,6 +29,7 @@ from lowmem.schedule.least_arena import MOST_STATES, least_arena
 from lowmem.schedule.tree import reverse
 from lowmem.units import apart, parse_bytes
 from scripts.search_least import case, cost_model, costs_by_budget, dearer, least_of_all, network, refusals
+from tests.test_cli import Ran
 
 Case = tuple[lm.Architecture, int, dict[str, Any]]
 
@@ -208,6 +210,29 @@ def test_a_batch_with_batchnorm_has_two_samples_at_least() -> None:
     assert lm.largest_batch(architecture, least) >= 2
     with pytest.raises(lm.BudgetError):
         lm.largest_batch(architecture, 1000)
+
+
+@pytest.mark.parametrize("share", ["0.01%", "0.01% of activations", " 0.01% of  activations "])
+def test_where_the_least_is_more_than_storing_everything_takes_bytes_are_advised(
+    capsys: pytest.CaptureFixture[str], share: str
+) -> None:
+    flags = ["plan", "--widths", "1,1,4,1", "--batch", "2", "--loss", "mse", "--strategy", "sqrt"]
+    flags += ["--optimizer", "adam", "--engine", "numpy", "--no-calibrate", "--budget"]
+    ran = Ran(capsys, *flags, share)
+    assert ran.code == 2
+    advised = ran.err.partition("--budget ")[2].split()[0].removesuffix(".")
+    assert "%" not in advised
+    assert Ran(capsys, *flags, advised).code == 0
+
+
+def test_a_share_is_exact() -> None:
+    architecture = lm.Architecture((25,) * 6)
+    stored = lm.plan(architecture, 16).store_all_bytes
+    for percent in range(1, 101):  # floats would lose a byte of 41, 57, 69 and 82 %
+        limit = read_limit(request_of(architecture, 16, f"{percent}% of activations", None))
+        assert limit is not None
+        assert limit.arena_bytes == stored * percent // 100
+    assert stored % 100 == 0
 
 
 @pytest.mark.parametrize("share", ["60%", "31.7%", "20% of activations", "3% of activations"])

@@ -427,6 +427,38 @@ def test_values_that_are_not_finite_are_refused_with_their_row(tmp_path: Path, v
     assert "y[55] holds NaN or infinite" in refusal(*npy(tmp_path, X, y))
 
 
+@pytest.mark.parametrize("column", ["a", "y"])
+def test_a_nan_that_signals_is_refused_as_any_other(tmp_path: Path, column: str) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    signalling = np.arange(20.0)
+    signalling.view(np.uint64)[7] = 0x7FF0000000000001  # a cast of such a NaN sets a flag of the processor
+    table = {"a": np.arange(20.0), "y": np.arange(20.0), column: signalling}
+    parquet.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(lm.InputError, match=f"row 7, column '{column}'"):
+        lm.open_data(tmp_path / "a.parquet")
+
+
+def test_what_is_too_large_to_standardise_is_refused(tmp_path: Path) -> None:
+    x = X.astype(float)
+    x[:, 2] *= 1e200
+    with pytest.raises(lm.InputError, match=r"feature 2 .from 0. has values too large to standardise"):
+        lm.open_data(*npy(tmp_path, x), standardise=True)
+
+
+def test_what_float32_cannot_standardise_or_scale_is_refused(tmp_path: Path) -> None:
+    x = X.astype(float)
+    x[:, 2] *= 1e-45
+    for data in (lm.open_data(*npy(tmp_path, x), standardise=True), load(*npy(tmp_path, x), standardise=True)):
+        with pytest.raises(lm.InputError, match=r"feature 2 .from 0. cannot be standardised in float32: its mean is"):
+            data.batches(8, lm.Architecture((5, 3)), 0)
+        assert data.batches(8, lm.Architecture((5, 3), dtype="float64"), 0)
+    for data in (lm.open_data(*npy(tmp_path, X), scale=1e38), load(*npy(tmp_path, X), scale=1e38)):
+        with pytest.raises(lm.InputError, match="too large for float32"):
+            data.batches(8, lm.Architecture((5, 3)), 0)
+
+
 def test_numbers_beyond_float32_are_refused_with_their_row(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet

@@ -227,6 +227,7 @@ def test_data_that_do_not_fit_are_refused_at_the_call(data: Any, words: str) -> 
         ("bce", np.full((50, 3), 1.5), "has targets from 1.5 to 1.5, and bce needs them from 0 to 1"),
         ("bce", np.full((50, 3), -0.5), "bce needs them from 0 to 1"),
         ("mse", np.full((50, 3), 1e300), "too large for float32"),
+        ("cross_entropy", np.full(50, 0x7FF0000000000001).view(float), "y.0. holds NaN"),  # a NaN that signals
     ],
 )
 def test_targets_that_do_not_fit_are_refused_at_the_call(loss: str, y: Array, words: str) -> None:

@@ -1,10 +1,11 @@
 """Byte sizes: what people write is read, and what is written can be read back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lowmem.errors import InputError
+from lowmem.planning.budget import percent_of
 from lowmem.units import (
     ceil_bytes,
     format_bytes,
@@ -13,6 +14,7 @@ from lowmem.units import (
     format_seconds,
     parse_bytes,
     parse_seconds,
+    times,
     units_of,
 )
 
@@ -30,6 +32,8 @@ from lowmem.units import (
         ("100", 100),
         ("100B", 100),
         ("1.9B", 1),
+        ("32.3MB", 32_300_000),  # 32.3 * 10**6 is a byte less in floats
+        ("1." + "0" * 5000 + "GB", 10**9),
         (12345, 12345),
     ],
 )
@@ -61,6 +65,41 @@ def test_a_rounded_up_size_reads_back_as_enough(size: int) -> None:
     # One decimal: within 1 % from 10 KiB on, a tenth of a KiB below, and exact below 1 KiB.
     slack = size // 100 + 1 if size >= 10 * 1024 else 103 if size >= 1024 else 0
     assert size <= read <= size + slack
+
+
+@given(st.integers(1, 2**50), st.sampled_from(["1MB", "1MiB"]))
+def test_a_rounded_up_size_is_enough_in_units_of_a_thousand_too(size: int, unit: str) -> None:
+    with units_of(unit):
+        assert size <= parse_bytes(ceil_bytes(size))
+    with units_of(unit):  # sizes that have one decimal
+        assert parse_bytes(f"{size / 10:.1f}{unit[1:]}") == size * parse_bytes(unit) // 10
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        ("29", 2900),
+        ("0.29", 29),
+        (" 1e2 ", 10_000),
+        ("+.5", 50),
+        ("1_0.2_5", 1025),
+        ("2.9E-1", 29),
+        ("0", 0),
+        ("1e-9", 0),
+    ],
+)
+def test_a_number_in_text_times_a_whole_one_is_exact(number: str, expected: int) -> None:
+    assert times(number, 100) == expected
+
+
+@example((1856, 3200))  # 58 %, of which floats make 1855
+@given(st.integers(1, 10**6).flatmap(lambda whole: st.tuples(st.integers(0, 2 * whole), st.just(whole))))
+def test_percents_that_are_advised_are_enough_and_a_tenth_less_is_not(sizes: tuple[int, int]) -> None:
+    size, whole = sizes
+    percent = percent_of(size, whole)
+    assert len(percent.partition(".")[2]) <= 1
+    assert times(percent, whole) // 100 >= size
+    assert size == 0 or times(f"{float(percent) - 0.1:.1f}", whole) < 100 * size
 
 
 @given(st.integers(1, 2**50))

@@ -389,6 +389,7 @@ def test_labels_that_are_whole_numbers_in_text_are_no_class_numbers() -> None:
         ({0: 1, 1: 2}, "has no weight for 2. Name every class"),
         ({}, "has no weight for 0, 1, 2"),
         ({0: 1, 1: 2, "b": 1}, "names 'b'"),
+        ({0: 1, 1: 2, 2: 1e300}, r"class_weights has values up to 1e\+300, too large for float32"),
         ({0: 1, 1: 2, 2: -1}, r"class_weights\[2\] must be a finite number from 0; got -1"),
         ({0: 1, 1: 2, 2: "much"}, r"class_weights\[2\] must be a finite number from 0; got 'much'"),
         ({0: 1, 1: 2, 2: 1, 3: 1}, "for each of the 3 outputs; got 4 classes"),

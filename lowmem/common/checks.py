@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lowmem.errors import InputError, UnknownNameError, shown
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 T = TypeVar("T")
@@ -199,6 +200,24 @@ def finite(array: "NDArray[Any]") -> bool:
 
     with np.errstate(invalid="ignore"):
         return math.isfinite(array.min()) and math.isfinite(array.max())
+
+
+def check_range(array: "NDArray[Any]", work: "np.dtype[Any]", what: str, scale: float = 1.0) -> None:
+    """Raise `InputError` if finite numbers become infinite once they are cast to `work`, and scaled after.
+
+    what: the name of the array, such as "x".
+    """
+    import numpy as np
+
+    cast = array.dtype.kind == "f" and array.dtype.itemsize > work.itemsize
+    if not array.size or not (cast or abs(scale) > 1):
+        return
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    if max(largest, largest * abs(scale)) > float(np.finfo(work).max):
+        scaled = "" if scale == 1 else f", times a scale of {scale:.3g}"
+        raise InputError(
+            f"{what} has values up to {largest:.3g}{scaled}, too large for {work}. Scale {what}, or use float64."
+        )
 
 
 def check_finite(array: "NDArray[Any]", what: str, name: str, first: int = 0) -> None:

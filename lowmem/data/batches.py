@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lowmem.common.checks import lookup, numeric, positive
+from lowmem.common.checks import check_range, lookup, numeric, positive
 from lowmem.common.random import generator
 from lowmem.common.shards import Shards
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Batch, Batches, Samples
@@ -85,9 +85,9 @@ class ArrayBatches:
         if not labels and self._y.ndim == 1:
             self._y = self._y.reshape(-1, 1)
         _check_batch(self._x, self._y, rows, labels)
-        _check_range(self._x, work, scale, "x")
+        check_range(self._x, work, "x", scale if standardisation is None else 1.0)
         if not labels:
-            _check_range(self._y, work, 1.0, "y")
+            check_range(self._y, work, "y")
         if seed is not None:
             generator(seed)
         self.rows, self._share = rows, share
@@ -99,6 +99,8 @@ class ArrayBatches:
         y_work = LABEL_DTYPE if labels else work
         self.x_buffer: Array = np.zeros((rows, *self._x.shape[1:]), work)
         self.y_buffer: Array = np.zeros((rows, *self._y.shape[1:]), y_work)
+        if weights is not None:
+            check_range(weights, work, "weights")
         self._weights = None if weights is None else weights.astype(work)
         self._w_buffer = np.zeros(0 if weights is None else rows, work)
         self._x_staging = _staging(self._x, self.x_buffer)
@@ -237,13 +239,3 @@ def _check_batch(x: Array, y: Array, rows: int, labels: bool) -> None:
         )
     if not labels and y.ndim != 2:
         raise InputError(f"y has shape {y.shape}; targets of shape (samples, outputs) are needed. Reshape y.")
-
-
-def _check_range(array: Array, work: np.dtype[Any], scale: float, what: str) -> None:
-    """Refuse values that would become infinite in a narrower dtype."""
-    if array.dtype.kind != "f" or array.dtype.itemsize <= work.itemsize:
-        return
-    largest = max(abs(float(array.min())), abs(float(array.max())))
-    # Cast first, scaled after: both must fit.
-    if max(largest, largest * abs(scale)) > float(np.finfo(work).max):
-        raise InputError(f"{what} has values up to {largest:.3g}, too large for {work}. Scale {what}, or use float64.")

@@ -229,7 +229,8 @@ def first_part(y: NDArray[Any]) -> int:
         return -1
     for start in range(0, len(y), AT_ONCE):
         part = y[start : start + AT_ONCE]
-        wrong = np.floor(part) != part
+        with np.errstate(invalid="ignore"):
+            wrong = np.floor(part) != part
         if wrong.any():
             return start + int(wrong.argmax())
     return -1

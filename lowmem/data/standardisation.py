@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from lowmem.errors import InputError
+
 Array = NDArray[Any]
 
 
@@ -30,16 +32,26 @@ class Moments:
 
     def add(self, x: Array) -> None:
         """Take in some rows."""
-        part = x.astype(np.float64)
-        mean = part.mean(axis=0)
-        part -= mean
-        difference, both = mean - self.mean, self.count + len(x)
-        self.squares += np.einsum("ij,ij->j", part, part) + difference**2 * (self.count * len(x) / both)
-        self.mean += difference * (len(x) / both)
+        part, both = x.astype(np.float64), self.count + len(x)
+        with np.errstate(over="ignore", invalid="ignore"):  # `result` refuses what became infinite
+            mean = part.mean(axis=0)
+            part -= mean
+            difference = mean - self.mean
+            self.squares += np.einsum("ij,ij->j", part, part) + difference**2 * (self.count * len(x) / both)
+            self.mean += difference * (len(x) / both)
         self.count = both
 
     def result(self) -> Standardisation:
-        """Return mean and deviation; the deviation of a constant feature is 1."""
+        """Return mean and deviation; the deviation of a constant feature is 1.
+
+        Raises `InputError` if a feature's squares are no finite numbers of float64: it would become 0 throughout.
+        """
+        large = ~np.isfinite(self.squares)
+        if large.any():
+            raise InputError(
+                f"feature {int(large.argmax())} (from 0) has values too large to standardise: their squares are no "
+                "finite numbers of float64. Scale the data."
+            )
         deviation = np.sqrt(self.squares / self.count)
         deviation[deviation == 0] = 1.0
         return Standardisation(self.mean, deviation)
@@ -57,14 +69,25 @@ class Transform:
     """What is done to x once it is in the dtype of the batches, in place: x ← scale x, or x ← (x - mean) / deviation.
 
     standardisation: if there is one, it is applied and the scale is not.
+
+    Raises `InputError` for a mean, or one over a deviation, that is no finite number of the dtype.
     """
 
     def __init__(self, scale: float, standardisation: Standardisation | None, dtype: DTypeLike) -> None:
         self._scale = float(scale)
         self._mean = self._factor = np.zeros(0, dtype)
         if standardisation is not None:
-            self._mean = standardisation.mean.astype(dtype)
-            self._factor = (1 / standardisation.deviation).astype(dtype)
+            with np.errstate(over="ignore", divide="ignore"):
+                self._mean = standardisation.mean.astype(dtype)
+                self._factor = (1 / standardisation.deviation).astype(dtype)
+            wrong = ~(np.isfinite(self._mean) & np.isfinite(self._factor))
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise InputError(
+                    f"feature {at} (from 0) cannot be standardised in {self._mean.dtype}: its mean is "
+                    f"{standardisation.mean[at]:.3g} and its deviation {standardisation.deviation[at]:.3g}. Scale it, "
+                    "or use float64."
+                )
 
     @property
     def nbytes(self) -> int:

@@ -113,7 +113,8 @@ class Stream(Samples):
         """See `Samples.batches`."""
         most, found = float(np.finfo(architecture.dtype).max), self.contents
         weighted = seed is not None and found.largest_weight > most
-        if weighted or max(found.largest, abs(self.targets.low), abs(self.targets.high)) > most:
+        largest = found.largest * (max(1.0, abs(self.scale)) if self.standardisation is None else 1.0)
+        if weighted or max(largest, abs(self.targets.low), abs(self.targets.high)) > most:
             what = "weights" if weighted else "values"
             raise InputError(f"{self.name} has {what} too large for {architecture.dtype}. Scale them, or use float64.")
         return self._batches(rows, architecture, seed, share).allocate()

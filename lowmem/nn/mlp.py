@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lowmem.common.checks import finite, numeric
+from lowmem.common.checks import check_range, finite, numeric
 from lowmem.common.random import generator
 from lowmem.errors import InputError, RunError
 from lowmem.network.architecture import Architecture, architecture_of
@@ -161,16 +161,17 @@ class MLP:
 
         x: (rows, n_0), an array or lists of any real dtype; it is cast a chunk at a time. Beside the result, memory
         for the states of `PREDICT_ROWS` samples is used; for a network on the disk, memory for about as much as five
-        of its layers. Raises `InputError` for a wrong shape or dtype, or NaN or infinity in x; `DiskError` if the disk
-        fails.
+        of its layers. Raises `InputError` for a wrong shape or dtype, or NaN or infinity in x, or numbers
+        too large for the network's dtype; `DiskError` if the disk fails.
         """
         architecture, x = self.architecture, numeric(x, "x", "predict")
         if x.ndim != 2 or x.shape[1] != architecture.widths[0] or x.dtype.kind not in "fiub":
             raise InputError(
                 f"x must be numbers of shape (rows, {architecture.widths[0]}); got {x.dtype} of shape {x.shape}."
             )
-        if x.size and not (np.isfinite(x.min()) and np.isfinite(x.max())):
+        if x.size and not finite(x):
             raise InputError("x contains NaN or infinity; clean or impute it first.")
+        check_range(x, np.dtype(architecture.dtype), "x")
         rows = min(PREDICT_ROWS, len(x))
         runner = forward_for(self, rows)
         result = np.empty((len(x), architecture.widths[-1]), architecture.dtype)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil
 
-from lowmem.errors import Advice, BudgetError, InputError
+from lowmem.errors import Advice, BudgetError, InputError, shown
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
+from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest, UpdateMode
-from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes
+from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes, times
 
 
 def read_limit(request: PlanRequest) -> Limit | None:
@@ -24,19 +24,19 @@ def read_limit(request: PlanRequest) -> Limit | None:
     share, _, rest = budget.partition("%")
     of_activations = rest.split() == ["of", "activations"]
     try:
-        fraction = float(share) / 100
+        percent = float(share)
     except ValueError:
-        fraction = 0.0
-    if not 0 < fraction < float("inf") or (rest.strip() and not of_activations):
+        percent = 0.0
+    if not 0 < percent < float("inf") or (rest.strip() and not of_activations):
         raise InputError(
-            f'cannot read the budget {budget!r}. Write a share as "50%" (of all that storing everything needs) or '
-            '"25% of activations" (all else, and a quarter of its activations).'
+            f'cannot read the budget {shown(budget)}. Write a share as "50%" (of all that storing everything needs) '
+            'or "25% of activations" (all else, and a quarter of its activations).'
         )
     everything = fixed(request, "store_all").plan
     if of_activations:
-        arena = int(everything.store_all_bytes * fraction)
+        arena = times(share, everything.store_all_bytes) // 100
         return Limit(everything.fixed_bytes + arena, arena)
-    return Limit(int((everything.fixed_bytes + everything.store_all_bytes) * fraction))
+    return Limit(times(share, everything.fixed_bytes + everything.store_all_bytes) // 100)
 
 
 def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
@@ -50,19 +50,12 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     searched = request.strategy in ("auto", "optimal")
     needs = f"that this network needs at batch {request.batch_size}"
     needs += "" if searched else f" with strategy {least.strategy}"
+    advice: list[Advice | str] = [Advice("budget", _worded(request, limit, tried[0].store_all, least))]
     if limit.arena_bytes is not None:
-        # Where Python's objects take more than those of storing everything, the share must have room for that as well.
-        everything = tried[0].store_all
-        share = max(least.arena_bytes, least.peak_bytes - everything.fixed_bytes)
-        given, needed = apart(limit.arena_bytes, share)
-        return BudgetError(
-            f"{given} of activations are less than the {needed} {needs}.",
-            budget=limit.bytes,
-            minimum=least.peak_bytes,
-            advice=[Advice("budget", f"{percent_of(share, everything.store_all_bytes)}% of activations")],
-        )
+        given, needed = apart(limit.arena_bytes, _share(tried[0].store_all, least))
+        reason = f"{given} of activations are less than the {needed} {needs}."
+        return BudgetError(reason, budget=limit.bytes, minimum=least.peak_bytes, advice=advice)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in least.account().items() if size)
-    advice: list[Advice | str] = [Advice("budget", _worded(request, tried[0], least.peak_bytes))]
     if not searched and Candidates(replace(request, strategy="auto", segments=None, slots=None), limit).any_fits():
         advice.append(Advice("strategy", "auto"))
     smaller = _rows_that_fit(request, limit) if least.fixed_bytes < limit.bytes else None
@@ -86,22 +79,32 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     )
 
 
-def _worded(request: PlanRequest, candidates: Candidates, size: int) -> str:
-    """Write a size as the budget that was asked for is written: as a share, or in bytes."""
-    if not isinstance(request.budget, str) or "%" not in request.budget:
-        return ceil_bytes(size)
-    everything = candidates.store_all
-    return f"{percent_of(size, everything.fixed_bytes + everything.store_all_bytes)}%"
+def _share(everything: Plan, least: Plan) -> int:
+    """Return the bytes of activations that a plan needs, in a budget that has all else of storing everything.
+
+    Where Python's objects take more than those of storing everything, the share must have room for that as well.
+    """
+    return max(least.arena_bytes, least.peak_bytes - everything.fixed_bytes)
+
+
+def _worded(request: PlanRequest, limit: Limit, everything: Plan, least: Plan) -> str:
+    """Write the least budget as the budget that was asked for is written: as a share, or in bytes.
+
+    It is written in bytes too where it is more than storing everything takes: commands take no share above 100 %.
+    """
+    if isinstance(request.budget, str) and "%" in request.budget:
+        whole, size, of = everything.fixed_bytes + everything.store_all_bytes, least.peak_bytes, ""
+        if limit.arena_bytes is not None:
+            whole, size, of = everything.store_all_bytes, _share(everything, least), " of activations"
+        if size <= whole:
+            return f"{percent_of(size, whole)}%{of}"
+    return ceil_bytes(least.peak_bytes)
 
 
 def percent_of(size: int, whole: int) -> str:
-    """Return the percents of a whole, to a tenth where that is enough, that give at least so many bytes."""
-    digits = 1
-    while True:
-        percent = f"{ceil(10 ** (2 + digits) * size / whole) / 10**digits:.{digits}f}"
-        if int(whole * (float(percent) / 100)) >= size:
-            return percent.rstrip("0").rstrip(".")
-        digits += 1
+    """Return the percents of a whole, to a tenth, that give at least so many bytes."""
+    tenths = -(-1000 * size // whole)
+    return f"{tenths // 10}.{tenths % 10}".removesuffix(".0")
 
 
 def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:

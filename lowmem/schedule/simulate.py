@@ -10,8 +10,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowmem.chain import Chain, Kind, Value
-from lowmem.common.checks import instance
-from lowmem.errors import InputError, ScheduleError
+from lowmem.common.checks import as_list, instance, items
+from lowmem.errors import InputError, ScheduleError, shown
 from lowmem.schedule.disk.transfers import AT_ONCE, DiskRates, Transfers
 from lowmem.schedule.effects import Effects, effects
 from lowmem.schedule.ops import Op, Schedule
@@ -78,17 +78,18 @@ def simulate(
         of the trace are those of states alone.
 
     Raises `ScheduleError` with the index of the first op that cannot run and the value it misses, or, at the end,
-    with what was left undone.
+    with what was left undone; `InputError` for arguments of other kinds.
     """
     instance("chain", chain, Chain, "a lowmem.chain.Chain, such as Chain.abstract(...) makes")
     instance("schedule", schedule, Schedule, "a lowmem.schedule.Schedule, such as a planner returns")
+    instance("rates", rates, DiskRates, "a lowmem.schedule.disk.transfers.DiskRates")
     live: dict[Value, tuple[int, int]] = {chain.state(0): (-1, chain.source_bytes)}  # value -> op that made it, bytes
     lowest = {"δ": chain.length + 1, "g": chain.length + 1}  # of each kind, the last layer with one; both descend
     lives: list[Life] = []
     held, peak, peak_at, forward_runs = chain.source_bytes, 0, 0, 0
     cost: float = 0
     # There from the first transfer on.
-    disk: _Disk | None = None if streamed is None else _StreamedDisk(chain, rates, *streamed)
+    disk: _Disk | None = None if streamed is None else _StreamedDisk(chain, rates, streamed)
     for index, op in enumerate(schedule.ops):
         try:
             effect = effects(chain, op)
@@ -159,9 +160,13 @@ class _Disk:
 class _StreamedDisk(_Disk):
     """The disk of a simulation in which parts of layers are streamed too."""
 
-    def __init__(self, chain: Chain, rates: DiskRates, moves: Sequence[Moves], sizes: PartBytes) -> None:
+    def __init__(self, chain: Chain, rates: DiskRates, streamed: tuple[Sequence[Moves], PartBytes]) -> None:
         super().__init__(chain, rates, 0.0)
-        self._sizes, self._moves = sizes, iter(moves)
+        pair = as_list(streamed)
+        if pair is None or len(pair) != 2:
+            raise InputError(f"streamed must be a pair, moves and their bytes; got {shown(streamed)}.")
+        self._moves = iter(items("the moves of streamed", pair[0], Moves, "Moves for each run of a layer"))
+        self._sizes = instance("the bytes of streamed", pair[1], PartBytes, "PartBytes")
         self._coming: dict[tuple[str, int], int] = {}
 
     def _run(self, op: Op, effect: Effects) -> None:
@@ -170,7 +175,9 @@ class _StreamedDisk(_Disk):
         if not runs:
             self.transfers.run(effect.cost)
         for layer, _ in runs:
-            around = next(self._moves)
+            around = next(self._moves, None)
+            if around is None:
+                raise InputError(f"streamed ends before {op}; Moves for each run of a layer are needed.")
             for move in around.before:
                 self._follow_move(move)
             alone = self._chain.forward_cost(layer, layer) if len(runs) > 1 else effect.cost

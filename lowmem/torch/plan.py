@@ -11,13 +11,13 @@ import torch
 from lowmem.chain import Chain
 from lowmem.common.checks import lookup
 from lowmem.common.tables import Table
-from lowmem.errors import BudgetError, InputError
+from lowmem.errors import BudgetError, InputError, shown
 from lowmem.schedule import PLANNERS, Schedule, simulate
 from lowmem.schedule.tapes.planner import best_schedule
 from lowmem.torch.chain import MeasuredChain
 from lowmem.torch.measuring.measure import ROUNDS, measure
 from lowmem.torch.reading import typed
-from lowmem.units import ceil_bytes, format_bytes, parse_bytes
+from lowmem.units import ceil_bytes, format_bytes, parse_bytes, times
 
 STRATEGIES = ("optimal", "sqrt", "segments", "store_all")
 
@@ -182,13 +182,16 @@ def plan(
 def _limit(budget: int | str | None, whole: int) -> int | None:
     """Return a budget in bytes; "40%" is a share of `whole`."""
     if isinstance(budget, str) and budget.strip().endswith("%"):
+        share = budget.strip()[:-1]
         try:
-            share = float(budget.strip()[:-1])
+            percent = float(share)
         except ValueError:
-            share = 0.0
-        if not 0 < share < inf:
-            raise InputError(f'cannot read {budget!r} as a share. Write it as "40%" of what storing everything takes.')
-        return int(whole * share / 100)
+            percent = 0.0
+        if not 0 < percent < inf:
+            raise InputError(
+                f'cannot read {shown(budget)} as a share. Write it as "40%" of what storing everything takes.'
+            )
+        return times(share, whole) // 100
     return None if budget is None else parse_bytes(budget)
 
 

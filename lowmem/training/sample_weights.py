@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.checks import check_range
 from lowmem.data.samples import Batch
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -46,6 +47,7 @@ class BatchWeights:
 
     def _set(self, of_classes: list[float]) -> None:
         """Put the weights of the classes into the network's dtype."""
+        check_range(np.array(of_classes), self._dtype, "class_weights")
         self._table = np.array(of_classes, self._dtype)
         check_weights(self._table, self._outputs, self._dtype.name)
         self.of_classes = of_classes

@@ -156,7 +156,7 @@ class ParquetRows(Rows):
     def _copy(self, table: Any, name: str, row: int, out: Array) -> None:  # noqa: ANN401 - a record batch
         """Copy a column of numbers. Raises `InputError` for those that are too large for float32."""
         numbers = self._numbers(table, name, row)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # a NaN that a damaged file signals is refused later
             out[:] = numbers
         if numbers.dtype == np.float64 and not np.isfinite(out).all():
             large = np.isfinite(numbers) & ~np.isfinite(out)

@@ -179,6 +179,8 @@ def answer(name: str, call: Callable[..., Any], arguments: list[Any], keywords: 
     except lm.LowmemError as error:
         return str(error) if "\n" in str(error) else ""
     except (Exception, SlowError) as error:
+        if callable(keywords.get("on_step")):
+            return ""  # what a function of the caller's raises is the caller's
         return f"{type(error).__name__}: {error}"
     return ""
 

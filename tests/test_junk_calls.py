@@ -9,6 +9,8 @@ import pytest
 
 import lowmem as lm
 from lowmem.chain import Chain
+from lowmem.data.dataset import from_arrays
+from lowmem.measure.expected import Expected
 from lowmem.measure.learning import EpochRecord
 from lowmem.schedule import PLANNERS, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
@@ -122,6 +124,14 @@ def test_an_array_without_axes_is_no_list() -> None:
     assert "budgets must be a list" in refused(lm.compare, architecture=ARCH, batch_size=8, budgets=odd)
     assert "points must be" in refused(lm.plots.frontier, points=odd)
     assert "forward needs a list" in refused(Chain.abstract, forward=odd, backward=[1], state_bytes=[1, 1])
+
+
+@pytest.mark.parametrize("odd", [3, [None], (X, Y), np.zeros((3, 4)), object])
+def test_what_are_no_data_to_come_is_refused(odd: Any) -> None:
+    assert "expected must be" in refused(lm.Trainer, mlp=network(), batch_size=8, expected=odd)
+    assert "train must be data" in refused(Expected, train=odd)
+    assert "held_out must be data" in refused(Expected, train=from_arrays(X, Y), held_out=odd)
+    assert "patience must be" in refused(Expected, train=from_arrays(X, Y), patience=odd)
 
 
 @pytest.mark.parametrize("odd", [3, "mpi", np.zeros((3, 4)), object(), type], ids=lambda odd: type(odd).__name__)

@@ -207,6 +207,14 @@ def test_a_long_batch_takes_no_more_than_promised(micro_batch: int | None) -> No
     assert traced <= plan.peak_bytes + ROOM
 
 
+@pytest.mark.usefixtures("traced")
+def test_passes_of_layers_with_many_arrays_take_no_more_than_promised() -> None:
+    architecture = lm.Architecture((49,) * 50, "leaky_relu", "mse", norm="layer", residual="learned")
+    options = {"engine": "numpy", "micro_batch": 100}
+    plan, traced = promised_and_traced(architecture, 300, "momentum", "sqrt", **options)
+    assert traced <= plan.peak_bytes + ROOM
+
+
 @pytest.mark.parametrize("engine", ["numpy", None])
 @pytest.mark.usefixtures("traced")
 def test_thousands_of_passes_take_no_more_than_promised(engine: str | None) -> None:

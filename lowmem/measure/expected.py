@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lowmem.common.checks import instance, truth
 from lowmem.common.shards import Shards
 from lowmem.data.samples import Samples, samples_alive
 from lowmem.errors import BudgetError
@@ -41,6 +42,13 @@ class Expected:
     train: Samples
     held_out: Samples | None = None
     patience: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what are no data. Raises `InputError`."""
+        data = "data, such as lowmem.open_data(...) returns"
+        instance("train", self.train, Samples, data)
+        instance("held_out", self.held_out, (Samples, type(None)), data)
+        truth("patience", self.patience)
 
     @property
     def _all(self) -> tuple[Samples, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lowmem.common.checks import instance
 from lowmem.common.shards import Shards
 from lowmem.data.batches import LentBatches
 from lowmem.data.samples import Batches, Samples
@@ -86,7 +87,7 @@ class StepMemory:
         self._lent: LentBatches | None = None
         self.process_promise: int | None = None
         if expected is not None:
-            self._check(expected)
+            self._check(instance("expected", expected, Expected, "a lowmem.measure.expected.Expected"))
         self._counted, self.plan = expected, self._plan(expected)
         if expected is not None:
             self._note(expected)

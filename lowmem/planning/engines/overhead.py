@@ -28,6 +28,7 @@ BYTES = {
     "constant": 12000,
     "layers": 2065,
     "parts": 410,
+    "parts again": 450,
     "totals": 1207,
     "steps": 102,
     "sweeps": 80,
@@ -43,10 +44,11 @@ BYTES = {
 }
 """By kind of object.
 
-layers: what each layer has whatever is done. parts: arrays of a layer beside weights and biases. totals: the layers of
-a second set of gradients. steps: of the program. calls: bound calls. in place: entries of the lists that sweeps share.
-places: matrices of all rows, and views: the arrays into which they and the workspaces are cut. loss: tiles of the
-outputs. chunks: of the parameters, in updates; states: the optimizer's arrays of each.
+layers: what each layer has whatever is done. parts: arrays of a layer beside weights and biases; parts again: what
+they need in each further kind of pass. totals: the layers of a second set of gradients. steps: of the program. calls:
+bound calls. in place: entries of the lists that sweeps share. places: matrices of all rows, and views: the arrays into
+which they and the workspaces are cut. loss: tiles of the outputs. chunks: of the parameters, in updates; states: the
+optimizer's arrays of each.
 """
 
 
@@ -136,12 +138,14 @@ def counts(
             places.matrices |= {(place, layer.entering), (place, layer.leaving)}
             places.workspaces.add((scratch, workspace(layer).in_place))
     chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
+    parts = sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer)
     of_passes = {kind: number * passes for kind, number in calls.kinds.items()}
     shared = len(forwards) + sum(map(sum, in_place.values()))
     return {
         "constant": 1,
         "layers": architecture.layers,
-        "parts": sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer),
+        "parts": parts,
+        "parts again": parts * (passes - 1),
         "totals": architecture.layers * (passes > 1),
         "steps": len(program.steps),
         **of_passes,

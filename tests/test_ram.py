@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import lowmem as lm
 from lowmem.measure import ram
 from lowmem.measure.memory import resident
-from lowmem.measure.ram import OF_A_LIMIT, RESERVE, machine_limit, read_ram
+from lowmem.measure.ram import OF_A_LIMIT, RESERVE, machine_limit, read_ram, warm_up
 from lowmem.units import parse_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,6 +200,23 @@ def test_a_process_stays_within_its_cap_planning_included(case: dict[str, Any]) 
     assert seen["resident_peak_bytes"] <= case["ram"]
     assert seen["process_promise_bytes"] <= case["ram"]
     assert seen["first_step_peak_bytes"] == pytest.approx(seen["process_promise_bytes"], abs=5 << 20)
+
+
+def test_where_no_more_threads_start_nobody_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        begin(thread)
+
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        warm_up(lm.Architecture((4, 4)), 8, 3)
+    started[0].join(10)
+    assert not started[0].is_alive()
 
 
 WIDE = """

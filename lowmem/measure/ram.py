@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, BrokenBarrierError, Thread
 from typing import TypeAlias
 
 import numpy as np
@@ -142,16 +142,21 @@ def warm_up(architecture: Architecture, rows: int, lanes: int | None) -> None:
     begin = Barrier(lanes or 1)
 
     def multiply() -> None:
-        for x, delta, g in operands:
-            begin.wait()
-            np.matmul(x, g.T, delta)
-            np.matmul(delta, g, x)
-            np.matmul(delta.T, x, g)
+        with suppress(BrokenBarrierError):
+            for x, delta, g in operands:
+                begin.wait()
+                np.matmul(x, g.T, delta)
+                np.matmul(delta, g, x)
+                np.matmul(delta.T, x, g)
 
     threads = [Thread(target=multiply) for _ in range((lanes or 1) - 1)]
     with at_most(None if lanes is None else 1):
-        for thread in threads:
-            thread.start()
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError:  # the system starts no more: those that wait for it would wait for ever
+            begin.abort()
+            raise
         multiply()
         for thread in threads:
             thread.join()

@@ -323,7 +323,7 @@ print(*(after - before[kind] for kind, after in held().items()))
 def test_what_training_imports_is_thin() -> None:
     done = subprocess.run([sys.executable, "-c", THIN], capture_output=True, text=True, cwd=ROOT, check=True)
     anonymous, of_files = map(int, done.stdout.split())
-    assert anonymous < 10 * 1024
+    assert anonymous < 9.75 * 1024  # 9.2 to 9.3 MiB were seen
     # Shared libraries: 1.1 MiB the compiled engine, 3.4 what numpy.random imports. How much of a file is mapped around
     # a page that is touched depends on what other processes have read: 6.3 to 6.7 MiB were seen.
     assert of_files < 7.5 * 1024

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryFile
 from time import perf_counter, time
 from typing import Any
 
@@ -135,6 +134,8 @@ def store(model: CostModel) -> str | None:
 
 def check_cache() -> str | None:
     """Return why nothing can be stored in the folder of what was measured, None if it can be. Makes that folder."""
+    from tempfile import TemporaryFile  # 0.7 MiB with the compressors that it brings
+
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=cache_folder()):

@@ -10,7 +10,6 @@ from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange.safetensors import checksum
 from lowmem.nn.mlp import MLP
-from lowmem.runtime.collectives.agreement import check_agreement
 from lowmem.runtime.collectives.group import Group
 from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.patience import Patience, Stopping
@@ -136,6 +135,8 @@ class RunState:
         """See that all ranks are about to do the same. until: the epoch after which the run ends."""
         if self._group is None:
             return
+        from lowmem.runtime.collectives.agreement import check_agreement
+
         assert self._stepper is not None
         backprop, at, mlp = self._stepper.backprop, self._position, self.mlp
         plan, optimizer = backprop.plan, self._stepper.optimizer

@@ -1,9 +1,11 @@
 """What every engine offers to `Backprop`, and how one is chosen."""
 
+from __future__ import annotations
+
 import os
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -15,10 +17,12 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.collectives.group import Group
-from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.numpy.engine import NumpyEngine
-from lowmem.runtime.offload.binding import DiskBinding
+
+if TYPE_CHECKING:
+    from lowmem.runtime.collectives.sums import ShardSums
+    from lowmem.runtime.offload.binding import DiskBinding
 
 Array = NDArray[Any]
 

@@ -43,12 +43,6 @@ class DiskBinding:
             self.streams = Streams(plan, mlp.paged if parameters else None, buffers.paged_states)
             self._functions["move"] = self.streams.follow
 
-    @classmethod
-    def of(cls, plan: Plan, arena: NDArray[np.uint8], mlp: MLP, buffers: Buffers) -> "DiskBinding | None":
-        """Return the binding of a plan; None where it moves nothing."""
-        moves = plan.program.disk_bytes or plan.streaming is not None
-        return cls(plan, arena, mlp, buffers) if moves else None
-
     @property
     def moved(self) -> int:
         """Bytes that all steps have written to the disk and read back."""

@@ -18,8 +18,8 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.arena import Arena
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.collectives.group import Group
-from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Call, CarryOut
+from lowmem.runtime.engines.extras import disk_of, sums_of
 from lowmem.runtime.engines.native import encoding
 from lowmem.runtime.engines.native.binding import address, bind_network
 from lowmem.runtime.engines.native.forward import run_forward, run_layered
@@ -27,10 +27,8 @@ from lowmem.runtime.engines.native.library import load
 from lowmem.runtime.engines.native.pool import Pool
 from lowmem.runtime.engines.native.profiled import profiled_calls
 from lowmem.runtime.engines.native.rules import check_rule, fill_rule
-from lowmem.runtime.engines.native.sharded import ShardedSteps
 from lowmem.runtime.engines.native.stretches import stretches
 from lowmem.runtime.nonfinite import overflowed
-from lowmem.runtime.offload.binding import DiskBinding
 
 Array = NDArray[Any]
 
@@ -59,7 +57,7 @@ class NativeEngine:
         self.buffers, self._optimizer = buffers, optimizer
         self.instructions = self.library.simd
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
-        self.disk = DiskBinding.of(plan, self.arena.buffer, mlp, buffers)
+        self.disk = disk_of(plan, self.arena, mlp, buffers)
         each = lane_rows(plan.micro_batch, lanes)
         self.layers, self.ops = encoding.layers_of(architecture, each), encoding.ops_of(plan)
         self._evaluation = self._evaluation_of(architecture)
@@ -74,8 +72,12 @@ class NativeEngine:
         self._pool = Pool(self.library, lanes)
         self.struct = bind_network(self.library, mlp, self.layers, self._vectors, lanes, tile_rows(each))
         self._bind(each, seed)
-        self.shard_sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
-        self._sharded = None if self.shard_sums is None else ShardedSteps(self, plan, self.shard_sums)
+        self.shard_sums = sums_of(plan, buffers, group)
+        self._sharded = None
+        if self.shard_sums is not None:
+            from lowmem.runtime.engines.native.sharded import ShardedSteps
+
+            self._sharded = ShardedSteps(self, plan, self.shard_sums)
 
     def _bind(self, each: int, seed: int) -> None:
         """Write what training needs beside the network to the struct."""

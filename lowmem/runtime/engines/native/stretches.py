@@ -1,11 +1,17 @@
 """A pass of the compiled engine in stretches: runs of ops without Python, and what the disk has to do between them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from lowmem.planning.engines.outline import DiskCalls, Item, StreamCalls
 from lowmem.planning.plan import Plan
 from lowmem.runtime.engines.calls import Call
 from lowmem.runtime.engines.native.encoding import record_count
-from lowmem.runtime.offload.binding import DiskBinding
 from lowmem.schedule.streaming import runs_of
+
+if TYPE_CHECKING:
+    from lowmem.runtime.offload.binding import DiskBinding
 
 
 def stretches(plan: Plan, disk: DiskBinding | None) -> list[tuple[int, int] | Call]:

@@ -3,9 +3,11 @@
 Nothing is decided here that the program has not decided; nothing is looked up in a step that could be bound before.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
@@ -17,13 +19,15 @@ from lowmem.planning.engines.outline import Item, Phase, Place, outline, reversa
 from lowmem.planning.packing import BATCH, Program, Step
 from lowmem.runtime.arena import Arena, Array, Scratch
 from lowmem.runtime.buffers import Buffers
-from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, Sweep
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater, add_gradient
-from lowmem.runtime.offload.binding import DiskBinding
 from lowmem.schedule.streaming import Streaming
+
+if TYPE_CHECKING:
+    from lowmem.runtime.collectives.sums import ShardSums
+    from lowmem.runtime.offload.binding import DiskBinding
 
 NO_SUMS: Array = np.empty((0, 0, 0))
 """For layers that sum up nothing."""

@@ -24,13 +24,12 @@ from lowmem.runtime.arena import Arena, Array, Bounds
 from lowmem.runtime.blas_threads import threads_of
 from lowmem.runtime.buffers import Buffers
 from lowmem.runtime.collectives.group import Group
-from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.calls import Bound, Call, CarryOut, run_calls
+from lowmem.runtime.engines.extras import disk_of, sums_of
 from lowmem.runtime.engines.numpy.binding import Binder, Parts
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.engines.numpy.loss import LossKernel
 from lowmem.runtime.engines.numpy.updates import Updater
-from lowmem.runtime.offload.binding import DiskBinding
 
 BROADCAST_BUFFER = 2048
 """Numbers in the buffer through which NumPy broadcasts a bias. The usual 8192 take 66 KiB in float64, which would be
@@ -76,11 +75,11 @@ class NumpyEngine:
         architecture, rows = mlp.architecture, plan.micro_batch
         self.mlp, self.plan, self.buffers = mlp, plan, buffers
         self.arena = Arena(plan.arena_bytes, np.dtype(architecture.dtype))
-        self.disk = DiskBinding.of(plan, self.arena.buffer, mlp, buffers)
+        self.disk = disk_of(plan, self.arena, mlp, buffers)
         self._ones = np.ones(rows, architecture.dtype)
         self._masks = Philox(seed) if any(layer.drops for layer in architecture.each_layer) else None
         self._statistics = _statistics(architecture)
-        self.shard_sums = None if plan.shards == 1 else ShardSums(plan, buffers, group)
+        self.shard_sums = sums_of(plan, buffers, group)
         self._parts = Parts(
             mlp=mlp,
             arena=self.arena,

@@ -1,8 +1,10 @@
 """The loss of a pass: the outputs of the last layer become δ^(L), tile by tile."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,11 @@ from lowmem.network.tiles import aligned, tile_rows
 from lowmem.nn.layers.base import Tiles, counts, numbers
 from lowmem.nn.losses import LossScratch, check_targets, fold_of, loss_scale
 from lowmem.runtime.arena import Arena, Array, Bounds
-from lowmem.runtime.collectives.sums import ShardSums
 from lowmem.runtime.engines.numpy.feed import Feed
 from lowmem.runtime.nonfinite import overflowed
+
+if TYPE_CHECKING:
+    from lowmem.runtime.collectives.sums import ShardSums
 
 
 class LossKernel:

@@ -1,8 +1,10 @@
 """What is done with gradients: an update of the parameters, a look at their norm, a sum over passes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import fsum, isfinite, sqrt
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,9 @@ from lowmem.nn.layers.base import counts
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
 from lowmem.runtime.buffers import Buffers
-from lowmem.runtime.collectives.sums import ShardSums
+
+if TYPE_CHECKING:
+    from lowmem.runtime.collectives.sums import ShardSums
 
 Array = NDArray[np.floating[Any]]
 Chunk: TypeAlias = tuple[Array, Array, tuple[Array, ...], tuple[Array, ...]]

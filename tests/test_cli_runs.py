@@ -208,6 +208,7 @@ def test_a_cap_for_the_process_is_reported(capsys: Capture) -> None:
     ran = Ran(capsys, "train", *SMALL, "--ram", "1MB")
     assert ran.code == 2
     assert "less than the process takes before any training" in ran.err
+    assert "open_data" not in ran.err  # a command reads in blocks whatever can be
 
 
 def test_a_journal_can_be_kept(capsys: Capture, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lowmem as lm
+from lowmem.data.dataset import Dataset
 from lowmem.measure import ram
 from lowmem.measure.memory import resident
 from lowmem.measure.ram import OF_A_LIMIT, RESERVE, machine_limit, read_ram, warm_up
@@ -135,6 +136,13 @@ def test_a_cap_below_the_floor_is_refused_and_the_floor_said() -> None:
     with pytest.raises(lm.BudgetError, match="less than the process takes before any training: .* MiB for") as error:
         lm.Trainer(lm.MLP(ARCH), batch_size=4, ram="4MiB")
     assert error.value.minimum > resident() // 2
+
+
+def test_data_in_memory_are_advised_to_be_read_in_blocks() -> None:
+    data = Dataset("large", x=np.zeros((1 << 18, 4), np.float32), y=np.arange(1 << 18) % 2)
+    with pytest.raises(lm.BudgetError, match="or let the data be read in blocks with open_data"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=4, ram="4MiB")
+    assert len(data)
 
 
 def test_a_cap_that_leaves_too_little_is_refused_with_what_works() -> None:

@@ -13,6 +13,8 @@ from typing import TypeAlias
 import numpy as np
 
 from lowmem.common.cores import cgroups, lines_of
+from lowmem.data.dataset import Dataset
+from lowmem.data.samples import samples_alive
 from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident
 from lowmem.network.architecture import Architecture
@@ -224,10 +226,13 @@ def _below_the_floor(cap: int, floor: int, needed: int, patience: int) -> Budget
 
     floor: what the process holds. needed: a cap that works. patience: bytes that patience would add.
     """
+    known = samples_alive()
+    in_memory = not known or any(isinstance(one, Dataset) and one.x.nbytes > RESERVE for one in known)
+    smaller = ", or let the data be read in blocks with open_data" if in_memory else ""
     return BudgetError(
         f"ram={format_bytes(cap)} is less than the process takes before any training: {format_bytes(floor)} for "
-        f"the interpreter, libraries and data, and {format_bytes(RESERVE)} in reserve. Give {ceil_bytes(needed)}, or "
-        f"let the data be read in blocks with open_data.{_with_patience(needed, patience)}",
+        f"the interpreter, libraries and data, and {format_bytes(RESERVE)} in reserve. Give {ceil_bytes(needed)}"
+        f"{smaller}.{_with_patience(needed, patience)}",
         budget=cap,
         minimum=needed,
     )

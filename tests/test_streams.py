@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lowmem as lm
+from lowmem.data.dataset import from_arrays
 from lowmem.data.formats.array_file import ArrayFile
 from lowmem.data.formats.rows import Watched
 from lowmem.data.open import load
@@ -671,3 +672,31 @@ def test_quoted_numbers_are_numbers_and_a_mark_of_the_byte_order_is_left_out(tmp
     x, y = collected(lm.open_data(tmp_path / "a.csv").batches(2, lm.Architecture((1, 2)), None))
     assert x.tolist() == [[1.5], [2]]
     assert y.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (1_700_000_000 + 128 * np.arange(9), "steps of 128, and all of them lie within 1.02e+03: subtract an offset"),
+        (1_700_000_000 + np.arange(9), "steps of 128, and all of them are the same there: subtract an offset"),
+        (1_700_000_000 + 100_000 * np.arange(9), None),
+        (48.85 + 1e-6 * np.arange(9), "steps of 3.81e-06, and all of them lie within 7.63e-06"),
+        (48.85 + 1e-2 * np.arange(9), None),
+        (2020 + np.arange(9), None),
+        (np.full(9, 2020), None),
+        (np.zeros(9), None),
+    ],
+)
+def test_features_whose_digits_float32_loses_are_told(tmp_path: Path, values: Array, told: str | None) -> None:
+    path, order = tmp_path / "a.csv", [3, 1, 4, 0, 5, 2, 6, 8, 7]
+    values = values[order]
+    path.write_text("t,y\n" + "".join(f"{value!r},{n % 2}\n" for n, value in enumerate(values.tolist())))
+    remarks = " ".join(lm.open_data(path).remarks)
+    assert (told is None and remarks == "") or (
+        told is not None and f"'t' has values about {values[0]:.3g}" in remarks
+    )
+    assert told is None or told in remarks
+    np.savez(tmp_path / "a.npz", x=values.reshape(-1, 1), y=np.arange(9) % 2)
+    remarks = " ".join(lm.open_data(tmp_path / "a.npz").remarks)
+    assert ("train in float64" in remarks) == (told is not None)
+    assert len(from_arrays(values.reshape(-1, 1), np.arange(9) % 2).remarks) == (told is not None)

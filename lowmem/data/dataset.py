@@ -19,7 +19,7 @@ from lowmem.data.class_names import CODES, ClassNames, are_numbers, as_text, lis
 from lowmem.data.formats.columns import Schema, Selection, choose_columns
 from lowmem.data.row_mask import RowMask, mark_rows
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Samples, Targets
-from lowmem.data.scan import Counts, rows_at_once
+from lowmem.data.scan import Counts, Ranges, rows_at_once
 from lowmem.data.standardisation import standardisation_of
 from lowmem.data.task import Answers, check_task, decide
 from lowmem.errors import InputError
@@ -193,6 +193,11 @@ def from_arrays(
     labels = decided.targets.labels
     if labels and targets.dtype.kind not in LABEL_KINDS:
         targets = targets.astype(LABEL_DTYPE)
+    if columns is None and not np.can_cast(inputs.dtype, np.float32):
+        ranges = Ranges(inputs.shape[1])
+        ranges.add(inputs)
+        coarse = ranges.coarse()
+        remarks += () if coarse is None else (f"feature {coarse.feature} (from 0) {coarse}, or train in float64",)
     about: dict[str, Any] = {"class_names": names, "columns": schema, "notes": (decided.note,), "remarks": remarks}
     return Dataset(name, inputs, targets, checked_weights, regression=not labels, scale=scale, **about)
 

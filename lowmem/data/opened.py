@@ -57,17 +57,24 @@ class Opened:
 
     def _remarks(self) -> Iterator[str]:
         """Yield what the first pass found that people should know."""
-        counting = self.contents.counting
+        counting, coarse = self.contents.counting, self.contents.coarse
         if counting is not None and self.new:
-            schema = self.rows.schema
-            place = counting if schema is None else schema.x[counting]
-            held = "" if schema is None or schema.names is None else schema.names[place]
-            name = repr(held) if held else f"column {place}"
-            yield f"{name} counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
+            told = f"counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
+            yield f"{self._feature(counting)} {told}"
+        if coarse is not None and self.new:
+            whole = self.rows.x_dtype.itemsize > 4  # as stored, they have the digits
+            yield f"{self._feature(coarse.feature)} {coarse}{', or train in float64' if whole else ''}"
         if self.new and self.task.targets.labels:
             yield from self._doubtful_classes()
         if 0 < self.scale < 1 and self.standardisation is None and self.contents.largest <= 1:
             yield f"x has no value above 1, and is multiplied by {_factor(self.scale)}"
+
+    def _feature(self, number: int) -> str:
+        """Return what a feature is called: its name, or the number of its column, from 0."""
+        schema = self.rows.schema
+        place = number if schema is None else schema.x[number]
+        name = "" if schema is None or schema.names is None else schema.names[place]
+        return repr(name) if name else f"column {place}"
 
     def _doubtful_classes(self) -> Iterator[str]:
         """Yield what is odd about classes."""

@@ -27,6 +27,11 @@ LEAST_COUNTED = 10
 """Rows from which on a feature that counts them can hardly be one by chance."""
 
 
+STEPS = 1000
+"""Numbers of float32 that a feature's values should have between them: with fewer, digits are lost that tell them
+apart, as those of times in seconds since 1970."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What the first pass finds in a file of samples.
@@ -36,6 +41,7 @@ class Contents:
     counts: how often each whole number from `low` on occurs in y, one for each sample; None where there are others.
     counting: the first feature that numbers the rows, one more from row to row; None if there is none.
     counted_from: the number of the first row there.
+    coarse: what is to be said of the first feature that float32 hardly tells apart; None if there is none.
     largest: the largest |x|. largest_weight: the largest weight of a sample, 0 where there are no weights.
     standardisation: mean and deviation of x, where they were asked for.
     """
@@ -48,6 +54,7 @@ class Contents:
     counts: NDArray[np.int64] | None
     counting: int | None
     counted_from: float
+    coarse: "Coarse | None"
     largest: float
     largest_weight: float
     standardisation: Standardisation | None
@@ -84,16 +91,17 @@ def scan(rows: Rows, *, fit: bool) -> Contents:
     Raises `InputError`, with the row, for numbers that are not finite and weights below 0, and for what cannot be
     read.
     """
-    low, high, row_of_high, row_of_part, largest, largest_weight = math.inf, -math.inf, 0, -1, 0.0, 0.0
+    low, high, row_of_high, row_of_part, largest_weight = math.inf, -math.inf, 0, -1, 0.0
     moments = Moments(rows.features) if fit else None
     counts, counting = Counts() if rows.y_shape == () else None, Counting()
+    ranges = Ranges(rows.features)
     for start, batch in runs(rows):
         _check_finite(rows, batch, start)
         y_high = float(batch.y.max())
         if y_high > high:
             high, row_of_high = y_high, start + int(batch.y.argmax()) // math.prod(rows.y_shape)
         low = min(low, float(batch.y.min()))
-        largest = max(largest, abs(float(batch.x.min())), abs(float(batch.x.max())))
+        ranges.add(batch.x)
         if row_of_part < 0 and batch.y.dtype.kind not in LABEL_KINDS:
             part = np.floor(batch.y) != batch.y
             row_of_part = start + int(part.argmax()) // math.prod(rows.y_shape) if part.any() else -1
@@ -116,7 +124,8 @@ def scan(rows: Rows, *, fit: bool) -> Contents:
         None if counts is None or row_of_part >= 0 else counts.counts,
         counting.column if rows.samples >= LEAST_COUNTED else None,
         counting.first,
-        largest,
+        ranges.coarse(),
+        ranges.largest,
         largest_weight,
         standardisation,
     )
@@ -187,6 +196,60 @@ class Counting:
             wanted = np.arange(start, start + len(x), dtype=np.float64)[:, None] + self._first
             right = (x[:, self._columns] == wanted).all(axis=0)
             self._columns, self._first = self._columns[right], self._first[right]
+
+
+@dataclass(frozen=True, slots=True)
+class Coarse:
+    """A feature of whose values float32 loses digits that tell them apart.
+
+    feature: from 0. size: the largest |x|. step: between neighbouring numbers of float32 there.
+    span: from the least to the largest x.
+    """
+
+    feature: int
+    size: float
+    step: float
+    span: float
+
+    def __str__(self) -> str:
+        """Say what is lost."""
+        within = f"lie within {self.span:.3g}" if self.span else "are the same there"
+        return (
+            f"has values about {self.size:.3g}, which float32 tells apart in steps of {self.step:.3g}, and all of "
+            f"them {within}: subtract an offset from it"
+        )
+
+
+class Ranges:
+    """The least and the largest value of each feature."""
+
+    def __init__(self, features: int) -> None:
+        self._low, self._high = np.full(features, np.inf), np.full(features, -np.inf)
+
+    def add(self, x: NDArray[Any]) -> None:
+        """Take in some rows."""
+        np.minimum(self._low, x.min(axis=0), out=self._low)
+        np.maximum(self._high, x.max(axis=0), out=self._high)
+
+    @property
+    def largest(self) -> float:
+        """The largest |x|."""
+        return float(max(-self._low.min(), self._high.max()))
+
+    def coarse(self) -> Coarse | None:
+        """Return the first feature that has fewer than `STEPS` numbers of float32 between its ends, None without.
+
+        Where all are one number, others may have become it on reading; whole numbers below 2^24 have not.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is refused elsewhere
+            sizes = np.maximum(np.abs(self._low), np.abs(self._high)).astype(np.float32)
+            steps = np.spacing(sizes).astype(np.float64)
+        spans = self._high - self._low
+        found = np.flatnonzero(np.where(spans > 0, spans < STEPS * steps, sizes >= 2**24))
+        if not len(found):
+            return None
+        at = int(found[0])
+        return Coarse(at, float(sizes[at]), float(steps[at]), float(spans[at]))
 
 
 def runs(rows: Rows) -> Iterator[tuple[int, Batch]]:

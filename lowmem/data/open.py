@@ -89,8 +89,8 @@ def open_data(
     inputs: the number of features that are needed, where the columns of the training are not known.
 
     One pass over the file sees that every number is finite, and finds out what labels or targets there are. What was
-    found and chosen is told by `Stream.notes`, and by `Stream.remarks` what one should know before trusting a result, such
-    as a feature of whose values float32 loses the digits that tell them apart.
+    found and chosen is told by `Stream.notes`, and by `Stream.remarks` what one should know before trusting a result,
+    such as a feature of whose values float32 loses the digits that tell them apart.
 
     Returns a `Stream`. Raises `InputError` in one line for what cannot be read or is no data set, with the row where
     there is one, and `UnknownNameError` for unknown names.

@@ -14,6 +14,7 @@ in that file as soon as it is tried, and is not tried again: a trial that was br
 
 Run from the repository's root:
 python -m scripts.hostile_trial [--quick] [--only networks] [--networks 2000] ... [--seed N] [--done FILE]
+[--output FILE]
 """
 
 import argparse
@@ -32,6 +33,7 @@ from typing import Any
 from lowmem.common.tables import Table
 from scripts import fuzz_readers, junk_calls, kill_and_resume
 from scripts.hostile_networks import Found, described, try_networks, try_trainers, warm_up
+from scripts.measuring import about, write_data
 
 
 def try_kills(numbers: range, seed: int) -> Found:
@@ -88,6 +90,9 @@ PARTS: dict[str, Part] = {
     "calls": Part(try_calls, 5_000, 100, 250),
 }
 
+MOST = "most over, bytes"
+"""Bytes that allocations were above the promise, at most; it leaves 64 KiB for what is not counted."""
+
 Record = dict[str, Any]
 """What came of a piece: its part, seed and numbers, what was tried, what broke, and the seconds it took."""
 
@@ -140,29 +145,43 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to go on in pieces")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--done", type=Path, metavar="FILE", help="what was tried; it is not tried again")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures, as in docs/data")
     for name, part in PARTS.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=f"how many (default {part.full:,})")
     arguments = parser.parse_args()
-    rows, broke = [], 0
+    records: list[Record] = []
     for name, part in PARTS.items():
         count = getattr(arguments, name)
         count = (part.quick if arguments.quick else part.full) if count is None else count
         if (arguments.only and name not in arguments.only) or not count:
             continue
         numbers = range(arguments.first, arguments.first + count)
-        counts, findings, seconds, most = Counter[str](), 0, 0.0, 0
-        for record in tried(name, numbers, arguments.seed, arguments.workers, arguments.done):
-            most = max(most, record["tried"].pop("most over, bytes", 0))
-            counts.update(record["tried"])
-            findings += len(record["broke"])
-            seconds += record["seconds"]
-            print("".join(f"{words}\n" for words in record["broke"]), end="", flush=True)
-        counts["most over, bytes"] = most
-        figures = [f"{what} {number:,}" for what, number in counts.items() if number]
-        rows.append([name, ", ".join(figures), f"{findings}", f"{seconds:.0f}"])
-        broke += findings
+        records.append(tried_in_all(name, numbers, arguments.seed, arguments.workers, arguments.done))
+    rows = [[one["part"], told(one), f"{len(one['broke'])}", f"{one['seconds']:.0f}"] for one in records]
     print(Table(f"Adversarial trial, seed {arguments.seed}", ("part", "tried", "broke", "seconds"), rows))
-    sys.exit(broke > 0)
+    if arguments.output is not None:
+        write_data(about("hostile_trial", records), arguments.output)
+    sys.exit(any(one["broke"] for one in records))
+
+
+def tried_in_all(part: str, numbers: range, seed: int, workers: int, done: Path | None) -> Record:
+    """Return what came of a part. Print what broke as soon as it is found."""
+    counts, broke, seconds, most = Counter[str](), list[str](), 0.0, 0
+    for record in tried(part, numbers, seed, workers, done):
+        most = max(most, record["tried"].pop(MOST, 0))
+        counts.update(record["tried"])
+        broke += record["broke"]
+        seconds += record["seconds"]
+        print("".join(f"{words}\n" for words in record["broke"]), end="", flush=True)
+    if most:
+        counts[MOST] = most
+    of_part = {"part": part, "seed": seed, "first": numbers.start, "count": len(numbers), "in full": PARTS[part].full}
+    return of_part | {"tried": dict(counts), "broke": broke, "seconds": seconds}
+
+
+def told(record: Record) -> str:
+    """Write what was tried of a part in a line."""
+    return ", ".join(f"{what} {number:,}" for what, number in record["tried"].items() if number)
 
 
 if __name__ == "__main__":

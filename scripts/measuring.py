@@ -140,14 +140,18 @@ def run_script(
     given = "" if arguments.threads is None else f" --threads {threads}"
     given += " --brief" if chosen.get("brief") else ""
     found = about(f"{name}{given}", records, packages, threads)
-    text = json.dumps(found, indent=1)
     part = arguments.quick or chosen.get("only") is not None
     output = arguments.output or (None if part else DATA / f"{name}.json")
     if output is None:
-        print(text)
+        print(json.dumps(found, indent=1))
         return
+    write_data(found, output)
+
+
+def write_data(found: Mapping[str, Any], output: Path) -> None:
+    """Write what was measured, as `about` returns it, to a JSON file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text + "\n", encoding="utf-8")
+    output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def about(

@@ -6,11 +6,13 @@ Two searches over random networks, each case from a seed of its own:
   places them; whether the least works, a byte less does not, and the advice of refusals works at the first try.
 - dearer: plans for budgets from the least to what storing everything takes; costs may never rise.
 
-Run from the repository's root: python -m scripts.search_least {least,dearer} [--first N] [--count N] [--steps N]
-[--done FILE]. Prints each case that breaks a promise, and the figures at the end. With --done, each case becomes a
-line of JSON in that file as soon as it is tried, and is not tried again: a search that was broken off goes on, and
-pieces with seeds of their own can be searched side by side. For `dearer`, the tables of the planner are shared among
-the budgets of a network, as they do not depend on them.
+Run from the repository's root:
+python -m scripts.search_least {least,dearer} ... [--first N] [--count N] [--steps N] [--done FILE] [--output FILE]
+
+Prints each case that breaks a promise, and the figures at the end. With --done, each case becomes a line of JSON in
+that file as soon as it is tried, and is not tried again: a search that was broken off goes on, and pieces with seeds
+of their own can be searched side by side. For `dearer`, the tables of the planner are shared among the budgets of a
+network, as they do not depend on them.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
 from lowmem.planning.drafts import fixed
 from lowmem.schedule.optimal.planner import Planner
+from scripts.measuring import about, write_data
 
 KINDS = ("uneven", "uneven", "funnel", "runs")
 BATCHES = (1, 7, 64, 256, 1000, 2048)
@@ -149,12 +152,19 @@ def try_least(seed: int) -> dict[str, Any]:
     return {"ratio": least / best, "wrong": described(problems, architecture, batch, options)}
 
 
-def search_least(seeds: Sequence[int], done: Path | None) -> list[float]:
-    """Return the least budget over that of the best strategy, for each seed."""
+def search_least(seeds: Sequence[int], done: Path | None) -> dict[str, Any]:
+    """Return in how many networks something was wrong, and the least budget over that of the best strategy of each."""
     found = tried("least", seeds, done, try_least)
     ratios = [one["ratio"] for one in found]
     print(f"least over best {min(ratios):.3f} to {max(ratios):.4f}; {sum(ratio <= 1 for ratio in ratios)} no more")
-    return ratios
+    return summary("least", found) | {"ratios": ratios}
+
+
+def summary(search: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what every search tells of all its networks."""
+    wrong = [line for one in found for line in one["wrong"]]
+    seconds = sum(one["seconds"] for one in found)
+    return {"search": search, "networks": len(found), "wrong": wrong, "seconds": seconds}
 
 
 def described(
@@ -215,25 +225,31 @@ def try_dearer(seed: int, steps: int) -> dict[str, Any]:
     return {"plans": len(plans), "wrong": described(dearer(plans)[:3], architecture, batch, options)}
 
 
-def search_dearer(seeds: Sequence[int], done: Path | None, steps: int) -> int:
-    """Return for how many networks more budget made a plan dearer."""
+def search_dearer(seeds: Sequence[int], done: Path | None, steps: int) -> dict[str, Any]:
+    """Return for which networks more budget made a plan dearer, and how many plans were made."""
     vars(ladder)["Planner"] = lru_cache(maxsize=4)(Planner)
     found = tried("dearer", seeds, done, partial(try_dearer, steps=steps))
-    print(f"{sum(one['plans'] for one in found)} plans")
-    return sum(bool(one["wrong"]) for one in found)
+    plans = sum(one["plans"] for one in found)
+    print(f"{plans} plans")
+    return summary("dearer", found) | {"plans": plans}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("search", choices=["least", "dearer"])
+    parser.add_argument("search", choices=["least", "dearer"], nargs="+")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, help="how many networks; 300 for least, 100 for dearer")
     parser.add_argument("--steps", type=int, default=300, help="budgets for each network of dearer")
     parser.add_argument("--done", type=Path, metavar="FILE", help="what was tried; it is not tried again")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures, as in docs/data")
     arguments = parser.parse_args()
-    count = arguments.count or (300 if arguments.search == "least" else 100)
-    seeds = range(arguments.first, arguments.first + count)
-    if arguments.search == "least":
-        search_least(seeds, arguments.done)
-    else:
-        search_dearer(seeds, arguments.done, arguments.steps)
+    records = []
+    for search in arguments.search:
+        count = arguments.count or (300 if search == "least" else 100)
+        seeds = range(arguments.first, arguments.first + count)
+        if search == "least":
+            records.append(search_least(seeds, arguments.done))
+        else:
+            records.append(search_dearer(seeds, arguments.done, arguments.steps))
+    if arguments.output is not None:
+        write_data(about(f"search_least {' '.join(arguments.search)}", records), arguments.output)

@@ -5,7 +5,7 @@ with that cap, and with more, each time in a control group whose limit is the ca
 the first refusal names must work. The peak of the process must not pass the cap; it is compared with the peak that was
 promised. Lines of JSON go to standard output, a table to standard error.
 
-Run from the repository's root: python -m scripts.try_caps [--quick] [--only parquet]
+Run from the repository's root: python -m scripts.try_caps [--quick] [--only parquet] [--output FILE]
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 
 from lowmem.common.tables import Table
 from lowmem.units import format_bytes, parse_bytes
-from scripts.measuring import ROOT, THREADS, note
+from scripts.measuring import ROOT, THREADS, about, note, write_data
 from scripts.train_in_little import group_of
 
 FLAGS = ("--layers", "4", "--width", "64", "--batch", "512", "--epochs", "2", "--optimizer", "adam", "--no-calibrate")
@@ -198,8 +198,10 @@ def main() -> None:
     parser.add_argument("--from", type=int, default=0, dest="first", help="number of the first file, from 0")
     parser.add_argument("--to", type=int, default=1 << 30, help="number of the file to stop before")
     parser.add_argument("--folder", type=Path, help="where files are made (a temporary folder)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures, as in docs/data")
     arguments = parser.parse_args()
-    rows, wrong = [], 0
+    records: list[dict[str, Any]] = []
+    wrong = 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for number, (name, write, flags) in enumerate(cases(Path(folder))):
             chosen = arguments.first <= number < arguments.to and arguments.only.lower() in name.lower()
@@ -214,11 +216,13 @@ def main() -> None:
                     result |= trained(path, flags, int(cap * factor), "group")
                 bad = refused > 1 or "failed" in result or result["over"] or abs(result["off"]) > WITHIN
                 wrong += bad
-                print(json.dumps({"file": name, **result}), flush=True)
-                rows.append(line(name, result))
+                records.append({"file": name, **result})
+                print(json.dumps(records[-1]), flush=True)
     columns = ("file", "refused", "cap", "promised", "peak", "peak / promise", "held by")
-    note(str(Table("Caps", columns, rows)))
-    note(f"{len(rows)} trainings, {wrong} refused twice, failed, over the cap or {WITHIN:.0%} off their promise")
+    note(str(Table("Caps", columns, [line(one.pop("file"), one) for one in map(dict, records)])))
+    if arguments.output is not None:
+        write_data(about("try_caps", records, ("numpy", "pyarrow")), arguments.output)
+    note(f"{len(records)} trainings, {wrong} refused twice, failed, over the cap or {WITHIN:.0%} off their promise")
     sys.exit(bool(wrong))
 
 

@@ -81,6 +81,7 @@ figures: $(VENV)/.base
 	$(BIN)/python -m analysis.ranks
 	$(BIN)/python -m analysis.disk
 	$(BIN)/python -m analysis.predictions
+	$(BIN)/python -m analysis.trial
 	$(BIN)/python -m analysis.quoted
 	$(BIN)/python -m analysis.torch_chains
 	$(BIN)/python -m analysis.torch_gpu

@@ -16,6 +16,7 @@ from analysis.predictions import over_alone, over_predicted
 from analysis.step_time import is_plain, network, over_own_products, products, split, with_states
 from analysis.torch_chains import fastest, over_even_cuts
 from analysis.torch_gpu import in_words
+from analysis.trial import of_searches, of_the_trial
 from analysis.wording import ends, listed
 from lowmem.units import format_bytes
 
@@ -304,5 +305,7 @@ SENTENCES: Mapping[str, Callable[[], str]] = {
     "ways of ranks": of_ways,
     "checksums": of_checksums,
     "streaming": of_streaming,
+    "trial": of_the_trial,
+    "searches": of_searches,
 }
 """What may stand on a page, by name."""

@@ -162,7 +162,7 @@ def search_least(seeds: Sequence[int], done: Path | None) -> dict[str, Any]:
 
 def summary(search: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what every search tells of all its networks."""
-    wrong = [line for one in found for line in one["wrong"]]
+    wrong = [one["wrong"] for one in found if one["wrong"]]
     seconds = sum(one["seconds"] for one in found)
     return {"search": search, "networks": len(found), "wrong": wrong, "seconds": seconds}
 

@@ -3,6 +3,8 @@
 import copy
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,41 @@ def test_handlers_are_those_of_before_after_an_epoch() -> None:
         assert signal.getsignal(signal.SIGINT) is before
 
 
+INTERRUPTED = """
+import random, signal
+import numpy as np, lowmem as lm
+from lowmem.runtime import blas_threads
+architecture = lm.Architecture((4, 8, 3))
+x, y = np.ones((8, 4), np.float32), np.zeros(8, int)
+mlp, plan = lm.MLP(architecture), lm.plan(architecture, 8)
+trainer = lm.Trainer(mlp, "adam", batch_size=8)
+list(trainer.epochs((x, y), 1))
+random.seed(0)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for _ in range(150):
+    backprop = lm.Backprop(mlp, plan)
+    for call in (lambda: backprop(x, y), lambda: trainer.evaluate((x, y)), lambda: mlp.predict(x)):
+        try:
+            # Again and again, as Python swallows what comes while it frees something.
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.002), 0.005)
+            while True:
+                call()
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        call()
+        assert not blas_threads._uses()
+print("all worked again")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+def test_what_an_interrupt_breaks_off_anywhere_works_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "all worked again\n", done.stderr
+
+
 # Two threads ------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +217,23 @@ def test_one_backprop_refuses_a_second_thread(monkeypatch: pytest.MonkeyPatch) -
     assert backprop(X, Y)[0] == alone
 
 
+def test_one_network_is_trained_by_one_thread_and_read_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp, held = randomised(ARCH), Held(monkeypatch)
+    plan = lm.plan(ARCH, 50, optimizer="sgd")
+    first, second, reads = (
+        Backprop(mlp, plan, lm.SGD(0.1)),
+        Backprop(mlp, plan, lm.SGD(0.1)),
+        Backprop(mlp, lm.plan(ARCH, 50)),
+    )
+    thread = held.during(lambda: first(X, Y))
+    with pytest.raises(lm.InputError, match=r"this network is trained in another thread at the moment. Train a copy"):
+        second(X, Y)
+    reads(X, Y)
+    held.let_go.set()
+    thread.join()
+    second(X, Y)
+
+
 def test_one_trainer_refuses_a_second_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, trainer, held = reference(tmp_path), trainer_of(), Held(monkeypatch)
     thread = held.during(lambda: list(trainer.epochs((X, Y), 3)))
@@ -210,6 +264,45 @@ def test_objects_of_their_own_in_two_threads_give_the_bits_of_one_alone(tmp_path
         thread.join()
     assert len(found) == 4
     assert all(np.array_equal(parameters, whole) for parameters in found)
+
+
+# Memory of others -------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_is_unpickled_from_memory_to_read_has_its_own() -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(randomised(ARCH), protocol=5, buffer_callback=buffers.append)
+    lent = [bytes(buffer.raw()) for buffer in buffers]
+    before = [bytearray(one) for one in lent]
+    trainer = lm.Trainer(pickle.loads(pickled, buffers=lent), batch_size=10)
+    list(trainer.epochs((X, Y), 1))
+    assert lent == before
+    assert not np.array_equal(trainer.mlp.parameters, randomised(ARCH).parameters)
+
+
+def test_a_network_that_must_not_be_written_is_not_trained() -> None:
+    mlp = randomised(ARCH)
+    mlp.learned.flags.writeable = False
+    with pytest.raises(lm.InputError, match=r"memory that must not be written. Train copy.deepcopy\(mlp\)"):
+        Backprop(mlp, lm.plan(ARCH, 50, optimizer="sgd"), lm.SGD(0.1))
+    Backprop(mlp, lm.plan(ARCH, 50))(X, Y)
+    Backprop(copy.deepcopy(mlp), lm.plan(ARCH, 50, optimizer="sgd"), lm.SGD(0.1))(X, Y)
+
+
+def test_copies_of_weights_and_gradients_stay_what_they_were() -> None:
+    mlp = randomised(ARCH)
+    backprop = Backprop(mlp, lm.plan(ARCH, 50))
+    _, gradients = backprop(X, Y)
+    for kept in (
+        copy.deepcopy((mlp.weights, mlp.arrays, gradients)),
+        pickle.loads(pickle.dumps((mlp.weights, mlp.arrays, gradients))),
+    ):
+        weights, arrays, of_step = kept
+        assert np.array_equal(weights[1], mlp.weights[1])
+        assert not np.shares_memory(weights[1], mlp.parameters)
+        assert not np.shares_memory(arrays[1]["bias"], mlp.parameters)
+        assert np.array_equal(of_step.weights[1], gradients.weights[1])
+        assert not np.shares_memory(of_step.weights[1], backprop.buffers.gradients.flat)
 
 
 # One optimizer ----------------------------------------------------------------------------------------------------

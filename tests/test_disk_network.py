@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,22 @@ def test_the_best_weights_are_kept_in_a_file_of_their_own(tmp_path: Path) -> Non
     best.keep()
     best.show(best=False)
     np.testing.assert_array_equal(mlp.learned, first.learned)
+
+
+def test_whoever_reads_a_network_while_it_trains_changes_no_bit(tmp_path: Path) -> None:
+    architecture = lm.Architecture((20, *[128] * 8, 3))
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 20)).astype(np.float32), np.arange(300) % 3
+
+    def trained(mlp: lm.MLP, **options: Any) -> list[float]:
+        trainer = lm.Trainer(mlp, "adam", batch_size=100, **options)
+        losses: list[float] = []
+        thread = threading.Thread(target=lambda: losses.extend(epoch.loss for epoch in trainer.epochs((x, y), 8)))
+        thread.start()
+        while thread.is_alive():
+            for read in (lambda: mlp.predict(x[:5]), lambda: copy.deepcopy(mlp), lambda: mlp.first_not_finite()):
+                read()
+        return losses
+
+    alone = [epoch.loss for epoch in lm.Trainer(lm.MLP(architecture), "adam", batch_size=100).epochs((x, y), 8)]
+    assert trained(lm.MLP(architecture, disk=tmp_path), budget="1400KiB", disk=tmp_path) == alone

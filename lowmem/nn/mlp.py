@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lowmem.common.checks import check_range, finite, numeric
 from lowmem.common.random import generator
+from lowmem.common.turns import Turn
 from lowmem.errors import InputError, RunError
 from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.nn.forward import PREDICT_ROWS, forward_for, parts_at_once
@@ -42,7 +43,8 @@ class MLP:
     The weights and biases are views of the flat array `parameters`; write into them in place. arrays[l-1] holds all
     arrays of layer l by name: weight, bias, and where there are such gain, shift, scale, running_mean and
     running_variance, of which the last two are views of `running`. `learned` is all of both: who keeps a network aside
-    copies that. `paged` is what fetches and drops parts of `learned`, None for a network in memory.
+    copies that. `paged` is what fetches and drops parts of `learned`, None for a network in memory. `turn` lets one
+    thread train the network at a time.
 
     >>> import numpy as np, lowmem as lm
     >>> mlp = lm.MLP(lm.Architecture(widths=(64, *[128] * 50, 10)), seed=0)
@@ -134,6 +136,7 @@ class MLP:
     def _bind(self, architecture: Architecture, learned: Array, paged: "PagedArray | None" = None) -> None:
         """Make everything that is a view of `learned`. paged: what holds it, if it lives on the disk."""
         self.architecture, self.learned, self.paged = architecture, learned, paged
+        self.turn = Turn("this network is trained", "Train a copy, copy.deepcopy(mlp), or one after the other.")
         self.parameters: Array = learned[: architecture.parameters]
         self.running: Array = learned[architecture.parameters :]
         views, layers, running = LayerViews(architecture, self.parameters), architecture.each_layer, self.running
@@ -152,9 +155,10 @@ class MLP:
         return {"architecture": self.architecture, **whole}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Bind a copy."""
+        """Bind a copy; the parameters are copied once more where whoever unpickles lends memory for reading alone."""
         paged = state.get("paged")
-        self._bind(state["architecture"], state["learned"] if paged is None else paged.array, paged)
+        learned = np.require(state["learned"], None, ["A", "W", "E"]) if paged is None else paged.array
+        self._bind(state["architecture"], learned, paged)
 
     def predict(self, x: ArrayLike) -> Array:
         """Return the outputs s^(L) of the last layer (logits for the cross-entropies), shape (rows, n_L).

@@ -42,6 +42,10 @@ class PerLayer(Sequence[T], Generic[T]):
         """Yield the items of layers 1..L."""
         return map(self._make, range(self._length))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be copied and pickled as a list of the items, which are arrays of their own then."""
+        return list, ([*self],)
+
 
 class LayerViews:
     """One flat array seen layer by layer: the parameters of layer l, [w^(l), b^(l), ...], one block behind the other.

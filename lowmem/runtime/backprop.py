@@ -1,6 +1,7 @@
 """`Backprop`: carries out a plan on a network, step after step, in memory that is all there from the start."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -93,6 +94,8 @@ class Backprop:
             views = self.buffers.gradients
             self.gradients = Gradients(views.weights, views.biases, views.arrays)
         self._turn = Turn("this object runs a step", "Its memory is there only once: make one for each thread.")
+        self._changing: AbstractContextManager[Any] = nullcontext() if optimizer is None else mlp.turn
+        self._reading: AbstractContextManager[Any] = nullcontext() if mlp.paged is None else mlp.paged.in_use
         self.steps = 0
         """Steps begun; with an optimizer in the plan, those that it has made."""
         self.disk_traffic = 0
@@ -127,7 +130,7 @@ class Backprop:
         whole: with other ranks, the rows of the batch, of which x has those of this rank's shards.
         carry_out: for those who measure, gets all bound calls, pass by pass.
         """
-        with self._turn:
+        with self._turn, self._changing, self._reading:
             return self._step(x, y, weights, whole, carry_out)
 
     def _step(
@@ -228,7 +231,7 @@ class Backprop:
 
     def forward(self, x: Array, out: Array) -> None:
         """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
-        with self._turn:
+        with self._turn, self._reading:
             self.engine.forward(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
@@ -297,6 +300,8 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
     instance("plan", plan, Plan, "a plan, such as lowmem.plan(architecture, batch_size) returns")
     if mlp.architecture != plan.architecture:
         raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
+    if not mlp.learned.flags.writeable and (optimizer is not None or len(mlp.running)):
+        raise InputError("the network's parameters are in memory that must not be written. Train copy.deepcopy(mlp).")
     if plan.streams[0] and mlp.paged is None:
         raise InputError(
             "the plan streams the network's parameters from a disk, and this network has them in memory. Make it with "

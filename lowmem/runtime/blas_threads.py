@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import ceil
-from threading import Condition, get_ident
+from threading import Condition, RLock, get_ident
+from weakref import ref
 
 from lowmem.common.cores import core_quota
 from lowmem.planning.engines.lane_count import small
@@ -32,10 +33,23 @@ def threads_of(plan: Plan) -> AbstractContextManager[None]:
 FORK_WAIT = 30.0
 """Seconds after which a fork no longer waits for other threads that compute one step after the other."""
 
-_changed = Condition()
-_held: list[tuple[int, int | None]] = []
+_lock = RLock()
+"""Entered as it is, and not by way of `_changed`, whose `__enter__` in Python a Ctrl-C could break off while it holds
+the lock."""
+_changed = Condition(_lock)
+_held: list[ref["_Use"]] = []
 _forks = 0
 _before = 0
+
+
+class _Use:
+    """That a thread holds BLAS to so many threads.
+
+    Only the frame that does it has the use itself. So it ends with the frame, even if a Ctrl-C comes between.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.thread, self.limit = get_ident(), limit
 
 
 @contextmanager
@@ -47,47 +61,56 @@ def at_most(limit: int | None) -> Iterator[None]:
     BLAS counts threads for the whole process. Where several threads of Python hold it, the least of their limits
     holds. Nothing is done where NumPy's BLAS has functions of unknown names.
     """
-    hold(limit)
+    use = _Use(limit)
     try:
+        _hold(use)
         yield
     finally:
-        release(limit)
+        _release(use)
 
 
-def hold(limit: int | None) -> None:
-    """Hold BLAS to so many threads until this thread calls `release` with the same limit."""
+def _hold(use: _Use) -> None:
+    """Hold BLAS to the limit of a use."""
     global _before
-    with _changed:
-        while _forks and not _held:  # where others compute, this thread may be a part of what they wait for
+    with _lock:
+        while _forks and not _uses():  # where others compute, this thread may be a part of what they wait for
             _changed.wait()
-        if not _held and _BLAS is not None:
+        if not _uses() and _BLAS is not None:
+            if _held:  # uses that were broken off, which have let nobody know
+                _held.clear()
+                _apply()
             _before = _BLAS.threads()
-        _held.append((get_ident(), limit))
+        _held.append(ref(use))
         _apply()
 
 
-def release(limit: int | None) -> None:
-    """Undo one `hold` of this limit."""
-    with _changed:
-        _held.remove((get_ident(), limit))
+def _release(use: _Use) -> None:
+    """Let go of a use."""
+    with _lock:
+        _held[:] = [other for other in _held if other() not in (None, use)]
         _apply()
         _changed.notify_all()
+
+
+def _uses() -> list[_Use]:
+    """Return the uses that go on."""
+    return [use for other in _held if (use := other()) is not None]
 
 
 def _apply() -> None:
     """Give BLAS the least of the limits that are held, and never more than it had before them or is granted."""
     if _BLAS is not None:
-        limits = [limit or _GRANTED for _, limit in _held]
+        limits = [use.limit or _GRANTED for use in _uses()]
         _BLAS.use_threads(min([_before, *(limit for limit in limits if limit is not None)]))
 
 
 def _wait_for_others() -> None:
     """Before a fork: wait until no other thread computes, and let none begin."""
     global _forks
-    _changed.acquire()
+    _lock.acquire()
     _forks += 1
     own = get_ident()
-    _changed.wait_for(lambda: all(thread == own for thread, _ in _held), FORK_WAIT)
+    _changed.wait_for(lambda: all(use.thread == own for use in _uses()), FORK_WAIT)
 
 
 def _go_on() -> None:
@@ -95,13 +118,14 @@ def _go_on() -> None:
     global _forks
     _forks -= 1
     _changed.notify_all()
-    _changed.release()
+    _lock.release()
 
 
 def _forget() -> None:
     """In a forked child: nobody holds BLAS, as only the forking thread lives on, and that one begins anew."""
-    global _changed, _forks
-    _changed, _forks = Condition(), 0
+    global _lock, _changed, _forks
+    _lock, _forks = RLock(), 0
+    _changed = Condition(_lock)
     if _held:
         _held.clear()
         _apply()

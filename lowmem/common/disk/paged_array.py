@@ -16,7 +16,7 @@ neighbours share stays once it has been touched.
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from os import PathLike
 from time import perf_counter
@@ -47,6 +47,8 @@ class PagedArray:
 
     array: (count,), of `dtype`; it may be used after this object is gone, but is not fetched or dropped then.
     traffic: bytes that `release` has written and `fetch` has read so far, in whole pages, and seconds waited.
+    in_use: a lock. Who changes the array while other threads may look at it holds this meanwhile, as what looks at it
+        lets go of pages, and with them of what is written to them in that moment.
 
     `copy.deepcopy` makes a file of its own in the same folder. A forked process may read the array, and change it for
     itself alone; it cannot fetch or release.
@@ -61,6 +63,7 @@ class PagedArray:
         self._file = MappedFile(folder, size)
         self.array: NDArray[Any] = self._file.bytes.view(dtype)[:count]
         self._item, self._process = item, os.getpid()
+        self.in_use = threading.RLock()
         lock = threading.RLock()
         self._ended, self._gate = threading.Condition(lock), Gate()
         self._writer = Direction(lock, self._ended, self._gate, "lowmem writes")
@@ -131,13 +134,17 @@ class PagedArray:
     def sweep(self, ranges: Iterable[Range], *, changed: bool = False, fetched: bool = True) -> Generator[Range]:
         """Yield ranges of items, each in memory: the next one is fetched meanwhile, and the last one let go.
 
-        At most three ranges are in memory, of those that are next to each other.
+        At most three ranges are in memory, of those that are next to each other. Other threads wait until the end.
 
         changed: whether they are written to. fetched: False if what they hold is of no use, as they are overwritten.
 
         Raises `DiskError` if the disk fails. At the end nothing is in flight.
         """
-        rest = iter(ranges)
+        with self.in_use:
+            yield from self._swept(iter(ranges), changed=changed, fetched=fetched)
+
+    def _swept(self, rest: Iterator[Range], *, changed: bool, fetched: bool) -> Generator[Range]:
+        """Yield ranges one after the other; see `sweep`."""
         current, behind = next(rest, None), None
         held: list[Range] = []
         try:

@@ -24,7 +24,7 @@ PLACES = ("weight", "bias", "gain", "shift", "scale", "running_mean", "running_v
 
 def layers_of(architecture: Architecture, rows: int) -> NDArray[Any]:
     """Return the records of a network's layers; rows: those of a lane, whose matrices lie beside the states."""
-    records = np.zeros(architecture.layers, np.dtype(structs.Layer))
+    records = np.zeros(architecture.layers, structs.LAYER)
     places = _places(architecture)
     statistics = 0
     for record, layer, begin in zip(records, architecture.each_layer, places, strict=True):
@@ -64,7 +64,7 @@ def _places(architecture: Architecture) -> Iterator[dict[str, int]]:
 
 def ops_of(plan: Plan) -> NDArray[Any]:
     """Return the records of a plan's ops, without those that end a value. Offsets are those of one lane's arena."""
-    records = np.zeros(sum(1 for _ in _ops(plan)), np.dtype(structs.Op))
+    records = np.zeros(sum(1 for _ in _ops(plan)), structs.OP)
     for record, values in zip(records, _ops(plan), strict=True):
         for name, value in zip(("kind", "first", "last", "source", "target", "scratch"), values, strict=True):
             record[name] = value

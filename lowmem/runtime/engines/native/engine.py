@@ -1,6 +1,6 @@
 """`NativeEngine`: carries out a program in the compiled library, no Python in a step."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite, nan, sqrt
 from typing import Any
 
@@ -117,10 +117,16 @@ class NativeEngine:
             fill_rule(struct.rule, self._optimizer, 1.0 if scale is None else scale)
         if self._sharded is not None:
             struct.update = GATHER  # the library updates no layer on its own
-            with self._pool as struct.pool, self.disk.step(self._torn) if self.disk is not None else nullcontext():
+            with (
+                self._pool.running() as struct.pool,
+                self._transfers(),
+            ):
                 return float(self._sharded.run(x, y, weights, rows, carry_out) * struct.scale)
         total = 0.0
-        with self._pool as struct.pool, self.disk.step(self._torn) if self.disk is not None else nullcontext():
+        with (
+            self._pool.running() as struct.pool,
+            self._transfers(),
+        ):
             for start in range(0, rows, self.plan.micro_batch):
                 stop = min(start + self.plan.micro_batch, rows)
                 struct.rows, struct.first_row = stop - start, start
@@ -136,6 +142,10 @@ class NativeEngine:
                 if not isfinite(total):
                     raise overflowed(total)
         return float(total * struct.scale)
+
+    def _transfers(self) -> AbstractContextManager[None]:
+        """Return the context in which a step moves states to the disk, if the plan does."""
+        return nullcontext() if self.disk is None else self.disk.step(self._torn)
 
     def _walk(self) -> None:
         """Carry out the pass that is bound: stretches of ops, and what the disk has to do between them."""
@@ -159,12 +169,12 @@ class NativeEngine:
     def norm(self, *, carry_out: CarryOut | None = None) -> float:
         """Return the norm of all gradients; see `Engine.norm`."""
         if self._sharded is not None:
-            with self._pool as self.struct.pool:
+            with self._pool.running() as self.struct.pool:
                 return self._sharded.norm()
         if self.plan.update.fuses:
             squares = float(self.sums[1].sum())
         else:
-            with self._pool as self.struct.pool:
+            with self._pool.running() as self.struct.pool:
                 squares = self.library.functions.lm_squares(self.struct, self.mlp.architecture.parameters)
         return sqrt(squares) if squares >= 0 else nan
 
@@ -172,7 +182,7 @@ class NativeEngine:
         """Update all parameters; see `Engine.update`."""
         assert self._optimizer is not None
         fill_rule(self.struct.rule, self._optimizer, scale)
-        with self._pool as self.struct.pool:
+        with self._pool.running() as self.struct.pool:
             if self._sharded is not None:
                 self._sharded.update_all()
                 return
@@ -186,7 +196,7 @@ class NativeEngine:
             workspace, tile = np.empty(lanes * each, workspace.dtype), 1
         training, struct.tile = struct.tile, tile
         try:
-            with self._pool as struct.pool:
+            with self._pool.running() as struct.pool:
                 if self._between is None:
                     run_forward(self.library, struct, x, out, workspace, tile * each)
                 else:
@@ -219,7 +229,7 @@ class NativeEngine:
         """Return the mean loss of outputs; see `Engine.loss`."""
         architecture, rows, width = self.mlp.architecture, len(outputs), self.mlp.architecture.widths[-1]
         check_targets(architecture.loss, y, rows, width, architecture.dtype)
-        with self._pool:
+        with self._pool.running():
             self._set_targets(y)
             total = self.library.functions.lm_loss(self.struct, address(outputs), rows)
         return float(total) * loss_scale(architecture.loss, rows, width)

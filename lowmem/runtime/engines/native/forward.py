@@ -53,7 +53,7 @@ class NativeForward:
         Both are C-contiguous, in the network's dtype.
         """
         library, struct, between = self._library, self._struct, self._between
-        with self._pool as struct.pool:
+        with self._pool.running() as struct.pool:
             if between is None:
                 run_forward(library, struct, x, out, self._workspace, self._each)
             else:

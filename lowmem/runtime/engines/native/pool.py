@@ -2,10 +2,11 @@
 
 import os
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lowmem.common.turns import Turn
-from lowmem.runtime.blas_threads import hold, release
+from lowmem.runtime.blas_threads import at_most
 from lowmem.runtime.engines.native.library import Library
 
 
@@ -22,20 +23,13 @@ class Pool:
         self._address: int | None = None
         self._turn = Turn("this object runs a step", "Its memory is there only once: make one for each thread.")
 
-    def __enter__(self) -> int | None:
-        """Return the pool's address for one run, which no other may use meanwhile."""
-        with ExitStack() as stack:
-            stack.enter_context(self._turn)
+    @contextmanager
+    def running(self) -> Iterator[int | None]:
+        """Give the pool's address for one run, which no other may use meanwhile."""
+        with self._turn, at_most(1):
             if self._lanes > 1 and self._process != os.getpid():
                 self._start()
-            hold(1)
-            stack.pop_all()
-        return self._address
-
-    def __exit__(self, *error: object) -> None:
-        """Let others run."""
-        release(1)
-        self._turn.__exit__(None, None, None)
+            yield self._address
 
     def _start(self) -> None:
         if self._end is not None:

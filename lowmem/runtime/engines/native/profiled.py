@@ -21,7 +21,7 @@ def profiled_calls(engine: NativeEngine) -> list[Call]:
     """Return the calls of the pass that is bound. A sweep is cut where layers run again and where they run first."""
     engine.reached = 0
     numbers, phases, records = zip(*_pieces(engine.ops), strict=True)
-    ops: NDArray[Any] = np.array(list(records), np.dtype(structs.Op))
+    ops: NDArray[Any] = np.array(list(records), structs.OP)
     between: dict[int, list[Call]] = {}  # number of an op -> what the disk has to do before it
     reached = 0
     for item in engine.stretches:

@@ -3,6 +3,8 @@
 from ctypes import Structure, c_double, c_int32, c_int64, c_uint64, c_void_p
 from typing import Any, ClassVar
 
+import numpy as np
+
 Fields = list[tuple[str, Any]]
 
 
@@ -69,3 +71,6 @@ class EngineStruct(Structure):
 
 IN_ORDER = (EngineStruct, Layer, Op, UpdateRule, Blas)
 """As `lm_sizes` gives their sizes."""
+
+LAYER, OP = np.dtype(Layer), np.dtype(Op)
+"""Of records in arrays; made once, as a Ctrl-C while NumPy makes them would end in a dtype of objects."""

@@ -148,6 +148,7 @@ def test_data_in_memory_are_advised_to_be_read_in_blocks() -> None:
 def test_a_cap_that_leaves_too_little_is_refused_with_what_works() -> None:
     mlp = lm.MLP(lm.Architecture((512, *[512] * 20, 10)))
     words = "are the process before training. Of the rest, .* With ram, .* works"
+    ram.give_back()  # what tests before have freed
     with pytest.raises(lm.BudgetError, match=words) as error:
         lm.Trainer(mlp, batch_size=4096, ram=resident() + (40 << 20))
     assert error.value.minimum > resident() + (20 << 20)

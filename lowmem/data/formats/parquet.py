@@ -20,18 +20,24 @@ from lowmem.errors import Advice, InputError, RunError
 
 Array = NDArray[Any]
 
-AT_ONCE = 4096
-"""Rows that are unpacked together."""
+AT_ONCE, BYTES_AT_ONCE = 4096, 4 << 20
+"""Rows that are unpacked together, and bytes of x, at most: the time of that is one for each column. No more rows than
+a row group has, or pyarrow holds several groups at a time."""
 
 READ_BYTES = 1 << 16
 """Bytes of a column that are read together."""
 
-BESIDE, OF_COLUMN = 5 << 19, 9 << 10
+BESIDE, OF_COLUMN = 2_000_000, 5_000
 """Bytes that reading takes besides those that pyarrow counts: in all, and for each column."""
 
-ALONE, AGAIN = 1.1, 1.8
-"""Times that reading takes the bytes that pyarrow counts: where there is one row group, and where pages of the next
-one find memory in pieces that those before have left. Measured with the system's allocator."""
+ALONE, AGAIN = 1.12, 2.0
+"""Times that reading takes the bytes that pyarrow counts: where there is one row group, and where there are very many,
+whose pages find memory in pieces that those before have left."""
+
+OF_A_PAGE, LARGE = 4.5, 1_250_000
+"""How many times what pyarrow holds of one column is lost in pieces, and the most bytes of which this is so.
+
+All were measured with the system's allocator, on files of 1 to 120 row groups with 12 to 1,500 columns."""
 
 WHOLE = ("int", "uint")
 INDEX_NAME = re.compile(r"__index_level_\d+__")
@@ -55,17 +61,19 @@ class Unpacked:
 class ParquetRows(Rows):
     """A Parquet file with columns of numbers; the target may be text.
 
-    names, unpacked: of another reader of the file, which shares them.
+    names: of another reader of the file. like: that reader, with which all is shared that a file has once.
     """
 
     def __init__(
-        self, path: Path, wanted: Selection, names: ClassNames | None = None, unpacked: Unpacked | None = None
+        self, path: Path, wanted: Selection, names: ClassNames | None = None, like: "ParquetRows | None" = None
     ) -> None:
         self.name, self.path, self._wanted = str(path), path, wanted
-        self._unpacked = Unpacked() if unpacked is None else unpacked
-        self._watched = Watched(path)
-        self._file, self._pool = _opened(path)
-        self._before = self._pool.bytes_allocated()
+        self._unpacked: Unpacked = Unpacked() if like is None else like._unpacked
+        self._watched: Watched = Watched(path) if like is None else like._watched
+        self._file: Any
+        # The account of row groups and columns takes a kilobyte for each column of each group.
+        self._file, self._pool = _opened(path, None if like is None else like._file.metadata)
+        self._before, self._most_before = self._pool.bytes_allocated(), self._pool.max_memory()
         try:
             self._begin(wanted, names)
         except BaseException:
@@ -104,7 +112,9 @@ class ParquetRows(Rows):
         self.y_decimal = self._y is not None and kinds[self._y].startswith(("float", "double", "half"))
         self.w_dtype = None if self._w is None else self.x_dtype
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
-        self._row, self._tables, self._left = -1, iter(()), None
+        self._at_once = max(1, min(AT_ONCE, BYTES_AT_ONCE // max(self.x_bytes, 1), int(max(sizes))))
+        self._unpacked_rows: Batch | None = None
+        self._row, self._tables, self._left = -1, iter(()), range(0)
 
     def _no_numbers(self, name: str, kind: str) -> InputError:
         """Return the error of a column that should hold numbers."""
@@ -118,8 +128,10 @@ class ParquetRows(Rows):
     @property
     def reading_bytes(self) -> int:
         """See `Rows.reading_bytes`."""
-        counted = self._unpacked.most * (ALONE if len(self._starts) == 2 else AGAIN)
-        return BESIDE + OF_COLUMN * len(self._read) + int(counted)
+        groups, columns, most = len(self._starts) - 1, len(self._read), self._unpacked.most
+        pieces = most * (ALONE if groups == 1 else AGAIN - 1.2 / groups) + OF_A_PAGE * min(most / columns, LARGE)
+        rows = self._at_once * (self.x_bytes + self.y_bytes())
+        return BESIDE + OF_COLUMN * columns + int(pieces) + rows
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""
@@ -130,15 +142,27 @@ class ParquetRows(Rows):
         """See `Rows.read`."""
         self._watched.check()
         if start != self._row:
-            self._tables, self._left = self._from(start), None
+            self._tables, self._left = self._from(start), range(0)
         self._row, filled = -1, 0
         while filled < len(batch):
-            table = self._next(start + filled) if self._left is None else self._left
-            count = min(table.num_rows, len(batch) - filled)
-            self._left = table.slice(count) if count < table.num_rows else None
-            self._fill(table.slice(0, count), start + filled, batch.part(filled, filled + count))
-            filled += count
+            held = self._unpack(start + filled) if not self._left else self._unpacked_rows
+            assert held is not None
+            taken, self._left = self._left[: len(batch) - filled], self._left[len(batch) - filled :]
+            into, source = batch.part(filled, filled + len(taken)), held.part(taken.start, taken.stop)
+            into.x[:], into.y[:] = source.x, source.y
+            if into.weights is not None and source.weights is not None:
+                into.weights[:] = source.weights
+            filled += len(taken)
         self._row = start + len(batch)
+
+    def _unpack(self, row: int) -> Batch:
+        """Unpack the next rows, the first of which is `row`, and return where they are; `_left` says which."""
+        table = self._next(row)
+        if self._unpacked_rows is None:
+            self._unpacked_rows = self.buffer(self._at_once, weighted=self._w is not None)
+        self._fill(table, row, self._unpacked_rows.part(0, table.num_rows))
+        self._left = range(table.num_rows)
+        return self._unpacked_rows
 
     def _fill(self, table: Any, row: int, batch: Batch) -> None:  # noqa: ANN401 - a record batch
         """Copy the rows of a record batch, the first of which is `row`."""
@@ -172,11 +196,16 @@ class ParquetRows(Rows):
         group = next(g for g in range(len(self._starts) - 1) if self._starts[g + 1] > start)
         groups = list(range(group, len(self._starts) - 1))
         skip = start - self._starts[group]
-        for table in self._file.iter_batches(AT_ONCE, row_groups=groups, columns=self._read, use_threads=False):
-            self._unpacked.most = max(self._unpacked.most, self._pool.bytes_allocated() - self._before)
+        for table in self._file.iter_batches(self._at_once, row_groups=groups, columns=self._read, use_threads=False):
+            self._unpacked.most = max(self._unpacked.most, self._most_held() - self._before)
             if skip < table.num_rows:
                 yield table.slice(skip)
             skip = max(0, skip - table.num_rows)
+
+    def _most_held(self) -> int:
+        """Return the most bytes that pyarrow has held since this reader began, or holds where it held more before."""
+        most: int = self._pool.max_memory()
+        return most if most > self._most_before else self._pool.bytes_allocated()
 
     def _next(self, row: int) -> Any:  # noqa: ANN401 - a record batch
         """Return the next record batch, which begins with `row`."""
@@ -223,20 +252,18 @@ class ParquetRows(Rows):
         """See `Rows.texts`; an empty value is an empty text."""
         names = self._file.schema_arrow.names
         name = names[number_of(column, names, len(names), "copied", self.path)]
-        with contextlib.closing(_opened(self.path)[0]) as held:
+        with contextlib.closing(_opened(self.path, self._file.metadata)[0]) as held:
             for table in held.iter_batches(AT_ONCE, columns=[name]):
                 yield from ("" if value is None else str(value) for value in table.column(0).to_pylist())
 
     def again(self) -> "ParquetRows":
         """See `Rows.again`."""
         self._watched.check()
-        other = ParquetRows(self.path, self._wanted, self.class_names, self._unpacked)
-        other._watched = self._watched
-        return other
+        return ParquetRows(self.path, self._wanted, self.class_names, self)
 
     def close(self) -> None:
         """See `Rows.close`."""
-        self._tables, self._left = iter(()), None
+        self._tables, self._left, self._unpacked_rows = iter(()), range(0), None
         self._file.close()
         self._pool.release_unused()
 
@@ -255,8 +282,8 @@ def _index_columns(held: Any) -> list[int]:  # noqa: ANN401 - a schema of pyarro
     return places
 
 
-def _opened(path: Path) -> tuple[Any, Any]:
-    """Open a Parquet file. Return it, and the pool of memory that pyarrow reads it with."""
+def _opened(path: Path, metadata: Any = None) -> tuple[Any, Any]:  # noqa: ANN401 - of pyarrow
+    """Open a Parquet file. Return it, and the pool of memory that pyarrow reads it with. metadata: of the file."""
     try:
         with _systems_allocator():
             from pyarrow import ArrowException, default_memory_pool, parquet  # 39 MiB, for those who read Parquet
@@ -264,7 +291,10 @@ def _opened(path: Path) -> tuple[Any, Any]:
         raise InputError(f"{path} is a Parquet file; reading it needs pyarrow: pip install pyarrow.") from None
     try:
         # Left to itself, pyarrow reads many row groups ahead: 75 MB for groups of 4 MB.
-        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES), default_memory_pool()
+        return (
+            parquet.ParquetFile(path, metadata=metadata, pre_buffer=False, buffer_size=READ_BYTES),
+            default_memory_pool(),
+        )
     except (ArrowException, OSError, ValueError) as problem:
         raise InputError(f"{path} cannot be read as Parquet: {' '.join(str(problem).split())[:200]}.") from None
 

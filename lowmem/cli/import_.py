@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
 from lowmem.cli.outputs import check_output, check_replaced
-from lowmem.errors import InputError
+from lowmem.common.files import check_apart
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.run, "the run")
     opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)
-    if arguments.run.exists() and arguments.run.samefile(arguments.file):
-        raise InputError(f"{arguments.run} is the file to be read; name another one for the run.")
+    check_apart({"RUN": arguments.run}, {"the file that is read": [arguments.file]})
     check_replaced(arguments.run, opened.architecture, None, force=arguments.force)
     save_run(
         arguments.run,

@@ -13,7 +13,7 @@ from lowmem.cli.console import strictly_encoded
 from lowmem.cli.options import add_network_disk
 from lowmem.cli.outputs import check_output, not_written
 from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
-from lowmem.common.files import reason, replacing, write_all
+from lowmem.common.files import check_apart, reason, replacing, write_all
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = open_run(arguments.run)
     _check_kind(arguments, saved.architecture.loss)
     stream = _stream(arguments, saved)
+    check_apart({"output": arguments.output}, {"the saved run": [arguments.run], "the data": stream.files})
     if stream.features != saved.architecture.widths[0]:
         inputs = saved.architecture.widths[0]
         raise InputError(

@@ -22,6 +22,7 @@ from lowmem.cli.options import (
 from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
 from lowmem.common.checks import positive
 from lowmem.common.cores import cores
+from lowmem.common.files import check_apart
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
 from lowmem.network.architecture import Architecture
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     network = network_of(arguments)
     check_output(arguments.plot, "the figure", FIGURES)
     check_output(arguments.html, "the report", PAGES)
+    check_apart({"plot": arguments.plot, "html": arguments.html})
     positive("--steps", arguments.steps)
     rows = list(_measure(arguments, network))
     if not rows:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lowmem.cli.options import add_json
 from lowmem.cli.outputs import PAGES, check_output, write_output
+from lowmem.common.files import check_apart
 from lowmem.errors import InputError, LowmemError
 
 HELP = "Plan the training steps of a PyTorch chain (an nn.Sequential) inside a budget of bytes."
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, plan, and print both."""
     check_output(arguments.output, "the plan", (".json",))
     check_output(arguments.html, "the report", PAGES)
+    check_apart({"output": arguments.output, "html": arguments.html})
     shape = read_shape(arguments.sample)
     try:
         import torch

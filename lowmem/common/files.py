@@ -9,12 +9,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from lowmem.common.passing import PassingFile
-from lowmem.errors import InputError
+from lowmem.errors import Advice, InputError
 
 try:
     import fcntl
@@ -72,6 +72,39 @@ def check_place(path: Path, what: str) -> None:
         raise InputError(f"{what} cannot be saved to {str(path)!r}: {why}")
 
 
+def check_apart(
+    outputs: Mapping[str, str | Path | None], inputs: Mapping[str, Iterable[str | Path | None]] | None = None
+) -> None:
+    """Refuse files to write of which two are the same, or one is read: the later one would destroy it.
+
+    outputs: by their keywords in Python, or by the names of arguments of a command, which are in capitals.
+    inputs: by what they are, such as "the data". None stands for no file, in both.
+
+    Raises `InputError`.
+    """
+    known: list[tuple[Advice | str, str | Path]] = []
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        given = Advice(name, str(path)) if name.islower() else f"{name} {path}"
+        for other, earlier in known:
+            if same_file(path, earlier):
+                raise InputError(other, " and ", given, " are the same file. Give each a file of its own.")
+        for what, files in (inputs or {}).items():
+            if any(same_file(path, file) for file in files if file is not None):
+                raise InputError(given, f" would overwrite {what}. Name another file.")
+        known.append((given, path))
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Say whether two paths are one file, there or not, whether by their names, by symbolic or by hard links."""
+    try:
+        by_name = os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
+        return by_name or os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is not there, or is no path at all
+        return False
+
+
 def unchanged(path: str | Path) -> str:
     """Return what is true of a file after a failed attempt to replace it, as a sentence."""
     there = os.path.lexists(path)
@@ -100,11 +133,13 @@ def _why_no_place(path: Path) -> str | None:
 
 
 def _check_kind(target: Path) -> None:
-    """Refuse to replace a device, a pipe or a socket by a file. Raises `OSError`."""
+    """Refuse to replace a folder, a device, a pipe or a socket by a file. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(target).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISLNK(mode):  # links were followed, as far as they lead anywhere
+            raise OSError(errno.ELOOP, "it is a symbolic link that leads back to itself")
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, and no file")
 

@@ -46,6 +46,7 @@ class Opened:
             "columns": rows.schema,
             "notes": (*rows.notes, *self._notes()),
             "remarks": (*rows.remarks, *self._remarks()),
+            "files": rows.files,
         }
 
     def _notes(self) -> Iterator[str]:

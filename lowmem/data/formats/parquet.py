@@ -61,7 +61,7 @@ class ParquetRows(Rows):
     def __init__(
         self, path: Path, wanted: Selection, names: ClassNames | None = None, unpacked: Unpacked | None = None
     ) -> None:
-        self.name, self.path, self._wanted = str(path), path, wanted
+        self.name, self.path, self.files, self._wanted = str(path), path, (path,), wanted
         self._unpacked = Unpacked() if unpacked is None else unpacked
         self._watched = Watched(path)
         self._file, self._pool = _opened(path)

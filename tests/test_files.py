@@ -1,6 +1,8 @@
 """Files are written whole or not at all, by one writer or several, and only where files can be."""
 
+import contextlib
 import ctypes
+import json
 import mmap
 import os
 import stat
@@ -203,6 +205,28 @@ def test_the_error_of_a_failed_save_says_what_is_true(tmp_path: Path) -> None:
 
 
 PLAN = ("plan", "--layers", "3", "--width", "8", "--no-calibrate")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+@pytest.mark.parametrize("broken", ["full", "closed", "pipe"])
+def test_a_command_goes_on_where_standard_error_cannot_be_written(broken: str, tmp_path: Path) -> None:
+    network = ("--layers", "1", "--width", "4", "--batch", "64", "--no-calibrate", "--json")
+    with contextlib.ExitStack() as open_files:
+        if broken == "pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+            options: dict[str, object] = {"stderr": open_files.enter_context(os.fdopen(writer, "w"))}
+        elif broken == "full":
+            options = {"stderr": open_files.enter_context(open("/dev/full", "w"))}
+        else:
+            options = {"preexec_fn": lambda: os.close(2)}
+        flags = ("--data", "digits", "--epochs", "2", "--save", str(tmp_path / "run"))
+        trained = run("train", *flags, *network, stdout=subprocess.PIPE, **options)
+        profiled = run("profile", "--steps", "1", "--budget", "1KiB", *network, stdout=subprocess.PIPE, **options)
+        refused = run("train", "--no-such-flag", stdout=subprocess.PIPE, **options)
+    assert (trained.returncode, json.loads(trained.stdout)["epochs_done"]) == (0, 2)
+    assert (profiled.returncode, len(json.loads(profiled.stdout)["rows"])) == (0, 2)
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowmem.cli.options import add_json
-from lowmem.cli.outputs import FIGURES, check_output, save_figure
+from lowmem.cli.outputs import FIGURES, check_output, output_file, save_figure
 from lowmem.common.files import check_apart
 from lowmem.common.tables import Table
 from lowmem.measure.learning import EpochRecord, read_journal
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("journal", metavar="JOURNAL", help="the journal, as lowmem train --journal writes it")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="write the figure to FILE: .svg, .png or .pdf (default: beside the journal, with the ending .svg)",
     )

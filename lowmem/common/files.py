@@ -29,7 +29,8 @@ LONGEST_NAME = 200
 def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
     """Open new files, unbuffered, that replace those at `paths` after the block, when they are on the disk.
 
-    A new file has the permissions of the file that it replaces. If anything fails, the new files are removed and the
+    A new file has the permissions of the file that it replaces, and its owner and group where this process may give
+    them. If anything fails, the new files are removed and the
     old ones are unchanged. Several files are replaced together: two writers of the same files do not mix them.
 
     Raises `OSError` if a file cannot be written.
@@ -42,6 +43,7 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
             written.append(open_files.enter_context(_beside(target)))
         yield tuple(stream for stream, _ in written)
         for (stream, _), target in zip(written, targets, strict=True):
+            _keep_owner(stream, target)
             _keep_mode(stream, target)
             os.fsync(stream.fileno())
         with _folder_held(targets[0].parent if len(targets) > 1 else None):
@@ -174,6 +176,28 @@ def _remove_left(folder: Path, stem: str) -> None:
                     # A writer that has just made its file, and not locked it yet, has an empty one.
                     if os.fstat(left.fileno()).st_size:
                         os.unlink(entry.path)
+
+
+NOT_GIVEN = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+"""Errors of who may not give a file away: by rights, in a container without that user, on a disk without owners."""
+
+
+def _keep_owner(stream: BinaryIO, target: Path) -> None:
+    """Give a new file the owner and the group of the file that it will replace, as far as this process may.
+
+    It comes before the mode, as a change of the owner takes some bits of that away.
+    """
+    if not hasattr(os, "fchown") or not target.exists():
+        return
+    before, now = os.stat(target), os.fstat(stream.fileno())
+    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
+        if owner in (-1, now.st_uid) and group in (-1, now.st_gid):
+            continue
+        try:
+            os.fchown(stream.fileno(), owner, group)
+        except OSError as problem:
+            if problem.errno not in NOT_GIVEN:
+                raise
 
 
 def _keep_mode(stream: BinaryIO, target: Path) -> None:

@@ -106,7 +106,7 @@ def test_save_replaces_no_run_of_another_network_without_force(capsys: Capture, 
     assert Ran(capsys, *flags, "--width", "9", "--save", str(other)).code == 0
     assert "another network" in Ran(capsys, "resume", str(other), "--epochs", "2", "--save", str(run)).err
     assert Ran(capsys, "resume", str(other), "--epochs", "2", *more).code == 0  # its own file
-    assert "is no saved run" in Ran(capsys, *flags, "--save", str(data)).err
+    assert "is no saved run" in Ran(capsys, *flags, "--save", str(tmp_path / "more.npz")).err
     assert Ran(capsys, *flags, "--width", "9", "--save", str(run), "--force").code == 0
     assert open_run(run).architecture.widths == (5, 9, 3)
 

@@ -1,6 +1,8 @@
 """Files are written whole or not at all, by one writer or several, and only where files can be."""
 
+import contextlib
 import ctypes
+import json
 import mmap
 import os
 import stat
@@ -9,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,10 +202,114 @@ def test_the_error_of_a_failed_save_says_what_is_true(tmp_path: Path) -> None:
         lm.export_torch(mlp, tmp_path / "net.safetensors")
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_new_file_keeps_the_owner_of_the_one_it_replaces_where_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    path, given, real, status = tmp_path / "file", [], os.stat, os.stat(tmp_path)
+    path.touch()
+
+    def stat_of(which: Any, **options: Any) -> os.stat_result:
+        if which != path:
+            return real(which, **options)
+        return os.stat_result((0o100640, *status[1:4], 1234, 5678, *status[6:]))
+
+    def give(descriptor: int, owner: int, group: int) -> None:
+        given.append((owner, group))
+        if not allowed:
+            raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(os, "stat", stat_of)
+    monkeypatch.setattr(os, "fchown", give)
+    with replacing(path) as (stream,):
+        write_all(stream, b"new")
+    assert path.read_bytes() == b"new"
+    assert given == [(-1, 5678), (1234, -1)]
+    monkeypatch.setattr(os, "fchown", lambda *_: (_ for _ in ()).throw(OSError(5, "input or output error")))
+    with pytest.raises(OSError, match="input or output error"), replacing(path) as (stream,):
+        write_all(stream, b"newer")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_root_saves_into_the_file_of_another_user(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(0o4640)
+    try:
+        os.chown(path, 1234, 5678)
+    except OSError:
+        pytest.skip("no such user in this container")
+    path.chmod(0o4640)
+    with replacing(path) as (stream,):
+        write_all(stream, b"new")
+    kept = path.stat()
+    assert (kept.st_uid, kept.st_gid, stat.S_IMODE(kept.st_mode)) == (1234, 5678, 0o4640)
+
+
+@pytest.mark.parametrize("place", ["round", "there"])
+def test_a_link_that_leads_back_to_itself_is_no_place(tmp_path: Path, place: str) -> None:
+    (tmp_path / "round").symlink_to("back")
+    (tmp_path / "back").symlink_to("round")
+    (tmp_path / "there").symlink_to("round")
+    with pytest.raises(lm.InputError, match="cannot be saved to .* symbolic link that leads back to itself"):
+        check_place(tmp_path / place, "a run")
+
+
+@pytest.mark.parametrize("text", ["out/", "out/.", "out//"])
+def test_a_name_that_means_a_folder_is_no_file_to_write(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = lm.MLP(lm.Architecture((5, 4, 3)))
+    trainer = lm.Trainer(network, batch_size=8)
+    for options in ({"save_to": text}, {"journal": text}):
+        with pytest.raises(lm.InputError, match=rf"{next(iter(options))} must be a file; '{text}' means a folder"):
+            trainer.epochs((X, Y), 1, **options)  # type: ignore[arg-type]
+    list(trainer.epochs((X, Y), 1, save_to="run"))
+    with pytest.raises(lm.InputError, match="path must be a file"):
+        trainer.save(text)
+    with pytest.raises(lm.InputError, match="path must be a file"):
+        lm.export_torch(network, text)
+    train = ("train", "--epochs", "1", "--no-calibrate")
+    commands: list[tuple[str, ...]] = [(*train, flag, text) for flag in ("--save", "--journal", "--html")]
+    commands += [("profile", "--html", text), ("profile", "--plot", text), ("compare", "--plot", text)]
+    commands += [("export", "run", text, "--format", "torch"), ("plot", "journal", "--output", text)]
+    commands += [("predict", "run", "--data", "digits", "--output", text), ("import", "run", text)]
+    for command in commands:
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert f"must be a file; '{text}' means a folder. Name a file in it" in told
+        assert told.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 # Standard output --------------------------------------------------------------------------------------------------
 
 
 PLAN = ("plan", "--layers", "3", "--width", "8", "--no-calibrate")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+@pytest.mark.parametrize("broken", ["full", "closed", "pipe"])
+def test_a_command_goes_on_where_standard_error_cannot_be_written(broken: str, tmp_path: Path) -> None:
+    network = ("--layers", "1", "--width", "4", "--batch", "64", "--no-calibrate", "--json")
+    with contextlib.ExitStack() as open_files:
+        if broken == "pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+            options: dict[str, object] = {"stderr": open_files.enter_context(os.fdopen(writer, "w"))}
+        elif broken == "full":
+            options = {"stderr": open_files.enter_context(open("/dev/full", "w"))}
+        else:
+            options = {"preexec_fn": lambda: os.close(2)}
+        flags = ("--data", "digits", "--epochs", "2", "--save", str(tmp_path / "run"))
+        trained = run("train", *flags, *network, stdout=subprocess.PIPE, **options)
+        profiled = run("profile", "--steps", "1", "--budget", "1KiB", *network, stdout=subprocess.PIPE, **options)
+        refused = run("train", "--no-such-flag", stdout=subprocess.PIPE, **options)
+    assert (trained.returncode, json.loads(trained.stdout)["epochs_done"]) == (0, 2)
+    assert (profiled.returncode, len(json.loads(profiled.stdout)["rows"])) == (0, 2)
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")

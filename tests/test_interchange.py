@@ -265,7 +265,7 @@ def test_what_export_and_import_cannot_do_is_one_clear_line(capsys: Capture, sav
         (("export", str(saved), "net.pt"), "tells no format"),
         (("export", str(saved), str(out), "--format", "troch"), "Did you mean 'torch'"),
         (("export", str(saved), str(out), "--probabilities"), "go with ONNX"),
-        (("export", str(saved), str(saved)), "is the saved run itself"),
+        (("export", str(saved), str(saved)), "would overwrite the saved run"),
         (("export", str(saved), str(tmp_path / "no" / "net.safetensors")), "there is no folder"),
         (("export", str(tmp_path / "none"), str(out)), "there is no saved run"),
         (("import", str(saved), str(saved), "--activation", "relu", "--loss", "mse"), "It is a saved run"),

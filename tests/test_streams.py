@@ -675,28 +675,58 @@ def test_quoted_numbers_are_numbers_and_a_mark_of_the_byte_order_is_left_out(tmp
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "told", "stored"),
     [
-        (1_700_000_000 + 128 * np.arange(9), "steps of 128, and all of them lie within 1.02e+03: subtract an offset"),
-        (1_700_000_000 + np.arange(9), "steps of 128, and all of them are the same there: subtract an offset"),
-        (1_700_000_000 + 100_000 * np.arange(9), None),
-        (48.85 + 1e-6 * np.arange(9), "steps of 3.81e-06, and all of them lie within 7.63e-06"),
-        (48.85 + 1e-2 * np.arange(9), None),
-        (2020 + np.arange(9), None),
-        (np.full(9, 2020), None),
-        (np.zeros(9), None),
+        (1_700_000_000 + 128 * np.arange(9), "steps of 128, and all of them lie within 1.02e+03: subtract", False),
+        (1_700_000_000 + np.arange(9), "steps of 128, and all of them are the same there: subtract an offset", True),
+        (1_700_000_000 + 0.5 + 128 * np.arange(9), "steps of 128, and all of them lie within 1.02e+03", True),
+        (1_700_000_000 + 100_000 * np.arange(9), None, False),
+        (1_700_000_000_000_000_000 + 1000 * np.arange(9), "are the same there", True),
+        (48.85 + 1e-6 * np.arange(9), "steps of 3.81e-06, and all of them lie within 7.63e-06", True),
+        (48.85 + 1e-2 * np.arange(9), None, False),
+        (1e6 + 0.25 * np.arange(9), "steps of 0.0625, and all of them lie within 2", False),  # text may have had more
+        (202401 + np.arange(9), None, False),  # years and months
+        (16_000_000 + 60 * np.arange(9), None, False),
+        (2**23 + 100 * np.arange(9), None, False),
+        (-(2**23) - 100 * np.arange(9), None, False),
+        (2020 + np.arange(9), None, False),
+        (np.full(9, 2020), None, False),
+        (np.full(9, 0.1), None, False),
+        (np.full(9, 1_700_000_001), "are the same there", False),
+        (1e-33 + 1e-39 * np.arange(9), None, False),
+        (np.zeros(9), None, False),
     ],
 )
-def test_features_whose_digits_float32_loses_are_told(tmp_path: Path, values: Array, told: str | None) -> None:
-    path, order = tmp_path / "a.csv", [3, 1, 4, 0, 5, 2, 6, 8, 7]
+def test_features_whose_digits_float32_loses_are_told(
+    tmp_path: Path, values: Array, told: str | None, stored: bool
+) -> None:
+    path, order, y = tmp_path / "a.csv", [3, 1, 4, 0, 5, 2, 6, 8, 7], np.arange(9) % 2
     values = values[order]
     path.write_text("t,y\n" + "".join(f"{value!r},{n % 2}\n" for n, value in enumerate(values.tolist())))
     remarks = " ".join(lm.open_data(path).remarks)
     assert (told is None and remarks == "") or (
-        told is not None and f"'t' has values about {values[0]:.3g}" in remarks
+        told is not None and f"'t' has values about {abs(values[0]):.3g}" in remarks
     )
     assert told is None or told in remarks
-    np.savez(tmp_path / "a.npz", x=values.reshape(-1, 1), y=np.arange(9) % 2)
+    x = np.stack([np.arange(9) % 3, values], axis=1)  # whole numbers stay whole numbers
+    np.savez(tmp_path / "a.npz", x=x, y=y)
     remarks = " ".join(lm.open_data(tmp_path / "a.npz").remarks)
-    assert ("train in float64" in remarks) == (told is not None)
-    assert len(from_arrays(values.reshape(-1, 1), np.arange(9) % 2).remarks) == (told is not None)
+    assert ("column 1 has" in remarks and "train in float64" in remarks) == stored
+    assert len(from_arrays(x, y).remarks) == stored
+    np.savez(tmp_path / "b.npz", x=x.astype(np.float32), y=y)
+    assert lm.open_data(tmp_path / "b.npz").remarks == ()
+    assert from_arrays(x.astype(np.float32), y).remarks == ()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.int32])
+def test_digits_that_float32_loses_are_found_in_any_run_of_rows(dtype: Any) -> None:
+    x = np.zeros((40_000, 3), dtype)
+    x[:, 0] = np.arange(40_000) % 1000  # wide
+    x[:, 1] = 1_600_000_000  # a number of float32
+    x[:, 2] = 5
+    y = np.arange(40_000) % 2
+    assert from_arrays(x, y).remarks == ()
+    x[-1, 1] += 1
+    assert "feature 1 (from 0) has values about 1.6e+09" in " ".join(from_arrays(x, y).remarks)
+    x[-1, 1] = 0  # and now its range is wide
+    assert from_arrays(x, y).remarks == ()

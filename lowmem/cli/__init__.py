@@ -8,7 +8,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TextIO
 
 from lowmem.cli import (
@@ -29,7 +28,7 @@ from lowmem.cli import (
     train,
 )
 from lowmem.cli.config import flags_of
-from lowmem.cli.console import prepared
+from lowmem.cli.console import prepared, unheard
 from lowmem.cli.options import Parser, unknown_arguments
 from lowmem.cli.wording import in_flags
 from lowmem.errors import LowmemError
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the arguments without the program's name; those of the process if None.
     """
     given = sys.argv[1:] if argv is None else list(argv)
-    with units_of(_typed_size(given)):
+    with units_of(_typed_size(given)), unheard():
         return _main(given)
 
 
@@ -110,8 +109,7 @@ def _main(argv: Sequence[str]) -> int:
 
 def _tell(text: str) -> None:
     """Write an error as a line of its own."""
-    with suppress(OSError):  # nobody can be told
-        print(f"lowmem: {text}", file=sys.stderr)
+    print(f"lowmem: {text}", file=sys.stderr)
 
 
 def _run(parser: Parser, given: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from lowmem.cli.options import (
@@ -16,7 +15,7 @@ from lowmem.cli.options import (
     disk_options,
     network_of,
 )
-from lowmem.cli.outputs import FIGURES, check_output, save_figure
+from lowmem.cli.outputs import FIGURES, check_output, output_file, save_figure
 from lowmem.planning.queries import compare
 
 HELP = "Compare the strategies, and the cheapest plans for a range of budgets."
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_planning(parser, optimizer=None, budgets=True)
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
+        "--plot", type=output_file, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
     )
     add_calibration(parser)
     add_json(parser)

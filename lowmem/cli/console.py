@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from lowmem.errors import RunError
 
@@ -13,11 +13,47 @@ IN_ASCII = {"─": "-", "╶": "-", "╴": "-", "━": "-", "│": "|", "█": "
 """What stands for letters that an encoding lacks; a question mark stands for all others."""
 
 
+class Unheard:
+    """Standard error for commands: what cannot be written to it is not said, and the command goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write some text, if that is possible."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _give_up(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is still in the buffer, if that is possible."""
+        try:
+            self._stream.flush()
+        except OSError:
+            _give_up(self._stream)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        """Return anything else of the stream."""
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let nothing fail meanwhile because standard error is closed, full or has no reader."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
+    stream, sys.stderr = sys.stderr, cast("TextIO", Unheard(sys.stderr))
+    try:
+        yield
+    finally:
+        sys.stderr = stream
+
+
 @contextmanager
 def prepared() -> Iterator[None]:
     """Let commands print to any standard output. Raises `RunError` if it is closed or what was printed is lost."""
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
     if sys.stdout is None:
         raise RunError("the standard output is closed, so that nothing can be printed. Redirect it to a file.")
     codecs.register_error("lowmem", _in_ascii)

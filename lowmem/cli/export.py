@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.outputs import check_output
+from lowmem.cli.outputs import check_output, output_file
 from lowmem.common.checks import one_of
+from lowmem.common.files import check_apart
+from lowmem.common.kinds import ARRAYS, RUN, TABLE, kind_of
 from lowmem.errors import InputError
 from lowmem.units import format_bytes
 
@@ -19,12 +21,15 @@ HELP = "Write the network of a saved run to a file for PyTorch or ONNX."
 FORMATS = {"torch": ".safetensors", "onnx": ".onnx"}
 """The formats, each with the ending of its files."""
 
+DATA = ("data", "targets", "validation", "weights")
+"""The flags of a run that may name files of its data."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
     parser.add_argument(
-        "file", metavar="FILE", type=Path, help=f"the file to write, ending in {' or '.join(FORMATS.values())}"
+        "file", metavar="FILE", type=output_file, help=f"the file to write, ending in {' or '.join(FORMATS.values())}"
     )
     parser.add_argument("--format", metavar="NAME", help=f"{' or '.join(FORMATS)} (default: by FILE's ending)")
     group = parser.add_argument_group("ONNX")
@@ -44,11 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     kind = _format(arguments)
     check_output(arguments.file, "the network")
-    if arguments.file.exists() and arguments.file.samefile(arguments.run):
-        raise InputError(f"{arguments.file} is the saved run itself; name another file.")
     if kind != "onnx" and (arguments.probabilities or arguments.external):
         raise InputError("--probabilities and --external go with ONNX; leave them out.")
     saved = open_run(arguments.run)
+    _check_file(arguments.file, saved, kind)
     code = (_onnx if kind == "onnx" else _torch)(saved, arguments)
     if saved.architecture.loss_facts.logarithm:
         code += "\n# Outputs are logarithms of what is predicted: take their exp."
@@ -69,6 +73,19 @@ def _format(arguments: argparse.Namespace) -> str:
             return name
     endings = " or ".join(FORMATS.values())
     raise InputError(f"{arguments.file.name!r} tells no format; let it end in {endings}, or give --format.")
+
+
+def _check_file(file: Path, saved: "SavedRun", kind: str) -> None:
+    """Refuse to replace a saved run, or samples, by a network: there is no way back from it. Raises `InputError`."""
+    flags = saved.notes.get("flags")
+    sources = [flags.get(name) for name in DATA] if isinstance(flags, dict) else []
+    beside = file.with_name(f"{file.name}.data") if kind == "onnx" else None
+    data = [source for source in sources if isinstance(source, str)]
+    check_apart({"FILE": file, "FILE.data": beside}, {"the saved run": [saved.path], "data of the run": data})
+    for path in (file, beside):
+        held = None if path is None else kind_of(path)
+        if held in (RUN, TABLE, ARRAYS):
+            raise InputError(f"{path} is there already, and is {held}. Name another file.")
 
 
 def _torch(saved: "SavedRun", arguments: argparse.Namespace) -> str:

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.outputs import check_output, check_replaced
-from lowmem.errors import InputError
+from lowmem.cli.outputs import check_output, check_replaced, output_file
+from lowmem.common.files import check_apart
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ BATCH = 128
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("file", metavar="FILE", help="safetensors file of an nn.Sequential, or of lowmem export")
-    parser.add_argument("run", metavar="RUN", type=Path, help="the saved run to write")
+    parser.add_argument("run", metavar="RUN", type=output_file, help="the saved run to write")
     group = parser.add_argument_group("needed unless lowmem export wrote the file")
     group.add_argument("--activation", metavar="NAME", help=f"of the network: {', '.join(ACTIVATIONS)}")
     group.add_argument("--loss", metavar="NAME", help=f"of the network: {', '.join(LOSSES)}")
@@ -40,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_output(arguments.run, "the run")
     opened = open_torch(arguments.file, activation=arguments.activation, loss=arguments.loss)
-    if arguments.run.exists() and arguments.run.samefile(arguments.file):
-        raise InputError(f"{arguments.run} is the file to be read; name another one for the run.")
+    check_apart({"RUN": arguments.run}, {"the file that is read": [arguments.file]})
     check_replaced(arguments.run, opened.architecture, None, force=arguments.force)
     save_run(
         arguments.run,

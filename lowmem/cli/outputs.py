@@ -1,10 +1,12 @@
 """Files that commands write: their places are checked before any work, and a file appears when it is complete."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowmem.common.checks import as_path
 from lowmem.common.files import check_place, reason, replacing, unchanged, write_all
 from lowmem.common.kinds import RUN, kind_of
 from lowmem.errors import InputError, RunError
@@ -19,6 +21,14 @@ FIGURES = (".svg", ".png", ".pdf")
 """The endings of figures, which name their formats."""
 
 PAGES = (".html", ".htm")
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to write, for argparse. Raises its error for what is no path or means a folder."""
+    try:
+        return as_path("it", text)
+    except InputError as error:
+        raise ArgumentTypeError(str(error).removesuffix(".")) from None
 
 
 def check_output(path: Path | None, what: str, endings: Collection[str] = ()) -> None:

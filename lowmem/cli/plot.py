@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowmem.cli.options import add_json
-from lowmem.cli.outputs import FIGURES, check_output, save_figure
+from lowmem.cli.outputs import FIGURES, check_output, output_file, save_figure
+from lowmem.common.files import check_apart
 from lowmem.common.tables import Table
 from lowmem.measure.learning import EpochRecord, read_journal
 from lowmem.units import format_loss, format_seconds
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("journal", metavar="JOURNAL", help="the journal, as lowmem train --journal writes it")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="write the figure to FILE: .svg, .png or .pdf (default: beside the journal, with the ending .svg)",
     )
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     journal = Path(arguments.journal)
     output = journal.with_suffix(".svg") if arguments.output is None else arguments.output
     check_output(output, "the figure", FIGURES)
+    check_apart({"output": output}, {"the journal": [journal]})
     epochs = read_journal(journal)
 
     from lowmem.plots import learning_curves

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.console import strictly_encoded
 from lowmem.cli.options import add_network_disk
-from lowmem.cli.outputs import check_output, not_written
+from lowmem.cli.outputs import check_output, not_written, output_file
 from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
-from lowmem.common.files import reason, replacing, write_all
+from lowmem.common.files import check_apart, reason, replacing, write_all
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as --with-header, with this column of a table in place of numbers; it is no input of the network",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write to FILE, a .npy or text (default: print text)"
+        "--output", type=output_file, metavar="FILE", help="write to FILE, a .npy or text (default: print text)"
     )
     add_network_disk(parser)
 
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = open_run(arguments.run)
     _check_kind(arguments, saved.architecture.loss)
     stream = _stream(arguments, saved)
+    check_apart({"output": arguments.output}, {"the saved run": [arguments.run], "the data": stream.files})
     if stream.features != saved.architecture.widths[0]:
         inputs = saved.architecture.widths[0]
         raise InputError(

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import (
@@ -19,9 +18,10 @@ from lowmem.cli.options import (
     disk_options,
     network_of,
 )
-from lowmem.cli.outputs import FIGURES, PAGES, check_output, save_figure, write_output
+from lowmem.cli.outputs import FIGURES, PAGES, check_output, output_file, save_figure, write_output
 from lowmem.common.checks import positive
 from lowmem.common.cores import cores
+from lowmem.common.files import check_apart
 from lowmem.common.tables import Table
 from lowmem.errors import BudgetError, InputError
 from lowmem.network.architecture import Architecture
@@ -62,9 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="number of steps to time (default 3)")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
+        "--plot", type=output_file, metavar="FILE", help="write a figure of compute versus memory: .svg, .png or .pdf"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with figures to one HTML file")
+    parser.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write a report with figures to one HTML file"
+    )
     parser.add_argument(
         "--no-calibrate",
         action="store_true",
@@ -79,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     network = network_of(arguments)
     check_output(arguments.plot, "the figure", FIGURES)
     check_output(arguments.html, "the report", PAGES)
+    check_apart({"plot": arguments.plot, "html": arguments.html})
     positive("--steps", arguments.steps)
     rows = list(_measure(arguments, network))
     if not rows:

@@ -7,7 +7,7 @@ from lowmem.cli.options import add_json, check_budget
 from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
-from lowmem.cli.session import add_run, load_printing, run_epochs
+from lowmem.cli.session import add_run, check_files, load_printing, run_epochs
 from lowmem.common.checks import number, positive
 from lowmem.errors import InputError
 
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     changes = {name: getattr(arguments, name) for name in names} | {"schedule": _rate(arguments.lr)}
     flags = _flags(arguments, saved.notes)
     data = open_samples(flags, saved)
+    check_files(flags, data, arguments.run)
     check_replaced(flags.save, saved.architecture, data[0], force=arguments.force, own=arguments.run)
     changes = {name: value for name, value in changes.items() if value is not None}
     if arguments.disk == "none":

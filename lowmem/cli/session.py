@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
+from lowmem.common.checks import as_path
+from lowmem.common.files import check_apart
 from lowmem.errors import StoppedError
 from lowmem.measure.learning import EpochRecord
 from lowmem.units import format_bytes
@@ -69,6 +71,9 @@ def _wear(plan: "Plan", steps: int) -> list[str]:
     ]
 
 
+WRITTEN = {"save_to": "save", "journal": "journal", "html": "html"}
+"""What a session writes: by the keyword in Python or the flag, and where the arguments have its file."""
+
 LARGE = 100
 """Numbers in targets of regression that are larger slow learning: outputs begin near 0, and steps are small."""
 
@@ -81,6 +86,23 @@ def _large_targets(targets: "Targets", loss: str) -> list[str]:
         f"the targets reach from {targets.low:g} to {targets.high:g}, and a network learns such large ones slowly. No "
         "flag scales them: in the data subtract their mean, divide by their deviation, and undo that in predictions"
     ]
+
+
+def check_files(
+    arguments: argparse.Namespace, data: tuple["Samples", "Samples | None"], own: str | None = None
+) -> None:
+    """Refuse two files to write that are one, a file that is read, and a report that cannot be written.
+
+    data: to train on, and to evaluate on. own: the run that is continued, which may be saved to the same file.
+
+    Raises `InputError`.
+    """
+    written = {name: getattr(arguments, flag, None) for name, flag in WRITTEN.items()}
+    paths = {name: None if path is None else as_path(name, path) for name, path in written.items()}
+    check_output(paths["html"], "the report", PAGES)
+    files = [file for samples in data if samples is not None for file in samples.files]
+    check_apart(paths, {"data of this run": files, "the flags of --config": [getattr(arguments, "config", None)]})
+    check_apart(paths | {"save_to": None}, {"the run that goes on": [own]})
 
 
 def run_epochs(
@@ -100,9 +122,7 @@ def run_epochs(
     """
     from lowmem.data.class_names import listed
 
-    page = None if getattr(arguments, "html", None) is None else Path(arguments.html)
-    check_output(page, "the report", PAGES)
-    train, held_out = data
+    page, (train, held_out) = getattr(arguments, "html", None), data
     say: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if arguments.json else print
     if not trainer.speaks:
         say = lambda text: None  # noqa: E731 - another rank says it
@@ -141,7 +161,7 @@ def run_epochs(
     if page is not None:
         from lowmem.plots import report_html
 
-        write_output(page, report_html(report).encode())
+        write_output(Path(page), report_html(report).encode())
     if arguments.json:
         print(json.dumps(report.to_dict() | {"epochs_done": trainer.epochs_done, "best_epoch": best}))
     return 0

@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from lowmem.cli.options import add_json
-from lowmem.cli.outputs import PAGES, check_output, write_output
+from lowmem.cli.outputs import PAGES, check_output, output_file, write_output
+from lowmem.common.files import check_apart
 from lowmem.errors import InputError, LowmemError
 
 HELP = "Plan the training steps of a PyTorch chain (an nn.Sequential) inside a budget of bytes."
@@ -31,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accumulating", action="store_true", help="gradients are there before a step, to be added to"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for lowmem.torch.Plan")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the plan as a web page with figures")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="write the plan as JSON, for lowmem.torch.Plan"
+    )
+    parser.add_argument("--html", type=output_file, metavar="FILE", help="write the plan as a web page with figures")
     add_json(parser)
 
 
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, plan, and print both."""
     check_output(arguments.output, "the plan", (".json",))
     check_output(arguments.html, "the report", PAGES)
+    check_apart({"output": arguments.output, "html": arguments.html})
     shape = read_shape(arguments.sample)
     try:
         import torch

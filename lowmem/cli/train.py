@@ -19,7 +19,7 @@ from lowmem.cli.options import (
 from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
-from lowmem.cli.session import add_run, load_printing, run_epochs
+from lowmem.cli.session import add_run, check_files, load_printing, run_epochs
 from lowmem.errors import BudgetError, InputError
 from lowmem.planning.choose import plan
 
@@ -140,6 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.standardise = _standardised(arguments)
     arguments.stream, arguments.splitting = streamed(arguments), MASKED
     train, held_out = open_samples(arguments)
+    check_files(arguments, (train, held_out))
     chosen = _choose(arguments, len(train))
     outputs = train.classes
     if arguments.loss == "bce" and train.labels:

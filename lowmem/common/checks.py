@@ -137,7 +137,10 @@ def truth(what: str, value: object) -> bool:
 
 
 def as_path(what: str, value: object) -> Path:
-    """Return a path given as text or as an object that stands for one. Raises `InputError` for anything else."""
+    """Return the path of a file given as text or as an object that stands for one.
+
+    Raises `InputError` for anything else, and for text that means a folder, as "out/" does.
+    """
     import os
 
     if not isinstance(value, str | os.PathLike):
@@ -149,6 +152,8 @@ def as_path(what: str, value: object) -> Path:
         path = ""
     if not path or "\0" in path:
         raise InputError(f'{what} must be a path, such as "run.safetensors"; got {shown(value)}.')
+    if os.path.basename(path) in ("", "."):  # which a `Path` forgets
+        raise InputError(f"{what} must be a file; {shown(value)} means a folder. Name a file in it.")
     return Path(path)
 
 

@@ -9,12 +9,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from lowmem.common.passing import PassingFile
-from lowmem.errors import InputError
+from lowmem.errors import Advice, InputError
 
 try:
     import fcntl
@@ -29,7 +29,8 @@ LONGEST_NAME = 200
 def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
     """Open new files, unbuffered, that replace those at `paths` after the block, when they are on the disk.
 
-    A new file has the permissions of the file that it replaces. If anything fails, the new files are removed and the
+    A new file has the permissions of the file that it replaces, and its owner and group where this process may give
+    them. If anything fails, the new files are removed and the
     old ones are unchanged. Several files are replaced together: two writers of the same files do not mix them.
 
     Raises `OSError` if a file cannot be written.
@@ -42,6 +43,7 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
             written.append(open_files.enter_context(_beside(target)))
         yield tuple(stream for stream, _ in written)
         for (stream, _), target in zip(written, targets, strict=True):
+            _keep_owner(stream, target)
             _keep_mode(stream, target)
             os.fsync(stream.fileno())
         with _folder_held(targets[0].parent if len(targets) > 1 else None):
@@ -72,6 +74,39 @@ def check_place(path: Path, what: str) -> None:
         raise InputError(f"{what} cannot be saved to {str(path)!r}: {why}")
 
 
+def check_apart(
+    outputs: Mapping[str, str | Path | None], inputs: Mapping[str, Iterable[str | Path | None]] | None = None
+) -> None:
+    """Refuse files to write of which two are the same, or one is read: the later one would destroy it.
+
+    outputs: by their keywords in Python, or by the names of arguments of a command, which are in capitals.
+    inputs: by what they are, such as "the data". None stands for no file, in both.
+
+    Raises `InputError`.
+    """
+    known: list[tuple[Advice | str, str | Path]] = []
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        given = Advice(name, str(path)) if name.islower() else f"{name} {path}"
+        for other, earlier in known:
+            if same_file(path, earlier):
+                raise InputError(other, " and ", given, " are the same file. Give each a file of its own.")
+        for what, files in (inputs or {}).items():
+            if any(same_file(path, file) for file in files if file is not None):
+                raise InputError(given, f" would overwrite {what}. Name another file.")
+        known.append((given, path))
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Say whether two paths are one file, there or not, whether by their names, by symbolic or by hard links."""
+    try:
+        by_name = os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
+        return by_name or os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is not there, or is no path at all
+        return False
+
+
 def unchanged(path: str | Path) -> str:
     """Return what is true of a file after a failed attempt to replace it, as a sentence."""
     there = os.path.lexists(path)
@@ -100,11 +135,13 @@ def _why_no_place(path: Path) -> str | None:
 
 
 def _check_kind(target: Path) -> None:
-    """Refuse to replace a device, a pipe or a socket by a file. Raises `OSError`."""
+    """Refuse to replace a folder, a device, a pipe or a socket by a file. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(target).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISLNK(mode):  # links were followed, as far as they lead anywhere
+            raise OSError(errno.ELOOP, "it is a symbolic link that leads back to itself")
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, and no file")
 
@@ -139,6 +176,28 @@ def _remove_left(folder: Path, stem: str) -> None:
                     # A writer that has just made its file, and not locked it yet, has an empty one.
                     if os.fstat(left.fileno()).st_size:
                         os.unlink(entry.path)
+
+
+NOT_GIVEN = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+"""Errors of who may not give a file away: by rights, in a container without that user, on a disk without owners."""
+
+
+def _keep_owner(stream: BinaryIO, target: Path) -> None:
+    """Give a new file the owner and the group of the file that it will replace, as far as this process may.
+
+    It comes before the mode, as a change of the owner takes some bits of that away.
+    """
+    if not hasattr(os, "fchown") or not target.exists():
+        return
+    before, now = os.stat(target), os.fstat(stream.fileno())
+    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
+        if owner in (-1, now.st_uid) and group in (-1, now.st_gid):
+            continue
+        try:
+            os.fchown(stream.fileno(), owner, group)
+        except OSError as problem:
+            if problem.errno not in NOT_GIVEN:
+                raise
 
 
 def _keep_mode(stream: BinaryIO, target: Path) -> None:

@@ -194,8 +194,9 @@ def from_arrays(
     if labels and targets.dtype.kind not in LABEL_KINDS:
         targets = targets.astype(LABEL_DTYPE)
     if columns is None and not np.can_cast(inputs.dtype, np.float32):
-        ranges = Ranges(inputs.shape[1])
-        ranges.add(inputs)
+        ranges, rows = Ranges(inputs.shape[1], inputs.dtype, read=False), rows_at_once(len(inputs), inputs[0].nbytes)
+        for start in range(0, len(inputs), rows):
+            ranges.add(inputs[start : start + rows])
         coarse = ranges.coarse()
         remarks += () if coarse is None else (f"feature {coarse.feature} (from 0) {coarse}, or train in float64",)
     about: dict[str, Any] = {"class_names": names, "columns": schema, "notes": (decided.note,), "remarks": remarks}

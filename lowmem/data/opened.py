@@ -46,6 +46,7 @@ class Opened:
             "columns": rows.schema,
             "notes": (*rows.notes, *self._notes()),
             "remarks": (*rows.remarks, *self._remarks()),
+            "files": rows.files,
         }
 
     def _notes(self) -> Iterator[str]:
@@ -62,8 +63,8 @@ class Opened:
             told = f"counts the rows, from {self.contents.counted_from:g}: leave it out if it is no feature"
             yield f"{self._feature(counting)} {told}"
         if coarse is not None and self.new:
-            whole = self.rows.x_dtype.itemsize > 4  # as stored, they have the digits
-            yield f"{self._feature(coarse.feature)} {coarse}{', or train in float64' if whole else ''}"
+            stored = self.rows.schema is None  # tables are read as float32, whatever the network's dtype
+            yield f"{self._feature(coarse.feature)} {coarse}{', or train in float64' if stored else ''}"
         if self.new and self.task.targets.labels:
             yield from self._doubtful_classes()
         if 0 < self.scale < 1 and self.standardisation is None and self.contents.largest <= 1:

@@ -7,6 +7,7 @@ evaluates knows these three, and nothing of arrays and files behind them.
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -121,6 +122,7 @@ class Samples(ABC):
     columns: of the table that the samples come from; None where they come from arrays.
     notes: what was found in the data and chosen, in lines for people.
     remarks: what people should know before they trust a result, such as columns in another order.
+    files: that the samples come from; none where they come from arrays.
     shuffle_rows: the rows of a block that are shuffled among each other; None where all rows are.
     """
 
@@ -132,6 +134,7 @@ class Samples(ABC):
     columns: Schema | None = field(default=None, kw_only=True, repr=False)
     notes: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
     remarks: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    files: tuple[Path, ...] = field(default=(), kw_only=True, repr=False)
     shuffle_rows: int | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:

@@ -28,8 +28,14 @@ LEAST_COUNTED = 10
 
 
 STEPS = 1000
-"""Numbers of float32 that a feature's values should have between them: with fewer, digits are lost that tell them
+"""Numbers of float32 that a feature's values should have between them: with fewer, digits may be lost that tell them
 apart, as those of times in seconds since 1970."""
+
+TINY = 1e-30
+"""The largest |x| of a feature that is as good as 0, whatever its digits."""
+
+FEATURES_AT_ONCE = 4096
+"""Features whose digits are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def scan(rows: Rows, *, fit: bool) -> Contents:
     low, high, row_of_high, row_of_part, largest_weight = math.inf, -math.inf, 0, -1, 0.0
     moments = Moments(rows.features) if fit else None
     counts, counting = Counts() if rows.y_shape == () else None, Counting()
-    ranges = Ranges(rows.features)
+    ranges = Ranges(rows.features, rows.x_dtype, read=rows.schema is not None)
     for start, batch in runs(rows):
         _check_finite(rows, batch, start)
         y_high = float(batch.y.max())
@@ -221,15 +227,50 @@ class Coarse:
 
 
 class Ranges:
-    """The least and the largest value of each feature."""
+    """The least and the largest value of each feature, and which features float32 hardly tells apart.
 
-    def __init__(self, features: int) -> None:
+    dtype: of the values as stored. read: they were read as float32, and may have lost digits then.
+    """
+
+    def __init__(self, features: int, dtype: np.dtype[Any], *, read: bool) -> None:
         self._low, self._high = np.full(features, np.inf), np.full(features, -np.inf)
+        self._read, self._lost = read, np.zeros(features, bool)
+        self._watching = self._telling = read or not np.can_cast(dtype, np.float32)
 
     def add(self, x: NDArray[Any]) -> None:
         """Take in some rows."""
         np.minimum(self._low, x.min(axis=0), out=self._low)
         np.maximum(self._high, x.max(axis=0), out=self._high)
+        if self._watching:
+            self._watch(x)
+
+    def _watch(self, x: NDArray[Any]) -> None:
+        """Look in some rows which of the features that may be coarse in the end lose digits.
+
+        A feature with twice `STEPS` between its ends keeps `STEPS`, whatever comes: where values grow so much that the
+        steps double, the range grows too. So most data are looked at no more after their first rows.
+        """
+        self._watching = False
+        for start in range(0, x.shape[1], FEATURES_AT_ONCE):
+            some = slice(start, start + FEATURES_AT_ONCE)
+            sizes, steps, spans = self._scales(some)
+            watched = start + np.flatnonzero((sizes > TINY) & (spans < 2 * STEPS * steps) & ~self._lost[some])
+            if len(watched):
+                self._watching = True
+                self._lost[watched] = self._differs(x[:, watched]).any(axis=0)
+
+    def _differs(self, x: NDArray[Any]) -> NDArray[np.bool_]:
+        """Say which values float32 does not hold; of values that were read as float32, which are not whole."""
+        with np.errstate(over="ignore"):
+            differs: NDArray[np.bool_] = (np.floor(x) if self._read else x.astype(np.float32)) != x
+        return differs
+
+    def _scales(self, some: slice) -> tuple[NDArray[np.float64], ...]:
+        """Return the largest |x| of some features, the steps of float32 there, and the ranges of their values."""
+        low, high = self._low[some], self._high[some]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is refused elsewhere
+            sizes = np.maximum(np.abs(low), np.abs(high))
+            return sizes, np.spacing(sizes.astype(np.float32)).astype(np.float64), high - low
 
     @property
     def largest(self) -> float:
@@ -237,18 +278,22 @@ class Ranges:
         return float(max(-self._low.min(), self._high.max()))
 
     def coarse(self) -> Coarse | None:
-        """Return the first feature that has fewer than `STEPS` numbers of float32 between its ends, None without.
+        """Return the first feature of which float32 loses digits that tell its values apart, None without.
 
-        Where all are one number, others may have become it on reading; whole numbers below 2^24 have not.
+        It has fewer than `STEPS` numbers of float32 between its ends, and values as stored that float32 does not hold.
+        Values that were read as float32 may have lost digits where they are not whole, or larger than 2^24: even where
+        they are one number now, others may have become it.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is refused elsewhere
-            sizes = np.maximum(np.abs(self._low), np.abs(self._high)).astype(np.float32)
-            steps = np.spacing(sizes).astype(np.float64)
-        spans = self._high - self._low
-        found = np.flatnonzero(np.where(spans > 0, spans < STEPS * steps, sizes >= 2**24))
-        if not len(found):
+        if not self._telling:
             return None
-        at = int(found[0])
+        sizes, steps, spans = self._scales(slice(None))
+        few = (spans > 0) & (spans < STEPS * steps) & (sizes > TINY)
+        lost = few & self._lost
+        if self._read:
+            lost |= (few & (steps > 1)) | ((spans == 0) & (sizes >= 2**24))
+        if not lost.any():
+            return None
+        at = int(lost.argmax())
         return Coarse(at, float(sizes[at]), float(steps[at]), float(spans[at]))
 
 

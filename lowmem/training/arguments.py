@@ -1,8 +1,11 @@
 """Arguments of a trainer as users write them: names and numbers stand for optimizers and learning rates."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from lowmem.common.checks import as_number, one_of
+from lowmem.common.checks import as_number, as_path, one_of
+from lowmem.common.files import check_apart, check_place
+from lowmem.data.samples import Samples
 from lowmem.errors import Advice, InputError, shown
 from lowmem.nn.optimizers import Adam, Optimizer, make_optimizer
 from lowmem.training.learning_rate import KINDS, LearningRate
@@ -77,3 +80,20 @@ def schedule_until(given: object, optimizer: Optimizer, at: Position, epochs: in
             ", a constant rate from here on.",
         )
     return schedule
+
+
+def as_written(
+    save_to: str | Path | None, journal: str | Path | None, train: Samples, held_out: Samples | None
+) -> Path | None:
+    """Check the files that a run will write, and return that of the journal, None if there is none.
+
+    Raises `InputError` where the run cannot be saved, and for a file that is written for two purposes, or holds data.
+    """
+    paths = {
+        name: as_path(name, path) for name, path in (("save_to", save_to), ("journal", journal)) if path is not None
+    }
+    held = () if held_out is None else held_out.files
+    check_apart(paths, {"data of this run": (*train.files, *held)})
+    if "save_to" in paths:
+        check_place(paths["save_to"], "the run")
+    return paths.get("journal")

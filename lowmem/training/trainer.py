@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowmem.common.checks import as_path, instance, one_of, positive_number, truth, whole
-from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
@@ -21,7 +20,7 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
 from lowmem.runtime.collectives.group import Group, size_of
 from lowmem.runtime.collectives.states import saving_states, state_layout
-from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, schedule_until
+from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, as_written, schedule_until
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Metric, Stopping
@@ -215,10 +214,9 @@ class Trainer(RunState):
         self._weights.name(train.class_names)
         read_interval(save_every)
         callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
-        if save_to is not None:
-            check_place(as_path("save_to", save_to), "the run")
+        journal = as_written(save_to, journal, train, held_out)
         if journal is not None and self.speaks:
-            callbacks.append(Journal(as_path("journal", journal)))
+            callbacks.append(Journal(journal))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)

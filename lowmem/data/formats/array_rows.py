@@ -48,6 +48,7 @@ class ArrayRows(Rows):
         if w is not None and len(w.shape) != 1:
             raise InputError(f"{w.ref} has the shape {w.shape}; one weight for each sample is needed, (samples,).")
         self.w_dtype = None if w is None else w.dtype
+        self.files = tuple(file.ref.path for file in (x, y, w) if file is not None)
         self.samples, self.features = x.shape[0], math.prod(x.shape[1:])
         self.x_dtype, self.y_dtype = x.dtype, np.dtype(np.int8) if y is None else y.dtype
         self._first_of = QMNIST_COLUMNS if y is not None and _is_qmnist(y) else 1

@@ -53,7 +53,7 @@ class CsvRows(Rows):
     """
 
     def __init__(self, path: Path, wanted: Selection) -> None:
-        self.name, self.path = str(path), path
+        self.name, self.path, self.files = str(path), path, (path,)
         self.x_dtype = self.y_dtype = np.dtype(np.float32)
         self._watched = Watched(path)
         with damage_is_input_error(path):

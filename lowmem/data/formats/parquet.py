@@ -67,7 +67,7 @@ class ParquetRows(Rows):
     def __init__(
         self, path: Path, wanted: Selection, names: ClassNames | None = None, like: "ParquetRows | None" = None
     ) -> None:
-        self.name, self.path, self._wanted = str(path), path, wanted
+        self.name, self.path, self.files, self._wanted = str(path), path, (path,), wanted
         self._unpacked: Unpacked = Unpacked() if like is None else like._unpacked
         self._watched: Watched = Watched(path) if like is None else like._watched
         self._file: Any

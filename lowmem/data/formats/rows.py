@@ -27,6 +27,7 @@ class Rows(ABC):
     y_decimal: True where the numbers of y are stored as numbers that need not be whole: floats, "1.0".
     schema: the columns of a table; None for arrays. notes: what was found in the file and chosen, for people.
     remarks: what people should know before they trust the result, such as columns in another order.
+    files: that are read.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Rows(ABC):
     schema: Schema | None = None
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @abstractmethod
     def read(self, start: int, batch: Batch) -> None:

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lowmem.errors import InputError, NonFiniteError, Origin
 from lowmem.training.callbacks.base import Callback
@@ -14,22 +14,27 @@ if TYPE_CHECKING:
     from lowmem.training.loop import Epoch, Loop
 
 
+START = b'{"event": "'
+"""How every line begins."""
+
+LONGEST = 1 << 16
+"""Bytes in which the last line of an earlier run is looked for; one that is longer is believed."""
+
+
 class Journal(Callback):
     """Appends a line to a file for each event: begin, epoch, skipped, non-finite, stopped and end.
 
     Each line has `event`, `time` (UTC), and fields of the event. A line that an earlier process left unfinished is
-    ended first. Raises `InputError` if the file cannot be written. If it can no longer be written during the run,
-    there is one warning and the journal ends: no training is lost for its journal.
+    ended first. Raises `InputError` if the file cannot be written, or holds anything but a journal. If it can no
+    longer be written during the run, there is one warning and the journal ends: no training is lost for its journal.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path: Path | None = Path(path)
         try:
             with self._path.open("ab+") as stream:
-                if stream.tell():
-                    stream.seek(-1, 2)
-                    if stream.read(1) != b"\n":
-                        stream.write(b"\n")
+                if stream.tell() and not _ends_in_line(stream, self._path):
+                    stream.write(b"\n")
         except OSError as problem:
             raise InputError(
                 f"cannot write the journal {str(path)!r}: {problem.strerror or problem}. Name another file."
@@ -71,3 +76,18 @@ class Journal(Callback):
         except OSError as problem:
             warnings.warn(f"the journal ends here: {problem}. Training goes on.", RuntimeWarning, stacklevel=3)
             self._path = None
+
+
+def _ends_in_line(stream: BinaryIO, path: Path) -> bool:
+    """Say whether the last line of a file is complete. Raises `InputError` unless its lines are those of a journal."""
+    size = stream.tell()
+    stream.seek(0)
+    first = stream.read(len(START))
+    stream.seek(max(0, size - LONGEST))
+    end = stream.read()
+    before, _, last = end.rstrip().rpartition(b"\n")
+    for line in (first, last) if before or len(end) == size else (first,):
+        # A process that was killed may have left the beginning of a line.
+        if line[: len(START)] != START[: len(line)]:
+            raise InputError(f"the journal {str(path)!r} is there already, and is no journal. Name another file.")
+    return end.endswith(b"\n")

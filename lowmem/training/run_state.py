@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lowmem.common.checks import positive
+from lowmem.common.files import check_place
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
@@ -19,6 +20,7 @@ from lowmem.training.loop import Loop, Stepper
 from lowmem.training.position import Position
 from lowmem.training.same_bits import what_bits_depend_on
 from lowmem.training.saved_run import SavedRun
+from lowmem.training.saved_run_checks import check_notes
 
 
 class RunState:
@@ -122,6 +124,11 @@ class RunState:
         if until <= at.epoch:
             raise InputError(f"this run has {at.epoch} epochs already; until={at.epoch + 1} or more goes on.")
         return until
+
+    def _check_save(self, path: Path) -> None:
+        """Refuse a place and notes that every save would refuse, before there is anything to save."""
+        check_place(path, "the run")
+        check_notes(self.notes)
 
     def _note_save(self, path: Path) -> None:
         """Remember the last good save, for all who may have to name it."""

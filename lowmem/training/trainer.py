@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowmem.common.checks import as_path, instance, one_of, positive_number, truth, whole
-from lowmem.common.files import check_place
 from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
@@ -216,7 +215,7 @@ class Trainer(RunState):
         read_interval(save_every)
         callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
         if save_to is not None:
-            check_place(as_path("save_to", save_to), "the run")
+            self._check_save(as_path("save_to", save_to))
         if journal is not None and self.speaks:
             callbacks.append(Journal(as_path("journal", journal)))
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)

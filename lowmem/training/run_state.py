@@ -168,6 +168,16 @@ class RunState:
                 f"half updated. {saved}, or begin a new trainer."
             )
 
+    def _check_own(self) -> None:
+        """Refuse to put a run's last weights into a network that something else has trained since the run ended."""
+        if self._best is not None and self._best.overwritten:
+            saved = f"Trainer.resume goes on with {self._last_save}" if self._last_save else "This run was not saved"
+            raise InputError(
+                "this run ended with its best weights and would go on from its last ones, but its network was changed "
+                f"since, as by another trainer, and that would be lost. {saved}; train what the network has now with "
+                "a new trainer."
+            )
+
     def _remember(self, train: Samples) -> None:
         """Note what the data are; in the middle of an epoch they must be those that it began with."""
         marks, at = marks_of(train), self._position

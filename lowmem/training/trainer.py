@@ -205,6 +205,7 @@ class Trainer(RunState):
         """
         with self._turn:  # refuses a trainer that trains in another thread
             self._check_whole("continued")
+            self._check_own()
         until = self._end_of(count, until)
         stopping = Stopping(patience, patience_metric, min_improvement)
         known = self.mlp.architecture, self.class_names, self.columns

@@ -24,6 +24,7 @@ class Turn:
     def _renew(self) -> None:
         self._process = os.getpid()
         self._lock = threading.RLock() if self._again else threading.Lock()
+        self._entered = 0
 
     def __enter__(self) -> None:
         """Begin to work."""
@@ -31,9 +32,18 @@ class Turn:
             self._renew()
         if not self._lock.acquire(blocking=False):
             raise InputError(f"{self._what} in another thread at the moment. {self._advice}")
+        self._entered += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let others work."""
+        self._entered -= 1
         self._lock.release()
+
+    def check_outermost(self) -> None:
+        """Refuse a thread in this context that was in it already. Raises `InputError`."""
+        if self._entered > 1:
+            raise InputError(
+                f"{self._what} at the moment, and cannot begin anew within that, as in a callback. Do it afterwards."
+            )

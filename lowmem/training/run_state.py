@@ -5,6 +5,7 @@ from typing import Any
 
 from lowmem.common.checks import positive
 from lowmem.common.files import check_place
+from lowmem.common.turns import Turn
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
@@ -27,6 +28,7 @@ class RunState:
     """What a run has done, what it still has to do, and where it was saved."""
 
     mlp: MLP
+    _turn: Turn
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
@@ -168,8 +170,13 @@ class RunState:
                 f"half updated. {saved}, or begin a new trainer."
             )
 
-    def _check_own(self) -> None:
-        """Refuse to put a run's last weights into a network that something else has trained since the run ended."""
+    def _check_begin(self) -> None:
+        """Refuse epochs while a step runs, after one that was broken off, and where they would undo another's work.
+
+        The last is so where a run would put its last weights into a network that was trained since the run ended.
+        """
+        self._turn.check_outermost()
+        self._check_whole("continued")
         if self._best is not None and self._best.overwritten:
             saved = f"Trainer.resume goes on with {self._last_save}" if self._last_save else "This run was not saved"
             raise InputError(

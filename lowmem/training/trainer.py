@@ -204,8 +204,7 @@ class Trainer(RunState):
         buffers do not fit the budget; while running, `NonFiniteError` and `SaveError`.
         """
         with self._turn:  # refuses a trainer that trains in another thread
-            self._check_whole("continued")
-            self._check_own()
+            self._check_begin()
         until = self._end_of(count, until)
         stopping = Stopping(patience, patience_metric, min_improvement)
         known = self.mlp.architecture, self.class_names, self.columns
@@ -259,12 +258,13 @@ class Trainer(RunState):
         """Return the mean loss and, where targets are labels, the accuracy on `data`.
 
         Changes nothing. Data that need larger buffers than were counted are evaluated in smaller batches. Raises
-        `InputError` for data that do not fit the network, or before `epochs` has been called.
+        `InputError` for data that do not fit the network, before `epochs` was called, and after a step broken off.
         """
         if self._stepper is None:
             raise InputError("evaluate works in memory of trainer.epochs(...): call that first, or mlp.predict(x).")
         samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
         with self._turn:
+            self._check_whole("evaluated")
             return self._stepper.evaluate(self._memory.evaluation(samples))
 
     def report(self) -> Report:

@@ -146,6 +146,8 @@ class Backprop:
         optimizer = self.optimizer
         self.claim()
         if optimizer is not None:
+            optimizer.check_settings()
+            _check_planned(self.plan, optimizer)
             optimizer.begin_step()
         self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
         before = self._moved()
@@ -306,6 +308,11 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
         raise InputError(
             f"{shown(optimizer)} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
         )
+    _check_planned(plan, optimizer)
+
+
+def _check_planned(plan: Plan, optimizer: Optimizer | None) -> None:
+    """Refuse another optimizer than the plan counts; settings such as a momentum may have made it another one."""
     given = None if optimizer is None else optimizer.name
     if given != plan.optimizer:
         raise InputError(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import instance
-from lowmem.common.random import generator
+from lowmem.common.checks import whole as whole_number
 from lowmem.common.turns import Turn
 from lowmem.errors import DiskError, InputError, NonFiniteError, RunError, shown
 from lowmem.network.batch_rows import check_rows
@@ -81,7 +81,7 @@ class Backprop:
         if plan.shards > 1 and isinstance(optimizer, Penalised):
             raise InputError(f"{type(optimizer).__name__} has a penalty of weights alone, which goes with shards=1.")
         self.group = None if plan.ranks == 1 else group
-        generator(seed)  # refuses what is no seed
+        seed = whole_number("seed", seed)
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         try:
             self.buffers = Buffers(plan, 0 if self.group is None else self.group.rank)

@@ -8,7 +8,7 @@ Stages of PyTorch are different. Their backward reads a *tape*: tensors that the
 such stages has two forwards, one that keeps nothing but its output, and one that *records*.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -272,7 +272,7 @@ class Chain:
 
 def _amounts(name: str, numbers: object) -> tuple[Any, ...]:
     """Return numbers given as a sequence. Raises `InputError` for what is none, or holds no finite numbers from 0."""
-    listed = None if isinstance(numbers, Mapping) else as_list(numbers)
+    listed = as_list(numbers)
     if listed is None:
         raise InputError(f"{name} needs a list of numbers; got {shown(numbers)}.")
     for amount in listed:

@@ -55,7 +55,10 @@ def test_dtypes_become_their_name(dtype: object) -> None:
         ((5, 2.0), r"widths\[1\] is 2\.0\."),
         ((5, True), r"widths\[1\] is True\."),
         ((5, "6"), r"widths\[1\] is '6'\."),
-        ("ab", r"widths\[0\] is 'a'\."),
+        ("ab", r"got 'ab'\."),
+        (b"ab", r"got b'ab'\."),
+        ({64, 256, 10}, r"got \{"),
+        ({64: 1, 10: 2}, r"got \{"),
     ],
 )
 def test_other_widths_are_refused(widths: object, reason: str) -> None:

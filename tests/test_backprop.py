@@ -518,3 +518,12 @@ def test_predict_refuses_what_is_too_large_for_the_network() -> None:
 def test_predict_refuses_what_is_no_batch(x: Array) -> None:
     with pytest.raises(lm.InputError, match="^(predict: )?x "):
         lm.MLP(ARCH).predict(x)
+
+
+def test_a_seed_may_be_a_number_of_numpys() -> None:
+    architecture = lm.Architecture((3, 5, 5, 2), dropout=0.5)
+    x, y = np.ones((8, 3), np.float32), np.zeros(8, int)
+    seeds: list[Any] = [8, np.int64(8), np.array(8)]
+    for engine in ("numpy", None):
+        plan = lm.plan(architecture, 8, engine=engine)
+        assert len({lm.Backprop(lm.MLP(architecture), plan, seed=seed)(x, y)[0] for seed in seeds}) == 1

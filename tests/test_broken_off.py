@@ -85,6 +85,8 @@ def test_a_step_that_a_second_ctrl_c_breaks_off_is_never_saved(
         trainer.save(path)
     with pytest.raises(lm.InputError, match=f"this run cannot be continued: {words}"):
         trainer.epochs((X, Y))
+    with pytest.raises(lm.InputError, match=f"this run cannot be evaluated: {words}"):
+        trainer.evaluate((X, Y))
     assert (path.read_bytes() if path.exists() else None) == earlier
     if earlier is not None:
         again = lm.Trainer.resume(path)
@@ -247,6 +249,23 @@ def test_one_trainer_refuses_a_second_thread(tmp_path: Path, monkeypatch: pytest
     held.let_go.set()
     thread.join()
     assert np.array_equal(trainer.mlp.parameters, whole)
+
+
+def test_epochs_do_not_begin_within_a_step_of_their_trainer() -> None:
+    trainer = trainer_of()
+    told: list[str] = []
+
+    def begin(done: int, count: int) -> None:
+        for use in (lambda: trainer.epochs((X, Y), 1), lambda: next(waiting))[: 1 if told else 2]:
+            with pytest.raises(lm.InputError, match="trains at the moment, and cannot begin anew") as error:
+                use()
+            told.append(str(error.value))
+
+    waiting = trainer.epochs((X, Y), 2)
+    assert [epoch.number for epoch in trainer.epochs((X, Y), 2, on_step=begin)] == [1, 2]
+    assert told
+    next(trainer.epochs((X, Y), 3))  # left after an epoch, and continued
+    assert [epoch.number for epoch in trainer.epochs((X, Y), 2)] == [4, 5]
 
 
 def test_objects_of_their_own_in_two_threads_give_the_bits_of_one_alone(tmp_path: Path) -> None:

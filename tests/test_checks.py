@@ -13,7 +13,7 @@ from lowmem.common.random import generator
 from lowmem.units import parse_bytes
 
 ARCH = lm.Architecture((4, 6, 6, 6, 3))
-NO_NUMBERS: list[Any] = [True, np.True_, None, "1", b"1", [1], np.array([1, 2]), object(), 1j]
+NO_NUMBERS: list[Any] = [True, np.True_, None, "1", b"1", [1], np.array([1, 2]), np.array([0.5]), object(), 1j]
 
 
 @pytest.mark.parametrize("value", [*NO_NUMBERS, 1.0, np.float64(1), np.array(1.5)])

@@ -394,7 +394,7 @@ def test_class_weights_are_read(capsys: Capture, tmp_path: Path, data: Path) -> 
     flags = ["train", *SMALL, "--batch", "10", "--data", str(data), "--class-weights"]
     assert Ran(capsys, *flags, "1,2,0.5", "--save", str(tmp_path / "run")).code == 0
     assert open_run(tmp_path / "run").options["class_weights"] == [1, 2, 0.5]
-    for wrong in ("1,2", "1,x,2", ""):
+    for wrong in ("1,2", "1,x,2", "", "0=1,1=2,2=1,0=9"):
         ran = Ran(capsys, *flags, wrong)
         assert ran.code == 2
         assert "class" in ran.err

@@ -125,3 +125,24 @@ def test_forged_settings_end_in_a_result_or_one_line(
             told = capsys.readouterr().err.strip().splitlines()
             assert code in (0, 1, 2)
             assert code == 0 or told[-1].startswith("lowmem: ")
+
+
+@pytest.mark.parametrize("rows", [2**45, 2**63, 2**70])
+def test_a_batch_beyond_counting_is_refused_in_one_line(tmp_path: Path, runs: list[Path], rows: int) -> None:
+    path = tmp_path / "run"
+    path.write_bytes(runs[0].read_bytes())
+    changes = {"batch_size": rows, "micro_batch": 8, "clip_norm": None}
+    rewritten(path, lambda header, inside: inside["options"].update(changes))
+    with pytest.raises(lm.LowmemError, match="this machine cannot give the memory that the plan needs"):
+        lm.Trainer.resume(path).epochs((X, Y))
+
+
+@pytest.mark.parametrize(("flag", "value"), [("ignore", 0.5), ("features", {}), ("html", []), ("one_hot", "x")])
+def test_flags_of_other_types_are_refused_in_one_line(
+    tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str], flag: str, value: Any
+) -> None:
+    path = tmp_path / "run"
+    path.write_bytes(runs[-1].read_bytes())
+    rewritten(path, lambda header, inside: inside["notes"]["flags"].update({flag: value}))
+    assert main(["resume", str(path), "--more", "1"]) == 2
+    assert "was not saved by lowmem train" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Optimizers: their update is the textbook's, chunk by chunk, and bad settings are refused."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 import lowmem as lm
 from lowmem.nn.optimizers import OPTIMIZERS, Optimizer
+from lowmem.planning.engines.choice import why_not_native
 
 Array = NDArray[Any]
 Rule = Callable[[Array, Array, dict[str, Array], int], Array]
@@ -156,3 +158,53 @@ def test_running_means_need_a_share_below_one(make: Callable[[], Optimizer]) -> 
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(lm.InputError, match=r"Try momentum=0\.9"):
         lm.SGD(nesterov=True)
+
+
+JUNK: list[Any] = ["0.1", None, np.array([0.1]), float("nan"), float("inf"), -1.0, True]
+
+
+@pytest.mark.parametrize("kind", [lm.SGD, lm.Adam, lm.AdamW])
+@pytest.mark.parametrize("value", JUNK, ids=repr)
+def test_a_setting_is_checked_when_it_is_set_as_by_the_constructor(kind: type[Optimizer], value: Any) -> None:
+    optimizer = kind(0.1)
+    before = optimizer.settings()
+    for name, of in kind.tunable.items():
+        if of is bool:
+            continue
+        with pytest.raises(lm.InputError) as by_constructor:
+            kind(**{name: value})
+        with pytest.raises(lm.InputError) as when_set:
+            setattr(optimizer, name, value)
+        assert str(when_set.value) == str(by_constructor.value)
+    assert optimizer.settings() == before
+    optimizer.lr = np.float32(0.5)  # type: ignore[assignment]
+    assert type(optimizer.lr) is float
+    if value is not None:
+        with pytest.raises(lm.InputError, match="clip_value must be a positive number"):
+            optimizer.clip_value = value
+
+
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value", "words"),
+    [
+        (lm.SGD(0.1), "momentum", 0.9, "plan counts optimizer='sgd'; got 'momentum'"),
+        (lm.SGD(0.1, momentum=0.9), "momentum", 0.0, "plan counts optimizer='momentum'; got 'sgd'"),
+        (lm.SGD(0.1, momentum=0.9, nesterov=True), "momentum", 0.0, "nesterov needs a momentum above 0"),
+    ],
+)
+def test_a_setting_that_makes_another_optimizer_is_refused_before_the_step_and_breaks_nothing(
+    optimizer: Optimizer, name: str, value: float, words: str, engine: str
+) -> None:
+    if engine == "native" and why_not_native() is not None:
+        pytest.skip("the compiled engine is not here")
+    x, y = np.ones((8, 4), np.float32), np.zeros(8, int)
+    trainer = lm.Trainer(lm.MLP(lm.Architecture((4, 5, 3))), copy.deepcopy(optimizer), batch_size=8, engine=engine)
+    list(trainer.epochs((x, y), 1))
+    before = trainer.mlp.parameters.copy()
+    setattr(trainer.optimizer, name, value)
+    with pytest.raises(lm.InputError, match=words):
+        list(trainer.epochs((x, y), 1))
+    assert np.array_equal(trainer.mlp.parameters, before)
+    setattr(trainer.optimizer, name, getattr(optimizer, name))
+    list(trainer.epochs((x, y), 1))

@@ -78,6 +78,20 @@ def test_a_run_that_ended_early_goes_on_from_its_last_weights(tmp_path: Path, ar
         assert np.array_equal(trainer.mlp.learned, plain.mlp.learned)
 
 
+def test_a_run_that_ended_early_leaves_what_others_trained_since(tmp_path: Path) -> None:
+    first = fitted(OF_EVERY_KIND)
+    list(first.epochs((X, Y), 20, HELD, patience=2, save_to=tmp_path / "run"))
+    list(first.epochs((X, Y), 20, HELD, patience=2))  # nobody else has touched the network
+    second = lm.Trainer(first.mlp, lm.SGD(0.01), batch_size=20)
+    list(second.epochs((X, Y), 2))
+    theirs = first.mlp.learned.copy()
+    for patience in (None, 2):
+        with pytest.raises(lm.InputError, match=r"its network was changed since, .* Trainer\.resume goes on with "):
+            first.epochs((X, Y), 1, HELD, patience=patience)
+    assert np.array_equal(first.mlp.learned, theirs)
+    list(second.epochs((X, Y), 1))
+
+
 def test_a_run_broken_off_while_it_waits_resumes_to_the_same_bits(tmp_path: Path) -> None:
     whole, options = fitted(OF_EVERY_KIND), {"patience": 6, "patience_metric": "accuracy"}
     list(whole.epochs((X, Y), 40, HELD, **options))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import re
 import signal
 import struct
 import tracemalloc
@@ -183,10 +184,25 @@ def test_notes_hold_numpys_numbers_and_nothing_that_json_has_not(tmp_path: Path)
     trainer.notes = {"share": np.float32(0.5), "count": np.int64(3), "flag": np.True_}
     trainer.save(tmp_path / "run")
     assert open_run(tmp_path / "run").notes == {"share": 0.5, "count": 3, "flag": True}
-    trainer.notes = {"what": object()}
-    with pytest.raises(lm.InputError, match="in its notes is none of these"):
-        trainer.save(tmp_path / "run")
+    wrong: list[Any] = [
+        *({"what": object()}, {"what": float("nan")}, {"what": [1.0, {"a": np.float32("inf")}]}, {(1, 2): 3}),
+        *({"what": Path("run")}, {"what": {np.int64(1): 2}}, {"what": 10**5000}, {Path("run"): 1}, [1], None),
+    ]
+    for notes in wrong:
+        trainer.notes = notes
+        for use in (lambda: trainer.save(tmp_path / "run"), lambda: trainer.epochs((X, Y), 1, save_to=tmp_path / "b")):
+            with pytest.raises(lm.InputError, match=r"trainer\.notes (hold|must be a dictionary)") as refused:
+                use()
+            assert "\n" not in str(refused.value)
     assert open_run(tmp_path / "run").notes["count"] == 3
+    trainer.notes = {}
+    assert len(list(trainer.epochs((X, Y), 1))) == 1  # nothing was lost
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_run_whose_notes_are_forged_to_what_is_no_finite_number_is_refused(run: Path, number: str) -> None:
+    rewritten(run, lambda header, inside: inside["notes"].update(loss=float(number)), number)
+    assert f"its settings hold {number}, which is no finite number" in refused(run)
 
 
 def test_early_stopping_counts_on_after_resuming(tmp_path: Path) -> None:
@@ -451,14 +467,17 @@ def refused(path: Path) -> str:
     return str(error.value)
 
 
-def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> Path:
-    """Change header and settings of a saved run, its checksum being made right again."""
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any], infinity: str = "") -> Path:
+    """Change header and settings of a saved run, its checksum being made right again.
+
+    infinity: how to write numbers that are not finite.
+    """
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     inside = json.loads(header["__metadata__"]["settings"])
     change(header, inside)
-    text = json.dumps(inside)
+    text = re.sub(r"-?\b(NaN|Infinity)\b", infinity, json.dumps(inside)) if infinity else json.dumps(inside)
     header["__metadata__"] |= {
         "settings": text,
         "crc32": f"{crc32(data, crc32(text.encode())):08x}",

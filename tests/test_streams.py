@@ -1,7 +1,9 @@
 """Data that stay in their files: the same samples and bits as in memory, in bounded memory, and no trust in files."""
 
+import copy
 import gzip
 import os
+import pickle
 import re
 import threading
 import tracemalloc
@@ -730,3 +732,53 @@ def test_digits_that_float32_loses_are_found_in_any_run_of_rows(dtype: Any) -> N
     assert "feature 1 (from 0) has values about 1.6e+09" in " ".join(from_arrays(x, y).remarks)
     x[-1, 1] = 0  # and now its range is wide
     assert from_arrays(x, y).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"source": np.ones((3, 2))}, "data of type ndarray cannot be opened"),
+        ({"class_names": 5}, "class_names must be a list of text"),
+        ({"class_names": {"a", "b"}}, "class_names must be a list of text"),
+        ({"class_names": "ab"}, "class_names must be a list of text"),
+        ({"features": 1.5}, "features must be a list of names or numbers of columns"),
+        ({"features": {"a", "b"}}, "features must be a list of names or numbers of columns"),
+        ({"features": ["a", None]}, "features must be a name or number of a column"),
+        ({"ignore": 1.5}, "ignore must be a list of names or numbers of columns"),
+        ({"columns": ["a"]}, r"columns must be those of earlier data, such as trainer\.columns"),
+        ({"labels": "yes"}, "labels must be True or False"),
+        ({"header": "no"}, "header must be True or False"),
+        ({"standardise": "no"}, "standardise must be True or False"),
+        ({"weights": ["w"]}, "weights must be a name or number of a column"),
+        ({"target": ["w"]}, "target must be a name or number of a column"),
+        ({"scale": "x"}, "scale must be a finite number"),
+    ],
+)
+def test_arguments_of_opening_that_make_no_sense_are_refused(
+    tmp_path: Path, wrong: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "a.csv").write_text("a,b,w,y\n" + "1,2,1,0\n2,1,1,1\n" * 3)
+    for opened in (lm.open_data, load):
+        with pytest.raises(lm.InputError, match=words) as refused:
+            opened(**({"source": tmp_path / "a.csv"} | wrong))
+        assert "\n" not in str(refused.value)
+
+
+def test_columns_are_named_in_any_usual_way(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,w,y\n" + "1,2,1,0\n2,1,1,1\n" * 3)
+    usual: list[dict[str, Any]] = [
+        *({"ignore": {"w"}}, {"ignore": np.int64(2)}, {"ignore": np.array(["w"])}, {"features": np.array([0, 1])}),
+        *({"features": ("a", "b"), "ignore": None}, {"weights": np.int64(2)}, {"weights": "w", "target": np.int64(3)}),
+    ]
+    for options in usual:
+        assert lm.open_data(tmp_path / "a.csv", **options).features == 2
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_a_stream_says_how_it_is_had_twice(tmp_path: Path, copied: Any) -> None:
+    (tmp_path / "a.csv").write_text("a,y\n" + "1,0\n2,1\n" * 4)
+    stream = lm.open_data(tmp_path / "a.csv")
+    with pytest.raises(lm.InputError, match="open the file again"):
+        copied(stream)
+    with pytest.raises(lm.InputError, match="open the file again"):
+        copied(stream.split(0.5)[0])

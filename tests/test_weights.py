@@ -347,11 +347,29 @@ def test_the_commands_take_weights(capsys: pytest.CaptureFixture[str], tmp_path:
         {"0": 0.5, "1": 2, "2": 1},
         {np.int64(0): np.float32(0.5), np.int64(1): np.float32(2), np.int64(2): np.float32(1)},
         {0.0: 0.5, 1.0: 2, 2: 1},
+        {np.bool_(False): 0.5, np.bool_(True): 2, np.float32(2): 1},
+        {"False": 0.5, "true": 2, "2": 1},
     ],
 )
 def test_class_weights_may_be_a_dictionary_by_class(by_class: dict[Any, float]) -> None:
     assert np.array_equal(trained((X, Y), class_weights=by_class), trained((X, Y), class_weights=[0.5, 2, 1]))
     assert not np.array_equal(trained((X, Y), class_weights=by_class), trained((X, Y)))
+
+
+def test_class_weights_in_a_series_go_by_its_keys() -> None:
+    pandas = pytest.importorskip("pandas")
+    by_count = pandas.Series([1.0, 2.0, 0.5], index=[2, 1, 0])  # as value_counts() orders classes
+    assert np.array_equal(trained((X, Y), class_weights=by_count), trained((X, Y), class_weights=[0.5, 2, 1]))
+    named = from_arrays(X, np.array(["c", "a", "b"])[Y])
+    by_name = pandas.Series({"c": 3.0, "a": 0.5, "b": 2.0})
+    assert np.array_equal(trained(named, class_weights=by_name), trained(named, class_weights=[0.5, 2, 3]))
+    for wrong, words in (
+        (pandas.DataFrame([[1.0, 2.0, 3.0]]), "for each of the 3 outputs"),
+        (pandas.Series([1.0, 2.0, 3.0], index=[0, 1, 1]), "names 1 twice"),
+    ):
+        with pytest.raises(lm.InputError, match=words) as refused:
+            lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights=wrong)
+        assert "\n" not in str(refused.value)
 
 
 def test_class_weights_go_by_the_names_of_classes() -> None:
@@ -395,6 +413,12 @@ def test_labels_that_are_whole_numbers_in_text_are_no_class_numbers() -> None:
         ({0: 1, 1: 2, 2: 1, 3: 1}, "for each of the 3 outputs; got 4 classes"),
         ({0: 1, 1: 2, None: 1}, "names None"),
         (5, "for each of the 3 outputs"),
+        ({1.0, 5.0, 2.0}, "for each of the 3 outputs"),
+        (frozenset({1.0, 5.0, 2.0}), "for each of the 3 outputs"),
+        (b"abc", "for each of the 3 outputs"),
+        (np.ones((3, 1)), "for each of the 3 outputs"),
+        (dict, "for each of the 3 outputs"),
+        ({0: 1, "0": 1, 1: 2}, "names the class 0 twice"),
         ([1, 2, float("nan")], r"class_weights\[2\] must be a finite number"),
     ],
 )

@@ -22,11 +22,11 @@ NEEDED: dict[str, tuple[type, ...]] = {
 }
 """The flags of `lowmem train` that a saved run must hold to be continued, and their types."""
 
-LATER = (
-    *("features", "ignore", "header", "task", "validation", "splitting", "one_hot"),
-    *("patience_metric", "min_improvement"),
-)
-"""Flags that runs of earlier versions do not know."""
+LATER: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("features", "ignore", "header", "task", "validation", "splitting", "patience_metric"), TEXT),
+    **{"one_hot": (bool, type(None)), "min_improvement": (float, int, type(None)), "html": TEXT},
+}
+"""Flags that runs of earlier versions do not know, and their types."""
 
 HELP = "Continue a saved run where it stopped."
 
@@ -100,7 +100,8 @@ def _until(arguments: argparse.Namespace, trainer: "Trainer") -> int:
 def _flags(arguments: argparse.Namespace, notes: dict[str, Any]) -> argparse.Namespace:
     """Return the flags that the run was begun with, replaced by those given now."""
     earlier = notes.get("flags")
-    if not isinstance(earlier, dict) or not all(type(earlier.get(name)) in kinds for name, kinds in NEEDED.items()):
+    types = NEEDED | LATER
+    if not isinstance(earlier, dict) or not all(type(earlier.get(name)) in kinds for name, kinds in types.items()):
         raise InputError(
             f"{arguments.run} was not saved by lowmem train, so where its data are is not known. Use "
             "lowmem.Trainer.resume(path) in Python."

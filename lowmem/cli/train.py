@@ -304,11 +304,16 @@ def _class_weights(text: str | None) -> "ClassWeights | None":
         if "=" not in text:
             return [float(part) for part in text.split(",")]
         pairs = [part.rpartition("=") for part in text.split(",")]
-        return {name.strip(): float(weight) for name, _, weight in pairs}
+        weights = [(name.strip(), float(weight)) for name, _, weight in pairs]
     except ValueError:
         raise InputError(
             f"cannot read --class-weights {text!r}; write numbers such as 1,2.5,1, or name=1,other=2.5, or balanced."
         ) from None
+    names = [name for name, _ in weights]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--class-weights names {name!r} twice. Name every class once.")
+    return dict(weights)
 
 
 def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":

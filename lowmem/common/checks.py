@@ -23,7 +23,7 @@ NUMBER_KINDS, TEXT_KINDS = "biuf", "US"
 
 def as_whole(value: object) -> int | None:
     """Return a whole number of any type as an int, None for anything else."""
-    if _is_bool(value):
+    if is_bool(value):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
@@ -49,7 +49,9 @@ def whole(name: str, value: object, least: int = 0) -> int:
 
 def as_number(value: object) -> float:
     """Return a number of any type as a float, NaN for anything else, text included."""
-    if _is_bool(value) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+    if is_bool(value) or getattr(value, "shape", ()) != ():
+        return math.nan
+    if not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         return math.nan
     try:
         return float(value)  # type: ignore[arg-type]
@@ -89,7 +91,7 @@ def inner_share(name: str, value: object) -> float:
     return read
 
 
-def _is_bool(value: object) -> bool:
+def is_bool(value: object) -> bool:
     """Say whether a value is True or False, of Python or NumPy."""
     return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
 
@@ -116,8 +118,12 @@ def items(what: str, values: object, kind: type[T] | tuple[type[Any], ...], need
 
 
 def as_list(values: object) -> list[Any] | None:
-    """Return a sequence of any type as a list, None for anything else, text and arrays without axes included."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ():
+    """Return a sequence of any type as a list, None for anything else.
+
+    None too for text and bytes, for what has no order or has keys, and for arrays and tables of other than one axis.
+    """
+    unfit = (str, bytes, bytearray, set, frozenset, Mapping)
+    if isinstance(values, unfit) or not isinstance(values, Iterable) or len(getattr(values, "shape", (0,))) != 1:
         return None
     return list(values)
 
@@ -131,7 +137,7 @@ def text(what: str, value: object) -> str:
 
 def truth(what: str, value: object) -> bool:
     """Return True or False, of Python or NumPy, as a bool. Raises `InputError` for anything else."""
-    if not _is_bool(value) or getattr(value, "shape", ()) != ():
+    if not is_bool(value) or getattr(value, "shape", ()) != ():
         raise InputError(f"{what} must be True or False; got {shown(value)}.")
     return bool(value)
 

@@ -41,5 +41,12 @@ class Turn(_Lock):  # type: ignore[misc, valid-type, unused-ignore]
             raise self._refused("in another thread at the moment")
         return True
 
+    def check_outermost(self) -> None:
+        """Refuse a thread that is in this context. Raises `InputError`."""
+        if self._process == os.getpid() and self._is_owned():
+            raise InputError(
+                f"{self._what} at the moment, and cannot begin anew within that, as in a callback. Do it afterwards."
+            )
+
     def _refused(self, where: str) -> InputError:
         return InputError(f"{self._what} {where}. {self._advice}")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import TEXT_KINDS
-from lowmem.errors import InputError
+from lowmem.common.checks import TEXT_KINDS, as_list
+from lowmem.errors import InputError, shown
 
 Array = NDArray[Any]
 
@@ -84,6 +84,17 @@ class ClassNames:
         if len(self._numbers) >= MOST_NAMES or self._characters + len(name) > MOST_CHARACTERS:
             return f"is one too many after {len(self._numbers):,} different ones. Is this the column of the classes?"
         return ""
+
+
+def known_names(given: object) -> tuple[str, ...] | None:
+    """Return names of classes as a tuple, None for None. Raises `InputError` for what is no sequence of text."""
+    listed = as_list(given)
+    if given is not None and (listed is None or not all(isinstance(name, str) for name in listed)):
+        raise InputError(
+            'class_names must be a list of text, in the order of the class numbers, such as ["cat", "dog"]; got '
+            f"{shown(given)}."
+        )
+    return None if listed is None else tuple(map(str, listed))
 
 
 def are_numbers(names: Sequence[str]) -> bool:

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from lowmem.common.checks import check_finite, check_sample_weights, numeric
 from lowmem.common.shards import Shards
 from lowmem.data.batches import ArrayBatches, buffer_bytes
-from lowmem.data.class_names import CODES, ClassNames, are_numbers, as_text, listed, numbered
-from lowmem.data.formats.columns import Schema, Selection, choose_columns
+from lowmem.data.class_names import CODES, ClassNames, are_numbers, as_text, known_names, listed, numbered
+from lowmem.data.formats.columns import Schema, Selection, choose_columns, known_columns
 from lowmem.data.row_mask import RowMask, mark_rows
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Samples, Targets
 from lowmem.data.scan import Counts, Ranges, rows_at_once
@@ -168,9 +168,9 @@ def from_arrays(
     NaN or infinite values, for labels that are none of the `class_names`, and where y does not tell the task.
     """
     check_task(task)
-    x, schema, remarks = in_order(x, columns, name)
+    x, schema, remarks = in_order(x, known_columns(columns), name)
     text = as_text(y)
-    known = None if class_names is None else tuple(class_names)
+    known = known_names(class_names)
     names: tuple[str, ...] | None = None
     if text is not None:
         learnt = ClassNames(known)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lowmem.common.checks import as_whole, lookup, positive
+from lowmem.common.checks import as_list, as_number, as_whole, lookup, positive, truth
 from lowmem.common.damage import damage_is_input_error
-from lowmem.data.class_names import are_numbers
+from lowmem.data.class_names import are_numbers, known_names
 from lowmem.data.dataset import Dataset
 from lowmem.data.formats.array_rows import open_arrays
 from lowmem.data.formats.chosen_rows import CodedRows
-from lowmem.data.formats.columns import Name, Schema, Selection
+from lowmem.data.formats.columns import Name, Schema, Selection, known_columns
 from lowmem.data.formats.csv import CsvRows
 from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images
 from lowmem.data.formats.parquet import ParquetRows
@@ -26,7 +26,7 @@ from lowmem.data.scan import Contents, scan
 from lowmem.data.standardisation import Standardisation
 from lowmem.data.stream import Stream
 from lowmem.data.task import Answers, Task, check_task, decide
-from lowmem.errors import Advice, InputError, RunError
+from lowmem.errors import Advice, InputError, RunError, shown
 
 DIGITS = Path(__file__).with_name("datasets") / "digits.npz"
 
@@ -45,7 +45,7 @@ def open_data(
     target: Name | None = None,
     weights: PathLike | int | None = None,
     features: Names | None = None,
-    ignore: Names = (),
+    ignore: Names | None = (),
     columns: Schema | None = None,
     header: bool | None = None,
     task: str | None = None,
@@ -108,15 +108,15 @@ def open_data(
     wanted = Selection(
         part=part,
         targets=None if targets is None else existing(targets),
-        target=target,
+        target=None if target is None else _name("target", target),
         weights=_weights(weights),
-        class_names=None if class_names is None else tuple(class_names),
+        class_names=known_names(class_names),
         inputs_only=inputs_only,
-        features=None if features is None else _names(features),
-        ignore=_names(ignore),
-        columns=columns,
+        features=None if features is None else _names("features", features),
+        ignore=_ignored(ignore),
+        columns=known_columns(columns),
         inputs=inputs,
-        header=header,
+        header=None if header is None else truth("header", header),
     )
     with _opened(source, wanted, _task(task, labels), scale, standardise, in_memory=False) as opened:
         found, rows = opened.task.targets, opened.rows
@@ -137,7 +137,7 @@ def load(
     target: Name | None = None,
     weights: PathLike | int | None = None,
     features: Names | None = None,
-    ignore: Names = (),
+    ignore: Names | None = (),
     columns: Schema | None = None,
     header: bool | None = None,
     task: str | None = None,
@@ -154,13 +154,13 @@ def load(
     wanted = Selection(
         part=part,
         targets=None if targets is None else existing(targets),
-        target=target,
+        target=None if target is None else _name("target", target),
         weights=_weights(weights),
-        class_names=None if class_names is None else tuple(class_names),
-        features=None if features is None else _names(features),
-        ignore=_names(ignore),
-        columns=columns,
-        header=header,
+        class_names=known_names(class_names),
+        features=None if features is None else _names("features", features),
+        ignore=_ignored(ignore),
+        columns=known_columns(columns),
+        header=None if header is None else truth("header", header),
     )
     with _opened(source, wanted, _task(task, labels), scale, standardise, in_memory=True) as opened:
         rows, are_labels = opened.rows, opened.task.targets.labels
@@ -175,23 +175,52 @@ def load(
         return Dataset(str(source), whole.x, y, whole.weights, **opened.about())
 
 
-def _names(names: Names) -> tuple[Name, ...]:
+def _names(what: str, names: object) -> tuple[Name, ...]:
     """Return names or numbers of columns, of which one may come without a list, and some as text with commas."""
     if isinstance(names, str):
         return tuple(name.strip() for name in names.split(",") if name.strip())
-    return (names,) if isinstance(names, int) else tuple(names)
+    listed = [names] if as_whole(names) is not None else as_list(names)
+    if listed is None:
+        raise InputError(
+            f'{what} must be a list of names or numbers of columns, such as ["age", 3]; got {shown(names)}.'
+        )
+    return tuple(_name(what, name) for name in listed)
 
 
-def _weights(weights: PathLike | int | None) -> str | int | None:
-    """Return the number of a column as an int, and anything else as text."""
-    number = as_whole(weights)
-    return number if weights is None or number is not None else os.fspath(weights)  # type: ignore[arg-type]
+def _ignored(names: Names | None) -> tuple[Name, ...]:
+    """Return the columns to leave out, whose order does not matter: a set will do."""
+    if names is None:
+        return ()
+    return _names("ignore", list(names) if isinstance(names, set | frozenset) else names)
+
+
+def _name(what: str, name: object) -> Name:
+    """Return the name or number of a column as text or an int. Raises `InputError` for anything else."""
+    read = str(name) if isinstance(name, str) else as_whole(name)
+    if read is None:
+        raise InputError(f'{what} must be a name or number of a column, such as "age" or 3; got {shown(name)}.')
+    return read
+
+
+def _weights(weights: object) -> str | int | None:
+    """Return the number of a column as an int, and a name or path as text. Raises `InputError` for anything else."""
+    if isinstance(weights, os.PathLike):
+        return os.fsdecode(weights)
+    return None if weights is None else _name("weights", weights)
+
+
+def _scale(scale: object) -> float:
+    """Return a factor of x. Raises `InputError` for what is no finite number."""
+    factor = as_number(scale)
+    if not math.isfinite(factor):
+        raise InputError(f"scale must be a finite number; got {shown(scale)}.")
+    return factor
 
 
 def _task(task: str | None, labels: bool | None) -> str | None:
     """Return the task that was told in either way."""
     check_task(task)
-    other = {None: None, True: "classification", False: "regression"}[labels]
+    other = None if labels is None else "classification" if truth("labels", labels) else "regression"
     if task is not None and other is not None and task != other:
         raise InputError(f"task={task!r} and labels={labels} contradict each other. Leave labels out.")
     return task or other
@@ -209,7 +238,11 @@ def _opened(
 ) -> Iterator[Opened]:
     """Open a source and go through its rows once, which settles task and class names. The rows are closed behind."""
     lookup("part", wanted.part, PARTS)
-    path = DIGITS if source == "digits" else existing(source, names=("digits",))
+    digits = isinstance(source, str) and source == "digits"
+    factor = None if scale is None else _scale(scale)
+    if not isinstance(standardise, Standardisation):
+        standardise = truth("standardise", standardise)
+    path = DIGITS if digits else existing(source, names=("digits",))
     if path.is_dir():
         path, wanted = idx_images(path, wanted.part), replace(wanted, part="train")
     kind = format_of(path)
@@ -238,10 +271,10 @@ def _opened(
             decided = replace(decided, note="")
         if decided.names is not None:
             rows, contents = CodedRows(rows, decided.names), contents.coded()
-        if scale is None:
-            scale = 1 / 16 if source == "digits" else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
+        if factor is None:
+            factor = 1 / 16 if digits else 1 / 255 if kind == "idx" and rows.x_dtype == np.uint8 else 1.0
         new = wanted.columns is None and wanted.inputs is None
-        yield Opened(rows, contents, decided, float(scale), standardisation, standardise is True, new)
+        yield Opened(rows, contents, decided, factor, standardisation, standardise is True, new)
 
 
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:

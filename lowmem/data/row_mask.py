@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import as_number
-from lowmem.common.random import generator
+from lowmem.common.checks import as_number, whole
 from lowmem.errors import Advice, InputError
 
 Array = NDArray[Any]
@@ -73,7 +72,7 @@ def mark_rows(
     be empty.
     """
     chosen = rows_held_out(samples, held_out)
-    generator(seed)
+    seed = whole("seed", seed)
     of_classes = np.array([samples], np.int64) if counts is None else np.asarray(counts, np.int64)
     shares = _shares(of_classes, chosen, seed)
     seen = np.zeros(len(of_classes), np.int64)

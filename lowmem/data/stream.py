@@ -7,6 +7,7 @@ Data of no more rows than a block are shuffled exactly, and give the same bits a
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -40,6 +41,13 @@ class Stream(Samples):
     contents: Contents = field(repr=False)
     targets: Targets
     one_hot: bool = field(default=False, repr=False)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - as object's
+        """Refuse copies and pickles, which would need the open file."""
+        raise InputError(
+            "samples that stay in their file cannot be copied or pickled; open the file again, as with "
+            "lowmem.open_data(path)."
+        )
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any, Protocol, TypeAlias
 
-from lowmem.common.checks import as_whole, fraction, inner_share, lookup
+from lowmem.common.checks import as_list, as_whole, fraction, inner_share, lookup
 from lowmem.errors import InputError, shown
 from lowmem.network.layers import NORMS, Layer, layer_of
 from lowmem.network.specs import ACTIVATIONS, ITEM_BYTES, LOSSES, SMOOTHING_FLOPS, ActivationFacts, LossFacts
@@ -272,12 +272,9 @@ def architecture_of(given: object) -> Architecture:
 def _checked_widths(widths: object) -> tuple[int, ...]:
     """Return `widths` as a tuple of positive ints."""
     need = "widths needs at least two positive whole numbers, input first, such as (64, 256, 256, 10)"
-    try:
-        given: tuple[Any, ...] = tuple(widths)  # type: ignore[arg-type]
-    except TypeError:
-        raise InputError(f"{need}; got {shown(widths)}.") from None
-    if len(given) < 2:
-        raise InputError(f"{need}; got {shown(given)}.")
+    given = as_list(widths)
+    if given is None or len(given) < 2:
+        raise InputError(f"{need}; got {shown(widths)}.")
     checked = []
     for position, width in enumerate(given):
         number = as_whole(width)

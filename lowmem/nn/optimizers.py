@@ -10,11 +10,11 @@ imports it only where an update runs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowmem.common.checks import fraction, lookup, number, truth
+from lowmem.common.checks import fraction, lookup, number, positive_number, truth
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ class Known:
         return self.variant.scratch
 
 
+def _limit(name: str, value: object) -> float | None:
+    """Return what gradients are cut to, None if they are not."""
+    return None if value is None else positive_number(name, value)
+
+
+Checks = Mapping[str, Callable[[str, object], Any]]
+"""What returns a setting's value, or refuses it, by the setting's name."""
+
 OPTIMIZERS: dict[str, Known] = {}
 """Every optimizer by name; a class with `variants` is entered as soon as it is defined."""
 
@@ -67,21 +75,30 @@ class Optimizer(ABC):
     weight_decay: λ; how it enters is said by each optimizer.
     clip_value: gradients are cut to [-clip_value, clip_value] first, in the same pass; None leaves them.
 
-    A subclass names its `variants`, and in `tunable` the arguments that make it again, with their types.
+    A subclass names its `variants`, and in `tunable` the arguments that make it again, with their types. Settings may
+    be changed between steps, and are checked by `checks` whenever they are set: within a step it would be too late.
     """
 
     variants: ClassVar[Mapping[str, Variant]] = {}
     tunable: ClassVar[Mapping[str, type]] = {"lr": float, "weight_decay": float}
+    checks: ClassVar[Checks] = {"lr": number, "weight_decay": number, "clip_value": _limit}
 
     def __init_subclass__(cls) -> None:
         """Enter the variants of a new class in `OPTIMIZERS`."""
         OPTIMIZERS.update({name: Known(cls, variant) for name, variant in vars(cls).get("variants", {}).items()})
 
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
-        self.lr = number("lr", lr)
-        self.weight_decay = number("weight_decay", weight_decay)
+        self.lr, self.weight_decay = lr, weight_decay
         self.clip_value: float | None = None
         self.step_count = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute. Raises `InputError` for what is no value of a setting."""
+        check = self.checks.get(name)
+        super().__setattr__(name, value if check is None else check(name, value))
+
+    def check_settings(self) -> None:  # noqa: B027 - the settings of most go together in any case
+        """Refuse settings that do not go together; called before each step."""
 
     @property
     @abstractmethod
@@ -126,14 +143,18 @@ class SGD(Optimizer):
         "nesterov": Variant(states=1, settings={"momentum": 0.9, "nesterov": True}),
     }
     tunable = {"lr": float, "momentum": float, "nesterov": bool, "weight_decay": float}  # noqa: RUF012
+    checks: ClassVar[Checks] = {**Optimizer.checks, "momentum": fraction, "nesterov": truth}
 
     def __init__(
         self, lr: float = 0.01, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.momentum = fraction("momentum", momentum)
-        self.nesterov = truth("nesterov", nesterov)
-        if self.nesterov and not momentum:
+        self.momentum, self.nesterov = momentum, nesterov
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        """See `Optimizer.check_settings`."""
+        if self.nesterov and not self.momentum:
             raise InputError("nesterov needs a momentum above 0; got momentum=0. Try momentum=0.9.")
 
     @property
@@ -174,6 +195,7 @@ class Adam(Optimizer):
     decoupled: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Variant]] = {"adam": Variant(states=2, scratch=1)}
     tunable = dict.fromkeys(("lr", "beta1", "beta2", "eps", "weight_decay"), float)
+    checks: ClassVar[Checks] = {**Optimizer.checks, "beta1": fraction, "beta2": fraction, "eps": number}
 
     def __init__(
         self,
@@ -185,9 +207,7 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.beta1 = fraction("beta1", beta1)
-        self.beta2 = fraction("beta2", beta2)
-        self.eps = number("eps", eps)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import instance
-from lowmem.common.random import generator
+from lowmem.common.checks import whole as whole_number
 from lowmem.common.turns import Turn
 from lowmem.errors import DiskError, InputError, NonFiniteError, RunError, shown
 from lowmem.network.batch_rows import check_rows
@@ -82,7 +82,7 @@ class Backprop:
         if plan.shards > 1 and isinstance(optimizer, Penalised):
             raise InputError(f"{type(optimizer).__name__} has a penalty of weights alone, which goes with shards=1.")
         self.group = None if plan.ranks == 1 else group
-        generator(seed)  # refuses what is no seed
+        seed = whole_number("seed", seed)
         self.mlp, self.plan, self.optimizer = mlp, plan, optimizer
         try:
             self.buffers = Buffers(plan, 0 if self.group is None else self.group.rank)
@@ -149,6 +149,8 @@ class Backprop:
         optimizer = self.optimizer
         self.claim()
         if optimizer is not None:
+            optimizer.check_settings()
+            _check_planned(self.plan, optimizer)
             optimizer.begin_step()
         self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
         before = self._moved()
@@ -311,6 +313,11 @@ def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
         raise InputError(
             f"{shown(optimizer)} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
         )
+    _check_planned(plan, optimizer)
+
+
+def _check_planned(plan: Plan, optimizer: Optimizer | None) -> None:
+    """Refuse another optimizer than the plan counts; settings such as a momentum may have made it another one."""
     given = None if optimizer is None else optimizer.name
     if given != plan.optimizer:
         raise InputError(

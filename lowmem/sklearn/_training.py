@@ -1,7 +1,7 @@
 """Epochs as scikit-learn's MLP runs them, with its losses, penalty and order of samples, in memory that is planned."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from time import perf_counter
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import InvalidParameterError
 
+from lowmem.common.checks import as_list
 from lowmem.common.disk.parts import copy, cut
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
@@ -331,7 +332,7 @@ def whole_sizes(given: Any) -> list[int]:  # noqa: ANN401 - it is checked here
 
     Raises scikit-learn's error for bad parameters if one is no whole number above 0.
     """
-    sizes = list(given) if isinstance(given, Iterable) else [given]
+    sizes = [given] if (listed := as_list(given)) is None else listed
     if not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
         raise InvalidParameterError(f"hidden_layer_sizes must be whole numbers > 0, got {sizes}.")
     return [int(size) for size in sizes]

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
-from lowmem.common.checks import as_number, as_whole
-from lowmem.errors import InputError, UnknownNameError
+from lowmem.common.checks import as_list, as_number, is_bool
+from lowmem.data.formats.cells import TRUTH
+from lowmem.errors import InputError, UnknownNameError, shown
 
 BALANCED = "balanced"
 
 ClassWeights: TypeAlias = Sequence[float] | Mapping[Any, float] | Literal["balanced"]
-"""A number for each class in their order; numbers by class number or class name; or "balanced"."""
+"""A number for each class in their order; numbers by class number or class name, as in a dictionary or a pandas
+Series; or "balanced"."""
 
 SHOWN = 8
 """How many classes an error names."""
@@ -27,18 +29,29 @@ def check_form(given: object, outputs: int) -> "list[float] | dict[Any, float] |
         if given != BALANCED:
             raise UnknownNameError("class_weights", given, (BALANCED,))
         return None
-    if isinstance(given, Mapping):
-        weights = {key: _weight(value, f"class_weights[{key!r}]") for key, value in given.items()}
+    pairs = _pairs(given)
+    if pairs is not None:
+        weights: dict[Any, float] = {}
+        for key, value in pairs:
+            if key in weights:
+                raise InputError(f"class_weights names {key!r} twice. Name every class once.")
+            weights[key] = _weight(value, f"class_weights[{key!r}]")
         if len(weights) > outputs:
             raise InputError(f"{need}; got {len(weights)} classes.")
         return weights
-    try:
-        values = list(given)  # type: ignore[call-overload]
-    except TypeError:
-        raise InputError(f"{need}, such as [1, 2.5, 1] or {{0: 1, 1: 2.5}}; got {given!r}.") from None
+    values = as_list(given)
+    if values is None:
+        raise InputError(f"{need}, such as [1, 2.5, 1] or {{0: 1, 1: 2.5}}; got {shown(given)}.")
     if len(values) != outputs:
         raise InputError(f"{need}; got {len(values)}.")
     return [_weight(value, f"class_weights[{number}]") for number, value in enumerate(values)]
+
+
+def _pairs(given: object) -> "list[tuple[Any, Any]] | None":
+    """Return keys and values of what has keys: of a dictionary, and of a Series of pandas, which is no `Mapping`."""
+    shape = getattr(given, "shape", None)
+    is_series = isinstance(shape, tuple) and len(shape) == 1 and hasattr(given, "items")
+    return [*given.items()] if isinstance(given, Mapping) or is_series else None  # type: ignore[attr-defined]
 
 
 def by_class(weights: Mapping[Any, float], names: Sequence[str] | None, outputs: int) -> list[float]:
@@ -57,6 +70,8 @@ def by_class(weights: Mapping[Any, float], names: Sequence[str] | None, outputs:
         number = _number_of(key, names, len(known), numbers=numbers)
         if number is None:
             unknown.append(key)
+        elif number in found:
+            raise InputError(f"class_weights names the class {known[number]!r} twice. Name every class once.")
         else:
             found[number] = weight
     if unknown:
@@ -78,11 +93,13 @@ def _number_of(key: object, names: Sequence[str] | None, count: int, *, numbers:
     """
     if names is not None and isinstance(key, str) and key in names:
         return names.index(key)
-    whole = int(key) if isinstance(key, bool) else as_whole(key)
-    if isinstance(key, float) and key.is_integer():
-        whole = int(key)
+    whole = int(as_number(key)) if as_number(key).is_integer() else None
+    if is_bool(key):
+        whole = int(key)  # type: ignore[call-overload]
     if isinstance(key, str) and _is_whole(key):  # as JSON and commands write numbers
         whole = int(key)
+    if isinstance(key, str) and names is None and key.lower() in TRUTH:  # as the file may have them
+        whole = int(TRUTH[key.lower()])
     if whole is None:
         return None
     if numbers:

@@ -180,8 +180,9 @@ class Loop:
     def epochs(self) -> Iterator[Epoch]:
         """Yield each epoch when it is over. Raises `NonFiniteError`, and `SaveError` if the last save failed."""
         while self.at.epoch < self.at.until:
-            finished, self.between_epochs = None, False
+            self.turn.check_outermost()
             with self.turn, self.signals.held():
+                finished, self.between_epochs = None, False
                 if self._go_through():
                     finished = self._conclude()
                 self._agree_on_signals()

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lowmem.common.checks import positive
+from lowmem.common.files import check_place
+from lowmem.common.turns import Turn
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
@@ -19,12 +21,14 @@ from lowmem.training.loop import Loop, Stepper
 from lowmem.training.position import Position
 from lowmem.training.same_bits import what_bits_depend_on
 from lowmem.training.saved_run import SavedRun
+from lowmem.training.saved_run_checks import check_notes
 
 
 class RunState:
     """What a run has done, what it still has to do, and where it was saved."""
 
     mlp: MLP
+    _turn: Turn
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
@@ -123,6 +127,11 @@ class RunState:
             raise InputError(f"this run has {at.epoch} epochs already; until={at.epoch + 1} or more goes on.")
         return until
 
+    def _check_save(self, path: Path) -> None:
+        """Refuse a place and notes that every save would refuse, before there is anything to save."""
+        check_place(path, "the run")
+        check_notes(self.notes)
+
     def _note_save(self, path: Path) -> None:
         """Remember the last good save, for all who may have to name it."""
         self._last_save = f"{path} (step {self._position.steps})"
@@ -159,6 +168,20 @@ class RunState:
             raise InputError(
                 f"this run cannot be {what}: step {self._position.steps + 1} was broken off, and its parameters are "
                 f"half updated. {saved}, or begin a new trainer."
+            )
+
+    def _check_begin(self) -> None:
+        """Refuse epochs after a step that was broken off, and where they would undo another's work.
+
+        The last is so where a run would put its last weights into a network that was trained since the run ended.
+        """
+        self._check_whole("continued")
+        if self._best is not None and self._best.overwritten:
+            saved = f"Trainer.resume goes on with {self._last_save}" if self._last_save else "This run was not saved"
+            raise InputError(
+                "this run ended with its best weights and would go on from its last ones, but its network was changed "
+                f"since, as by another trainer, and that would be lost. {saved}; train what the network has now with "
+                "a new trainer."
             )
 
     def _remember(self, train: Samples) -> None:

@@ -41,10 +41,13 @@ from lowmem.training.saved_run_checks import (
     MOST,
     check_columns,
     check_names,
+    check_notes,
     check_scale,
     compare,
     exact,
     expected_tensors,
+    finite_number,
+    plain,
 )
 
 if TYPE_CHECKING:
@@ -185,7 +188,8 @@ def save_run(
     standardisation: of the inputs, None if they are not standardised.
     last: the weights of the last step, flat; None if they are those of the network.
 
-    Raises `SaveError` if the file cannot be written or a parameter is not finite. An earlier file is unchanged then.
+    Raises `SaveError` if the file cannot be written or a parameter is not finite, `InputError` for notes that JSON
+    cannot hold. An earlier file is unchanged then.
     """
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
@@ -209,21 +213,13 @@ def save_run(
         "data": data,
         "notes": notes,
     }
-    text = json.dumps(settings, allow_nan=False, default=_plain)
+    check_notes(notes)
+    text = json.dumps(settings, allow_nan=False, default=plain)
     code = tensor_file.checksum(tensors, crc32(text.encode()), check)
     try:
         tensor_file.write(Path(path), tensors, {"format": FORMAT, "settings": text, "crc32": f"{code:08x}"})
     except OSError as problem:
         raise SaveError(f"{path} cannot be written: {reason(problem)}. {unchanged(path)}") from None
-
-
-def _plain(value: object) -> object:
-    """Return a number of NumPy's as one of Python's, for JSON. Raises `InputError` for anything else."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise InputError(
-        f"a saved run holds numbers, text, lists and dictionaries; {value!r} in its notes is none of these."
-    )
 
 
 def open_run(path: str | Path) -> SavedRun:
@@ -246,7 +242,7 @@ def open_run(path: str | Path) -> SavedRun:
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "settings", "crc32"}:
             kind = metadata.get("format", "safetensors without the marks of one")
             raise ValueError(f"it is no saved run that this version knows ({kind[:60]})")
-        settings = json.loads(metadata["settings"])
+        settings = json.loads(metadata["settings"], parse_float=finite_number, parse_constant=finite_number)
         run = _read_settings(path, settings, entries, begin, tensor_file.header_code(stream, begin))
         code = _checksum(stream, run, entries, crc32(metadata["settings"].encode()))
         if metadata["crc32"] != f"{code:08x}":

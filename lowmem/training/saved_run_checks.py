@@ -1,10 +1,15 @@
 """Checks of a saved run: what its settings and tensors must be before anything is done with them."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from lowmem.common.checks import instance
 from lowmem.data.formats.columns import Schema
+from lowmem.errors import InputError, shown
 from lowmem.interchange.safetensors import Entry
 from lowmem.network.architecture import Architecture
 
@@ -43,6 +48,35 @@ def exact(what: str, value: object, names: Mapping[str, tuple[type, ...]]) -> No
             raise ValueError(f"its {what} have the unknown name {name[:60]!r}")
         if type(value.get(name)) not in names[name]:
             raise ValueError(f"its {what} have {name} = {str(value.get(name))[:60]!r}")
+
+
+def finite_number(text: str) -> float:
+    """Return a number in JSON; Python would read NaN and Infinity too. Raises `ValueError` for what is not finite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"its settings hold {text[:60]}, which is no finite number")
+    return number
+
+
+HOLDS = "a saved run holds finite numbers, text, lists, and dictionaries whose keys are text"
+
+
+def check_notes(notes: object) -> None:
+    """Refuse notes that JSON cannot hold, with an `InputError` that names the note."""
+    for name, note in instance("trainer.notes", notes, dict, "a dictionary, such as {'flags': [1, 2]}").items():
+        try:
+            json.dumps({name: note}, allow_nan=False, default=plain)
+        except (TypeError, ValueError, RecursionError):
+            raise InputError(
+                f"{HOLDS}; trainer.notes hold {shown(note)} under {shown(name)}. Write what is none of these as text."
+            ) from None
+
+
+def plain(value: object) -> object:
+    """Return a number of NumPy's as one of Python's, for JSON. Raises `TypeError` for anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{HOLDS}; {shown(value)} is none of these")
 
 
 def check_names(names: object, architecture: Architecture) -> None:

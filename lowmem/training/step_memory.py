@@ -27,7 +27,7 @@ from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.choose import plan, request_of, with_costs
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.plan import Plan
-from lowmem.runtime.backprop import Backprop
+from lowmem.runtime.backprop import Backprop, no_memory
 from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.runtime.collectives.group import Group
 from lowmem.schedule import Schedule
@@ -181,8 +181,11 @@ class StepMemory:
             backprop = Backprop(mlp, self.plan, optimizer, seed=seed, group=self._group)
         else:
             backprop = ClippedBackprop(mlp, self.plan, optimizer, self._clip_norm, seed=seed, group=self._group)
-        outputs = np.empty((self.evaluation_rows, mlp.architecture.widths[-1]), mlp.parameters.dtype)
-        self._weights.allocate(self._batch_size)
+        try:
+            outputs = np.empty((self.evaluation_rows, mlp.architecture.widths[-1]), mlp.parameters.dtype)
+            self._weights.allocate(self._batch_size)
+        except (MemoryError, ValueError):  # NumPy's for more rows than can be counted
+            raise no_memory(self.plan) from None
         self._allocated = True
         return Stepper(backprop, optimizer, outputs, self._weights, skips)
 

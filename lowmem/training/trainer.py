@@ -203,8 +203,9 @@ class Trainer(RunState):
         data that do not fit the network and for a learning rate that has fallen to 0, `BudgetError` if the data's
         buffers do not fit the budget; while running, `NonFiniteError` and `SaveError`.
         """
+        self._turn.check_outermost()
         with self._turn:  # refuses a trainer that trains in another thread
-            self._check_whole("continued")
+            self._check_begin()
         until = self._end_of(count, until)
         stopping = Stopping(patience, patience_metric, min_improvement)
         known = self.mlp.architecture, self.class_names, self.columns
@@ -214,6 +215,8 @@ class Trainer(RunState):
         self._weights.name(train.class_names)
         read_interval(save_every)
         callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
+        if save_to is not None:
+            self._check_save(as_path("save_to", save_to))
         journal = as_written(save_to, journal, train, held_out)
         if journal is not None and self.speaks:
             callbacks.append(Journal(journal))
@@ -257,12 +260,13 @@ class Trainer(RunState):
         """Return the mean loss and, where targets are labels, the accuracy on `data`.
 
         Changes nothing. Data that need larger buffers than were counted are evaluated in smaller batches. Raises
-        `InputError` for data that do not fit the network, or before `epochs` has been called.
+        `InputError` for data that do not fit the network, before `epochs` was called, and after a step broken off.
         """
         if self._stepper is None:
             raise InputError("evaluate works in memory of trainer.epochs(...): call that first, or mlp.predict(x).")
         samples = matching(data, self.mlp.architecture, "the data", self.class_names, self.columns)
         with self._turn:
+            self._check_whole("evaluated")
             return self._stepper.evaluate(self._memory.evaluation(samples))
 
     def report(self) -> Report:

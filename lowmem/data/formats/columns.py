@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowmem.common.checks import instance
 from lowmem.errors import Advice, InputError
 
 Name = str | int
@@ -57,6 +58,12 @@ class Schema:
         if names is not None and len(names) != count:
             raise ValueError(f"it has {len(names)} names for {count} columns")
         return cls(None if names is None else tuple(names), tuple(x), y, w, count, only)
+
+
+def known_columns(given: object) -> Schema | None:
+    """Return the columns of earlier data as they are, None for None. Raises `InputError` for anything else."""
+    need = "those of earlier data, such as trainer.columns; names of columns go to features or ignore"
+    return None if given is None else instance("columns", given, Schema, need)
 
 
 @dataclass(frozen=True, slots=True)

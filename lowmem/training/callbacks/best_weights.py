@@ -5,6 +5,7 @@ from contextlib import closing
 
 import numpy as np
 
+from lowmem.interchange.safetensors import checksum
 from lowmem.nn.mlp import MLP, Array
 
 SWAPPED = 4096
@@ -22,7 +23,7 @@ class BestWeights:
     def __init__(self, mlp: MLP) -> None:
         folder = None if mlp.paged is None else mlp.paged.folder
         self._mlp, self._aside = mlp, MLP.empty(mlp.architecture, folder)
-        self._shown = False
+        self._shown, self._code = False, 0
         self.keep()
 
     @staticmethod
@@ -39,6 +40,15 @@ class BestWeights:
     def last(self) -> MLP:
         """The network that has the weights of the last step."""
         return self._aside if self._shown else self._mlp
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether the network that is trained was given its best weights and has others by now."""
+        return self._shown and self._code != self._checksum()
+
+    def _checksum(self) -> int:
+        """Return a checksum of the weights of the network that is trained."""
+        return checksum(lambda: [("", self._mlp.streamed(self._mlp.learned))])
 
     def keep(self) -> None:
         """Copy the weights of the network that is trained: they are the best so far."""
@@ -59,7 +69,7 @@ class BestWeights:
                     np.copyto(between, one)
                     np.copyto(one, other)
                     np.copyto(other, between)
-        self._shown = best
+        self._shown, self._code = best, self._checksum() if best else 0
 
     def _pieces(self, *, overwritten: bool) -> Generator[tuple[Array, Array]]:
         """Yield the same pieces of both networks' weights; both may be written to.

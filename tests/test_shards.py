@@ -298,3 +298,12 @@ def test_a_budget_that_is_too_small_names_one_that_works() -> None:
     rows = lm.largest_batch(NETWORK, 300_000, "adam", shards=4)
     least = [lm.minimum_budget(NETWORK, number, "adam", shards=4) for number in (rows, rows + 1)]
     assert least[0] <= 300_000 < least[1]
+
+
+def test_the_largest_batch_in_passes_has_no_pass_longer_than_a_shard() -> None:
+    few = lm.minimum_budget(NETWORK, 12, "sgd", shards=4, micro_batch=3)
+    largest = lm.largest_batch(NETWORK, few, "sgd", shards=4, micro_batch=16)
+    assert largest >= 12
+    assert lm.minimum_budget(NETWORK, largest, "sgd", shards=4, micro_batch=-(-largest // 4)) <= few
+    with pytest.raises(lm.InputError, match="batches of any size fit"):
+        lm.largest_batch(NETWORK, "10MiB", "sgd", shards=4, micro_batch=16)

@@ -67,12 +67,10 @@ def largest_batch(
     architecture = architecture_of(architecture)
     limit = _bytes_of(budget, "batch")
     rows, shards = options.get("micro_batch"), positive("shards", options.get("shards", 1))
-    smallest = max(2 if architecture.couples else 1, shards)
+    smallest = smallest_batch(architecture, shards)
 
     def for_batch(batch: int) -> PlanOptions:
-        if rows is None:
-            return {**options, "micro_batch": batch if shards == 1 else None}
-        return {**options, "micro_batch": min(rows, batch)}
+        return {**options, "micro_batch": rows_of_pass(batch, rows, shards)}
 
     def fits(batch: int) -> bool:
         return _fits(architecture, batch, limit, optimizer, for_batch(batch))
@@ -85,6 +83,21 @@ def largest_batch(
             "for what fits in one pass."
         )
     return largest_number(fits, smallest)
+
+
+def smallest_batch(architecture: Architecture, shards: int) -> int:
+    """Return the least batch size of a network: every shard needs a sample, and norms over the batch need two."""
+    return max(2 if architecture.couples else 1, shards)
+
+
+def rows_of_pass(batch: int, micro_batch: int | None, shards: int) -> int | None:
+    """Return the `micro_batch` of a batch of any size: at most the rows of a shard.
+
+    micro_batch: as it was given; without it a batch, or each of its shards (None), is run in one pass.
+    """
+    if micro_batch is None:
+        return batch if shards == 1 else None
+    return min(micro_batch, -(-batch // shards))
 
 
 def deepest(

@@ -96,6 +96,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         disk_written=trace.written * moved + written,
         disk_read=trace.read * moved + read,
         streaming=request.streaming,
+        on_disk=bool(request.on_disk) or (request.streaming is not None and request.streaming.parameters),
     )
 
 

@@ -65,6 +65,8 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
         advice.append("an optimizer fused into the backward pass, which needs one layer's gradient at a time")
     elif request.optimizer != "sgd":
         advice.append(Advice("optimizer", "sgd"))
+    if request.disk is not None and request.disk.limit is not None:
+        advice.append("a larger disk_limit")
     if request.disk is not None and request.update is UpdateMode.GATHERED:
         advice.append(
             "two runs of each step (clip_twice=True, in a plan rehearse=True), which lets parameters and "

@@ -24,12 +24,14 @@ class DiskTier:
 
     folder: where the files are made. rates: how fast the disk is. limit: bytes that the files may take, None for as
     many as are free when they are made. parameters: whether those of a network may lie there, if it is not made yet.
+    beside: bytes of files that lie there whatever the plan, such as the second network that patience keeps.
     """
 
     folder: str
     rates: DiskRates
     limit: int | None = None
     parameters: bool = True
+    beside: int = 0
 
 
 @dataclass(slots=True)

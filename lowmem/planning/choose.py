@@ -8,7 +8,7 @@ from math import inf
 from os import PathLike
 from typing import Any, Protocol, TypedDict, Unpack
 
-from lowmem.common.checks import lookup, truth
+from lowmem.common.checks import lookup, positive, truth
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.penalty import own_rule
@@ -198,14 +198,17 @@ def with_costs(
 ) -> dict[str, Any]:
     """Return keywords of `plan` with a disk, and with the costs of this machine if they have none.
 
-    Passes are weighed only where costs were given: with costs that a disk asks for, a batch stays in one pass.
+    Passes are weighed only where costs were given: with costs that a disk asks for, a batch stays in one pass, or each
+    of its shards does.
     """
     if disk is None or options["costs"] is not None:
         return options | {"disk": disk}
     costs = measured_costs(
         architecture.dtype, choose_engine(options["engine"], architecture, optimizer_name(optimizer))
     )
-    rows = batch_size if options["micro_batch"] is None else options["micro_batch"]
+    rows, shards = options["micro_batch"], positive("shards", options.get("shards", 1))
+    if rows is None:
+        rows = batch_size if shards == 1 else -(-positive("batch_size", batch_size) // shards)
     return options | {"disk": disk, "costs": costs, "micro_batch": rows}
 
 

@@ -157,6 +157,34 @@ def test_a_budget_with_room_for_everything_sends_nothing_to_the_disk(tmp_path: P
     assert lm.Backprop(randomised(ARCH), plan).engine.disk is None
 
 
+@pytest.mark.parametrize("strategy", ["auto", "sqrt", "optimal"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_with_a_disk_no_network_needs_more_memory(tmp_path: Path, engine: str, strategy: str) -> None:
+    """States that stay in memory need no whole pages, also where searching by time leads elsewhere than by FLOPs."""
+    measured: dict[str, Any] = {"costs": model(), "disk": tier(tmp_path)}
+    for widths, rows in (((30, 8, 64, 10), 16), ((4, 40, 64, 8, 8, 3, 17, 8, 40, 17, 5), 5)):
+        arch = lm.Architecture(widths, "gelu")
+        usual: dict[str, Any] = {"batch_size": rows, "optimizer": "adam", "engine": engine, "strategy": strategy}
+        least = lm.minimum_budget(arch, **usual)
+        assert lm.minimum_budget(arch, **usual, micro_batch=rows, **measured) <= least
+        plan = lm.plan(arch, budget=least, **usual, micro_batch=rows, **measured)
+        assert plan.peak_bytes <= least
+        assert plan.disk == str(tmp_path)
+        with pytest.raises(lm.BudgetError) as refused:
+            lm.plan(arch, budget=plan.peak_bytes // 3, **usual, micro_batch=rows, **measured)
+        assert refused.value.minimum <= least
+
+
+def test_a_share_of_activations_is_the_same_with_a_disk(tmp_path: Path) -> None:
+    arch = lm.Architecture((30, *[20] * 8, 10))
+    plans = [
+        lm.plan(arch, 16, "60% of activations", disk=disk, costs=model(), micro_batch=16)
+        for disk in (None, tier(tmp_path))
+    ]
+    assert plans[0].budget == plans[1].budget
+    assert plans[0].store_all_bytes == plans[1].store_all_bytes
+
+
 def test_an_own_schedule_with_transfers_needs_a_disk(tmp_path: Path) -> None:
     schedule = planned(tmp_path).schedule
     options: dict[str, Any] = {"batch_size": ROWS, "costs": model(), "strategy": schedule, "threads": 1}

@@ -32,7 +32,7 @@ def read_limit(request: PlanRequest) -> Limit | None:
             f'cannot read the budget {shown(budget)}. Write a share as "50%" (of all that storing everything needs) '
             'or "25% of activations" (all else, and a quarter of its activations).'
         )
-    everything = fixed(request, "store_all").plan
+    everything = fixed(request.without_states(), "store_all").plan
     if of_activations:
         arena = times(share, everything.store_all_bytes) // 100
         return Limit(everything.fixed_bytes + arena, arena)
@@ -45,7 +45,7 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     tried: the candidates of the request, and of the same with passes of fewer rows where these were weighed.
     """
     nearest = leanest(tried)
-    request = replace(tried[0].request, streaming=nearest.request.streaming)
+    request = replace(nearest.request, micro_batch=tried[0].request.micro_batch)
     least = nearest.least
     searched = request.strategy in ("auto", "optimal")
     needs = f"that this network needs at batch {request.batch_size}"

@@ -278,8 +278,21 @@ class PlanRequest:
         """The chain of one pass, costs in FLOPs."""
         return self._chain(self.rows, self.lanes, updates=self.update.fuses or self.ranks > 1)
 
+    @property
+    def alignment(self) -> int:
+        """Bytes: places of the arena begin at multiples of this, in each lane. What goes to a disk has whole pages."""
+        return PAGE if self.spills else ALIGNMENT
+
+    @property
+    def spills(self) -> bool:
+        """Whether states may go to a disk."""
+        return self.disk is not None and self.disk.states
+
+    def without_states(self) -> "PlanRequest":
+        """Return this request with all states in memory: what it takes there is what it takes without a disk."""
+        return self if self.disk is None else replace(self, disk=replace(self.disk, states=False))
+
     def _chain(self, rows: int, lanes: int, *, updates: bool) -> Chain:
-        alignment = ALIGNMENT if self.disk is None else PAGE
         return network_chain(
             self.architecture,
             rows,
@@ -287,7 +300,7 @@ class PlanRequest:
             shared=updates and self.ranks > 1,
             lanes=lanes,
             engine=self._engine,
-            alignment=alignment,
+            alignment=self.alignment,
         )
 
     @cached_property
@@ -301,7 +314,7 @@ class PlanRequest:
     def store_all(self) -> tuple[int, int]:
         """Arena bytes and FLOPs of plain backpropagation of the whole batch in one pass."""
         lanes = lanes_for(self._engine, self.architecture, self.batch_size, self.threads)
-        chain = self._chain(self.batch_size, lanes, updates=False)
+        chain = self.without_states()._chain(self.batch_size, lanes, updates=False)
         schedule = PLANNERS["store_all"](chain)
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)

@@ -20,8 +20,15 @@ AHEAD = (2, 1, 0)
 
 
 def variants(request: PlanRequest) -> Iterator[PlanRequest]:
-    """Yield all requests that a plan may come from: first those with all parameters and moments in memory."""
-    yield from request.weighed()
+    """Yield all requests that a plan may come from: first those with everything in memory, which use no disk.
+
+    These are placed as without a disk, the others in whole pages. So no network needs more memory with a disk.
+    """
+    own = not isinstance(request.strategy, str)  # such a schedule may send states to the disk
+    if not own:
+        yield from request.without_states().weighed()
+    if own or (request.spills and request.strategy == "auto"):
+        yield from request.weighed()
     for one in _streamed(request):
         if one.update.fuses:
             yield one  # passes of fewer rows would keep the gradients of all layers
@@ -36,7 +43,7 @@ def thriftiest(request: PlanRequest) -> Iterator[PlanRequest]:
     """
     least: dict[object, PlanRequest] = {}
     for one in variants(request):
-        kind = one.rows, one.streaming and (one.streaming.parameters, one.streaming.moments)
+        kind = one.rows, one.spills, one.streaming and (one.streaming.parameters, one.streaming.moments)
         if kind not in least or sum(in_memory(one)) < sum(in_memory(least[kind])):
             least[kind] = one
     yield from least.values()

@@ -25,6 +25,7 @@ class DiskTier:
     folder: where the files are made. rates: how fast the disk is. limit: bytes that the files may take, None for as
     many as are free when they are made. parameters: whether those of a network may lie there, if it is not made yet.
     beside: bytes of files that lie there whatever the plan, such as the second network that patience keeps.
+    states: whether states may go there; all places of the arena are whole pages then.
     """
 
     folder: str
@@ -32,14 +33,18 @@ class DiskTier:
     limit: int | None = None
     parameters: bool = True
     beside: int = 0
+    states: bool = True
 
 
 @dataclass(slots=True)
 class Measurements:
-    """Who measures: the cost model of a dtype and an engine, and the rates of the disk that a folder lies on."""
+    """Who measures: the cost model of a dtype and an engine, and the rates of the disk that a folder lies on.
+
+    rates: of the folder, in so many bytes of the disk at most.
+    """
 
     costs: Callable[[str, str], "CostModel"]
-    rates: Callable[[str], DiskRates]
+    rates: Callable[[str, int | None], DiskRates]
 
 
 _ask: list[Measurements] = []

@@ -80,4 +80,4 @@ def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.') from None
     if not isinstance(folder, str) or not folder:
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.')
-    return DiskTier(str(Path(folder)), _ask[0].rates(folder), limit)
+    return DiskTier(str(Path(folder)), _ask[0].rates(folder, limit), limit)

@@ -8,6 +8,7 @@ from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest, UpdateMode
+from lowmem.planning.streamed import without_states
 from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes, times
 
 
@@ -32,7 +33,7 @@ def read_limit(request: PlanRequest) -> Limit | None:
             f'cannot read the budget {shown(budget)}. Write a share as "50%" (of all that storing everything needs) '
             'or "25% of activations" (all else, and a quarter of its activations).'
         )
-    everything = fixed(request.without_states(), "store_all").plan
+    everything = fixed(without_states(request), "store_all").plan
     if of_activations:
         arena = times(share, everything.store_all_bytes) // 100
         return Limit(everything.fixed_bytes + arena, arena)

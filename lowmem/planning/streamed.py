@@ -26,7 +26,7 @@ def variants(request: PlanRequest) -> Iterator[PlanRequest]:
     """
     own = not isinstance(request.strategy, str)  # such a schedule may send states to the disk
     if not own:
-        yield from request.without_states().weighed()
+        yield from without_states(request).weighed()
     if own or (request.spills and request.strategy == "auto"):
         yield from request.weighed()
     for one in _streamed(request):
@@ -34,6 +34,11 @@ def variants(request: PlanRequest) -> Iterator[PlanRequest]:
             yield one  # passes of fewer rows would keep the gradients of all layers
         else:
             yield from one.weighed()
+
+
+def without_states(request: PlanRequest) -> PlanRequest:
+    """Return a request with all states in memory: what it takes there is what it takes without a disk."""
+    return request if request.disk is None else replace(request, disk=replace(request.disk, states=False))
 
 
 def thriftiest(request: PlanRequest) -> Iterator[PlanRequest]:

@@ -118,6 +118,34 @@ def test_plan_tells_bytes_on_the_disk_and_traffic(tmp_path: Path, capsys: pytest
     assert "on the disk" in capsys.readouterr().out
 
 
+def test_a_folder_is_the_same_wherever_the_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spill").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trainer = trainer_of(Path("spill"))
+    monkeypatch.chdir("/")
+    list(trainer.epochs((X, Y), 1))
+    trainer.save(tmp_path / "run")
+    assert lm.Trainer.resume(tmp_path / "run").plan.disk == trainer.plan.disk == str(tmp_path / "spill")
+
+
+def test_a_saved_run_whose_disk_is_gone_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = tmp_path / "spill", tmp_path / "run"
+    folder.mkdir()
+    flags = ["train", "--data", "digits", *FLAGS, "--no-calibrate", "--epochs", "1"]
+    assert main([*flags, "--disk", str(folder), "--save", str(run)]) == 0
+    folder.rmdir()
+    capsys.readouterr()
+    assert main(["resume", str(run), "--more", "1"]) == 2
+    text = capsys.readouterr().err
+    assert f"'{folder}' does not exist." in text
+    assert (
+        f"that of the saved run {run}: name another one with --disk ..., or go on in memory with --disk none." in text
+    )
+    with pytest.raises(InputError, match=r'with disk="\.\.\.", or go on in memory with disk=None\.'):
+        lm.Trainer.resume(run)
+    assert main(["resume", str(run), "--more", "1", "--disk", "none"]) == 0
+
+
 def test_train_and_resume_take_a_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, folder = tmp_path / "run", tmp_path / "spill"
     folder.mkdir()

@@ -4,10 +4,10 @@ Planning measures nothing itself: measurements are made on a floor above it. `lo
 who makes them.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowmem.errors import InputError, shown
@@ -80,4 +80,5 @@ def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.') from None
     if not isinstance(folder, str) or not folder:
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.')
-    return DiskTier(str(Path(folder)), _ask[0].rates(folder, limit), limit)
+    rates = _ask[0].rates(folder, limit)
+    return DiskTier(os.path.abspath(folder), rates, limit)  # the same folder wherever the process goes

@@ -226,6 +226,11 @@ def test_halves_are_widened_without_loss(tmp_path: Path, dtype: str, wide: str) 
 # Resuming ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_disk_limit_without_a_disk_is_told_in_flags(capsys: Capture) -> None:
+    text = told(capsys, "train", "--data", "digits", "--layers", "2", "--disk-limit", "1MiB", "--no-calibrate")
+    assert text.startswith("lowmem: --disk-limit 1MiB goes with --disk /tmp, or another folder")
+
+
 def test_a_resumed_run_is_advised_what_resume_takes(capsys: Capture, tmp_path: Path) -> None:
     path = tmp_path / "run"
     flags = ["--layers", "12", "--width", "32", "--batch", "256", "--no-calibrate", "--clip-norm", "1"]

@@ -16,6 +16,7 @@ from lowmem.measure.step_profile import profile_step
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model, randomised
+from tests.test_paged_array import in_child
 
 FAST = DiskRates((1,), (1e12,), (1e12,))
 ENGINES = ("native", "numpy")
@@ -308,6 +309,19 @@ def test_the_plan_says_what_is_streamed(tmp_path: Path) -> None:
     assert "those of the layers at hand" in text
     assert plan.to_dict()["streamed"] == {"parameters": True, "moments": True, "ahead": plan.streaming.ahead}  # type: ignore[union-attr]
     assert plan.disk_bytes >= 3 * on_disk(tmp_path, ARCH).parameters.nbytes
+
+
+def test_a_forked_process_that_trains_is_told_whose_network_it_is(tmp_path: Path) -> None:
+    mlp = on_disk(tmp_path, ARCH)
+    plan = smallest(tmp_path, mlp, "adam")
+    backprop = lm.Backprop(mlp, plan, lm.Adam(0.01))
+    backprop(*batch(ARCH, ROWS))
+
+    def work() -> None:
+        with pytest.raises(InputError, match=r"^an array that lives on the disk belongs to process \d+, which made"):
+            backprop(*batch(ARCH, ROWS))
+
+    assert in_child(work) == 0
 
 
 # Errors ------------------------------------------------------------------------------------------------------------

@@ -276,7 +276,8 @@ class PlanRequest:
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass, costs in FLOPs."""
-        return self._chain(self.rows, self.lanes, updates=self.update.fuses or self.ranks > 1, alignment=self.alignment)
+        updates = self.update.fuses or self.ranks > 1
+        return self._chain(self.rows, self.lanes, updates=updates, alignment=self.alignment)
 
     @property
     def alignment(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
-from lowmem.errors import InputError, shown
+from lowmem.errors import Advice, InputError, shown
 from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.units import parse_bytes
 
@@ -68,9 +68,8 @@ def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str
     limit = None if disk_limit is None else parse_bytes(disk_limit)
     if disk is None:
         if limit is not None:
-            raise InputError(
-                f'disk_limit={shown(disk_limit)} goes with disk=, the folder of a disk, such as disk="/tmp".'
-            )
+            one = Advice("disk", "/tmp")
+            raise InputError(f"disk_limit={shown(disk_limit)} goes with ", one, ", or another folder on a disk.")
         return None
     if isinstance(disk, DiskTier):
         return disk if limit is None else replace(disk, limit=limit)

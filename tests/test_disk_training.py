@@ -16,6 +16,7 @@ import lowmem as lm
 from lowmem.errors import DiskError, InputError
 from lowmem.measure.memory import TracedPeak
 from lowmem.measure.step_profile import profile_step
+from lowmem.planning.choose import request_of
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.runtime.offload import checksums
 from lowmem.schedule import Load, Store
@@ -173,6 +174,24 @@ def test_with_a_disk_no_network_needs_more_memory(tmp_path: Path, engine: str, s
         with pytest.raises(lm.BudgetError) as refused:
             lm.plan(arch, budget=plan.peak_bytes // 3, **usual, micro_batch=rows, **measured)
         assert refused.value.minimum <= least
+
+
+def test_the_deepest_network_with_a_disk_is_what_minimum_budget_says_and_each_depth_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: dict[str, Any] = {"batch_size": 16, "costs": model(), "micro_batch": 16, "disk": tier(tmp_path)}
+    budget, asked = 600_000, []
+
+    def noted(architecture: lm.Architecture, *arguments: Any, **options: Any) -> Any:
+        asked.append(architecture.layers)
+        return request_of(architecture, *arguments, **options)
+
+    monkeypatch.setattr("lowmem.planning.extremes.request_of", noted)
+    one = lm.Architecture((30, 64, 10))
+    layers = lm.deepest(one, budget=budget, **usual)
+    assert len(asked) == len(set(asked))
+    least = [lm.minimum_budget(lm.Architecture((30, *[64] * n, 10)), **usual) for n in (layers, layers + 1)]
+    assert least[0] <= budget < least[1]
 
 
 def test_a_share_of_activations_is_the_same_with_a_disk(tmp_path: Path) -> None:

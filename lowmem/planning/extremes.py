@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Unpack
 
 from lowmem.common.checks import positive
@@ -10,7 +11,7 @@ from lowmem.network.architecture import AnyNetwork, Architecture, architecture_o
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.choose import Named, PlanOptions, plan, request_of
 from lowmem.planning.request import Limit
-from lowmem.planning.streamed import thriftiest, variants
+from lowmem.planning.streamed import thriftiest
 from lowmem.units import parse_bytes
 
 REGULAR = 256
@@ -72,6 +73,7 @@ def largest_batch(
     def for_batch(batch: int) -> PlanOptions:
         return {**options, "micro_batch": rows_of_pass(batch, rows, shards)}
 
+    @cache
     def fits(batch: int) -> bool:
         return _fits(architecture, batch, limit, optimizer, for_batch(batch))
 
@@ -131,6 +133,7 @@ def deepest(
     def network(layers: int) -> Architecture:
         return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
 
+    @cache  # near the border an answer may take seconds
     def fits(layers: int) -> bool:
         return _fits(network(layers), batch_size, limit, optimizer, options)
 
@@ -160,9 +163,9 @@ def _layers_left(least: Callable[[int], int], layers: int, limit: int) -> int | 
 def _fits(
     architecture: Architecture, batch: int, limit: int, optimizer: str | Named | None, options: PlanOptions
 ) -> bool:
-    """Say whether there is a plan for a batch within a limit."""
+    """Say whether there is a plan for a batch within a limit: of the same requests as `minimum_budget` looks at."""
     request = request_of(architecture, batch, limit, optimizer, **options)
-    return any(Candidates(variant, Limit(limit)).plannable() for variant in variants(request))
+    return any(Candidates(variant, Limit(limit)).plannable() for variant in thriftiest(request))
 
 
 def _bytes_of(budget: int | str, what: str) -> int:

@@ -98,11 +98,11 @@ def _costs(dtype: str, engine: str) -> "CostModel":
     return calibrated(dtype, engine=engine)
 
 
-def _rates(folder: str) -> "DiskRates":
+def _rates(folder: str, limit: int | None) -> "DiskRates":
     """Measure a disk, or read what was measured."""
     from lowmem.measure.disk_calibration import disk_rates
 
-    return disk_rates(folder)
+    return disk_rates(folder, limit)
 
 
 measured_by(Measurements(_costs, _rates))

@@ -13,7 +13,7 @@ class Advice(NamedTuple):
     """An argument that would have worked: its keyword in Python, and the value to give."""
 
     keyword: str
-    value: float | str | bool
+    value: float | str | bool | None
 
     def __str__(self) -> str:
         """Write the advice as a keyword of Python: `budget="24MiB"`."""

@@ -1,6 +1,7 @@
 """What errors advise: it works, it speaks the language of who asked, and files in the wrong place are recognised."""
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,34 @@ def test_halves_are_widened_without_loss(tmp_path: Path, dtype: str, wide: str) 
 
 
 # Resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_limit_without_a_disk_is_told_in_flags(capsys: Capture) -> None:
+    text = told(capsys, "train", "--data", "digits", "--layers", "2", "--disk-limit", "1MiB", "--no-calibrate")
+    assert text.startswith("lowmem: --disk-limit 1MiB goes with --disk /tmp, or another folder")
+
+
+def test_a_resumed_run_is_advised_what_resume_takes(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    flags = ["--layers", "12", "--width", "32", "--batch", "256", "--no-calibrate", "--clip-norm", "1"]
+    assert main(["train", *flags, "--epochs", "1", "--budget", "1MiB", "--save", str(path)]) == 0
+    capsys.readouterr()
+    text = told(capsys, "resume", str(path), "--more", "1", "--budget", "450KiB")
+    assert re.search(r"Try --budget [\d.]+KiB\.$", text.strip())
+    with pytest.raises(lm.BudgetError) as refused:
+        lm.Trainer.resume(path, budget="250KiB")
+    assert [one.keyword for one in refused.value.advice if isinstance(one, Advice)] == ["budget"]
+    lm.Trainer.resume(path, budget=refused.value.minimum)
+
+
+def test_what_resume_does_not_take_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    trainer = lm.Trainer(lm.MLP((4, 8, 2)), "sgd", batch_size=8)
+    list(trainer.epochs((np.zeros((8, 4)), np.zeros(8, int)), 1))
+    trainer.save(tmp_path / "run")
+    with pytest.raises(lm.InputError, match=r"takes no optimizer: a saved run goes on with its own optimizer"):
+        lm.Trainer.resume(tmp_path / "run", optimizer="sgd")
+    with pytest.raises(lm.InputError, match=r"unknown keyword of Trainer.resume 'bugdet'. Did you mean 'budget'"):
+        lm.Trainer.resume(tmp_path / "run", bugdet=3)
 
 
 def test_resume_says_how_many_epochs_go_on(capsys: Capture, tmp_path: Path) -> None:

@@ -132,6 +132,14 @@ def test_a_deep_copy_has_a_file_of_its_own_and_a_pickle_is_refused(tmp_path: Pat
     assert copy.copy(mlp).paged is mlp.paged
 
 
+def test_its_folder_stays_the_same_wherever_the_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    mlp = lm.MLP((4, 8, 2), disk="here")
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(copy.deepcopy(mlp).learned, mlp.learned)
+
+
 def test_a_forked_process_cannot_change_it(tmp_path: Path) -> None:
     mlp, truth = lm.MLP(BIG, disk=tmp_path), lm.MLP(BIG)
 

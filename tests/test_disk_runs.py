@@ -14,6 +14,7 @@ import pytest
 
 import lowmem as lm
 from lowmem.cli import main
+from lowmem.common.disk import spill_file
 from lowmem.errors import DiskError, InputError
 from lowmem.measure import disk_calibration
 from lowmem.measure.disk_calibration import disk_rates, rates_path
@@ -25,14 +26,14 @@ from tests.helpers import batch, model
 ARCH = lm.Architecture((40, *[48] * 18, 10), activation="tanh")
 FAST = DiskRates((1,), (1e12,), (1e12,))
 X, Y = batch(ARCH, 240)
-MEASURED = machine.Measurements(lambda dtype, engine: model(dtype=dtype), lambda folder: FAST)
+MEASURED = machine.Measurements(lambda dtype, engine: model(dtype=dtype), lambda folder, limit: FAST)
 
 
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a machine of one speed and a fast disk for what is measured, as tests shall not depend on either."""
     monkeypatch.setattr(
-        machine, "_ask", [machine.Measurements(lambda dtype, engine: model(dtype=dtype), lambda folder: FAST)]
+        machine, "_ask", [machine.Measurements(lambda dtype, engine: model(dtype=dtype), lambda folder, limit: FAST)]
     )
 
 
@@ -117,6 +118,34 @@ def test_plan_tells_bytes_on_the_disk_and_traffic(tmp_path: Path, capsys: pytest
     assert "on the disk" in capsys.readouterr().out
 
 
+def test_a_folder_is_the_same_wherever_the_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spill").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trainer = trainer_of(Path("spill"))
+    monkeypatch.chdir("/")
+    list(trainer.epochs((X, Y), 1))
+    trainer.save(tmp_path / "run")
+    assert lm.Trainer.resume(tmp_path / "run").plan.disk == trainer.plan.disk == str(tmp_path / "spill")
+
+
+def test_a_saved_run_whose_disk_is_gone_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = tmp_path / "spill", tmp_path / "run"
+    folder.mkdir()
+    flags = ["train", "--data", "digits", *FLAGS, "--no-calibrate", "--epochs", "1"]
+    assert main([*flags, "--disk", str(folder), "--save", str(run)]) == 0
+    folder.rmdir()
+    capsys.readouterr()
+    assert main(["resume", str(run), "--more", "1"]) == 2
+    text = capsys.readouterr().err
+    assert f"'{folder}' does not exist." in text
+    assert (
+        f"that of the saved run {run}: name another one with --disk ..., or go on in memory with --disk none." in text
+    )
+    with pytest.raises(InputError, match=r'with disk="\.\.\.", or go on in memory with disk=None\.'):
+        lm.Trainer.resume(run)
+    assert main(["resume", str(run), "--more", "1", "--disk", "none"]) == 0
+
+
 def test_train_and_resume_take_a_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, folder = tmp_path / "run", tmp_path / "spill"
     folder.mkdir()
@@ -138,7 +167,7 @@ def test_profile_measures_a_plan_with_a_disk(
 ) -> None:
     (tmp_path / "spill").mkdir()
     monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "cache"))  # from which the measuring process reads
-    monkeypatch.setattr(machine, "_ask", [machine.Measurements(lm._costs, lambda folder: FAST)])
+    monkeypatch.setattr(machine, "_ask", [machine.Measurements(lm._costs, lambda folder, limit: FAST)])
     assert disk_calibration.store_rates(tmp_path / "spill", FAST) is None
     flags = ["--layers", "12", "--width", "64", "--batch", "600", "--threads", "1", "--strategies", "store_all"]
     flags += ["--budget", "50% of activations", "--disk", str(tmp_path / "spill"), "--steps", "1", "--json"]
@@ -219,10 +248,10 @@ def test_rates_are_measured_once_for_a_file_system(tmp_path: Path, monkeypatch: 
     rates = disk_rates(tmp_path)
     assert all(rate > 0 for rate in (*rates.write, *rates.read))
     assert 0.25 <= rates.shared <= 1
-    monkeypatch.setattr(disk_calibration, "measure_disk", lambda folder: pytest.fail("measured again"))
+    monkeypatch.setattr(disk_calibration, "measure_disk", lambda folder, limit: pytest.fail("measured again"))
     assert disk_rates(tmp_path) == rates
     rates_path(tmp_path).write_text("{}")
-    monkeypatch.setattr(disk_calibration, "measure_disk", lambda folder: FAST)
+    monkeypatch.setattr(disk_calibration, "measure_disk", lambda folder, limit: FAST)
     assert disk_rates(tmp_path) == FAST
     assert disk_rates(tmp_path, again=True) == FAST
     assert [path for path in os.listdir(tmp_path) if path != "cache"] == []
@@ -237,6 +266,46 @@ def test_a_throttled_disk_is_measured_as_such_and_apart(tmp_path: Path, monkeypa
     assert rates_path(tmp_path) != usual
     assert rates.write[-1] <= 400e6
     assert rates.read[-1] <= 400e6
+
+
+@pytest.mark.parametrize(("free", "limit", "sizes"), [(16 << 20, None, 3), (5 << 20, "300KiB", 1), (100_000, None, 1)])
+def test_a_disk_with_little_room_is_measured_in_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, limit: str | None, sizes: int
+) -> None:
+    """It is measured anew once there is more, as larger transfers are quicker."""
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(disk_calibration, "SECONDS", 0.001)
+    monkeypatch.setattr(machine, "_ask", [machine.Measurements(lambda dtype, engine: model(), disk_rates)])
+    with monkeypatch.context() as less:
+        less.setattr(spill_file, "free_bytes", lambda folder: free)
+        less.setattr(disk_calibration, "free_bytes", lambda folder: free)
+        tier = machine.disk_tier(tmp_path, limit)
+        assert tier is not None
+        assert len(tier.rates.sizes) == sizes
+        assert machine.disk_tier(tmp_path, limit) == tier
+    assert 4 * tier.rates.sizes[-1] <= free
+    assert disk_rates(tmp_path).sizes == disk_calibration.SIZES
+
+
+def test_a_file_system_that_gives_less_than_it_calls_free_is_measured_in_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_calibration, "SECONDS", 0.001)
+    monkeypatch.setattr(spill_file, "free_bytes", lambda folder: 3 << 20)
+    assert disk_calibration.measure_disk(tmp_path).sizes == disk_calibration.SIZES[:2]
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "words"), [(9000, None, "8.8 KiB are free. Make"), (1 << 30, "1KiB", "1.0 KiB allows less")]
+)
+def test_a_disk_without_room_for_measuring_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, limit: str | None, words: str
+) -> None:
+    monkeypatch.setenv("LOWMEM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(disk_calibration, "free_bytes", lambda folder: free)
+    monkeypatch.setattr(machine, "_ask", [machine.Measurements(lambda dtype, engine: model(), disk_rates)])
+    with pytest.raises(lm.InputError, match=f"measuring the disk needs 16.0 KiB .*{words}"):
+        machine.disk_tier(tmp_path, limit)
 
 
 def test_calibrate_measures_a_disk(

@@ -152,9 +152,20 @@ def test_a_full_disk_is_refused_at_the_start_with_what_is_needed_and_free(
         Store(tmp_path, 1 << 60)
     # The system may count otherwise than it gives: quotas, reserved blocks.
     monkeypatch.setattr(spill_file, "free_bytes", lambda folder: 1 << 62)
-    with pytest.raises(InputError, match="too full|can be made"):
+    with pytest.raises(InputError, match="too full|can be made|larger than files may be"):
         Store(tmp_path, 1 << 60)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_limit_of_the_size_of_files_is_told_as_such(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, usual[1]))
+    try:
+        with pytest.raises(InputError, match=r"256\.0 KiB in .* is larger than files may be there.*ulimit -f"):
+            SpillFile(tmp_path, 1 << 18)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def test_a_folder_that_is_none_or_cannot_be_written_is_refused(

@@ -16,6 +16,7 @@ import lowmem as lm
 from lowmem.errors import DiskError, InputError
 from lowmem.measure.memory import TracedPeak
 from lowmem.measure.step_profile import profile_step
+from lowmem.planning.choose import request_of
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.runtime.offload import checksums
 from lowmem.schedule import Load, Store
@@ -155,6 +156,52 @@ def test_a_budget_with_room_for_everything_sends_nothing_to_the_disk(tmp_path: P
     plan = planned(tmp_path, budget="2GiB")
     assert (plan.strategy, plan.disk_bytes) == ("store_all", 0)
     assert lm.Backprop(randomised(ARCH), plan).engine.disk is None
+
+
+@pytest.mark.parametrize("strategy", ["auto", "sqrt", "optimal"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_with_a_disk_no_network_needs_more_memory(tmp_path: Path, engine: str, strategy: str) -> None:
+    """States that stay in memory need no whole pages, also where searching by time leads elsewhere than by FLOPs."""
+    measured: dict[str, Any] = {"costs": model(), "disk": tier(tmp_path)}
+    for widths, rows in (((30, 8, 64, 10), 16), ((4, 40, 64, 8, 8, 3, 17, 8, 40, 17, 5), 5)):
+        arch = lm.Architecture(widths, "gelu")
+        usual: dict[str, Any] = {"batch_size": rows, "optimizer": "adam", "engine": engine, "strategy": strategy}
+        least = lm.minimum_budget(arch, **usual)
+        assert lm.minimum_budget(arch, **usual, micro_batch=rows, **measured) <= least
+        plan = lm.plan(arch, budget=least, **usual, micro_batch=rows, **measured)
+        assert plan.peak_bytes <= least
+        assert plan.disk == str(tmp_path)
+        with pytest.raises(lm.BudgetError) as refused:
+            lm.plan(arch, budget=plan.peak_bytes // 3, **usual, micro_batch=rows, **measured)
+        assert refused.value.minimum <= least
+
+
+def test_the_deepest_network_with_a_disk_is_what_minimum_budget_says_and_each_depth_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: dict[str, Any] = {"batch_size": 16, "costs": model(), "micro_batch": 16, "disk": tier(tmp_path)}
+    budget, asked = 600_000, []
+
+    def noted(architecture: lm.Architecture, *arguments: Any, **options: Any) -> Any:
+        asked.append(architecture.layers)
+        return request_of(architecture, *arguments, **options)
+
+    monkeypatch.setattr("lowmem.planning.extremes.request_of", noted)
+    one = lm.Architecture((30, 64, 10))
+    layers = lm.deepest(one, budget=budget, **usual)
+    assert len(asked) == len(set(asked))
+    least = [lm.minimum_budget(lm.Architecture((30, *[64] * n, 10)), **usual) for n in (layers, layers + 1)]
+    assert least[0] <= budget < least[1]
+
+
+def test_a_share_of_activations_is_the_same_with_a_disk(tmp_path: Path) -> None:
+    arch = lm.Architecture((30, *[20] * 8, 10))
+    plans = [
+        lm.plan(arch, 16, "60% of activations", disk=disk, costs=model(), micro_batch=16)
+        for disk in (None, tier(tmp_path))
+    ]
+    assert plans[0].budget == plans[1].budget
+    assert plans[0].store_all_bytes == plans[1].store_all_bytes
 
 
 def test_an_own_schedule_with_transfers_needs_a_disk(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import lowmem as lm
 from lowmem.common.shards import Shards, folded
 from lowmem.measure.step_profile import profile_step
 from lowmem.planning.engines.choice import why_not_native
+from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.timeline import planned_flops
-from tests.helpers import FIXED, Array, batch, stirred
+from lowmem.schedule.disk.transfers import DiskRates
+from tests.helpers import FIXED, Array, batch, model, stirred
 
 ENGINES = ["numpy", *(["native"] if why_not_native() is None else [])]
 ROOM = 64 * 1024
@@ -298,3 +300,21 @@ def test_a_budget_that_is_too_small_names_one_that_works() -> None:
     rows = lm.largest_batch(NETWORK, 300_000, "adam", shards=4)
     least = [lm.minimum_budget(NETWORK, number, "adam", shards=4) for number in (rows, rows + 1)]
     assert least[0] <= 300_000 < least[1]
+
+
+def test_shards_go_with_a_disk_whose_costs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowmem.planning.choose.measured_costs", lambda dtype, engine: model(dtype=dtype))
+    disk = DiskTier(str(tmp_path), DiskRates((1,), (1e9,), (1e9,)))
+    assert lm.plan(NETWORK, 64, shards=4, disk=disk).micro_batch == 16
+    assert lm.largest_batch(NETWORK, "1MiB", shards=4, disk=disk) >= 64
+    with pytest.raises(lm.InputError, match="shards=65 are more than batch_size=64"):
+        lm.plan(NETWORK, 64, shards=65, disk=disk)
+
+
+def test_the_largest_batch_in_passes_has_no_pass_longer_than_a_shard() -> None:
+    few = lm.minimum_budget(NETWORK, 12, "sgd", shards=4, micro_batch=3)
+    largest = lm.largest_batch(NETWORK, few, "sgd", shards=4, micro_batch=16)
+    assert largest >= 12
+    assert lm.minimum_budget(NETWORK, largest, "sgd", shards=4, micro_batch=-(-largest // 4)) <= few
+    with pytest.raises(lm.InputError, match="batches of any size fit"):
+        lm.largest_batch(NETWORK, "10MiB", "sgd", shards=4, micro_batch=16)

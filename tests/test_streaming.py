@@ -16,6 +16,7 @@ from lowmem.measure.step_profile import profile_step
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.schedule.disk.transfers import DiskRates
 from tests.helpers import batch, model, randomised
+from tests.test_paged_array import in_child
 
 FAST = DiskRates((1,), (1e12,), (1e12,))
 ENGINES = ("native", "numpy")
@@ -34,6 +35,20 @@ def on_disk(folder: Path, arch: lm.Architecture) -> lm.MLP:
     mlp.learned[:] = source.learned
     mlp.paged.drop(0, len(source.learned), changed=True)
     return mlp
+
+
+def taken_in(folder: Path) -> int:
+    """Return the bytes of the files in a folder that this process has open."""
+    gc.collect()
+    sizes = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            facts, path = os.stat(f"/proc/self/fd/{name}"), os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # that of the list itself
+            continue
+        if path.startswith(str(folder)):
+            sizes[facts.st_ino] = facts.st_size
+    return sum(sizes.values())
 
 
 def smallest(folder: Path, mlp: lm.MLP, optimizer: str | None, **options: Any) -> lm.Plan:
@@ -194,9 +209,11 @@ def resident_pages(mlp: lm.MLP) -> int:
 
 
 def test_with_room_everything_stays_in_memory(tmp_path: Path) -> None:
-    for mlp in (ARCH, randomised(ARCH), on_disk(tmp_path, ARCH)):
-        plan = lm.plan(mlp, ROWS, "1GiB", "adam", costs=model(), micro_batch=ROWS, disk=tier(tmp_path))
-        assert (plan.streaming, plan.disk_bytes, plan.disk_traffic) == (None, 0, 0)
+    mlp = on_disk(tmp_path, ARCH)
+    for network, size in ((ARCH, 0), (randomised(ARCH), 0), (mlp, taken_in(tmp_path))):
+        plan = lm.plan(network, ROWS, "1GiB", "adam", costs=model(), micro_batch=ROWS, disk=tier(tmp_path))
+        assert (plan.streaming, plan.disk_bytes, plan.disk_traffic) == (None, size, 0)
+        assert ("parameters, in" in str(plan)) == (network is mlp)
 
 
 def test_as_little_as_needed_is_streamed(tmp_path: Path) -> None:
@@ -248,10 +265,41 @@ def test_the_disk_limit_holds_for_all_files(tmp_path: Path) -> None:
     mlp = on_disk(tmp_path, ARCH)
     usual: dict[str, Any] = {"batch_size": ROWS, "optimizer": "adam", "costs": model(), "micro_batch": ROWS}
     free = lm.minimum_budget(mlp, disk=tier(tmp_path), **usual)
-    limit = 2 * mlp.parameters.nbytes + 100_000
+    limit = 3 * mlp.parameters.nbytes
     less = lm.minimum_budget(mlp, disk=tier(tmp_path, limit=limit), **usual)
     assert less > free
     assert lm.plan(mlp, budget=less, disk=tier(tmp_path, limit=limit), **usual).disk_bytes <= limit
+    with pytest.raises(BudgetError, match="Try .*or a larger disk_limit"):
+        lm.plan(mlp, budget=free, disk=tier(tmp_path, limit=limit), **usual)
+    with pytest.raises(InputError, match=r"lives on the disk, and disk_limit=.* is less than the .* that the file"):
+        lm.plan(mlp, disk=tier(tmp_path, limit=mlp.parameters.nbytes - 1), **usual)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not say which files are open")
+@pytest.mark.parametrize("norm", [None, "batch"])
+@pytest.mark.parametrize(("streamed", "patience"), [(0, None), (1, None), (1, 2), (2, None), (2, 2)])
+def test_the_plan_says_the_bytes_of_all_files(
+    tmp_path: Path, streamed: int, patience: int | None, norm: str | None
+) -> None:
+    """Whatever is streamed, the network's own file is there, and with patience that of its best weights."""
+    mlp = on_disk(tmp_path, lm.Architecture(ARCH.widths, norm=norm))
+    usual: dict[str, Any] = {"batch_size": ROWS, "optimizer": "adam", "costs": model(), "micro_batch": ROWS}
+    least, whole = lm.minimum_budget(mlp, disk=tier(tmp_path), **usual), lm.plan(mlp, **usual).peak_bytes
+    budget = (whole + 10**7, (least + whole) // 2, int(1.05 * least) + 100_000)[streamed] + (10**7 if patience else 0)
+    trainer = lm.Trainer(mlp, budget=budget, disk=tier(tmp_path), **usual)
+    x, y = batch(mlp.architecture, 2 * ROWS)
+    list(trainer.epochs((x, y), 1, patience=patience))
+    assert trainer.plan.disk_bytes == taken_in(tmp_path)
+    if not patience:
+        assert sum(trainer.plan.streams) == streamed
+
+
+def test_shards_of_a_network_on_the_disk_are_trained_with_a_disk(tmp_path: Path) -> None:
+    losses = []
+    for mlp in (on_disk(tmp_path, ARCH), randomised(ARCH)):
+        trainer = lm.Trainer(mlp, "sgd", batch_size=ROWS, shards=2, costs=model(), disk=tier(tmp_path))
+        losses.append([epoch.loss for epoch in trainer.epochs(batch(ARCH, 2 * ROWS), 1)])
+    assert losses[0] == losses[1]
 
 
 def test_the_plan_says_what_is_streamed(tmp_path: Path) -> None:
@@ -261,6 +309,19 @@ def test_the_plan_says_what_is_streamed(tmp_path: Path) -> None:
     assert "those of the layers at hand" in text
     assert plan.to_dict()["streamed"] == {"parameters": True, "moments": True, "ahead": plan.streaming.ahead}  # type: ignore[union-attr]
     assert plan.disk_bytes >= 3 * on_disk(tmp_path, ARCH).parameters.nbytes
+
+
+def test_a_forked_process_that_trains_is_told_whose_network_it_is(tmp_path: Path) -> None:
+    mlp = on_disk(tmp_path, ARCH)
+    plan = smallest(tmp_path, mlp, "adam")
+    backprop = lm.Backprop(mlp, plan, lm.Adam(0.01))
+    backprop(*batch(ARCH, ROWS))
+
+    def work() -> None:
+        with pytest.raises(InputError, match=r"^an array that lives on the disk belongs to process \d+, which made"):
+            backprop(*batch(ARCH, ROWS))
+
+    assert in_child(work) == 0
 
 
 # Errors ------------------------------------------------------------------------------------------------------------

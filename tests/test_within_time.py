@@ -51,6 +51,15 @@ def test_the_largest_batch_within_a_price_is_what_trying_finds(room: int, factor
     assert not fits(budget, limit, found.plan.batch_size + 1, SMALL, **options)
 
 
+@pytest.mark.parametrize("options", [{"micro_batch": 8}, {}])
+def test_batches_in_shards_are_asked_for_in_passes_that_shards_have(options: dict[str, int]) -> None:
+    budget = lm.minimum_budget(SMALL, 8, "sgd", shards=4)
+    found = largest_batch_within(SMALL, budget, TimeLimit(100), "sgd", shards=4, **options)
+    assert found.plan.batch_size >= 8
+    with pytest.raises(lm.InputError, match="even with 4 samples"):
+        largest_batch_within(SMALL, budget, TimeLimit(0.5), "sgd", shards=4, **options)
+
+
 def test_the_deepest_within_a_price_is_what_trying_finds() -> None:
     budget, limit = 400_000, TimeLimit(1.3)
     found = deepest_within(ARCH, 64, budget, limit, "sgd")

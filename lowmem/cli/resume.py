@@ -9,7 +9,7 @@ from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, check_files, load_printing, run_epochs
 from lowmem.common.checks import number, positive
-from lowmem.errors import InputError
+from lowmem.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
     from lowmem.training.trainer import Trainer
@@ -72,7 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         changes |= {"disk": None, "disk_limit": None}
     load_printing()
     expected = Expected(*data, flags.patience is not None)
-    trainer = Trainer.of_run(saved, group=group, expected=expected, **changes)
+    try:
+        trainer = Trainer.of_run(saved, group=group, expected=expected, **changes)
+    except BudgetError as error:  # of what a trainer takes, this command has no flag for one
+        error.advice = tuple(one for one in error.advice if "clip_twice" not in str(one))
+        raise
     return run_epochs(trainer, data, _until(arguments, trainer), flags, None)
 
 

@@ -7,7 +7,14 @@ from typing import Any
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.planning.choose import Named, plan
-from lowmem.planning.extremes import deepest, largest_batch, largest_number, minimum_budget
+from lowmem.planning.extremes import (
+    deepest,
+    largest_batch,
+    largest_number,
+    minimum_budget,
+    rows_of_pass,
+    smallest_batch,
+)
 from lowmem.planning.plan import Plan
 from lowmem.units import format_seconds, parse_seconds
 
@@ -94,10 +101,12 @@ def largest_batch_within(
     rows, shards = options.get("micro_batch"), options.get("shards", 1)
 
     def at(batch: int) -> Priced:
-        passes = {"micro_batch": min(rows, batch) if rows else batch if shards == 1 else None}
+        passes = {"micro_batch": rows_of_pass(batch, rows, shards)}
         return priced(architecture, batch, budget, optimizer=optimizer, **options | passes)
 
-    return _most(at, largest_batch(architecture, budget, optimizer, **options), limit, "one sample")
+    least = smallest_batch(architecture, shards)
+    one = "one sample" if least == 1 else f"{least} samples"
+    return _most(at, largest_batch(architecture, budget, optimizer, **options), limit, one, least)
 
 
 def deepest_within(
@@ -125,8 +134,11 @@ def deepest_within(
     return _most(at, deepest(architecture, batch_size, budget, optimizer, **options), limit, "one hidden layer")
 
 
-def _most(at: Callable[[int], Priced], most: int, limit: TimeLimit | None, one: str) -> Priced:
-    """Return the plan of the largest number, at most `most`, whose plan fits and keeps the limit."""
+def _most(at: Callable[[int], Priced], most: int, limit: TimeLimit | None, one: str, least: int = 1) -> Priced:
+    """Return the plan of the largest number, at most `most`, whose plan fits and keeps the limit.
+
+    least: the least number that may be asked for. one: that number in words.
+    """
     fitting: dict[int, Priced] = {}
 
     def fits(number: int) -> bool:
@@ -141,9 +153,9 @@ def _most(at: Callable[[int], Priced], most: int, limit: TimeLimit | None, one: 
             return True
         return False
 
-    if not fits(most) and not fits(1):
-        raise InputError(f"a step takes longer than {limit} even with {one}: {at(1)}. Give more time or memory.")
-    return fitting[most] if most in fitting else fitting[largest_number(fits)]
+    if not fits(most) and not fits(least):
+        raise InputError(f"a step takes longer than {limit} even with {one}: {at(least)}. Give more time or memory.")
+    return fitting[most] if most in fitting else fitting[largest_number(fits, least)]
 
 
 def least_memory_within(

@@ -48,7 +48,8 @@ def flag(keyword: str) -> str:
 
 def as_flag(advice: Advice) -> str:
     """Write advice as a flag of a command: `--budget 24MiB`."""
-    value = {True: "yes", False: "no"}[advice.value] if isinstance(advice.value, bool) else str(advice.value)
+    words = {True: "yes", False: "no", None: "none"}
+    value = words[advice.value] if advice.value is None or isinstance(advice.value, bool) else str(advice.value)
     constant = advice.keyword == "schedule" and isinstance(advice.value, float)  # a rate, and no name of a schedule
     name = flag("lr" if constant else advice.keyword)
     return f'{name} "{value}"' if " " in value else f"{name} {value}"

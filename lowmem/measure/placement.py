@@ -9,7 +9,8 @@ from lowmem.measure.ram import RESERVE, read_ram
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.choose import plan
-from lowmem.planning.engines.machine import disk_tier
+from lowmem.planning.engines.machine import DiskTier, disk_tier
+from lowmem.planning.streamed import network_bytes
 from lowmem.units import parse_bytes
 
 OF_A_LIMIT = 0.9
@@ -38,6 +39,8 @@ def folder_for(
     budget, ram = options.get("budget"), options.get("ram")
     if tier is None or (budget is None and ram is None) or options.get("strategy", "auto") != "auto":
         return None
+    if not _has_room(tier, architecture):
+        return None
     if options.get("group") is not None or options.get("shards", 1) != 1:
         return None
     if ram is not None:
@@ -65,5 +68,10 @@ def folder_again(architecture: Architecture, optimizer: Optimizer, options: dict
     """
     tier = disk_tier(options.get("disk"), options.get("disk_limit"))
     if options.pop(ON_DISK, False):
-        return None if tier is None else tier.folder
+        return tier.folder if tier is not None and _has_room(tier, architecture) else None
     return folder_for(architecture, optimizer, options)
+
+
+def _has_room(tier: DiskTier, architecture: Architecture) -> bool:
+    """Say whether the file of a network keeps the limit of a disk."""
+    return tier.limit is None or network_bytes(architecture) <= tier.limit

@@ -54,10 +54,6 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
     streamed = streamed_moves(request, schedule)
     count = 0 if streamed is None else move_count(streamed[0])
     engine = (_native if request.engine == "native" else _numpy)(request, program, count)
-    seconds = None
-    if request.costs is not None:
-        rates = AT_ONCE if disk is None else disk.rates
-        seconds = whole_batch(request, simulate(request.timed_chain, schedule, rates, streamed).seconds)
     moved = request.passes * request.runs
     parameters, moments = in_memory(request)
     written, read = moved_bytes(request, streamed)
@@ -86,7 +82,7 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         engine=str(request.engine),
         lanes=request.lanes,
         threads=request.threads,
-        seconds=seconds,
+        seconds=predicted(request, schedule),
         shards=request.shards,
         shard_slots=request.shard_slots,
         ranks=request.ranks,
@@ -96,7 +92,17 @@ def plan_of(request: PlanRequest, schedule: Schedule, *, strategy: str | None = 
         disk_written=trace.written * moved + written,
         disk_read=trace.read * moved + read,
         streaming=request.streaming,
+        alignment=request.alignment,
+        on_disk=bool(request.on_disk) or (request.streaming is not None and request.streaming.parameters),
     )
+
+
+def predicted(request: PlanRequest, schedule: Schedule) -> float | None:
+    """Return the seconds that a step takes with a schedule, without the update; None without a cost model."""
+    if request.costs is None:
+        return None
+    rates, streamed = AT_ONCE if request.disk is None else request.disk.rates, streamed_moves(request, schedule)
+    return whole_batch(request, simulate(request.timed_chain, schedule, rates, streamed).seconds)
 
 
 def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Schedule, Trace, Program]:

@@ -8,6 +8,7 @@ from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import Limit, PlanRequest, UpdateMode
+from lowmem.planning.streamed import without_states
 from lowmem.units import apart, ceil_bytes, format_bytes, parse_bytes, times
 
 
@@ -32,7 +33,7 @@ def read_limit(request: PlanRequest) -> Limit | None:
             f'cannot read the budget {shown(budget)}. Write a share as "50%" (of all that storing everything needs) '
             'or "25% of activations" (all else, and a quarter of its activations).'
         )
-    everything = fixed(request, "store_all").plan
+    everything = fixed(without_states(request), "store_all").plan
     if of_activations:
         arena = times(share, everything.store_all_bytes) // 100
         return Limit(everything.fixed_bytes + arena, arena)
@@ -45,7 +46,7 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
     tried: the candidates of the request, and of the same with passes of fewer rows where these were weighed.
     """
     nearest = leanest(tried)
-    request = replace(tried[0].request, streaming=nearest.request.streaming)
+    request = replace(nearest.request, micro_batch=tried[0].request.micro_batch)
     least = nearest.least
     searched = request.strategy in ("auto", "optimal")
     needs = f"that this network needs at batch {request.batch_size}"
@@ -65,6 +66,8 @@ def budget_error(tried: Sequence[Candidates], limit: Limit) -> BudgetError:
         advice.append("an optimizer fused into the backward pass, which needs one layer's gradient at a time")
     elif request.optimizer != "sgd":
         advice.append(Advice("optimizer", "sgd"))
+    if request.disk is not None and request.disk.limit is not None:
+        advice.append("a larger disk_limit")
     if request.disk is not None and request.update is UpdateMode.GATHERED:
         advice.append(
             "two runs of each step (clip_twice=True, in a plan rehearse=True), which lets parameters and "

@@ -6,7 +6,7 @@ from functools import cached_property
 from math import inf
 
 from lowmem.errors import BudgetError, InputError, ScheduleError
-from lowmem.planning.accounting import floor_bytes, least_overhead, plan_of, whole_batch
+from lowmem.planning.accounting import floor_bytes, least_overhead, plan_of, predicted, whole_batch
 from lowmem.planning.drafts import FEW_LAYERS, Draft, fixed, revolving, segmented, spilled, thrifty
 from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.machine import DiskTier
@@ -67,7 +67,7 @@ class Candidates:
         """The plan of this request's strategy that takes the least of the limit. No plan is looked for in less."""
         match self.request.strategy:
             case "auto" | "optimal":
-                return self._least_found()
+                return self._least_as_without_a_disk()
             case "segments" if self.request.segments is None:
                 return self._least_of(segmented(self.request))
             case "revolve" if self.request.slots is None:
@@ -89,6 +89,19 @@ class Candidates:
     def hopeless(self) -> bool:
         """Whether no plan at all keeps the limit, which is told without making one."""
         return self.limit is not None and self._room < certain_peak(self.request.chain)
+
+    def _least_as_without_a_disk(self) -> Plan:
+        """Return the plan of least memory, which takes no more than the one for the same request without a disk.
+
+        That may be searched by FLOPs where this is searched by time, because a disk asks for costs.
+        """
+        request, least = self.request, self._least_found()
+        if request.disk is None or request.spills or request.streaming is not None or request.costs is None:
+            return least
+        other = Candidates(replace(request, costs=None), self.limit).least
+        if self.taken(other) >= self.taken(least):
+            return least
+        return replace(other, seconds=predicted(request, other.schedule))
 
     def _least_found(self) -> Plan:
         """Return the plan of least memory, of those that need no search and those that a search in so little finds.
@@ -117,7 +130,7 @@ class Candidates:
         Where widths are even, only a disk helps, or calls that NumPy's engine binds once for several uses.
         """
         request = self.request
-        return request.engine == "numpy" or request.disk is not None or not is_even(request.chain)
+        return request.engine == "numpy" or request.spills or not is_even(request.chain)
 
     def _within(self, taken: int) -> "Candidates":
         """Return the candidates for a limit of which a plan takes so many bytes."""
@@ -231,7 +244,7 @@ class Candidates:
         tables: whether there is memory for tables to look one up in, before the few that need none are tried.
         """
         request = self.request
-        if disk is None or request.strategy != "auto":
+        if disk is None or not disk.states or request.strategy != "auto":
             return
         chain, room = request.timed_chain, self._room
         limit = None if disk.limit is None else disk.limit - file_bytes(request)

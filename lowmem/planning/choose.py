@@ -8,7 +8,7 @@ from math import inf
 from os import PathLike
 from typing import Any, Protocol, TypedDict, Unpack
 
-from lowmem.common.checks import lookup, truth
+from lowmem.common.checks import lookup, positive, truth
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.nn.penalty import own_rule
@@ -20,7 +20,7 @@ from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
 from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
-from lowmem.planning.streamed import in_memory, variants
+from lowmem.planning.streamed import check_disk_limit, in_memory, variants
 from lowmem.schedule import Planner, Schedule
 
 __all__ = ["STRATEGIES", "Named", "optimizer_name", "plan", "plan_for"]
@@ -95,7 +95,8 @@ def plan(
         fetched for its use and let go of behind it. For an architecture, parameters are streamed only if nothing else
         fits. How fast the disk and the machine are is measured at the first use, in a few seconds, and remembered. It
         goes with the strategy "auto", or, for states, with a schedule of your own. Left out, nothing is written.
-    disk_limit: the bytes that the files may take. Left out, as many as are free.
+    disk_limit: the bytes that the files may take, with that of a network which lives on a disk. Left out, as many as
+        are free.
     shards: cut each batch in that many shards, as even as can be, which run one after the other, or on several ranks.
         Their gradients are added up along one binary tree, so that the bits depend on `shards` and not on who
         computes which shard. A shard runs on one thread unless `threads` says more.
@@ -174,7 +175,7 @@ def request_of(
     tier = disk_tier(chosen.pop("disk", None), chosen.pop("disk_limit", None))
     gather, rehearse = (truth(mode, chosen.pop(mode, False)) for mode in ("gather", "rehearse"))
     update = update_mode(name, gather=gather, rehearse=rehearse)
-    return PlanRequest(
+    request = PlanRequest(
         architecture=network,
         batch_size=batch_size,
         budget=budget,
@@ -184,6 +185,8 @@ def request_of(
         on_disk=on_disk,
         **with_costs(chosen, tier, network, name, batch_size),
     )
+    check_disk_limit(request)
+    return request
 
 
 def with_costs(
@@ -195,14 +198,17 @@ def with_costs(
 ) -> dict[str, Any]:
     """Return keywords of `plan` with a disk, and with the costs of this machine if they have none.
 
-    Passes are weighed only where costs were given: with costs that a disk asks for, a batch stays in one pass.
+    Passes are weighed only where costs were given: with costs that a disk asks for, a batch stays in one pass, or each
+    of its shards does.
     """
     if disk is None or options["costs"] is not None:
         return options | {"disk": disk}
     costs = measured_costs(
         architecture.dtype, choose_engine(options["engine"], architecture, optimizer_name(optimizer))
     )
-    rows = batch_size if options["micro_batch"] is None else options["micro_batch"]
+    rows, shards = options["micro_batch"], positive("shards", options.get("shards", 1))
+    if rows is None:
+        rows = batch_size if shards == 1 else -(-positive("batch_size", batch_size) // shards)
     return options | {"disk": disk, "costs": costs, "micro_batch": rows}
 
 

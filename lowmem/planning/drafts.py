@@ -96,7 +96,7 @@ def thrifty(request: PlanRequest) -> Iterator[Draft]:
 def spilled(request: PlanRequest) -> Iterator[Draft]:
     """Yield the drafts that send states to the request's disk and use as little memory as they can."""
     disk = request.disk
-    if disk is None or request.strategy != "auto":
+    if disk is None or not disk.states or request.strategy != "auto":
         return
     limit = None if disk.limit is None else disk.limit - file_bytes(request)
     for schedule in leanest(request.chain.reversal, limit):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Unpack
 
 from lowmem.common.checks import positive
@@ -10,7 +11,7 @@ from lowmem.network.architecture import AnyNetwork, Architecture, architecture_o
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.choose import Named, PlanOptions, plan, request_of
 from lowmem.planning.request import Limit
-from lowmem.planning.streamed import thriftiest, variants
+from lowmem.planning.streamed import thriftiest
 from lowmem.units import parse_bytes
 
 REGULAR = 256
@@ -67,13 +68,12 @@ def largest_batch(
     architecture = architecture_of(architecture)
     limit = _bytes_of(budget, "batch")
     rows, shards = options.get("micro_batch"), positive("shards", options.get("shards", 1))
-    smallest = max(2 if architecture.couples else 1, shards)
+    smallest = smallest_batch(architecture, shards)
 
     def for_batch(batch: int) -> PlanOptions:
-        if rows is None:
-            return {**options, "micro_batch": batch if shards == 1 else None}
-        return {**options, "micro_batch": min(rows, batch)}
+        return {**options, "micro_batch": rows_of_pass(batch, rows, shards)}
 
+    @cache
     def fits(batch: int) -> bool:
         return _fits(architecture, batch, limit, optimizer, for_batch(batch))
 
@@ -85,6 +85,21 @@ def largest_batch(
             "for what fits in one pass."
         )
     return largest_number(fits, smallest)
+
+
+def smallest_batch(architecture: Architecture, shards: int) -> int:
+    """Return the least batch size of a network: every shard needs a sample, and norms over the batch need two."""
+    return max(2 if architecture.couples else 1, shards)
+
+
+def rows_of_pass(batch: int, micro_batch: int | None, shards: int) -> int | None:
+    """Return the `micro_batch` of a batch of any size: at most the rows of a shard.
+
+    micro_batch: as it was given; without it a batch, or each of its shards (None), is run in one pass.
+    """
+    if micro_batch is None:
+        return batch if shards == 1 else None
+    return min(micro_batch, -(-batch // shards))
 
 
 def deepest(
@@ -118,6 +133,7 @@ def deepest(
     def network(layers: int) -> Architecture:
         return replace(architecture, widths=(inputs, *hidden[:1] * layers, outputs))
 
+    @cache  # near the border an answer may take seconds
     def fits(layers: int) -> bool:
         return _fits(network(layers), batch_size, limit, optimizer, options)
 
@@ -147,9 +163,9 @@ def _layers_left(least: Callable[[int], int], layers: int, limit: int) -> int | 
 def _fits(
     architecture: Architecture, batch: int, limit: int, optimizer: str | Named | None, options: PlanOptions
 ) -> bool:
-    """Say whether there is a plan for a batch within a limit."""
+    """Say whether there is a plan for a batch within a limit: of the same requests as `minimum_budget` looks at."""
     request = request_of(architecture, batch, limit, optimizer, **options)
-    return any(Candidates(variant, Limit(limit)).plannable() for variant in variants(request))
+    return any(Candidates(variant, Limit(limit)).plannable() for variant in thriftiest(request))
 
 
 def _bytes_of(budget: int | str, what: str) -> int:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from lowmem.common.disk import PAGE
 from lowmem.common.shards import Shards
 from lowmem.common.tables import Table
 from lowmem.network.architecture import Architecture
@@ -100,9 +99,12 @@ class Plan:
     lanes: threads of the compiled engine that each carry a part of the rows of a pass; 1 with NumPy.
     threads: the most threads that a step may use, as asked for; None leaves it to the machine.
     seconds: predicted for one step, without the update, where the plan was made with a cost model.
-    disk: the folder of the file that states are written to in each pass and read back from, None without a disk.
-    disk_bytes: of that file, and of those with what is streamed; 0 if nothing is written. disk_written, disk_read:
-        bytes moved in one step.
+    disk: the folder of the disk that the plan may use, None without one: there is the file that states are written to
+        in each pass and read back from, and those with what is streamed.
+    disk_bytes: of that file, of the network's own if it lives on a disk, and of those with what is streamed; 0 without
+        files. disk_written, disk_read: bytes moved in one step.
+    alignment: bytes: places of the arena begin at multiples of this, in each lane.
+    on_disk: whether the network lives on a disk, whether its parameters are streamed or not.
     streaming: which of parameters and optimizer's arrays lie on the disk, each layer's fetched for its use and let go
         of behind it; None where all are in memory.
     lower_bound: the least cost of any schedule whose checkpoints stay, within the budget, where that is known.
@@ -149,6 +151,8 @@ class Plan:
     ranks: int = 1
     received: int = 0
     streaming: Streaming | None = None
+    on_disk: bool = False
+    alignment: int = ALIGNMENT
 
     @property
     def micro_batches(self) -> int:
@@ -189,11 +193,6 @@ class Plan:
     def streams(self) -> tuple[bool, bool]:
         """Whether parameters are streamed, and whether the optimizer's arrays are."""
         return (False, False) if self.streaming is None else (self.streaming.parameters, self.streaming.moments)
-
-    @property
-    def alignment(self) -> int:
-        """Bytes: places of the arena begin at multiples of this, in each lane."""
-        return ALIGNMENT if self.disk is None else PAGE
 
     @property
     def gap(self) -> float | None:
@@ -296,8 +295,7 @@ class Plan:
 
     def _on_disk(self) -> str:
         """Say what lies on the disk."""
-        parameters, moments = self.streams
-        there = (self.program.disk_bytes, "states"), (parameters, "parameters"), (moments, "moments")
+        there = (self.program.disk_bytes, "states"), (self.on_disk, "parameters"), (self.streams[1], "moments")
         names = [name for is_there, name in there if is_there]
         return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 

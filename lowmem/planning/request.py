@@ -276,18 +276,23 @@ class PlanRequest:
     @cached_property
     def chain(self) -> Chain:
         """The chain of one pass, costs in FLOPs."""
-        return self._chain(self.rows, self.lanes, updates=self.update.fuses or self.ranks > 1)
+        updates = self.update.fuses or self.ranks > 1
+        return self._chain(self.rows, self.lanes, updates=updates, alignment=self.alignment)
 
-    def _chain(self, rows: int, lanes: int, *, updates: bool) -> Chain:
-        alignment = ALIGNMENT if self.disk is None else PAGE
+    @property
+    def alignment(self) -> int:
+        """Bytes: places of the arena begin at multiples of this, in each lane. What goes to a disk has whole pages."""
+        return PAGE if self.spills else ALIGNMENT
+
+    @property
+    def spills(self) -> bool:
+        """Whether states may go to a disk."""
+        return self.disk is not None and self.disk.states
+
+    def _chain(self, rows: int, lanes: int, *, updates: bool, alignment: int) -> Chain:
+        network, shared = self.architecture, updates and self.ranks > 1
         return network_chain(
-            self.architecture,
-            rows,
-            updates=updates,
-            shared=updates and self.ranks > 1,
-            lanes=lanes,
-            engine=self._engine,
-            alignment=alignment,
+            network, rows, updates=updates, shared=shared, lanes=lanes, engine=self._engine, alignment=alignment
         )
 
     @cached_property
@@ -301,7 +306,7 @@ class PlanRequest:
     def store_all(self) -> tuple[int, int]:
         """Arena bytes and FLOPs of plain backpropagation of the whole batch in one pass."""
         lanes = lanes_for(self._engine, self.architecture, self.batch_size, self.threads)
-        chain = self._chain(self.batch_size, lanes, updates=False)
+        chain = self._chain(self.batch_size, lanes, updates=False, alignment=ALIGNMENT)
         schedule = PLANNERS["store_all"](chain)
         trace = simulate(chain, schedule)
         return pack(chain, schedule, at_best=trace.peak_bytes).arena_bytes, int(trace.flops)

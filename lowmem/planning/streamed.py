@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from mmap import PAGESIZE
 from typing import TypeAlias
 
+from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.engines.native_memory import THREAD_BYTES
@@ -11,19 +13,32 @@ from lowmem.planning.packing import Program
 from lowmem.planning.request import PlanRequest, UpdateMode
 from lowmem.schedule import Schedule
 from lowmem.schedule.streaming import Moves, PartBytes, Streaming, moves, resident, runs_of, traffic
+from lowmem.units import apart
 
 AHEAD = (2, 1, 0)
 """For how many uses ahead parameters and moments are fetched where they are streamed."""
 
 
 def variants(request: PlanRequest) -> Iterator[PlanRequest]:
-    """Yield all requests that a plan may come from: first those with all parameters and moments in memory."""
-    yield from request.weighed()
+    """Yield all requests that a plan may come from: first those with everything in memory, which use no disk.
+
+    These are placed as without a disk, the others in whole pages. So no network needs more memory with a disk.
+    """
+    own = not isinstance(request.strategy, str)  # such a schedule may send states to the disk
+    if not own:
+        yield from without_states(request).weighed()
+    if own or (request.spills and request.strategy == "auto"):
+        yield from request.weighed()
     for one in _streamed(request):
         if one.update.fuses:
             yield one  # passes of fewer rows would keep the gradients of all layers
         else:
             yield from one.weighed()
+
+
+def without_states(request: PlanRequest) -> PlanRequest:
+    """Return a request with all states in memory: what it takes there is what it takes without a disk."""
+    return request if request.disk is None else replace(request, disk=replace(request.disk, states=False))
 
 
 def thriftiest(request: PlanRequest) -> Iterator[PlanRequest]:
@@ -33,7 +48,7 @@ def thriftiest(request: PlanRequest) -> Iterator[PlanRequest]:
     """
     least: dict[object, PlanRequest] = {}
     for one in variants(request):
-        kind = one.rows, one.streaming and (one.streaming.parameters, one.streaming.moments)
+        kind = one.rows, one.spills, one.streaming and (one.streaming.parameters, one.streaming.moments)
         if kind not in least or sum(in_memory(one)) < sum(in_memory(least[kind])):
             least[kind] = one
     yield from least.values()
@@ -69,11 +84,39 @@ def part_bytes(architecture: Architecture, optimizer: str | None) -> PartBytes:
 
 
 def file_bytes(request: PlanRequest) -> int:
-    """Return the bytes of the files that hold what is streamed."""
-    if request.streaming is None:
+    """Return the bytes of the files of a request but that of the states: the network's own, and what is streamed.
+
+    A network that was made on a disk lies there whether its parameters are streamed or not.
+    """
+    if request.disk is None:
         return 0
-    sizes = part_bytes(request.architecture, request.optimizer)
-    return (request.streaming.parameters + request.streaming.moments * sizes.states) * sizes.whole
+    size, streaming = request.disk.beside, request.streaming
+    if request.on_disk or (streaming is not None and streaming.parameters):
+        size += network_bytes(request.architecture)
+    if streaming is not None and streaming.moments:
+        sizes = part_bytes(request.architecture, request.optimizer)
+        size += sizes.states * sizes.whole
+    return size
+
+
+def network_bytes(architecture: Architecture) -> int:
+    """Return the bytes of the file of a network that lives on a disk: of whole pages."""
+    numbers = architecture.parameters + architecture.running
+    return -(-numbers * architecture.item_bytes // PAGESIZE) * PAGESIZE
+
+
+def check_disk_limit(request: PlanRequest) -> None:
+    """Refuse a network on a disk whose file alone takes more than all files may. Raises `InputError`."""
+    if request.disk is None or request.disk.limit is None or not request.on_disk:
+        return
+    limit = request.disk.limit
+    if file_bytes(request) > limit:
+        given, needed = apart(limit, file_bytes(request))
+        files = "files of this network and of its best weights take" if request.disk.beside else "file of it takes"
+        raise InputError(
+            f"this network lives on the disk, and disk_limit={given} is less than the {needed} that the {files}. Give "
+            "at least that, or make the network without disk=, in memory."
+        )
 
 
 def in_memory(request: PlanRequest) -> tuple[int, int]:

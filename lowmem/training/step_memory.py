@@ -1,6 +1,7 @@
 """The memory of a training step: planned before the data are known, allocated once when they are."""
 
 import gc
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -194,6 +195,8 @@ class StepMemory:
         options: dict[str, Any] = dict(self._options)
         options["gather"] = self._clip_norm is not None and not self._clip_twice
         options["rehearse"] = self._clip_twice
+        if options["disk"] is not None and expected is not None and expected.patience:
+            options["disk"] = replace(options["disk"], beside=BestWeights.file_bytes(self._mlp))
 
         def beside(budget: int | str | None, buffers: int, tables: int | None = None) -> Plan:
             gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now

@@ -30,7 +30,7 @@ from lowmem.training.class_weights import ClassWeights
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
 from lowmem.training.run_state import RunState
-from lowmem.training.same_bits import what_bits_depend_on, with_its_engine
+from lowmem.training.same_bits import advice_for, going_on, replaced, what_bits_depend_on
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import SavedRun, open_run, save_run
 from lowmem.training.signals import INTERRUPT, SIGNALS, HeldSignals
@@ -223,7 +223,8 @@ class Trainer(RunState):
         self._saves = None if save_to is None else Saves(lambda: self.save(save_to), save_every)
         if self._saves is not None:
             callbacks.append(self._saves)
-        self._memory.count(Expected(train, held_out, patience is not None))
+        with advice_for(resumed=self._resumed is not None):
+            self._memory.count(Expected(train, held_out, patience is not None))
         rows = min(self.batch_size, len(train))
         schedule = schedule_until(self.schedule, self.optimizer, self._position, until, -(-len(train) // rows))
         patient = self._patience(stopping)
@@ -321,32 +322,27 @@ class Trainer(RunState):
     def resume(cls, path: str | Path, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer
         """Return a trainer that goes on where a saved run stood, to the same bits as if it had never stopped.
 
-        changes: keywords of the trainer to replace. Some, such as budget, ram and strategy, change no bits.
-        With disk, parameters lie there if they did before, or if the budget cannot hold them. Call `epochs` with the
-        same data.
+        changes: keywords of the trainer to replace. Some, such as budget, ram and strategy, change no bits. With disk,
+            parameters lie there if they did before, or if the budget cannot hold them.
+        Call `epochs` with the same data.
 
-        Raises `InputError`, before anything big is allocated, for a file that is
-        damaged or of another kind, `BudgetError` if no plan fits.
+        Raises `InputError`, before anything big is allocated, for a file that is damaged or of another kind,
+        `BudgetError` if no plan fits.
         """
         return cls.of_run(open_run(path), **changes)
 
     @classmethod
     def of_run(cls, run: SavedRun, **changes: Any) -> "Trainer":  # noqa: ANN401 - keywords of the trainer
         """Return the trainer of a saved run that was opened already; see `resume`."""
-        options = with_its_engine(run, changes)
+        options = replaced(run, changes, cls)
         for one, other in (("budget", "ram"), ("ram", "budget")):
             if changes.get(one) is not None:
                 options[other] = changes.get(other)
-        try:
+        with going_on(run):
             if isinstance(options["schedule"], dict):
                 options["schedule"] = LearningRate(**options["schedule"])
             folder = folder_again(run.architecture, run.optimizer, options)
             trainer = cls(run.network(folder), run.optimizer, **options)
-        except (TypeError, KeyError) as problem:
-            raise InputError(
-                f"{run.path} holds options that this version does not know: {problem}. Resume it with the version "
-                "that saved it."
-            ) from None
         trainer._position, trainer._data_marks, trainer.notes = run.position, run.data, run.notes
         trainer._resumed, trainer._last_save = run, f"{run.path} (step {run.position.steps})"
         return trainer

@@ -57,10 +57,11 @@ class PagedArray:
     """
 
     def __init__(self, folder: str | PathLike[str], count: int, dtype: DTypeLike) -> None:
-        self.folder, self.traffic = str(folder), Traffic()
+        self.traffic = Traffic()
         item = np.dtype(dtype).itemsize
         size = max(pages.all_pages(0, count, item)[1], pages.MAPPED_PAGE)
         self._file = MappedFile(folder, size)
+        self.folder = os.path.abspath(folder)  # copies go there wherever the process is by then
         self.array: NDArray[Any] = self._file.bytes.view(dtype)[:count]
         self._item, self._process = item, os.getpid()
         self.in_use = threading.RLock()

@@ -16,7 +16,7 @@ from lowmem.common.files import reason
 from lowmem.errors import InputError, shown
 from lowmem.units import format_bytes
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SpillFile:
@@ -80,6 +80,11 @@ class SpillFile:
         except OSError as error:
             if error.errno in FULL:
                 raise _full(folder, self.size, free) from None
+            if error.errno == errno.EFBIG:
+                raise InputError(
+                    f"a file of {format_bytes(self.size)} in {str(folder)!r} is larger than files may be there. Raise "
+                    "the limit (ulimit -f), or give the folder of another file system."
+                ) from None
             raise InputError(
                 f"no file of {format_bytes(self.size)} can be made in {str(folder)!r}: {reason(error)}."
             ) from None
@@ -124,7 +129,7 @@ def direct_twin(descriptor: int) -> int | None:
 def check_folder(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder that is none, or that cannot be written. Raises `InputError`."""
     if not hasattr(os, "pwritev"):
-        raise InputError("disk= needs a system with pwritev, such as Linux; leave it out here.")
+        raise InputError("disk needs a system with pwritev, such as Linux; leave it out here.")
     if not isinstance(folder, str | os.PathLike) or not str(folder):
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(folder)}.')
     if not os.path.isdir(folder):
@@ -144,7 +149,7 @@ def _full(folder: str | os.PathLike[str], size: int, free: int) -> InputError:
     """Return the error of a disk without room."""
     return InputError(
         f"the disk is too full: {format_bytes(size)} are needed in {str(folder)!r}, and {format_bytes(free)} are "
-        "free. Make room, give another folder, or say with disk_limit= how much may be taken."
+        "free. Make room, give another folder, or say with disk_limit how much may be taken."
     )
 
 

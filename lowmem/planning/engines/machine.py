@@ -4,13 +4,13 @@ Planning measures nothing itself: measurements are made on a floor above it. `lo
 who makes them.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowmem.errors import InputError, shown
+from lowmem.errors import Advice, InputError, shown
 from lowmem.schedule.disk.transfers import DiskRates
 from lowmem.units import parse_bytes
 
@@ -24,20 +24,27 @@ class DiskTier:
 
     folder: where the files are made. rates: how fast the disk is. limit: bytes that the files may take, None for as
     many as are free when they are made. parameters: whether those of a network may lie there, if it is not made yet.
+    beside: bytes of files that lie there whatever the plan, such as the second network that patience keeps.
+    states: whether states may go there; all places of the arena are whole pages then.
     """
 
     folder: str
     rates: DiskRates
     limit: int | None = None
     parameters: bool = True
+    beside: int = 0
+    states: bool = True
 
 
 @dataclass(slots=True)
 class Measurements:
-    """Who measures: the cost model of a dtype and an engine, and the rates of the disk that a folder lies on."""
+    """Who measures: the cost model of a dtype and an engine, and the rates of the disk that a folder lies on.
+
+    rates: of the folder, in so many bytes of the disk at most.
+    """
 
     costs: Callable[[str, str], "CostModel"]
-    rates: Callable[[str], DiskRates]
+    rates: Callable[[str, int | None], DiskRates]
 
 
 _ask: list[Measurements] = []
@@ -61,9 +68,8 @@ def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str
     limit = None if disk_limit is None else parse_bytes(disk_limit)
     if disk is None:
         if limit is not None:
-            raise InputError(
-                f'disk_limit={shown(disk_limit)} goes with disk=, the folder of a disk, such as disk="/tmp".'
-            )
+            one = Advice("disk", "/tmp")
+            raise InputError(f"disk_limit={shown(disk_limit)} goes with ", one, ", or another folder on a disk.")
         return None
     if isinstance(disk, DiskTier):
         return disk if limit is None else replace(disk, limit=limit)
@@ -73,4 +79,5 @@ def disk_tier(disk: str | PathLike[str] | DiskTier | None, disk_limit: int | str
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.') from None
     if not isinstance(folder, str) or not folder:
         raise InputError(f'disk must be a folder, such as disk="/tmp"; got {shown(disk)}.')
-    return DiskTier(str(Path(folder)), _ask[0].rates(folder), limit)
+    rates = _ask[0].rates(folder, limit)
+    return DiskTier(os.path.abspath(folder), rates, limit)  # the same folder wherever the process goes

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lowmem.common.disk.directions import IDLE, Traffic
-from lowmem.errors import DiskError
+from lowmem.errors import DiskError, LowmemError
 from lowmem.planning.plan import Plan
 from lowmem.planning.streamed import part_bytes
 from lowmem.schedule.streaming import Move, Part
@@ -137,9 +137,10 @@ class Streams:
         """Raise the first error of the step, if there is one."""
         if self._error is None:
             return
-        if isinstance(self._error, DiskError):
+        if isinstance(self._error, LowmemError):  # it may be that this process is not the one that made the array
             raise self._error
-        raise DiskError(f"the disk failed: {self._error!r}.") from self._error
+        kind, text = type(self._error).__name__, str(self._error)
+        raise DiskError(f"the disk failed: {kind}{text and ': '}{text}.") from self._error
 
     def _work(self) -> None:
         """Carry out moves until none has come for a moment."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from lowmem.interchange.safetensors import checksum
 from lowmem.nn.mlp import MLP, Array
+from lowmem.planning.streamed import network_bytes
 
 SWAPPED = 4096
 """Numbers that change places at a time: a small buffer is enough."""
@@ -30,6 +31,11 @@ class BestWeights:
     def bytes_for(mlp: MLP) -> int:
         """Return the bytes of a second network; on the disk, of the pieces of both that are in memory together."""
         return int(mlp.learned.nbytes) if mlp.paged is None else 2 * mlp.paged.sweep_bytes
+
+    @staticmethod
+    def file_bytes(mlp: MLP) -> int:
+        """Return the bytes of the second network's file, 0 in memory."""
+        return 0 if mlp.paged is None else network_bytes(mlp.architecture)
 
     @property
     def best(self) -> MLP:

@@ -169,7 +169,7 @@ def _cuts(plan: Plan) -> Iterator[tuple[int, int, int, int]]:
     first = at = calls = 0
     disk = DiskCalls()
     for step in plan.program.steps:
-        for _ in disk.of(step) if plan.disk_bytes else ():
+        for _ in disk.of(step) if plan.program.disk_bytes else ():
             yield DISK, calls, first, at
             first, calls = at, calls + 1
         at += record_count(step.op)

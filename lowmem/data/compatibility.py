@@ -35,7 +35,9 @@ def checked(
     """
     if isinstance(data, tuple | list) and len(data) == 2:
         task, (x, y) = _task(architecture, data[1]), data
-        samples: Samples = from_arrays(x, y, name=what, task=task, class_names=class_names, columns=columns)
+        samples: Samples = from_arrays(
+            x, y, name=what, task=task, class_names=class_names, columns=columns, remarked=False
+        )
     elif isinstance(data, Samples):
         samples = data
     else:

@@ -151,6 +151,7 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     columns: Schema | None = None,
     task: str | None = None,
+    remarked: bool = True,
 ) -> Dataset:
     """Return x and y as a `Dataset`. NumPy arrays are not copied, but for labels that are not numbered from 0.
 
@@ -163,6 +164,7 @@ def from_arrays(
     class_names: of labels that are text or whole numbers, in the order of their numbers; by default those in y.
     columns: of the data that a network was trained on: those of a data frame are put in their order.
     task: "classification" or "regression"; by default y decides, as in `open_data`.
+    remarked: whether to look for what people should know of the values; that goes through x once more.
 
     Raises `InputError` for arrays that are empty, not numeric, one-dimensional (x), of different lengths, with
     NaN or infinite values, for labels that are none of the `class_names`, and where y does not tell the task.
@@ -193,7 +195,7 @@ def from_arrays(
     labels = decided.targets.labels
     if labels and targets.dtype.kind not in LABEL_KINDS:
         targets = targets.astype(LABEL_DTYPE)
-    if columns is None and not np.can_cast(inputs.dtype, np.float32):
+    if remarked and columns is None and not np.can_cast(inputs.dtype, np.float32):
         ranges, rows = Ranges(inputs.shape[1], inputs.dtype, read=False), rows_at_once(len(inputs), inputs[0].nbytes)
         for start in range(0, len(inputs), rows):
             ranges.add(inputs[start : start + rows])

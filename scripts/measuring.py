@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from hashlib import sha256
@@ -30,6 +31,9 @@ Case = dict[str, Any]
 KEPT: dict[str, Path] = {}
 """Under "file": where finished cases are kept, if they are."""
 
+ASKED: Counter[str] = Counter()
+"""How often each case was asked for in this process: rounds ask for the same ones."""
+
 
 def in_fresh_process(module: str, case: Case, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Case:
     """Return what `python -m module ARGUMENTS --case JSON` prints, in a process without a state of earlier cases."""
@@ -39,6 +43,8 @@ def in_fresh_process(module: str, case: Case, environment: Mapping[str, str], ar
 def kept(name: object, measure: Callable[[], Case]) -> Case:
     """Return what was measured before under a name, which JSON can hold; else measure, and keep that."""
     file, key = KEPT.get("file"), json.dumps(name, sort_keys=True)
+    ASKED[key] += 1
+    key += f", round {ASKED[key]}" * (ASKED[key] > 1)  # a case that comes again is measured again
     known: dict[str, Case] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
     if key not in known:
         known[key] = measure()

@@ -105,8 +105,8 @@ def of_searches() -> str:
         f"{len(dearer['wrong'])} a plan was dearer than one for less. `python -m scripts.try_caps` trained on {files} "
         "kinds of files, at the cap that the first refusal named and at a quarter more, in groups of that size: "
         f"{sum(one['over'] for one in caps) or 'no'} process was above its cap, and each took "
-        f"{ends((1 + one['off'] for one in caps), '.3f')} of what it had promised; {off} of {len(caps)} were more than "
-        f"{WITHIN:.0%} off."
+        f"{ends((1 + one['off'] for one in caps), '.3f')} of what it had promised; {off} of {len(caps)} were more "
+        f"than {WITHIN:.0%} off."
     )
 
 

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -73,6 +74,26 @@ def test_tracing_of_others_goes_on() -> None:
         assert tracemalloc.is_tracing()
     finally:
         tracemalloc.stop()
+
+
+NAMES = """
+import sys
+import lowmem.cli, lowmem.training.trainer
+from lowmem.measure.memory import TracedPeak
+from scripts.hostile_networks import table_of_names
+peak = TracedPeak()
+grown = table_of_names()
+for number in range(15_000):
+    sys.intern(f"a name that is new {number}")
+print(grown > 0, peak.bytes() < 1 << 18)
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the size of the table is that of CPython 3.11")
+def test_the_table_of_names_is_made_anew_before_anything_is_measured() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.split() == ["True", "True"]
 
 
 # The process -----------------------------------------------------------------------------------------------------

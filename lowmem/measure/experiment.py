@@ -114,8 +114,8 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     x, y = _batch(architecture, rows)
     _warm_up(request.get("disk"))
     gc.collect()
-    floor = resident()
     traced = TracedPeak()
+    floor = resident()
     options: dict[str, Any] = {
         name: request.get(name)
         for name in ("micro_batch", "segments", "slots", "threads", "engine", "disk", "disk_limit")

@@ -30,8 +30,8 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
     """Open new files, unbuffered, that replace those at `paths` after the block, when they are on the disk.
 
     A new file has the permissions of the file that it replaces, and its owner and group where this process may give
-    them. If anything fails, the new files are removed and the
-    old ones are unchanged. Several files are replaced together: two writers of the same files do not mix them.
+    them. If anything fails, the new files are removed and the old ones are unchanged. Several files are replaced
+    together: two writers of the same files do not mix them.
 
     Raises `OSError` if a file cannot be written.
     """

@@ -29,7 +29,7 @@ class Turn(_Lock):  # type: ignore[misc, valid-type, unused-ignore]
         if self._process != os.getpid():
             self._at_fork_reinit()
             self._process = os.getpid()
-        if not (self._again or not self._is_owned()):
+        if self._is_owned() and not self._again:
             raise self._refused("at the moment, from which this call comes")
         try:
             taken = self.acquire(blocking=False)

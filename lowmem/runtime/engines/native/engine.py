@@ -117,16 +117,10 @@ class NativeEngine:
             fill_rule(struct.rule, self._optimizer, 1.0 if scale is None else scale)
         if self._sharded is not None:
             struct.update = GATHER  # the library updates no layer on its own
-            with (
-                self._pool.running() as struct.pool,
-                self._transfers(),
-            ):
+            with self._pool.running() as struct.pool, self._transfers():
                 return float(self._sharded.run(x, y, weights, rows, carry_out) * struct.scale)
         total = 0.0
-        with (
-            self._pool.running() as struct.pool,
-            self._transfers(),
-        ):
+        with self._pool.running() as struct.pool, self._transfers():
             for start in range(0, rows, self.plan.micro_batch):
                 stop = min(start + self.plan.micro_batch, rows)
                 struct.rows, struct.first_row = stop - start, start

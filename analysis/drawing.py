@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lowmem.common.tables import Table
 from lowmem.plots.style import note_below
 from lowmem.units import format_bytes
-from scripts.measuring import measured_sources
+from scripts.measuring import is_older
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -33,7 +33,7 @@ def load(name: str) -> Record:
 def caption(data: Record) -> str:
     """Say on what machine, when and by what command the data were measured, and whether sources have changed since."""
     machine, versions = data["machine"], data["versions"]
-    older = "" if data.get("sources") == measured_sources() else f", {OLDER}"
+    older = f", {OLDER}" if is_older(data) else ""
     packages = [f"{name} {versions[name]}" for name in LIBRARIES if name in versions]
     return (
         f"{data['command']}, {data['date']}{older}\n"

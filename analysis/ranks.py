@@ -32,7 +32,7 @@ from lowmem.plots.style import (
     new_figure,
     set_title,
 )
-from scripts.measuring import measured_sources
+from scripts.measuring import is_older
 
 RANKS = [1 << power for power in range(13)]
 
@@ -116,7 +116,7 @@ def measurement() -> Measured | None:
     links += [(Link(f"loopback at {slow['rate']}/s", **slow["link"]), slow["steps"]) for slow in found["slow"]]
     constants = found["machine"]
     rates = {int(width): rate for width, rate in constants["rates"].items()}
-    older = "" if found["sources"] == measured_sources() else f", {OLDER}"
+    older = f", {OLDER}" if is_older(found) else ""
     where = f"{found['date']} on {found['on']['processor']}, {found['on']['cores']} cores{older}"
     return Measured(where, Machine(**(constants | {"rates": rates})), links)
 

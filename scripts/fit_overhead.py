@@ -16,8 +16,6 @@ from scipy.optimize import linprog
 
 import lowmem as lm
 from lowmem.network.specs import ACTIVATIONS
-from lowmem.planning.accounting import object_counts
-from lowmem.planning.engines.overhead import counts
 from lowmem.planning.request import PlanRequest
 
 CASES = 160
@@ -106,7 +104,7 @@ def counts_of(plan: lm.Plan) -> dict[str, int]:
         update=plan.update,
         threads=1,
     )
-    return counts(plan.architecture, plan.program, **object_counts(request))
+    return request.objects.counts(plan.program)
 
 
 if __name__ == "__main__":

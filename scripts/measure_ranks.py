@@ -28,7 +28,7 @@ import numpy as np
 
 import lowmem as lm
 from scripts.kill_ranks import launcher
-from scripts.measuring import DATA, machine, measured_sources
+from scripts.measuring import DATA, MEASURED, machine, measured_sources
 from scripts.rank_messages import messages
 
 BLOCK, PAUSE = 4, 0.5
@@ -185,7 +185,7 @@ def model(times: int) -> dict[str, Any]:
         "command": "python -m scripts.measure_ranks model",
         "date": date.today().isoformat(),
         "on": machine(),
-        "sources": measured_sources(),
+        "sources": measured_sources(MEASURED),
         "machine": {"rates": rates, "add": add, "update": update},
         "link": link(memory),
         "steps": steps_on((1, 2), None),

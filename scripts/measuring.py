@@ -160,12 +160,20 @@ def write_data(found: Mapping[str, Any], output: Path) -> None:
     output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+MEASURED = ("network", "schedule", "nn", "planning", "runtime", "measure")
+"""Folders of `lowmem` whose files decide what a step does and takes."""
+
+
 def about(
-    command: str, records: list[Case], packages: tuple[str, ...] = ("numpy",), threads: int | None = None
+    command: str,
+    records: list[Case],
+    packages: tuple[str, ...] = ("numpy",),
+    threads: int | None = None,
+    folders: Sequence[str] = MEASURED,
 ) -> dict[str, Any]:
     """Return records with what made them.
 
-    command: the script and its arguments. threads: None for all cores.
+    command: the script and its arguments. threads: None for all cores. folders: of `lowmem`, that decide the figures.
     """
     return {
         "command": f"python -m scripts.{command}",
@@ -173,23 +181,25 @@ def about(
         "machine": machine() | {"threads": threads or os.cpu_count()},
         "versions": versions(packages),
         "engine": choose_engine(None, Architecture((1, 1)), None),
-        "sources": measured_sources(),
+        "folders": [*folders],
+        "sources": measured_sources(folders),
         "records": records,
     }
 
 
-MEASURED = ("network", "schedule", "nn", "planning", "runtime", "measure")
-"""Folders of `lowmem` whose files decide what a step does and takes."""
-
-
-def measured_sources() -> str:
+def measured_sources(folders: Sequence[str]) -> str:
     """Return a checksum of all sources that figures depend on, so that pages can say that they are older."""
     digest = sha256()
-    for folder in MEASURED:
+    for folder in folders:
         for path in sorted((ROOT / "lowmem" / folder).rglob("*")):
             if path.suffix in (".py", ".c", ".h", ".inc"):
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def is_older(data: Mapping[str, Any]) -> bool:
+    """Say whether other sources than those that are here have made data."""
+    return bool(data.get("sources") != measured_sources(data.get("folders", MEASURED)))
 
 
 def machine() -> dict[str, Any]:

@@ -11,8 +11,8 @@ python -m scripts.search_least {least,dearer} ... [--first N] [--count N] [--ste
 
 Prints each case that breaks a promise, and the figures at the end. With --done, each case becomes a line of JSON in
 that file as soon as it is tried, and is not tried again: a search that was broken off goes on, and pieces with seeds
-of their own can be searched side by side. For `dearer`, the tables of the planner are shared among the budgets of a
-network, as they do not depend on them.
+of their own can be searched side by side. The tables of the planner are shared among the budgets of a network, as they
+do not depend on them, and what several refusals advise alike is tried once.
 """
 
 import argparse
@@ -38,6 +38,9 @@ from scripts.measuring import about, write_data
 
 KINDS = ("uneven", "uneven", "funnel", "runs")
 BATCHES = (1, 7, 64, 256, 1000, 2048)
+
+PLANNED = ("network", "schedule", "nn", "planning")
+"""Folders of `lowmem` whose files decide what is planned."""
 
 
 def network(rng: Random, layers: int) -> lm.Architecture:
@@ -118,6 +121,7 @@ def refusals(architecture: lm.Architecture, batch: int, options: dict[str, Any],
     share = 100 * least / stored.peak_bytes
     budgets: list[int | str] = [least - 1, least // 2, f"{share * 0.9:.4f}%", f"{share * 0.999:.6f}%"]
     budgets += ["0.01% of activations", "3% of activations"]
+    worked = set[str]()
     for budget in budgets:
         try:
             lm.plan(architecture, batch, budget, **options)
@@ -133,8 +137,11 @@ def refusals(architecture: lm.Architecture, batch: int, options: dict[str, Any],
         sizes = re.match(r"(.*) (?:is|of activations are) less than the (.*?) (?:\(|that)", message)
         if sizes is None or sizes[1] == sizes[2]:
             yield f"{budget}: sizes do not differ in {message}"
+        if advised[1] in worked:
+            continue
         try:
             lm.plan(architecture, batch, advised[1], **options)
+            worked.add(advised[1])
         except lm.BudgetError as error:
             yield f"{budget}: advised {advised[1]}, then {error}"
 
@@ -227,7 +234,6 @@ def try_dearer(seed: int, steps: int) -> dict[str, Any]:
 
 def search_dearer(seeds: Sequence[int], done: Path | None, steps: int) -> dict[str, Any]:
     """Return for which networks more budget made a plan dearer, and how many plans were made."""
-    vars(ladder)["Planner"] = lru_cache(maxsize=4)(Planner)
     found = tried("dearer", seeds, done, partial(try_dearer, steps=steps))
     plans = sum(one["plans"] for one in found)
     print(f"{plans} plans")
@@ -243,6 +249,7 @@ if __name__ == "__main__":
     parser.add_argument("--done", type=Path, metavar="FILE", help="what was tried; it is not tried again")
     parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures, as in docs/data")
     arguments = parser.parse_args()
+    vars(ladder)["Planner"] = lru_cache(maxsize=8)(Planner)
     records = []
     for search in arguments.search:
         count = arguments.count or (300 if search == "least" else 100)
@@ -252,4 +259,4 @@ if __name__ == "__main__":
         else:
             records.append(search_dearer(seeds, arguments.done, arguments.steps))
     if arguments.output is not None:
-        write_data(about(f"search_least {' '.join(arguments.search)}", records), arguments.output)
+        write_data(about(f"search_least {' '.join(arguments.search)}", records, folders=PLANNED), arguments.output)

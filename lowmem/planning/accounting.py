@@ -1,7 +1,7 @@
 """From a schedule to a plan: its values are placed, and every byte and FLOP is counted. No NumPy."""
 
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lowmem.common.exact_sums import PARTIALS
 from lowmem.errors import InputError
@@ -9,9 +9,8 @@ from lowmem.network.layers.base import STATISTICS
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import INDEX_BYTES, tile_rows
 from lowmem.nn.optimizers import OPTIMIZERS
-from lowmem.planning.engines import native_memory, overhead
+from lowmem.planning.engines import native_memory
 from lowmem.planning.engines.native_memory import OP_BYTES
-from lowmem.planning.engines.overhead import Calls
 from lowmem.planning.packing import Effort, Program, Step, pack
 from lowmem.planning.packing.relays import relayed
 from lowmem.planning.plan import Plan
@@ -25,7 +24,7 @@ from lowmem.planning.streamed import (
     streamed_moves,
     thread_bytes,
 )
-from lowmem.schedule import Load, Op, Schedule, Store, Trace, lower, simulate
+from lowmem.schedule import Load, Schedule, Store, Trace, lower, simulate
 from lowmem.schedule.disk.transfers import AT_ONCE
 from lowmem.schedule.lowering import TRAVELLING
 
@@ -111,7 +110,7 @@ def _placed(request: PlanRequest, schedule: Schedule, relays: bool) -> tuple[Sch
     trace = simulate(chain, schedule)
     # Where every layer runs once, all engines store the same, to the byte.
     counted = request.engine == "numpy" and trace.forward_runs > chain.length
-    beside = _Objects(request) if counted else None
+    beside = request.objects.bytes if counted else None
 
     def taken(program: Program) -> int:
         return program.arena_bytes + (OP_BYTES * len(program.steps) if beside is None else beside(program))
@@ -143,7 +142,7 @@ def floor_bytes(request: PlanRequest, schedule: Schedule) -> int:
     lowered = lower(request.chain, schedule)
     peak = simulate(request.chain, lowered).peak_bytes
     program = Program(tuple(Step(op, 0, 0, 0) for op in lowered.ops), 0)
-    return peak + _overhead(request, program) - least_overhead(request)
+    return peak + request.objects.bytes(program) - least_overhead(request)
 
 
 def whole_batch(request: PlanRequest, one_pass: float) -> float:
@@ -166,73 +165,7 @@ def least_overhead(request: PlanRequest) -> int:
     architecture, threads = request.architecture, thread_bytes(request)
     if request.engine == "native":
         return threads + native_memory.program_bytes(architecture.layers, 0, request.lanes, sharded=request.shards > 1)
-    return threads + overhead.least_overhead(architecture, **object_counts(request))
-
-
-def object_counts(request: PlanRequest) -> dict[str, Any]:
-    """Return how often a program of this request is bound, for the account of Python's objects."""
-    kinds = min(request.passes, 3)  # the first pass, all passes between, and the last one are bound apart
-    sizes = 2 if request.batch_size % request.rows else 1
-    odd = 2 if request.odd_batches else 1
-    if request.shards > 1:
-        # All passes are alike. Shards differ by a row, and the last pass of each has what is left.
-        kinds = 1
-        sizes = len({rows for shard in _shard_rows(request) for rows in _pass_rows(shard, request.rows)})
-    return {
-        "rows": request.rows,
-        "sizes": sizes * odd,
-        "passes": kinds * odd,
-        "states": None if request.optimizer is None else OPTIMIZERS[request.optimizer].states,
-        "shards": request.sharing,
-        "streaming": request.streaming,
-    }
-
-
-def _shard_rows(request: PlanRequest) -> set[int]:
-    """Return the numbers of rows that shards of a batch have."""
-    least, larger = divmod(request.batch_size, request.shards)
-    return {least, least + 1} if larger else {least}
-
-
-def _pass_rows(shard: int, rows: int) -> set[int]:
-    """Return the numbers of rows of the passes of a shard."""
-    return {min(rows, shard), shard % rows or rows}
-
-
-def _overhead(request: PlanRequest, program: Program, calls: Calls | None = None) -> int:
-    """Return the bytes of Python's objects that the NumPy engine binds for a program.
-
-    calls: of the program, where they are known already.
-    """
-    return overhead.overhead_bytes(
-        overhead.counts(request.architecture, program, **object_counts(request), calls=calls)
-    )
-
-
-class _Objects:
-    """The bytes of Python's objects for programs of a request.
-
-    They are computed once for each program, which is long and told by identity, and calls once for each schedule.
-    """
-
-    def __init__(self, request: PlanRequest) -> None:
-        self._request = request
-        self._calls: list[tuple[list[Op], Calls]] = []
-        self._known: dict[int, tuple[Program, int]] = {}
-
-    def __call__(self, program: Program) -> int:
-        """Return the bytes for a program."""
-        if id(program) not in self._known:
-            self._known[id(program)] = program, _overhead(self._request, program, self._calls_of(program))
-        return self._known[id(program)][1]
-
-    def _calls_of(self, program: Program) -> Calls:
-        ops = [step.op for step in program.steps]
-        known = next((calls for others, calls in self._calls if others == ops), None)
-        if known is None:
-            known = overhead.calls_of(self._request.architecture, ops, self._request.streaming)
-            self._calls.append((ops, known))
-        return known
+    return threads + request.objects.least
 
 
 class EngineMemory(NamedTuple):
@@ -261,7 +194,7 @@ def _numpy(request: PlanRequest, program: Program, moves: int) -> EngineMemory:
         gradients=_gradients(request, largest * buffers.one_layer),
         optimizer_scratch=min(CHUNK, largest) * scratch,
         batch_bytes=request.rows * architecture.item_bytes + labels,
-        overhead_bytes=_overhead(request, program)
+        overhead_bytes=request.objects.bytes(program)
         + (native_memory.DISK_BYTES if program.disk_bytes else 0)
         + (native_memory.DISK_BYTES if moves else 0)
         + _norm_bytes(request),

@@ -13,10 +13,12 @@ from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture, architecture_of
 from lowmem.network.batch_rows import check_rows
 from lowmem.network.tiles import ALIGNMENT
+from lowmem.nn.optimizers import OPTIMIZERS
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.lane_count import lanes_for
 from lowmem.planning.engines.machine import DiskTier
+from lowmem.planning.engines.overhead import ObjectCounter
 from lowmem.planning.network_chain import network_chain, timed_chain
 from lowmem.planning.packing import pack
 from lowmem.schedule import PLANNERS, Planner, Schedule, simulate
@@ -272,6 +274,28 @@ class PlanRequest:
     def _engine(self) -> str:
         assert self.engine is not None  # it has been chosen
         return self.engine
+
+    @cached_property
+    def objects(self) -> ObjectCounter:
+        """The account of Python's objects that NumPy's engine binds for a program of this request."""
+        kinds = min(self.passes, 3)  # the first pass, all passes between, and the last one are bound apart
+        sizes = 2 if self.batch_size % self.rows else 1
+        odd = 2 if self.odd_batches else 1
+        if self.shards > 1:
+            # All passes are alike. Shards differ by a row, and the last pass of each has what is left.
+            kinds = 1
+            least, larger = divmod(self.batch_size, self.shards)
+            shards = (least, least + 1) if larger else (least,)
+            sizes = len({rows for shard in shards for rows in (min(self.rows, shard), shard % self.rows or self.rows)})
+        return ObjectCounter(
+            self.architecture,
+            rows=self.rows,
+            sizes=sizes * odd,
+            passes=kinds * odd,
+            states=None if self.optimizer is None else OPTIMIZERS[self.optimizer].states,
+            shards=self.sharing,
+            streaming=self.streaming,
+        )
 
     @cached_property
     def chain(self) -> Chain:

@@ -5,24 +5,27 @@ which the binder follows too; the bytes of each kind were fitted on traced alloc
 `scripts/fit_overhead.py`, which also shows how far the estimate lies above them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cached_property
+from itertools import compress
+from typing import NamedTuple
 
 from lowmem.common.shards import Shards
 from lowmem.network.architecture import Architecture
-from lowmem.network.layers import Layer
-from lowmem.network.layers.base import Widths, Workspace
+from lowmem.network.layers.base import Widths
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
-from lowmem.planning.engines.outline import Phase, Place, outline, reversal_places
+from lowmem.planning.engines.outline import Phase, Place, ReversalPlaces, outline, reversal_places
 from lowmem.planning.packing import Program, Step
-from lowmem.schedule.ops import Op
+from lowmem.schedule.ops import Loss, Op
 from lowmem.schedule.streaming import Streaming
 
 WHOLE = Shards()
 """A batch in one shard."""
+
+KEPT = 4
+"""Schedules whose calls are kept: a search asks for the placements of one before it goes to the next."""
 
 BYTES = {
     "constant": 12000,
@@ -54,13 +57,14 @@ optimizer's arrays of each.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calls:
-    """The calls of a program, wherever its values lie: what all placements of a schedule share. See `calls_of`.
+    """The calls of a program, wherever its values lie: what all placements of a schedule share.
 
-    forwards: (number of the step, phase, layer). sweeps: (number of the step, first layer, last layer).
-    reversals: (number of the step, layer). kinds: how many objects there are of the kinds that no place changes.
+    forwards: (number of the step, number that equal forwards share, layer).
+    sweeps: (number of the step, first layer, last layer). reversals: (number of the step, layer).
+    kinds: how many objects there are of the kinds that no place changes.
     """
 
-    forwards: tuple[tuple[int, Phase, int], ...]
+    forwards: tuple[tuple[int, int, int], ...]
     sweeps: tuple[tuple[int, int, int], ...]
     reversals: tuple[tuple[int, int], ...]
     kinds: dict[str, int]
@@ -71,12 +75,13 @@ def calls_of(architecture: Architecture, ops: Iterable[Op], streaming: Streaming
     forwards, sweeps, reversals = [], [], []
     calls = 0
     reversed_by = -1
+    equal: dict[tuple[Phase, Op], int] = {}
     numbered = Program(tuple(Step(op, number, number, number) for number, op in enumerate(ops)), 0)
     for item in outline(architecture, numbered, first=False, last=True, streaming=streaming):
         number = item.step.source
         match item.kind:
             case "forward":
-                forwards.append((number, item.phase, item.layer))
+                forwards.append((number, equal.setdefault((item.phase, item.step.op), number), item.layer))
             case "sweep":
                 sweeps.append((number, item.layer, item.last))
             case "prepare" | "gradients" | "scale_gradients" | "finish" | "gather":
@@ -90,19 +95,22 @@ def calls_of(architecture: Architecture, ops: Iterable[Op], streaming: Streaming
     return Calls(tuple(forwards), tuple(sweeps), tuple(reversals), kinds)
 
 
-def counts(
-    architecture: Architecture,
-    program: Program,
-    *,
-    rows: int,
-    sizes: int,
-    passes: int,
-    states: int | None,
-    shards: Shards = WHOLE,
-    streaming: Streaming | None = None,
-    calls: Calls | None = None,
-) -> dict[str, int]:
-    """Count the objects of a program by kind.
+class _Working(NamedTuple):
+    """What a layer works on, in passes of so many rows.
+
+    entering, leaving: widths of its states. forward, in_place: widths of the working matrices of a tile.
+    reversal: where a step reverses it whose values all lie at 0.
+    """
+
+    entering: int
+    leaving: int
+    forward: Widths
+    in_place: Widths
+    reversal: ReversalPlaces
+
+
+class ObjectCounter:
+    """Counts Python's objects that NumPy's engine binds for the programs of a request.
 
     rows: of a pass.
     sizes: different numbers of rows that passes have; views and forward calls are made for each.
@@ -110,64 +118,118 @@ def counts(
     states: arrays of the optimizer, None without one.
     shards: of a batch, whose parts of the parameters are updated one by one.
     streaming: of parameters and moments.
-    calls: of the program, where they are known already.
+
+    A search counts them for hundreds of programs. So what the network alone decides is found out once, and the calls
+    of the last schedules are kept.
     """
-    workspace = cache(_workspace)
-    places = _Places(rows, architecture.item_bytes)
-    forwards: set[tuple[str, Step]] = set()  # equal ones are bound once
-    in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
-    steps = program.steps
-    calls = calls or calls_of(architecture, (step.op for step in steps), streaming)
-    for number, phase, reached in calls.forwards:
-        step = steps[number]
-        if (phase, step) not in forwards:
-            forwards.add((phase, step))
-            layer = architecture.layer(reached)
-            places.matrices |= {(step.source, layer.entering), (step.target, layer.leaving)}
-            places.workspaces.add((step.scratch, workspace(layer).forward))
-    for number, begin, end in calls.sweeps:
-        step = steps[number]
-        marks = in_place.setdefault((step.target, step.scratch), bytearray(architecture.layers + 1))
-        marks[begin : end + 1] = b"\1" * (end - begin + 1)
-    for number, reached in calls.reversals:
-        where = reversal_places(architecture.layer(reached), steps[number], rows)
-        places.matrices |= {where.delta, where.state, *where.whole}
-        places.workspaces.add(where.scratch)
-    for (place, scratch), marks in in_place.items():
-        for layer in {architecture.layer(number) for number, mark in enumerate(marks) if mark}:
-            places.matrices |= {(place, layer.entering), (place, layer.leaving)}
-            places.workspaces.add((scratch, workspace(layer).in_place))
-    chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
-    parts = sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer)
-    of_passes = {kind: number * passes for kind, number in calls.kinds.items()}
-    shared = len(forwards) + sum(map(sum, in_place.values()))
-    return {
-        "constant": 1,
-        "layers": architecture.layers,
-        "parts": parts,
-        "parts again": parts * (passes - 1),
-        "totals": architecture.layers * (passes > 1),
-        "steps": len(program.steps),
-        **of_passes,
-        "calls": of_passes["calls"] + shared * sizes,
-        "in place": len(in_place) * (architecture.layers + 1) * sizes,
-        "places": len(places.matrices) * sizes,
-        "workspaces": len(places.workspaces) * places.tiles * sizes,
-        "views": places.views() * sizes,
-        "loss": places.tiles * sizes,
-        "chunks": chunks,
-        "states": chunks * (states or 0),
-    }
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        rows: int,
+        sizes: int,
+        passes: int,
+        states: int | None,
+        shards: Shards = WHOLE,
+        streaming: Streaming | None = None,
+    ) -> None:
+        self._architecture, self._streaming = architecture, streaming
+        self._rows, self._sizes, self._passes = rows, sizes, passes
+        self._working = tuple(_working(architecture, rows))
+        chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
+        parts = sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer)
+        self._constant = {
+            "constant": 1,
+            "layers": architecture.layers,
+            "parts": parts,
+            "parts again": parts * (passes - 1),
+            "totals": architecture.layers * (passes > 1),
+            "chunks": chunks,
+            "states": chunks * (states or 0),
+        }
+        self._calls: dict[tuple[Op, ...], Calls] = {}
+
+    def bytes(self, program: Program) -> int:
+        """Return the bytes that the objects of a program take."""
+        return overhead_bytes(self.counts(program))
+
+    @cached_property
+    def least(self) -> int:
+        """The bytes that the objects of any program take at least, whatever its schedule."""
+        backward = sum(len(layer.reversal) for layer in self._architecture.each_layer)
+        reversals = self._architecture.layers
+        empty = self.counts(Program((), 0))
+        return overhead_bytes(empty | {"calls": backward * self._passes, "reversals": reversals * self._passes})
+
+    def counts(self, program: Program) -> dict[str, int]:
+        """Count the objects of a program by kind."""
+        steps, working = program.steps, self._working
+        calls = self._calls_of(steps)
+        places = _Places(self._rows, self._architecture.item_bytes)
+        matrices, workspaces = places.matrices, places.workspaces
+        forwards: set[tuple[int, int, int, int]] = set()  # equal ones are bound once
+        in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
+        for number, equal, layer in calls.forwards:
+            step, of = steps[number], working[layer - 1]
+            forwards.add((equal, step.source, step.target, step.scratch))
+            matrices.add((step.source, of.entering))
+            matrices.add((step.target, of.leaving))
+            workspaces.add((step.scratch, of.forward))
+        for number, begin, end in calls.sweeps:
+            step = steps[number]
+            marks = in_place.setdefault((step.target, step.scratch), bytearray(len(working)))
+            marks[begin - 1 : end] = b"\1" * (end - begin + 1)
+        for number, layer in calls.reversals:
+            step, of = steps[number], working[layer - 1]
+            matrices.add((step.source, of.leaving))
+            matrices.add((step.target, of.entering))
+            matrices.update((step.scratch + offset, width) for offset, width in of.reversal.whole)
+            offset, widths = of.reversal.scratch
+            workspaces.add((step.scratch + offset, widths))
+        for (place, scratch), marks in in_place.items():
+            for of in set(compress(working, marks)):
+                matrices.add((place, of.entering))
+                matrices.add((place, of.leaving))
+                workspaces.add((scratch, of.in_place))
+        of_passes = {kind: number * self._passes for kind, number in calls.kinds.items()}
+        shared = len(forwards) + sum(marks.count(1) for marks in in_place.values())
+        sizes = self._sizes
+        return {
+            **self._constant,
+            "steps": len(steps),
+            **of_passes,
+            "calls": of_passes["calls"] + shared * sizes,
+            "in place": len(in_place) * (len(working) + 1) * sizes,
+            "places": len(matrices) * sizes,
+            "workspaces": len(workspaces) * places.tiles * sizes,
+            "views": places.views() * sizes,
+            "loss": places.tiles * sizes,
+        }
+
+    def _calls_of(self, steps: Sequence[Step]) -> Calls:
+        """Return the calls of a program, which all placements of a schedule share."""
+        ops = tuple(step.op for step in steps)
+        if ops not in self._calls:
+            if len(self._calls) == KEPT:
+                del self._calls[next(iter(self._calls))]
+            self._calls[ops] = calls_of(self._architecture, ops, self._streaming)
+        return self._calls[ops]
+
+
+def _working(architecture: Architecture, rows: int) -> Iterator[_Working]:
+    """Yield what each layer works on; of equal layers the same object, which is told from others at once."""
+    at_zero, made = Step(Loss(), 0, 0, 0), dict[int, _Working]()
+    for layer in architecture.each_layer:
+        if id(layer) not in made:  # equal layers are one object
+            workspace, reversal = layer.workspace(), reversal_places(layer, at_zero, rows)
+            made[id(layer)] = _Working(layer.entering, layer.leaving, workspace.forward, workspace.in_place, reversal)
+        yield made[id(layer)]
 
 
 def _chunks(size: int, shards: Shards) -> int:
     """Return how many chunks the parts of a layer of so many numbers are cut in."""
     return sum(-(-(stop - first) // CHUNK) for first, stop in shards.parts(size))
-
-
-def _workspace(layer: Layer) -> Workspace:
-    """Return the working memory of a layer with NumPy."""
-    return layer.workspace()
 
 
 class _Places:
@@ -196,10 +258,3 @@ class _Places:
 def overhead_bytes(numbers: dict[str, int]) -> int:
     """Return the bytes that so many objects of each kind take."""
     return sum(BYTES[kind] * number for kind, number in numbers.items())
-
-
-def least_overhead(architecture: Architecture, *, passes: int, **numbers: Any) -> int:  # noqa: ANN401
-    """Return what any program of a network takes at least, whatever its schedule; arguments as for `counts`."""
-    empty = counts(architecture, Program((), 0), passes=passes, **numbers)
-    backward = sum(len(layer.reversal) for layer in architecture.each_layer)
-    return overhead_bytes(empty | {"calls": backward * passes, "reversals": architecture.layers * passes})

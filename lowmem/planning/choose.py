@@ -19,7 +19,7 @@ from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.choice import choose_engine
 from lowmem.planning.engines.machine import DiskTier, disk_tier, measured_costs
 from lowmem.planning.plan import Plan
-from lowmem.planning.request import STRATEGIES, PlanRequest, update_mode
+from lowmem.planning.request import STRATEGIES, PlanRequest, UpdateMode, two_runs_error
 from lowmem.planning.streamed import check_disk_limit, in_memory, variants
 from lowmem.schedule import Planner, Schedule
 
@@ -264,3 +264,17 @@ def optimizer_name(optimizer: str | Named | None) -> str | None:
     name: Any = optimizer if isinstance(optimizer, str) else getattr(optimizer, "name", optimizer)
     lookup("optimizer", name, OPTIMIZERS)
     return str(name)
+
+
+def update_mode(optimizer: str | None, *, gather: bool, rehearse: bool) -> UpdateMode:
+    """Return the update mode that the keywords of `lowmem.plan` stand for.
+
+    Raises `InputError` for `rehearse` with `gather`, or without an optimizer.
+    """
+    if rehearse:
+        if gather or optimizer is None:
+            raise two_runs_error()
+        return UpdateMode.TWO_RUNS
+    if optimizer is None:
+        return UpdateMode.NONE
+    return UpdateMode.GATHERED if gather else UpdateMode.FUSED

@@ -278,23 +278,10 @@ class PlanRequest:
     @cached_property
     def objects(self) -> ObjectCounter:
         """The account of Python's objects that NumPy's engine binds for a program of this request."""
-        kinds = min(self.passes, 3)  # the first pass, all passes between, and the last one are bound apart
-        sizes = 2 if self.batch_size % self.rows else 1
-        odd = 2 if self.odd_batches else 1
-        if self.shards > 1:
-            # All passes are alike. Shards differ by a row, and the last pass of each has what is left.
-            kinds = 1
-            least, larger = divmod(self.batch_size, self.shards)
-            shards = (least, least + 1) if larger else (least,)
-            sizes = len({rows for shard in shards for rows in (min(self.rows, shard), shard % self.rows or self.rows)})
+        states = None if self.optimizer is None else OPTIMIZERS[self.optimizer].states
+        shards, streaming = self.sharing, self.streaming
         return ObjectCounter(
-            self.architecture,
-            rows=self.rows,
-            sizes=sizes * odd,
-            passes=kinds * odd,
-            states=None if self.optimizer is None else OPTIMIZERS[self.optimizer].states,
-            shards=self.sharing,
-            streaming=self.streaming,
+            self.architecture, self.batch_size, self.rows, states, shards, streaming, odd_batches=self.odd_batches
         )
 
     @cached_property
@@ -348,20 +335,6 @@ class PlanRequest:
         while self.weighs_passes and request.rows >= 2 * LEAST_ROWS:
             request = replace(request, micro_batch=-(-request.rows // 2))
             yield request
-
-
-def update_mode(optimizer: str | None, *, gather: bool, rehearse: bool) -> UpdateMode:
-    """Return the update mode that the keywords of `lowmem.plan` stand for.
-
-    Raises `InputError` for `rehearse` with `gather`, or without an optimizer.
-    """
-    if rehearse:
-        if gather or optimizer is None:
-            raise two_runs_error()
-        return UpdateMode.TWO_RUNS
-    if optimizer is None:
-        return UpdateMode.NONE
-    return UpdateMode.GATHERED if gather else UpdateMode.FUSED
 
 
 def two_runs_error() -> InputError:

@@ -21,9 +21,6 @@ from lowmem.planning.packing import Program, Step
 from lowmem.schedule.ops import Loss, Op
 from lowmem.schedule.streaming import Streaming
 
-WHOLE = Shards()
-"""A batch in one shard."""
-
 KEPT = 4
 """Schedules whose calls are kept: a search asks for the placements of one before it goes to the next."""
 
@@ -113,11 +110,10 @@ class ObjectCounter:
     """Counts Python's objects that NumPy's engine binds for the programs of a request.
 
     rows: of a pass.
-    sizes: different numbers of rows that passes have; views and forward calls are made for each.
-    passes: kinds of passes; the other calls are made for each.
     states: arrays of the optimizer, None without one.
     shards: of a batch, whose parts of the parameters are updated one by one.
     streaming: of parameters and moments.
+    odd_batches: whether the last batch of an epoch has another size.
 
     A search counts them for hundreds of programs. So what the network alone decides is found out once, and the calls
     of the last schedules are kept.
@@ -126,16 +122,20 @@ class ObjectCounter:
     def __init__(
         self,
         architecture: Architecture,
-        *,
+        batch_size: int,
         rows: int,
-        sizes: int,
-        passes: int,
         states: int | None,
-        shards: Shards = WHOLE,
-        streaming: Streaming | None = None,
+        shards: Shards,
+        streaming: Streaming | None,
+        *,
+        odd_batches: bool,
     ) -> None:
         self._architecture, self._streaming = architecture, streaming
-        self._rows, self._sizes, self._passes = rows, sizes, passes
+        self._rows = rows
+        odd = 2 if odd_batches else 1
+        # Views and forward calls are made for each number of rows, the other calls for each kind of pass.
+        self._sizes = odd * _sizes_of_passes(batch_size, rows, shards)
+        self._passes = passes = odd * _kinds_of_passes(batch_size, rows, shards)
         self._working = tuple(_working(architecture, rows))
         chunks = 0 if states is None else sum(_chunks(layer.size, shards) for layer in architecture.each_layer)
         parts = sum(len(layer.parameters) + len(layer.running) - 2 for layer in architecture.each_layer)
@@ -215,6 +215,18 @@ class ObjectCounter:
                 del self._calls[next(iter(self._calls))]
             self._calls[ops] = calls_of(self._architecture, ops, self._streaming)
         return self._calls[ops]
+
+
+def _sizes_of_passes(batch_size: int, rows: int, shards: Shards) -> int:
+    """Return how many different numbers of rows passes have. Shards differ by a row, and each has a rest."""
+    least, larger = divmod(batch_size, shards.count)
+    of_shards = {least, least + 1} if larger else {least}
+    return len({size for shard in of_shards for size in (min(rows, shard), shard % rows or rows)})
+
+
+def _kinds_of_passes(batch_size: int, rows: int, shards: Shards) -> int:
+    """Return how many kinds of passes there are: the first one, those between, and the last one; of shards one."""
+    return 1 if shards.count > 1 else min(-(-batch_size // rows), 3)
 
 
 def _working(architecture: Architecture, rows: int) -> Iterator[_Working]:

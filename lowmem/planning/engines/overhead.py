@@ -8,15 +8,15 @@ which the binder follows too; the bytes of each kind were fitted on traced alloc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
-from typing import NamedTuple
+from itertools import accumulate, compress
+from typing import NamedTuple, TypeAlias
 
 from lowmem.common.shards import Shards
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers.base import Widths
 from lowmem.network.specs import CHUNK
 from lowmem.network.tiles import matrices_bytes, tile_count, tile_rows
-from lowmem.planning.engines.outline import Phase, Place, ReversalPlaces, outline, reversal_places
+from lowmem.planning.engines.outline import Phase, Place, outline, reversal_places
 from lowmem.planning.packing import Program, Step
 from lowmem.schedule.ops import Loss, Op
 from lowmem.schedule.streaming import Streaming
@@ -92,18 +92,23 @@ def calls_of(architecture: Architecture, ops: Iterable[Op], streaming: Streaming
     return Calls(tuple(forwards), tuple(sweeps), tuple(reversals), kinds)
 
 
+Places: TypeAlias = tuple[Place, ...]
+
+
 class _Working(NamedTuple):
     """What a layer works on, in passes of so many rows.
 
-    entering, leaving: widths of its states. forward, in_place: widths of the working matrices of a tile.
-    reversal: where a step reverses it whose values all lie at 0.
+    entering, leaving: widths of its states. forward, in_place, backward: the working matrices of a tile, from 0 on.
+    whole: matrices of all rows to reverse the layer, in scratch at 0. behind: where `backward` begins in such scratch.
     """
 
     entering: int
     leaving: int
-    forward: Widths
-    in_place: Widths
-    reversal: ReversalPlaces
+    forward: Places
+    in_place: Places
+    whole: Places
+    behind: int
+    backward: Places
 
 
 class ObjectCounter:
@@ -166,8 +171,8 @@ class ObjectCounter:
         """Count the objects of a program by kind."""
         steps, working = program.steps, self._working
         calls = self._calls_of(steps)
-        places = _Places(self._rows, self._architecture.item_bytes)
-        matrices, workspaces = places.matrices, places.workspaces
+        matrices: set[Place] = set()
+        workspaces: set[tuple[int, Places]] = set()  # (offset, matrices from 0 on)
         forwards: set[tuple[int, int, int, int]] = set()  # equal ones are bound once
         in_place: dict[Place, bytearray] = {}  # (place, scratch) -> a mark for each layer
         for number, equal, layer in calls.forwards:
@@ -184,9 +189,8 @@ class ObjectCounter:
             step, of = steps[number], working[layer - 1]
             matrices.add((step.source, of.leaving))
             matrices.add((step.target, of.entering))
-            matrices.update((step.scratch + offset, width) for offset, width in of.reversal.whole)
-            offset, widths = of.reversal.scratch
-            workspaces.add((step.scratch + offset, widths))
+            matrices.update((step.scratch + offset, width) for offset, width in of.whole)
+            workspaces.add((step.scratch + of.behind, of.backward))
         for (place, scratch), marks in in_place.items():
             for of in set(compress(working, marks)):
                 matrices.add((place, of.entering))
@@ -194,7 +198,12 @@ class ObjectCounter:
                 workspaces.add((scratch, of.in_place))
         of_passes = {kind: number * self._passes for kind, number in calls.kinds.items()}
         shared = len(forwards) + sum(marks.count(1) for marks in in_place.values())
-        sizes = self._sizes
+        working_on = {(begin + offset, width) for begin, places in workspaces for offset, width in places}
+        sizes, tiles = self._sizes, tile_count(self._rows)
+        # Of a matrix its tiles and the whole. Tiles work in one place, in two shapes where the last one is shorter: as
+        # a larger batch shall never seem to need less, all batches of several tiles are taken for such.
+        several = tiles > 1
+        views = len(matrices) * (tiles + several) + len(working_on) * (1 + several)
         return {
             **self._constant,
             "steps": len(steps),
@@ -202,9 +211,9 @@ class ObjectCounter:
             "calls": of_passes["calls"] + shared * sizes,
             "in place": len(in_place) * (len(working) + 1) * sizes,
             "places": len(matrices) * sizes,
-            "workspaces": len(workspaces) * places.tiles * sizes,
-            "views": places.views() * sizes,
-            "loss": places.tiles * sizes,
+            "workspaces": len(workspaces) * tiles * sizes,
+            "views": views * sizes,
+            "loss": tiles * sizes,
         }
 
     def _calls_of(self, steps: Sequence[Step]) -> Calls:
@@ -231,40 +240,31 @@ def _kinds_of_passes(batch_size: int, rows: int, shards: Shards) -> int:
 
 def _working(architecture: Architecture, rows: int) -> Iterator[_Working]:
     """Yield what each layer works on; of equal layers the same object, which is told from others at once."""
-    at_zero, made = Step(Loss(), 0, 0, 0), dict[int, _Working]()
+    at_zero, tile, made = Step(Loss(), 0, 0, 0), tile_rows(rows), dict[int, _Working]()
+
+    def placed(widths: Widths) -> Places:
+        """Return matrices of a tile, one behind the other."""
+        sizes = (matrices_bytes((width,), tile, architecture.item_bytes) for width in widths)
+        return tuple(zip(accumulate(sizes, initial=0), widths, strict=False))
+
     for layer in architecture.each_layer:
         if id(layer) not in made:  # equal layers are one object
             workspace, reversal = layer.workspace(), reversal_places(layer, at_zero, rows)
-            made[id(layer)] = _Working(layer.entering, layer.leaving, workspace.forward, workspace.in_place, reversal)
+            made[id(layer)] = _Working(
+                layer.entering,
+                layer.leaving,
+                forward=placed(workspace.forward),
+                in_place=placed(workspace.in_place),
+                whole=reversal.whole,
+                behind=reversal.scratch[0],
+                backward=placed(workspace.backward),
+            )
         yield made[id(layer)]
 
 
 def _chunks(size: int, shards: Shards) -> int:
     """Return how many chunks the parts of a layer of so many numbers are cut in."""
     return sum(-(-(stop - first) // CHUNK) for first, stop in shards.parts(size))
-
-
-class _Places:
-    """Every matrix that a program works on: states, deltas, and working memory of a tile."""
-
-    def __init__(self, rows: int, item_bytes: int) -> None:
-        self.tile, self.tiles, self.item_bytes = tile_rows(rows), tile_count(rows), item_bytes
-        self.matrices: set[Place] = set()
-        self.workspaces: set[tuple[int, Widths]] = set()
-
-    def views(self) -> int:
-        """Return how many views that makes.
-
-        Of a matrix its tiles and the whole. Tiles work in one place, in two shapes where the last one is shorter: as a
-        larger batch shall never seem to need less, all batches of several tiles are taken for such.
-        """
-        working: set[Place] = set()
-        for offset, widths in self.workspaces:
-            for width in widths:
-                working.add((offset, width))
-                offset += matrices_bytes((width,), self.tile, self.item_bytes)
-        several = self.tiles > 1
-        return len(self.matrices) * (self.tiles + several) + len(working) * (1 + several)
 
 
 def overhead_bytes(numbers: dict[str, int]) -> int:

@@ -79,6 +79,7 @@ def test_a_run_is_resumed_to_its_own_file_and_never_journaled_there(capsys: Capt
     [
         ("predict k.sft --data p.csv --output p.csv", "--output p.csv would overwrite the data"),
         ("predict k --data p.csv --output k", "--output k would overwrite the saved run"),
+        ("predict k --data p.csv --output other.txt", "other.txt is there already, and is a saved run"),
         ("export k.sft t.csv --format onnx", "t.csv is there already, and is a table of samples"),
         ("export k.sft k.sft --format torch", "FILE k.sft would overwrite the saved run"),
         ("export k.sft k --format torch", "FILE k would overwrite the saved run"),
@@ -92,7 +93,7 @@ def test_a_run_is_resumed_to_its_own_file_and_never_journaled_there(capsys: Capt
 def test_commands_refuse_to_replace_what_they_read(capsys: Capture, folder: Path, command: str, told: str) -> None:
     (folder / "p.csv").write_text("a,b\n1,2\n3,4\n")
     (folder / "k").symlink_to("k.sft")
-    for copy in ("m.safetensors", "k.onnx.data"):
+    for copy in ("m.safetensors", "k.onnx.data", "other.txt"):
         (folder / copy).write_bytes((folder / "k.sft").read_bytes())
     lm.export_torch(lm.MLP(lm.Architecture((2, 4, 2))), "net.safetensors")
     (folder / "j.svg").write_bytes((folder / "k.jsonl").read_bytes())

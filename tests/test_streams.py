@@ -8,6 +8,7 @@ import re
 import threading
 import tracemalloc
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -748,6 +749,9 @@ def test_digits_that_float32_loses_are_found_in_any_run_of_rows(dtype: Any) -> N
         ({"columns": ["a"]}, r"columns must be those of earlier data, such as trainer\.columns"),
         ({"labels": "yes"}, "labels must be True or False"),
         ({"header": "no"}, "header must be True or False"),
+        ({"one_hot": "no"}, "one_hot must be True or False"),
+        ({"inputs_only": "no"}, "inputs_only must be True or False"),
+        ({"inputs": "three"}, "inputs must be a positive whole number"),
         ({"standardise": "no"}, "standardise must be True or False"),
         ({"weights": ["w"]}, "weights must be a name or number of a column"),
         ({"target": ["w"]}, "target must be a name or number of a column"),
@@ -759,6 +763,8 @@ def test_arguments_of_opening_that_make_no_sense_are_refused(
 ) -> None:
     (tmp_path / "a.csv").write_text("a,b,w,y\n" + "1,2,1,0\n2,1,1,1\n" * 3)
     for opened in (lm.open_data, load):
+        if not {*wrong} <= {*signature(opened).parameters}:
+            continue  # open_data has more of them
         with pytest.raises(lm.InputError, match=words) as refused:
             opened(**({"source": tmp_path / "a.csv"} | wrong))
         assert "\n" not in str(refused.value)

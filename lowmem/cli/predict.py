@@ -14,6 +14,7 @@ from lowmem.cli.options import add_network_disk
 from lowmem.cli.outputs import check_output, not_written, output_file
 from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
 from lowmem.common.files import check_apart, reason, replacing, write_all
+from lowmem.common.kinds import RUN, kind_of
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check_kind(arguments, saved.architecture.loss)
     stream = _stream(arguments, saved)
     check_apart({"output": arguments.output}, {"the saved run": [arguments.run], "the data": stream.files})
+    if arguments.output is not None and _is_file(arguments.output) and kind_of(arguments.output) == RUN:
+        raise InputError(f"{arguments.output} is there already, and is a saved run. Name another file.")
     if stream.features != saved.architecture.widths[0]:
         inputs = saved.architecture.widths[0]
         raise InputError(

@@ -155,7 +155,7 @@ def _opened(
         options["weights"] = arguments.weights
     if not arguments.stream:
         return load(source, **options)
-    options |= {"standardise": standardise, "one_hot": getattr(arguments, "one_hot", False)}
+    options |= {"standardise": standardise, "one_hot": bool(getattr(arguments, "one_hot", None))}
     return open_data(source, shuffle_rows=arguments.shuffle_rows, **options)
 
 
@@ -171,7 +171,7 @@ def _split(whole: "Samples", share: float, arguments: argparse.Namespace) -> tup
         train, rest = split_of_earlier_versions(whole, share, arguments.seed)
         return whole.take(train), whole.take(rest)
     kept, held = whole.split(share, arguments.seed)
-    alike = ", of each class its share" if whole.labels or getattr(arguments, "one_hot", False) else ""
+    alike = ", of each class its share" if whole.labels or getattr(arguments, "one_hot", None) else ""
     return _noted(kept, f"held out: {share:.4g} of the samples{alike}, by seed {arguments.seed}"), held
 
 

@@ -105,17 +105,18 @@ def open_data(
     (80, 20)
     """
     shuffle_rows = None if shuffle_rows is None else positive("shuffle_rows", shuffle_rows)
+    one_hot = truth("one_hot", one_hot)
     wanted = Selection(
         part=part,
         targets=None if targets is None else existing(targets),
         target=None if target is None else _name("target", target),
         weights=_weights(weights),
         class_names=known_names(class_names),
-        inputs_only=inputs_only,
+        inputs_only=truth("inputs_only", inputs_only),
         features=None if features is None else _names("features", features),
         ignore=_ignored(ignore),
         columns=known_columns(columns),
-        inputs=inputs,
+        inputs=None if inputs is None else positive("inputs", inputs),
         header=None if header is None else truth("header", header),
     )
     with _opened(source, wanted, _task(task, labels), scale, standardise, in_memory=False) as opened:

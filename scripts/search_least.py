@@ -118,7 +118,7 @@ def least_of_all(architecture: lm.Architecture, batch: int, options: dict[str, A
 def refusals(
     architecture: lm.Architecture, batch: int, options: dict[str, Any], least: int, half: int
 ) -> Iterator[str]:
-    """Yield what is wrong with refusals below the least: of one half, 0 or 1, of six budgets in bytes and in shares."""
+    """Yield what is wrong with refusals below the least: of one half, 0 or 1, of six budgets in bytes and shares."""
     stored = lm.plan(architecture, batch, **options)
     share = 100 * least / stored.peak_bytes
     budgets: list[int | str] = [least - 1, least // 2, f"{share * 0.9:.4f}%", f"{share * 0.999:.6f}%"]

@@ -50,7 +50,7 @@ def test_no_strategy_of_a_short_network_takes_less_than_the_least_budget(seed: i
     architecture, batch, options = case(seed, (2, 16))
     least = lm.minimum_budget(architecture, batch, **options)
     assert least <= least_of_all(architecture, batch, options)
-    assert list(refusals(architecture, batch, options, least)) == []
+    assert [*refusals(architecture, batch, options, least, 0), *refusals(architecture, batch, options, least, 1)] == []
 
 
 def test_the_least_budget_is_planned_where_nothing_but_relays_fits() -> None:

@@ -11,14 +11,15 @@ python -m scripts.search_least {least,dearer} ... [--first N] [--count N] [--ste
 
 Prints each case that breaks a promise, and the figures at the end. With --done, each case becomes a line of JSON in
 that file as soon as it is tried, and is not tried again: a search that was broken off goes on, and pieces with seeds
-of their own can be searched side by side. The tables of the planner are shared among the budgets of a network, as they
-do not depend on them, and what several refusals advise alike is tried once.
+of their own can be searched side by side. The tables of the planner, and the plans of schedules, are shared among the
+budgets of a network, as they do not depend on them; what several refusals advise alike is tried once.
 """
 
 import argparse
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from functools import lru_cache, partial
 from itertools import accumulate
 from math import log
@@ -28,11 +29,13 @@ from time import process_time
 from typing import Any
 
 import lowmem as lm
-from lowmem.planning import ladder
-from lowmem.planning.accounting import least_overhead
+from lowmem.planning import candidates, drafts, ladder
+from lowmem.planning.accounting import least_overhead, plan_of
 from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
 from lowmem.planning.drafts import fixed
+from lowmem.planning.request import PlanRequest
+from lowmem.schedule import Schedule
 from lowmem.schedule.optimal.planner import Planner
 from scripts.measuring import about, write_data
 
@@ -183,6 +186,20 @@ def described(
     return [f"{architecture}, batch {batch}, {options}", *problems] if problems else []
 
 
+PLANS: dict[tuple[Any, ...], lm.Plan] = {}
+"""The plans of schedules of one network, by all that they depend on."""
+
+
+def plan_of_known(request: PlanRequest, schedule: Schedule, **how: Any) -> lm.Plan:  # noqa: ANN401 - as plan_of takes
+    """Return the plan of a schedule as `plan_of` makes it, which is the same for every budget."""
+    apart = {"budget", "table_bytes", "costs"}
+    asked = (getattr(request, field.name) for field in fields(request) if field.name not in apart)
+    key = (*asked, id(request.costs), schedule, *how.items())
+    if key not in PLANS:
+        PLANS[key] = plan_of(request, schedule, **how)
+    return PLANS[key]
+
+
 def tried(
     search: str, seeds: Sequence[int], done: Path | None, try_one: Callable[[int], dict[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -191,6 +208,7 @@ def tried(
     known = {one["seed"]: one for one in map(json.loads, lines) if one["search"] == search}
     for seed in seeds:
         if seed not in known:
+            PLANS.clear()
             begin = process_time()
             known[seed] = {"search": search, "seed": seed, **try_one(seed), "seconds": process_time() - begin}
             if done is not None:
@@ -252,6 +270,8 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures, as in docs/data")
     arguments = parser.parse_args()
     vars(ladder)["Planner"] = lru_cache(maxsize=8)(Planner)
+    for module in (candidates, drafts):
+        vars(module)["plan_of"] = plan_of_known
     records = []
     for search in arguments.search:
         count = arguments.count or (300 if search == "least" else 100)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowmem.common.checks import instance
+from lowmem.common.process_memory import return_large_blocks
 from lowmem.common.shards import Shards
 from lowmem.data.batches import LentBatches
 from lowmem.data.samples import Batches, Samples
@@ -176,6 +177,7 @@ class StepMemory:
         """
         gc.collect()  # what planning has left
         if self._cap is not None:
+            return_large_blocks()
             reset_resident_peak()
         mlp, optimizer = self._mlp, self._optimizer
         if self._clip_norm is None:

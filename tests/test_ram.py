@@ -291,7 +291,7 @@ reset_resident_peak()
 before = resident()
 for _ in batches.epoch(0):
     pass
-print(data.reading_bytes, resident_peak() - before)
+print(data.reading_bytes + data.reading_loss, resident_peak() - before)
 """
 
 

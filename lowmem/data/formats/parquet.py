@@ -48,14 +48,16 @@ class ReadingMemory:
     A page of each column is in memory at a time, packed and unpacked. How large pages are is not known before they are
     read, nor how much more the allocator takes for them.
 
-    bytes: the most that reading has taken; 0 before the first reader is closed.
+    bytes: the most that reading has taken; 0 before the first reader is closed. allocated: the most of it that pyarrow
+        counted, the same in every run.
     """
 
     def __init__(self) -> None:
-        self.bytes, self._most = 0, 0
+        self.bytes, self.allocated, self._most = 0, 0, 0
 
-    def look(self) -> None:
+    def look(self, allocated: int) -> None:
         """Note how much the process holds now; once for each record batch, whose pages are in memory still."""
+        self.allocated = max(self.allocated, allocated)
         self._most = max(self._most, resident())
 
     def end(self) -> None:
@@ -81,6 +83,7 @@ class ParquetRows(Rows):
         self._file: Any
         # The account of row groups and columns takes a kilobyte for each column of each group.
         self._file, self._pool = _opened(path, None if like is None else like._file.metadata)
+        self._before, self._most_before = self._pool.bytes_allocated(), self._pool.max_memory()
         try:
             self._begin(wanted, names)
             if self._is_first:
@@ -137,7 +140,13 @@ class ParquetRows(Rows):
     @property
     def reading_bytes(self) -> int:
         """See `Rows.reading_bytes`."""
-        return self._memory.bytes + OF_COLUMN * len(self._read) // (len(self._starts) - 1)
+        return self._memory.allocated + self._at_once * (self.x_bytes + self.y_bytes())
+
+    @property
+    def reading_loss(self) -> int:
+        """See `Rows.reading_loss`."""
+        later = OF_COLUMN * len(self._read) // (len(self._starts) - 1)
+        return max(0, self._memory.bytes + later - self.reading_bytes)
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""
@@ -169,7 +178,7 @@ class ParquetRows(Rows):
         self._fill(table, row, self._unpacked_rows.part(0, table.num_rows))
         self._left = range(table.num_rows)
         if self._is_first:
-            self._memory.look()
+            self._memory.look(self._most_held() - self._before)
         return self._unpacked_rows
 
     def _fill(self, table: Any, row: int, batch: Batch) -> None:  # noqa: ANN401 - a record batch
@@ -208,6 +217,11 @@ class ParquetRows(Rows):
             if skip < table.num_rows:
                 yield table.slice(skip)
             skip = max(0, skip - table.num_rows)
+
+    def _most_held(self) -> int:
+        """Return the most bytes that pyarrow has held since this reader began, or holds where it held more before."""
+        most: int = self._pool.max_memory()
+        return most if most > self._most_before else self._pool.bytes_allocated()
 
     def _next(self, row: int) -> Any:  # noqa: ANN401 - a record batch
         """Return the next record batch, which begins with `row`."""

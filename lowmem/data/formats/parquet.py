@@ -145,8 +145,10 @@ class ParquetRows(Rows):
     @property
     def reading_loss(self) -> int:
         """See `Rows.reading_loss`."""
+        if not self._memory.bytes:
+            return 0
         later = OF_COLUMN * len(self._read) // (len(self._starts) - 1)
-        return max(0, self._memory.bytes + later - self.reading_bytes)
+        return self._memory.bytes + later - self.reading_bytes
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""

@@ -76,7 +76,10 @@ class Rows(ABC):
 
     @property
     def reading_loss(self) -> int:
-        """Bytes that the process holds for a reader beyond those that are allocated, as measured."""
+        """Bytes that the process holds for a reader beyond those that are allocated, as measured.
+
+        Below 0 where some are allocated and never touched.
+        """
         return 0
 
     def buffer(self, rows: int, *, weighted: bool = True, x_rows: int | None = None) -> Batch:

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.measure.memory import reset_resident_peak, resident, resident_peak
+from lowmem.common.process_memory import resident
+from lowmem.measure.memory import reset_resident_peak, resident_peak
 from lowmem.planning.plan import Plan
 from scripts.measuring import Case, Timer, in_fresh_process, note, run_script
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.measure.memory import resident, resident_peak
+from lowmem.common.process_memory import resident
+from lowmem.measure.memory import resident_peak
 from scripts.measuring import Case, in_fresh_process, note, run_script
 
 Array = NDArray[Any]

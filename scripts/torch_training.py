@@ -10,7 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lowmem.measure.memory import resident, resident_peak
+from lowmem.common.process_memory import resident
+from lowmem.measure.memory import resident_peak
 from lowmem.nn.mlp import MLP
 from scripts.measuring import Case
 from scripts.trainings import EnoughError, Laps, made, opened, rates

@@ -9,9 +9,10 @@ from time import perf_counter, process_time
 from typing import Any
 
 import lowmem as lm
+from lowmem.common.process_memory import give_back, resident
 from lowmem.data.stream import Stream
-from lowmem.measure.memory import resident, resident_peak
-from lowmem.measure.ram import give_back, warm_up
+from lowmem.measure.memory import resident_peak
+from lowmem.measure.ram import warm_up
 from lowmem.training.learning_rate import LearningRate
 from scripts.measuring import Case
 

@@ -14,12 +14,13 @@ import numpy as np
 import psutil
 import pytest
 
+from lowmem.common import process_memory
+from lowmem.common.process_memory import resident
 from lowmem.measure import memory as meter
 from lowmem.measure.memory import (
     SampledPeak,
     TracedPeak,
     reset_resident_peak,
-    resident,
     resident_peak,
     resident_peak_of,
 )
@@ -43,7 +44,8 @@ LINUX = sys.platform == "linux"
 @pytest.fixture
 def without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Make this a system that has no /proc."""
-    for name in ("STATM", "STATUS", "CLEAR_REFS"):
+    monkeypatch.setattr(process_memory, "STATM", tmp_path / "missing" / "STATM")
+    for name in ("STATUS", "CLEAR_REFS"):
         monkeypatch.setattr(meter, name, tmp_path / "missing" / name)
 
 
@@ -220,7 +222,7 @@ def test_even_the_shortest_block_has_a_sample_at_either_end() -> None:
 def test_a_long_run_keeps_few_samples_and_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "MOST_SAMPLES", 8)
     sizes = iter([1, 2, 99, *[3] * 100])
-    monkeypatch.setattr(meter, "_open_resident", lambda: (lambda: next(sizes), lambda: None))
+    monkeypatch.setattr(meter, "open_resident", lambda: (lambda: next(sizes), lambda: None))
     with SampledPeak(seconds=60) as sampled:
         for _ in range(50):
             sampled._sample()
@@ -242,4 +244,4 @@ def test_statm_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with SampledPeak(seconds=0.001) as sampled:
         while len(sampled.series) < 5:
             time.sleep(0.001)
-    assert opened == [meter.STATM]
+    assert opened == [process_memory.STATM]

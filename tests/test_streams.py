@@ -370,6 +370,13 @@ def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path, compressed: bool) 
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("rows", "buffers"), [(103, 1), (102, 2), (10, 2)])
+def test_the_only_batch_of_an_epoch_has_no_second_buffer(tmp_path: Path, rows: int, buffers: int) -> None:
+    batches = lm.open_data(*npy(tmp_path)).batches(rows, ARCH, 0)
+    assert len(batches._buffers) == buffers
+    assert [len(batch) for epoch in range(3) for batch in batches.epoch(epoch)].count(rows) == 3 * (103 // rows)
+
+
 def test_a_parquet_file_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet

@@ -161,6 +161,11 @@ class Samples(ABC):
         return 0
 
     @property
+    def reading_loss(self) -> int:
+        """Bytes that the process holds for reading beyond those that are allocated, as measured."""
+        return 0
+
+    @property
     def labels(self) -> bool:
         """True where y is one class number for each sample."""
         return self.targets.labels

@@ -63,6 +63,11 @@ class Stream(Samples):
         """See `Samples.reading_bytes`."""
         return OPENING + self.rows.reading_bytes
 
+    @property
+    def reading_loss(self) -> int:
+        """See `Samples.reading_loss`."""
+        return self.rows.reading_loss
+
     def split(self, held_out: float, seed: int = 0) -> tuple["Stream", "Stream"]:
         """See `Samples.split`.
 

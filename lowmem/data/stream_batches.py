@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,9 @@ class StreamBatches:
     share: of several ranks; batches hold the rows of this rank alone. Of arrays in files they are read, and no
         others, but for what lies between rows that are less than `PAGE` apart.
 
-    Nothing is allocated before `allocate`: two batches, one block of rows as stored and its order, a batch of rows as
-    stored, and what standardises. See `lowmem.data.samples.Batches` for the other methods.
+    Nothing is allocated before `allocate`: two batches, or the only one of an epoch, one block of rows as stored and
+    its order, a batch of rows as stored, and what standardises. See `lowmem.data.samples.Batches` for the other
+    methods.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class StreamBatches:
         labels = architecture.loss_facts.labels
         self._y_shape = () if labels else (one_hot or math.prod(stored.y_shape),)
         self._y_dtype = LABEL_DTYPE if labels else self._dtype
+        self._batches = min(2, len(self))  # one is used while the next one is read
         self._held: tuple[int, int] | None = None  # epoch and number of the block that is in memory
         alone = stored.samples <= self._block_rows  # the block is read once, for all epochs
         self._parts = share is not None and share.ranks > 1 and stored.apart and not alone
@@ -82,7 +84,7 @@ class StreamBatches:
         batch = stored.features * item + math.prod(self._y_shape) * self._y_dtype.itemsize + self._weighted * item
         block = stored.x_bytes + beside_x + np.dtype(np.intp).itemsize + 2 * self._parts
         standardised = 0 if self._standardisation is None else 2 * stored.features * item
-        return self._block_rows * block + self._own_rows * (staged + 2 * batch) + standardised
+        return self._block_rows * block + self._own_rows * (staged + self._batches * batch) + standardised
 
     def allocate(self) -> "StreamBatches":
         """Make every array, and return this object."""
@@ -96,7 +98,7 @@ class StreamBatches:
                 np.zeros((rows, *self._y_shape), self._y_dtype),
                 np.zeros(rows, dtype) if self._weighted else None,
             )
-            for _ in range(2)
+            for _ in range(self._batches)
         ]
         # Without a cast, x goes from the block to the batch at once.
         x_rows = 0 if stored.x_dtype == dtype else rows
@@ -113,7 +115,7 @@ class StreamBatches:
 
         Raises `RunError` if the file can no longer be read as in the first pass.
         """
-        free, ready = threading.Semaphore(2), queue.SimpleQueue[Any]()
+        free, ready = threading.Semaphore(len(self._buffers)), queue.SimpleQueue[Any]()
         stop = threading.Event()
         arguments = (epoch, start, free, ready, stop)
         reader = threading.Thread(target=self._read_ahead, args=arguments, name="lowmem reader", daemon=True)
@@ -135,12 +137,12 @@ class StreamBatches:
         """Make batches as long as a buffer is free; in a thread of its own."""
         try:
             with closing(self._stored.again()) as stored:
-                for number, pieces in enumerate(self._pieces(epoch, start)):
+                for buffer, pieces in zip(cycle(self._buffers), self._pieces(epoch, start), strict=False):
                     free.acquire()
                     if stop.is_set():
                         return
                     whole = sum(last - first for _, _, first, last in pieces)
-                    batch = self._assemble(stored, epoch, self._own(pieces, whole), self._buffers[number % 2])
+                    batch = self._assemble(stored, epoch, self._own(pieces, whole), buffer)
                     ready.put(batch if self._share is None else replace(batch, whole=whole))
             ready.put(None)
         except BaseException as problem:  # raised again where batches are taken

@@ -69,6 +69,11 @@ class Expected:
         # `evaluate` may be called without validation data too, and of the training data beside it.
         return max(samples.batch_bytes(rows, plan.architecture, shuffled=False) for samples in self._all)
 
+    @property
+    def reading_loss(self) -> int:
+        """See `Samples.reading_loss`: no plan counts it, since it is not allocated; a cap of the process does."""
+        return max(samples.reading_loss for samples in self._all)
+
     def bytes_with(self, plan: Plan, weighting: int, share: Shards | None = None) -> int:
         """Return the bytes that training on the data takes beside the step of a plan, a second network left aside.
 

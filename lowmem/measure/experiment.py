@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.process_memory import resident
 from lowmem.errors import LowmemError, RunError
 from lowmem.measure.calibration import product_rate
-from lowmem.measure.memory import SampledPeak, TracedPeak, resident, resident_peak_of
+from lowmem.measure.memory import SampledPeak, TracedPeak, resident_peak_of
 from lowmem.measure.provenance import here_and_now
 from lowmem.measure.report import Report
 from lowmem.measure.step_profile import Progress, StepProfile, memory_over_work, profile_step

@@ -4,7 +4,6 @@ On Linux, /proc tells the resident memory and its peak; elsewhere psutil and get
 peak; on other systems `SampledPeak` measures the peak of a part of a run.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,9 @@ from threading import Event, Thread
 from time import perf_counter
 from types import TracebackType
 
-STATM, STATUS, CLEAR_REFS = Path("/proc/self/statm"), Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from lowmem.common.process_memory import open_resident
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Files in which Linux describes this process."""
 
 MOST_SAMPLES = 4096
@@ -92,7 +93,7 @@ class SampledPeak:
 
     def __enter__(self) -> "SampledPeak":
         """Take the first sample and start the thread."""
-        self._read, self._close = _open_resident()
+        self._read, self._close = open_resident()
         self._sample()
         self._thread.start()
         return self
@@ -165,25 +166,3 @@ def resident_peak_of(run: Callable[[], object]) -> int:
     with SampledPeak() as sampled:
         run()
     return sampled.bytes
-
-
-def resident() -> int:
-    """Return the bytes that the process holds resident now."""
-    read, close = _open_resident()
-    try:
-        return read()
-    finally:
-        close()
-
-
-def _open_resident() -> tuple[Callable[[], int], Callable[[], None]]:
-    """Return a function that reads the resident memory in bytes, and a function that closes what the first uses."""
-    try:
-        file = os.open(STATM, os.O_RDONLY)
-    except OSError:
-        import psutil  # takes 2.3 MiB, which Linux does not need
-
-        process = psutil.Process()
-        return lambda: int(process.memory_info().rss), lambda: None
-    page = os.sysconf("SC_PAGE_SIZE")
-    return lambda: int(os.pread(file, 128, 0).split()[1]) * page, lambda: os.close(file)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lowmem.common.process_memory import resident
 from lowmem.errors import BudgetError
-from lowmem.measure.memory import resident
 from lowmem.measure.ram import RESERVE, read_ram
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import Optimizer

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import numpy as np
 
 from lowmem.common.cores import cgroups, lines_of
+from lowmem.common.process_memory import give_back, resident
 from lowmem.data.dataset import Dataset
 from lowmem.data.samples import samples_alive
 from lowmem.errors import Advice, BudgetError
-from lowmem.measure.memory import resident
 from lowmem.network.architecture import Architecture
 from lowmem.network.tiles import TILE_ROWS
 from lowmem.planning.candidates import LEAST_TABLES
@@ -162,14 +162,6 @@ def warm_up(architecture: Architecture, rows: int, lanes: int | None) -> None:
         multiply()
         for thread in threads:
             thread.join()
-
-
-def give_back() -> None:
-    """Return freed memory to the system; glibc would keep it."""
-    import ctypes  # NumPy has loaded it already
-
-    with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def room_for_tables(ram: int) -> int:

@@ -14,11 +14,11 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from lowmem.common.checks import as_list
 from lowmem.common.disk.parts import copy, cut
+from lowmem.common.process_memory import give_back
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
 from lowmem.errors import Advice, BudgetError
 from lowmem.measure.memory import resident_peak
-from lowmem.measure.ram import give_back
 from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
 from lowmem.network.batch_rows import check_batches

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowmem.common.checks import instance
+from lowmem.common.process_memory import return_large_blocks
 from lowmem.common.shards import Shards
 from lowmem.data.batches import LentBatches
 from lowmem.data.samples import Batches, Samples
@@ -176,6 +177,7 @@ class StepMemory:
         """
         gc.collect()  # what planning has left
         if self._cap is not None:
+            return_large_blocks()
             reset_resident_peak()
         mlp, optimizer = self._mlp, self._optimizer
         if self._clip_norm is None:
@@ -221,9 +223,12 @@ class StepMemory:
 
         likely = partial(within, likely=True)
         if self._cap is not None:
-            beyond = 0 if expected is not None else self._unknown_buffers
-            second = 0 if expected is not None else BestWeights.bytes_for(self._mlp)
-            planned, self.process_promise = plan_within(self._cap, self._held(), within, likely, beyond, second)
+            beyond, second = self._unknown_buffers, BestWeights.bytes_for(self._mlp)
+            held = self._held()
+            if expected is not None:
+                beyond = second = 0
+                held -= expected.reading_loss  # will come on top of what the process holds now
+            planned, self.process_promise = plan_within(self._cap, held, within, likely, beyond, second)
             return planned
         try:
             return within(self._budget)
@@ -241,10 +246,10 @@ class StepMemory:
 
     @property
     def _unknown_buffers(self) -> int:
-        """The bytes that the buffers of data may take of which none are open: those of a stream of float64."""
+        """Bytes beyond plans that data may take: reading those that are open, or else buffers of float64."""
         architecture = self._mlp.architecture
-        if samples_for(architecture):
-            return 0
+        if known := samples_for(architecture):
+            return max(samples.reading_loss for samples in known)
         inputs, outputs = architecture.widths[0], architecture.widths[-1]
         rows = self._batch_size + EVALUATION_ROWS
         batches = 2 * rows * (inputs + outputs + 1) * (8 + architecture.item_bytes)

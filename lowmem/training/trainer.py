@@ -55,6 +55,8 @@ class Trainer(RunState):
         batch buffers. The data set itself is the caller's.
     ram: a cap for the whole process, in place of a budget: bytes, text such as "128MB", or "auto" for what the
         container or machine allows. Interpreter, libraries and data are measured; the rest of the cap is the budget.
+        With glibc, large blocks that are freed go back to the system at once from the first step on, in the whole
+        process.
     strategy, micro_batch, segments, slots, threads, engine, costs, disk, disk_limit, shards: as in `lowmem.plan`.
     group: the ranks that share batches, such as `lowmem.distributed.mpi()`; None for this process alone. All ranks
         call the same methods with the same data. Bits do not depend on how many there are.

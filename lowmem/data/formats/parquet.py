@@ -5,13 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowmem.common.process_memory import give_back, resident
 from lowmem.data.class_names import CODES, ClassNames
 from lowmem.data.formats.columns import Selection, choose_columns, number_of
 from lowmem.data.formats.rows import Rows, Watched
@@ -27,17 +27,12 @@ a row group has, or pyarrow holds several groups at a time."""
 READ_BYTES = 1 << 16
 """Bytes of a column that are read together."""
 
-BESIDE, OF_COLUMN = 2_000_000, 5_000
-"""Bytes that reading takes besides those that pyarrow counts: in all, and for each column."""
+OF_COLUMN = 2500
+"""Bytes of each column that later passes lose in pieces of freed pages, shared among the row groups.
 
-ALONE, AGAIN = 1.12, 2.0
-"""Times that reading takes the bytes that pyarrow counts: where there is one row group, and where there are very many,
-whose pages find memory in pieces that those before have left."""
-
-OF_A_PAGE, LARGE = 4.5, 1_250_000
-"""How many times what pyarrow holds of one column is lost in pieces, and the most bytes of which this is so.
-
-All were measured with the system's allocator, on files of 1 to 120 row groups with 12 to 1,500 columns."""
+Where there are many groups the first pass has lost them too, and they are measured. This was fitted, with the system's
+allocator, to the peaks of training on files of 1 to 120 row groups with 12 to 1,500 columns (scripts/try_caps.py).
+"""
 
 WHOLE = ("int", "uint")
 INDEX_NAME = re.compile(r"__index_level_\d+__")
@@ -47,15 +42,29 @@ NUMBERS = ("int", "uint", "float", "double", "half", "bool")
 TEXTS = ("string", "large_string", "dictionary<values=string", "dictionary<values=large_string")
 
 
-@dataclass(slots=True)
-class Unpacked:
-    """What the readers of a file share: the most bytes that pyarrow held for one of them.
+class ReadingMemory:
+    """What reading a file takes of the process's memory, measured while its first reader reads; readers share it.
 
     A page of each column is in memory at a time, packed and unpacked. How large pages are is not known before they are
-    read: the first pass over a file shows it.
+    read, nor how much more the allocator takes for them.
+
+    bytes: the most that reading has taken; 0 before the first reader is closed. allocated: the most of it that pyarrow
+        counted, the same in every run.
     """
 
-    most: int = 0
+    def __init__(self) -> None:
+        self.bytes, self.allocated, self._most = 0, 0, 0
+
+    def look(self, allocated: int) -> None:
+        """Note how much the process holds now; once for each record batch, whose pages are in memory still."""
+        self.allocated = max(self.allocated, allocated)
+        self._most = max(self._most, resident())
+
+    def end(self) -> None:
+        """Tell the bytes that were taken from what the process holds now that the reader has freed all."""
+        if self._most:
+            give_back()
+            self.bytes, self._most = max(self.bytes, self._most - resident()), 0
 
 
 class ParquetRows(Rows):
@@ -68,7 +77,8 @@ class ParquetRows(Rows):
         self, path: Path, wanted: Selection, names: ClassNames | None = None, like: "ParquetRows | None" = None
     ) -> None:
         self.name, self.path, self.files, self._wanted = str(path), path, (path,), wanted
-        self._unpacked: Unpacked = Unpacked() if like is None else like._unpacked
+        self._memory: ReadingMemory = ReadingMemory() if like is None else like._memory
+        self._is_first = like is None
         self._watched: Watched = Watched(path) if like is None else like._watched
         self._file: Any
         # The account of row groups and columns takes a kilobyte for each column of each group.
@@ -76,6 +86,8 @@ class ParquetRows(Rows):
         self._before, self._most_before = self._pool.bytes_allocated(), self._pool.max_memory()
         try:
             self._begin(wanted, names)
+            if self._is_first:
+                give_back()  # reading would hide in memory that is freed and still held
         except BaseException:
             self.close()
             raise
@@ -128,10 +140,15 @@ class ParquetRows(Rows):
     @property
     def reading_bytes(self) -> int:
         """See `Rows.reading_bytes`."""
-        groups, columns, most = len(self._starts) - 1, len(self._read), self._unpacked.most
-        pieces = most * (ALONE if groups == 1 else AGAIN - 1.2 / groups) + OF_A_PAGE * min(most / columns, LARGE)
-        rows = self._at_once * (self.x_bytes + self.y_bytes())
-        return BESIDE + OF_COLUMN * columns + int(pieces) + rows
+        return self._memory.allocated + self._at_once * (self.x_bytes + self.y_bytes())
+
+    @property
+    def reading_loss(self) -> int:
+        """See `Rows.reading_loss`."""
+        if not self._memory.bytes:
+            return 0
+        later = OF_COLUMN * len(self._read) // (len(self._starts) - 1)
+        return self._memory.bytes + later - self.reading_bytes
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""
@@ -162,6 +179,8 @@ class ParquetRows(Rows):
             self._unpacked_rows = self.buffer(self._at_once, weighted=self._w is not None)
         self._fill(table, row, self._unpacked_rows.part(0, table.num_rows))
         self._left = range(table.num_rows)
+        if self._is_first:
+            self._memory.look(self._most_held() - self._before)
         return self._unpacked_rows
 
     def _fill(self, table: Any, row: int, batch: Batch) -> None:  # noqa: ANN401 - a record batch
@@ -197,7 +216,6 @@ class ParquetRows(Rows):
         groups = list(range(group, len(self._starts) - 1))
         skip = start - self._starts[group]
         for table in self._file.iter_batches(self._at_once, row_groups=groups, columns=self._read, use_threads=False):
-            self._unpacked.most = max(self._unpacked.most, self._most_held() - self._before)
             if skip < table.num_rows:
                 yield table.slice(skip)
             skip = max(0, skip - table.num_rows)
@@ -266,6 +284,8 @@ class ParquetRows(Rows):
         self._tables, self._left, self._unpacked_rows = iter(()), range(0), None
         self._file.close()
         self._pool.release_unused()
+        if self._is_first:
+            self._memory.end()
 
 
 def _index_columns(held: Any) -> list[int]:  # noqa: ANN401 - a schema of pyarrow

@@ -74,6 +74,14 @@ class Rows(ABC):
         """Bytes that a reader takes besides what it fills."""
         return 0
 
+    @property
+    def reading_loss(self) -> int:
+        """Bytes that the process holds for a reader beyond those that are allocated, as measured.
+
+        Below 0 where some are allocated and never touched.
+        """
+        return 0
+
     def buffer(self, rows: int, *, weighted: bool = True, x_rows: int | None = None) -> Batch:
         """Return memory for so many rows as stored, and for `x_rows` of x; without `weighted`, for no weights."""
         x = np.empty((rows if x_rows is None else x_rows, self.features), self.x_dtype)
@@ -102,6 +110,11 @@ class Wrapped(Rows):
     def reading_bytes(self) -> int:
         """See `Rows.reading_bytes`."""
         return self._rows.reading_bytes
+
+    @property
+    def reading_loss(self) -> int:
+        """See `Rows.reading_loss`."""
+        return self._rows.reading_loss
 
     def place(self, row: int, column: int | None) -> str:
         """See `Rows.place`."""

@@ -1,0 +1,59 @@
+"""Memory of this process as the system sees it: what it holds resident, and what it gives back.
+
+On Linux, /proc tells the resident memory; elsewhere psutil does.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+STATM = Path("/proc/self/statm")
+"""File in which Linux tells the memory of this process, in pages."""
+
+M_MMAP_THRESHOLD, OWN_PAGES = -3, 128 << 10
+"""The setting of glibc's `mallopt`, and bytes from which on a block gets pages of its own: glibc's own first value."""
+
+
+def resident() -> int:
+    """Return the bytes that the process holds resident now."""
+    read, close = open_resident()
+    try:
+        return read()
+    finally:
+        close()
+
+
+def open_resident() -> tuple[Callable[[], int], Callable[[], None]]:
+    """Return a function that reads the resident memory in bytes, and a function that closes what the first uses."""
+    try:
+        file = os.open(STATM, os.O_RDONLY)
+    except OSError:
+        import psutil  # takes 2.3 MiB, which Linux does not need
+
+        process = psutil.Process()
+        return lambda: int(process.memory_info().rss), lambda: None
+    page = os.sysconf("SC_PAGE_SIZE")
+    return lambda: int(os.pread(file, 128, 0).split()[1]) * page, lambda: os.close(file)
+
+
+def give_back() -> None:
+    """Return freed memory to the system; glibc would keep it."""
+    import ctypes  # NumPy has loaded it already
+
+    with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def return_large_blocks() -> None:
+    """Let glibc return large blocks to the system as soon as they are freed, from now on; elsewhere do nothing.
+
+    Left to itself, glibc raises the size from which on blocks get pages of their own to that of the largest one that
+    was freed, up to 32 MiB. Blocks below it, such as the pages of a Parquet file, then leave pieces that others do not
+    fit into: the process holds several MB more from one pass over a file to the next. The price: every large array
+    that NumPy makes for a moment gets fresh pages from the system.
+    """
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_PAGES)

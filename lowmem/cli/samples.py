@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowmem.common.process_memory import return_large_blocks
 from lowmem.errors import InputError
 from lowmem.network.specs import LOSSES
 
@@ -108,6 +109,8 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
         raise InputError(
             f"--held-out must be a share between 0 and 1, such as {HELD_OUT}, or 0 for none; got {held_out:g}."
         )
+    if arguments.ram is not None:
+        return_large_blocks()  # as in training: the first pass measures what reading takes
     folder = Path(arguments.data).is_dir()
     task = task_of(arguments) if saved is None else _task_of_run(saved)
     common: dict[str, Any] = {"task": task, "header": _header(arguments.header)}

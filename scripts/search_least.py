@@ -11,8 +11,8 @@ python -m scripts.search_least {least,dearer} ... [--first N] [--count N] [--ste
 
 Prints each case that breaks a promise, and the figures at the end. With --done, each case becomes a line of JSON in
 that file as soon as it is tried, and is not tried again: a search that was broken off goes on, and pieces with seeds
-of their own can be searched side by side. The tables of the planner, and the plans of schedules, are shared among the
-budgets of a network, as they do not depend on them; what several refusals advise alike is tried once.
+of their own can be searched side by side. What does not depend on budgets is shared among those of a network; what
+several refusals advise alike is tried once.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from time import process_time
 from typing import Any
 
 import lowmem as lm
-from lowmem.planning import candidates, drafts, ladder
-from lowmem.planning.accounting import least_overhead, plan_of
+from lowmem.planning import candidates, choose, drafts, extremes, ladder
+from lowmem.planning.accounting import least_overhead
+from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import request_of
 from lowmem.planning.cost_model import ROWS, WIDTHS, CostModel
 from lowmem.planning.drafts import fixed
-from lowmem.planning.request import PlanRequest
-from lowmem.schedule import Schedule
+from lowmem.planning.request import Limit, PlanRequest
 from lowmem.schedule.optimal.planner import Planner
 from scripts.measuring import about, write_data
 
@@ -186,18 +186,62 @@ def described(
     return [f"{architecture}, batch {batch}, {options}", *problems] if problems else []
 
 
-PLANS: dict[tuple[Any, ...], lm.Plan] = {}
-"""The plans of schedules of one network, by all that they depend on."""
+class Shared:
+    """What the budgets of a network share, as it depends on none: chains, drafts, and what schedules take.
+
+    For one budget the planner keeps these itself, see `Candidates`; a search for many is several times as quick so.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    def clear(self) -> None:
+        """Forget all: another network comes."""
+        self._known.clear()
+
+    def install(self) -> None:
+        """Let the planner look here first."""
+        vars(ladder)["Planner"] = lru_cache(maxsize=8)(Planner)
+
+        def begin(found: Candidates, request: PlanRequest, limit: Limit | None) -> None:
+            self._begin(found, request, limit)
+
+        vars(candidates)["Candidates"] = type("Candidates", (Candidates,), {"__init__": begin})
+        for module in (choose, extremes):
+            vars(module)["Candidates"] = candidates.Candidates
+        for name in ("revolving", "segmented", "plan_of", "floor_bytes"):
+            vars(candidates)[name] = self._remembering(vars(candidates)[name])
+        vars(drafts)["plan_of"] = vars(candidates)["plan_of"]
+        Planner._write = self._remembering(Planner._write)  # type: ignore[method-assign]
+
+    def _remembering(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that makes a thing once for the same request or planner and the same arguments."""
+
+        def remembered(owner: Any, *rest: Any, **how: Any) -> Any:  # noqa: ANN401 - whatever is made
+            key = (make.__name__, id(owner), *rest, *how.items())
+            if key not in self._known:
+                made = make(owner, *rest, **how)
+                self._known[key] = owner, [*made] if isinstance(made, Iterator) else made
+            return self._known[key][1]
+
+        return remembered
+
+    def _begin(self, found: Candidates, request: PlanRequest, limit: Limit | None) -> None:
+        """Begin candidates with what others of the same request but for the budget have."""
+        names = [field.name for field in fields(PlanRequest) if field.name not in ("budget", "costs")]
+        key = (*(getattr(request, name) for name in names), id(request.costs))
+        if key not in self._known:
+            first = Candidates(request, None)
+            self._known[key] = request, {name: getattr(first, name) for name in BY_REQUEST}
+        known, made = self._known[key]
+        Candidates.__init__(found, known, limit)
+        vars(found).update(made)
 
 
-def plan_of_known(request: PlanRequest, schedule: Schedule, **how: Any) -> lm.Plan:  # noqa: ANN401 - as plan_of takes
-    """Return the plan of a schedule as `plan_of` makes it, which is the same for every budget."""
-    apart = {"budget", "table_bytes", "costs"}
-    asked = (getattr(request, field.name) for field in fields(request) if field.name not in apart)
-    key = (*asked, id(request.costs), schedule, *how.items())
-    if key not in PLANS:
-        PLANS[key] = plan_of(request, schedule, **how)
-    return PLANS[key]
+BY_REQUEST = ("store_all", "_thrifty", "_spilled", "_placed")
+"""What candidates have for a request whatever the limit."""
+
+SHARED = Shared()
 
 
 def tried(
@@ -208,7 +252,7 @@ def tried(
     known = {one["seed"]: one for one in map(json.loads, lines) if one["search"] == search}
     for seed in seeds:
         if seed not in known:
-            PLANS.clear()
+            SHARED.clear()
             begin = process_time()
             known[seed] = {"search": search, "seed": seed, **try_one(seed), "seconds": process_time() - begin}
             if done is not None:
@@ -269,9 +313,7 @@ if __name__ == "__main__":
     parser.add_argument("--done", type=Path, metavar="FILE", help="what was tried; it is not tried again")
     parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures, as in docs/data")
     arguments = parser.parse_args()
-    vars(ladder)["Planner"] = lru_cache(maxsize=8)(Planner)
-    for module in (candidates, drafts):
-        vars(module)["plan_of"] = plan_of_known
+    SHARED.install()
     records = []
     for search in arguments.search:
         count = arguments.count or (300 if search == "least" else 100)

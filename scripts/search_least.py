@@ -29,7 +29,7 @@ from time import process_time
 from typing import Any
 
 import lowmem as lm
-from lowmem.planning import candidates, choose, drafts, extremes, ladder
+from lowmem.planning import candidates, choose, extremes, ladder
 from lowmem.planning.accounting import least_overhead
 from lowmem.planning.candidates import Candidates
 from lowmem.planning.choose import request_of
@@ -209,9 +209,8 @@ class Shared:
         vars(candidates)["Candidates"] = type("Candidates", (Candidates,), {"__init__": begin})
         for module in (choose, extremes):
             vars(module)["Candidates"] = candidates.Candidates
-        for name in ("revolving", "segmented", "plan_of", "floor_bytes"):
+        for name in ("revolving", "segmented", "floor_bytes"):
             vars(candidates)[name] = self._remembering(vars(candidates)[name])
-        vars(drafts)["plan_of"] = vars(candidates)["plan_of"]
         Planner._write = self._remembering(Planner._write)  # type: ignore[method-assign]
 
     def _remembering(self, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -211,16 +211,15 @@ class Shared:
             vars(module)["Candidates"] = candidates.Candidates
         for name in ("revolving", "segmented", "floor_bytes"):
             vars(candidates)[name] = self._remembering(vars(candidates)[name])
-        Planner._write = self._remembering(Planner._write)  # type: ignore[method-assign]
 
     def _remembering(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that makes a thing once for the same request or planner and the same arguments."""
+        """Return a function that makes a thing once for the same request and the same arguments."""
 
-        def remembered(owner: Any, *rest: Any, **how: Any) -> Any:  # noqa: ANN401 - whatever is made
-            key = (make.__name__, id(owner), *rest, *how.items())
+        def remembered(request: PlanRequest, *rest: Any) -> Any:  # noqa: ANN401 - whatever is made
+            key = (make.__name__, id(request), *rest)
             if key not in self._known:
-                made = make(owner, *rest, **how)
-                self._known[key] = owner, [*made] if isinstance(made, Iterator) else made
+                made = make(request, *rest)
+                self._known[key] = request, [*made] if isinstance(made, Iterator) else made
             return self._known[key][1]
 
         return remembered

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cache
 from itertools import count
 from math import inf
-from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -309,15 +308,13 @@ def test_an_abstract_chain_checks_its_numbers() -> None:
         Chain.abstract(forward=[1], backward=[1], state_bytes=[0, 1], tape_bytes=[-1])
 
 
-@pytest.mark.parametrize(("length", "seconds", "gap"), [(100, 1, 0.02), (500, 10, 0.03)])
-def test_plans_are_quick_and_near_the_bound(length: int, seconds: float, gap: float) -> None:
+@pytest.mark.parametrize(("length", "gap"), [(100, 0.02), (500, 0.03)])
+def test_plans_are_near_the_bound(length: int, gap: float) -> None:
     chain = chain_of(length, 1, unit=99_991)
     stages = [vary(stage, seed) for seed, stage in enumerate(chain.stages)]
     chain = replace(chain, stages=tuple(stages))
     most = simulate(chain, store_all(chain)).peak_bytes
-    begin = process_time()
     best = best_schedule(chain, most * 3 // 10)
-    assert process_time() - begin < 2 * seconds  # on a machine that nobody else uses, half of it
     assert simulate(chain, best.schedule).peak_bytes <= most * 3 // 10
     assert best.gap < gap
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 
 import lowmem as lm
-from lowmem.measure.expected import Expected, plan_counting
+from lowmem.cli import main, train
+from lowmem.measure.expected import Expected, Made, plan_counting
+from lowmem.planning.choose import plan_for, request_of
+from lowmem.planning.request import PlanRequest
+from lowmem.training import step_memory
 from tests.test_cli import ROOT, Ran
 
 RNG = np.random.default_rng(0)
@@ -77,6 +82,54 @@ def test_a_trainer_that_knows_its_data_plans_once(tmp_path: Path, monkeypatch: p
     planned = trainer.plan
     list(trainer.epochs(train, 1, held_out))
     assert trainer.plan is planned
+
+
+PLANS = {
+    "plain": ["--budget", "60% of activations"],
+    "numpy": ["--budget", "60% of activations", "--engine", "numpy", "--clip-norm", "1"],
+    "patient": ["--budget", "60% of activations", "--patience", "1", "--class-weights", "balanced"],
+    "disk": ["--budget", "300KB", "--disk", "{}", "--micro-batch", "32"],
+    "free": [],
+}
+
+
+@pytest.mark.parametrize("flags", PLANS.values(), ids=list(PLANS))
+def test_a_command_plans_before_memory_is_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    traced = []
+
+    def noting(request: PlanRequest) -> lm.Plan:
+        traced.append(tracemalloc.is_tracing())
+        return plan_for(request)
+
+    for module in (train, step_memory):
+        monkeypatch.setattr(module, "plan_for", noting)
+    network = ["--data", "digits", "--layers", "6", "--width", "24", "--batch", "32", "--epochs", "1"]
+    assert main(["train", *network, *(flag.format(tmp_path) for flag in flags)]) == 0
+    assert traced
+    assert not any(traced)
+
+
+def test_a_plan_that_a_trainer_would_not_make_is_not_taken() -> None:
+    samples, arch = lm.open_data("digits"), lm.Architecture((64, *[24] * 6, 10))
+
+    def planned(counted: int, **options: Any) -> Made:
+        request = request_of(lm.MLP(arch), 32, "420KB", "sgd", batch_buffers=counted, odd_batches=True, **options)
+        return Made(request, plan_for(request))
+
+    def trained(made: Made | None, **options: Any) -> lm.Plan:
+        expected = Expected(samples, made=made)
+        return lm.Trainer(lm.MLP(arch), "sgd", batch_size=32, budget="420KB", expected=expected, **options).plan
+
+    usual = trained(None)
+    counted = Expected(samples).bytes_with(usual, 0)
+    taken = trained(planned(counted + 1000))
+    assert taken.peak_bytes == usual.peak_bytes + 1000
+    assert trained(planned(counted - 1)) == usual
+    for other in ({"micro_batch": 16}, {"strategy": "revolve"}, {"engine": "numpy"}):
+        assert trained(planned(counted, **other)) == usual
+    assert trained(planned(counted), micro_batch=16).micro_batch == 16
 
 
 def test_a_refused_command_names_a_budget_that_works_at_once(

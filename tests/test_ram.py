@@ -388,7 +388,8 @@ print(*(after - before[kind] for kind, after in held().items()))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_what_training_imports_is_thin() -> None:
-    done = subprocess.run([sys.executable, "-c", THIN], capture_output=True, text=True, cwd=ROOT, check=True)
+    for _ in range(2):  # after a change the first one compiles, which takes memory
+        done = subprocess.run([sys.executable, "-c", THIN], capture_output=True, text=True, cwd=ROOT, check=True)
     anonymous, of_files = map(int, done.stdout.split())
     assert anonymous < 9.75 * 1024  # 9.2 to 9.3 MiB were seen
     # Shared libraries: 1.1 MiB the compiled engine, 3.4 what numpy.random imports. How much of a file is mapped around

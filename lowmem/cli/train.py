@@ -1,6 +1,7 @@
 """`lowmem train`: trains a network inside a budget, and reports what was promised and what was measured."""
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import (
@@ -20,11 +21,11 @@ from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
 from lowmem.cli.session import add_run, check_files, load_printing, run_epochs
-from lowmem.errors import BudgetError, InputError
-from lowmem.planning.choose import plan
+from lowmem.errors import InputError
+from lowmem.planning.choose import plan_for, request_of
 
 if TYPE_CHECKING:
-    from lowmem.measure.expected import Expected
+    from lowmem.measure.expected import Expected, Made
     from lowmem.network.architecture import Architecture
     from lowmem.nn.optimizers import Optimizer
     from lowmem.planning.plan import Plan
@@ -170,15 +171,11 @@ def run(arguments: argparse.Namespace) -> int:
         load_printing()
         trainer = _trainer(arguments, network, expected, options, group, folder)
         return run_epochs(trainer, (train, held_out), arguments.epochs, arguments, None, chosen)
-    # This plan refuses a budget that cannot work before the weights are drawn. It also imports what planning and
-    # printing need, so that the tracer does not count these imports as training.
-    clips, twice = arguments.clip_norm is not None, arguments.clip_twice
-    how: dict[str, Any] = {"gather": clips and not twice, "rehearse": clips and twice}
-    how["ranks"] = 1 if group is None else group.size
-    try:
-        str(plan(network, arguments.batch, arguments.budget, arguments.optimizer, **how, **options))
-    except BudgetError:
-        _refuse(arguments, network, expected, how | options)
+    # This plan refuses a budget that cannot work before the weights are drawn, and is made before memory is traced,
+    # which slows planning down. It also imports what planning and printing need, which is no training either.
+    made = _planned(arguments, network, expected, options, group, folder)
+    str(made.plan)
+    expected = replace(expected, made=made)
     traced = TracedPeak()
     try:
         trainer = _trainer(arguments, network, expected, options, group, folder)
@@ -187,28 +184,45 @@ def run(arguments: argparse.Namespace) -> int:
         traced.stop()
 
 
-def _refuse(
-    arguments: argparse.Namespace, network: "Architecture", expected: "Expected", options: dict[str, Any]
-) -> None:
-    """Refuse a budget that has no room for a step with the budget that has room for the data too.
+def _planned(
+    arguments: argparse.Namespace,
+    network: "Architecture",
+    expected: "Expected",
+    options: dict[str, Any],
+    group: "Group | None",
+    folder: str | None,
+) -> "Made":
+    """Return the plan that the trainer will ask for, which counts the data.
 
-    options: keywords of `lowmem.plan`.
+    options: keywords of `lowmem.plan`. folder: where the parameters lie, None for memory.
+
+    Raises `BudgetError` if none fits, with a budget that has room for the data too.
     """
-    from lowmem.measure.expected import plan_counting, second_network
+    from lowmem.measure.expected import Made, plan_counting, second_network
     from lowmem.training.sample_weights import BatchWeights
 
     weighting = BatchWeights(network, _class_weights(arguments.class_weights)).bytes_for(arguments.batch)
     second = second_network(network) if expected.patience else 0
+    clips, twice = arguments.clip_norm is not None, arguments.clip_twice
+    options = options | {"gather": clips and not twice, "rehearse": clips and twice}
+    options |= {"ranks": 1 if group is None else group.size}
 
-    def beside(budget: int | str, buffers: int) -> "Plan":
-        more = options | {"batch_buffers": buffers, "odd_batches": expected.odd(arguments.batch)}
-        return plan(network, arguments.batch, budget, arguments.optimizer, **more)
+    made: Made | None = None
 
-    plan_counting(
-        lambda buffers: beside(arguments.budget, buffers),
-        beside,
-        lambda planned: second + expected.bytes_with(planned, weighting),
-    )
+    def beside(budget: int | str | None, buffers: int) -> "Plan":
+        nonlocal made
+        asked = request_of(network, arguments.batch, budget, arguments.optimizer, **options, batch_buffers=buffers)
+        asked = replace(asked, odd_batches=expected.odd(arguments.batch), on_disk=folder is not None)
+        made = Made(asked, plan_for(asked))
+        return made.plan
+
+    def needs(planned: "Plan") -> int:
+        share = None if group is None else planned.sharing.of_rank(group.rank)
+        return second + expected.bytes_with(planned, weighting, share)
+
+    plan_counting(lambda buffers: beside(arguments.budget, buffers), beside, needs)
+    assert made is not None
+    return made
 
 
 def _folder(

@@ -6,7 +6,8 @@ So a plan is made, what the data take with it is counted, and another one is mad
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 from lowmem.common.checks import instance, truth
 from lowmem.common.shards import Shards
@@ -14,6 +15,7 @@ from lowmem.data.samples import Samples, samples_alive
 from lowmem.errors import BudgetError
 from lowmem.network.architecture import Architecture
 from lowmem.planning.plan import Plan
+from lowmem.planning.request import PlanRequest
 
 EVALUATION_ROWS = 256
 """Samples of a batch of evaluation, which has buffers of its own."""
@@ -32,16 +34,31 @@ MOST_PLANS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A plan, and the request that it was made for, which counts data."""
+
+    request: PlanRequest
+    plan: Plan
+
+    def copied(self) -> Plan:
+        """Return the plan with ops of its own: who traces memory sees what keeps it, whenever it was made."""
+        return replace(self.plan, schedule=deepcopy(self.plan.schedule), program=deepcopy(self.plan.program))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Expected:
     """The data that `Trainer.epochs` will get, for a trainer that counts them from the start.
 
     train: to train on. held_out: to validate on, None if there are none.
     patience: whether `epochs` will get patience, which keeps a second network.
+    made: a plan that counts them, if there is one by now: planning takes several times as long while memory is traced.
+        A trainer that would ask for another plan makes it.
     """
 
     train: Samples
     held_out: Samples | None = None
     patience: bool = False
+    made: Made | None = None
 
     def __post_init__(self) -> None:
         """Refuse what are no data. Raises `InputError`."""

@@ -1,16 +1,18 @@
 """Where a network's parameters lie where nobody says it: on the disk if the memory allowed cannot hold them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lowmem.common.process_memory import resident
-from lowmem.errors import BudgetError
 from lowmem.measure.ram import RESERVE, read_ram
 from lowmem.network.architecture import Architecture
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.choose import plan
+from lowmem.planning.budget import read_limit
+from lowmem.planning.candidates import Candidates
+from lowmem.planning.choose import request_of
 from lowmem.planning.engines.machine import DiskTier, disk_tier
-from lowmem.planning.streamed import network_bytes
+from lowmem.planning.streamed import network_bytes, thriftiest
 from lowmem.units import parse_bytes
 
 OF_A_LIMIT = 0.9
@@ -52,12 +54,12 @@ def folder_for(
     if clips and not twice:
         return None
     how = {name: options[name] for name in PLANNING if options.get(name) is not None}
-    how |= {"rehearse": clips, "batch_buffers": beside}
-    try:
-        planned = plan(architecture, options["batch_size"], budget, optimizer, disk=tier, **how)
-    except BudgetError:
-        return tier.folder  # the trainer says what is missing
-    return tier.folder if planned.streams[0] else None
+    how |= {"rehearse": clips, "batch_buffers": beside, "disk": replace(tier, parameters=False)}
+    # Whether a plan has room for the parameters is told in a moment; looking for the best one may take many.
+    request = request_of(architecture, options["batch_size"], budget, optimizer, **how)
+    limit = read_limit(request)
+    has_room = any(Candidates(variant, limit).plannable() for variant in thriftiest(request))
+    return None if has_room else tier.folder  # if no disk helps either, the trainer says what is missing
 
 
 def folder_again(architecture: Architecture, optimizer: Optimizer, options: dict[str, Any]) -> str | None:

@@ -26,9 +26,10 @@ from lowmem.measure.ram import plan_within, read_ram, warm_up
 from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
-from lowmem.planning.choose import plan, request_of, with_costs
+from lowmem.planning.choose import plan_for, request_of, with_costs
 from lowmem.planning.engines.machine import DiskTier
 from lowmem.planning.plan import Plan
+from lowmem.planning.request import PlanRequest
 from lowmem.runtime.backprop import Backprop, no_memory
 from lowmem.runtime.clipping import ClippedBackprop
 from lowmem.runtime.collectives.group import Group
@@ -90,7 +91,8 @@ class StepMemory:
         self.process_promise: int | None = None
         if expected is not None:
             self._check(instance("expected", expected, Expected, "a lowmem.measure.expected.Expected"))
-        self._counted, self.plan = expected, self._plan(expected)
+        self.plan = self._plan(expected)
+        self._counted = None if expected is None else replace(expected, made=None)
         if expected is not None:
             self._note(expected)
 
@@ -200,12 +202,15 @@ class StepMemory:
         if options["disk"] is not None and expected is not None and expected.patience:
             options["disk"] = replace(options["disk"], beside=BestWeights.file_bytes(self._mlp))
 
-        def beside(budget: int | str | None, buffers: int, tables: int | None = None) -> Plan:
-            gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now
+        def request(budget: int | str | None, buffers: int, tables: int | None = None) -> PlanRequest:
             more = {"batch_buffers": buffers} | ({} if tables is None else {"table_bytes": tables})
             # Of data that are not known yet, the last batch of an epoch may have another size.
             more["odd_batches"] = buffers > 0 if expected is None else expected.odd(self._batch_size)
-            return plan(self._mlp, self._batch_size, budget, self._optimizer, **options | more)
+            return request_of(self._mlp, self._batch_size, budget, self._optimizer, **options | more)
+
+        def beside(budget: int | str | None, buffers: int, tables: int | None = None) -> Plan:
+            gc.collect()  # planning takes memory for a moment: it shall not come on top of what is garbage by now
+            return plan_for(request(budget, buffers, tables))
 
         def within(budget: int | str | None, tables: int | None = None, *, likely: bool = False) -> Plan:
             """Return the plan for a budget that counts the data; likely: those that are open."""
@@ -221,6 +226,10 @@ class StepMemory:
                 needs,
             )
 
+        if expected is not None and (made := expected.made) is not None:
+            counted = made.request.batch_buffers
+            if made.request == request(self._budget, counted) and self._needs(expected, made.plan) <= counted:
+                return made.copied()
         likely = partial(within, likely=True)
         if self._cap is not None:
             beyond, second = self._unknown_buffers, BestWeights.bytes_for(self._mlp)

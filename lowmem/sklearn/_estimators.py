@@ -38,7 +38,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         of the samples, and with early_stopping the best parameters. It counts neither X and y nor the interpreter and
         its libraries. Each process of `n_jobs` has a limit of its own. A limit that is too low is refused with the
         lowest that works. None stores everything.
-    strategy, threads: as in `lowmem.plan`.
+    strategy, threads: as in `lowmem.plan`. Bits depend on threads, and left out they are as many as the process is
+        told: joblib tells each process of `n_jobs` a share of them. threads=1 gives the same bits for every `n_jobs`.
     disk, disk_limit: a folder to which activations and the solver's arrays may go where memory_limit asks for it, and
         the bytes that they may take there. Parameters stay in memory: `coefs_` shows them, and pickles hold them.
     dtype: of the network: "float32", "float64", or "auto", which is float32 for X in float32 and float64 otherwise. X

@@ -23,7 +23,7 @@ import joblib
 from sklearn import neural_network as theirs
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -310,6 +310,14 @@ def test_a_memory_limit_changes_no_bits() -> None:
         model = MLPClassifier(**options, memory_limit=limit).fit(X, Y)
         assert model.plan_.forward_runs > free.plan_.forward_runs
         np.testing.assert_array_equal(model._network.parameters, free._network.parameters)
+
+
+def test_with_threads_given_processes_of_joblib_change_no_bits() -> None:
+    model = MLPClassifier([256, 256], max_iter=2, random_state=0, batch_size=200, threads=1)
+    options: dict[str, Any] = {"cv": 2, "scoring": "neg_log_loss", "return_estimator": True}
+    alone, shared = (cross_validate(model, X, Y, n_jobs=jobs, **options) for jobs in (1, 2))
+    for one, other in zip(alone["estimator"], shared["estimator"], strict=True):
+        np.testing.assert_array_equal(one._network.parameters, other._network.parameters)
 
 
 def test_a_limit_that_cannot_work_is_refused_in_the_estimators_words() -> None:

@@ -10,6 +10,9 @@ EXTRA := $(BIN)/python -c 'import pathlib, sys, tomllib; \
 	table = tomllib.loads(pathlib.Path("pyproject.toml").read_text(encoding="utf-8")); \
 	print(*table["project"]["optional-dependencies"][sys.argv[1]])'
 
+# A worker that has no tests left takes some of another's: else the last long ones run on one core.
+SPREAD := -n auto --dist worksteal
+
 .PHONY: demo tutorial test check lint test-peers test-mpi test-floor sanitize figures clean
 
 demo: $(VENV)/.base
@@ -23,14 +26,14 @@ tutorial: $(VENV)/.base
 # All tests with the engine that is chosen here, then what concerns an engine with NumPy's.
 test: lint
 	$(BIN)/lowmem doctor | grep '^engine:'
-	$(BIN)/pytest -n auto
-	LOWMEM_ENGINE=numpy $(BIN)/pytest -n auto $(addprefix tests/test_,$(addsuffix .py,$(OF_AN_ENGINE)))
+	$(BIN)/pytest $(SPREAD)
+	LOWMEM_ENGINE=numpy $(BIN)/pytest $(SPREAD) $(addprefix tests/test_,$(addsuffix .py,$(OF_AN_ENGINE)))
 
 OF_AN_ENGINE := backprop deep_layers memory clipping profiling trainer saved_run blas_threads
 
 # Lint, types, and the tests whose names match what has changed since the last commit.
 check: lint
-	$(BIN)/pytest -n auto $$($(BIN)/python -m scripts.changed_tests)
+	$(BIN)/pytest $(SPREAD) $$($(BIN)/python -m scripts.changed_tests)
 
 lint: $(VENV)/.test
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
@@ -39,7 +42,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 test-peers: $(VENV)/.peers
-	$(BIN)/pytest -n auto tests/peers
+	$(BIN)/pytest $(SPREAD) tests/peers
 
 # Several ranks on this machine, with the MPI of the extra: a minute on two cores.
 test-mpi: $(VENV)/.mpi
@@ -47,7 +50,7 @@ test-mpi: $(VENV)/.mpi
 
 # With the oldest NumPy that pyproject.toml allows, in an environment of its own: what depends on NumPy's innards.
 test-floor: $(FLOOR)/.floor
-	$(FLOOR)/bin/pytest -n auto $(addprefix tests/test_,$(addsuffix .py,$(OF_NUMPY)))
+	$(FLOOR)/bin/pytest $(SPREAD) $(addprefix tests/test_,$(addsuffix .py,$(OF_NUMPY)))
 
 OF_NUMPY := losses data memory working_memory native_engine backprop blas_threads activations initialisers
 

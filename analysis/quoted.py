@@ -11,6 +11,7 @@ from itertools import groupby
 from textwrap import fill
 
 from analysis.drawing import DOCS, Record, caption, load
+from analysis.peers import time_of
 from analysis.sentences import SENTENCES
 from analysis.step_time import is_plain, network
 from analysis.torch_gpu import kept
@@ -60,13 +61,13 @@ def text_of(name: str) -> str:
 
 def prices() -> dict[str, dict[str, float]]:
     """Return by budget and script how many times as long a step takes as one that stores everything."""
-    peers = [record for record in load("compare_peers")["records"] if record["library"] == "lowmem"]
+    compared = [record for record in load("compare_peers")["records"] if record["library"] == "lowmem"]
     steps = [record for record in load("benchmark_step")["records"] if record["part"] == "frontier"]
     profiles = [record for record in load("profile_memory")["records"] if record["family"] == "budgets"]
     found: dict[str, dict[str, float]] = {}
     for script, seconds in {
-        "compare_peers": {str(r["budget"]): r["cpu_seconds"] for r in peers},
-        "benchmark_step": {str(r["budget"]): r["seconds"] for r in steps if r["library"] == "lowmem"},
+        "compare_peers": {str(r["budget"]): time_of(r) for r in compared},
+        "benchmark_step": {str(r["budget"]): r["over_floor"]["median"] for r in steps if r["library"] == "lowmem"},
         "profile_memory": {
             str(r["budget"]): r["measured"]["cpu_seconds"]
             for r in profiles
@@ -88,10 +89,10 @@ def peers(*, brief: bool = False) -> str:
     """
     data = load("compare_peers")
     records, dear = data["records"], prices() if brief else {}
-    whole = records[0]["cpu_seconds"]
+    whole = time_of(records[0])
     rows = []
     for record in ends_of(records) if brief else chosen(records):
-        times = [record["cpu_seconds"] / whole]
+        times = [time_of(record) / whole]
         if record["library"] == "lowmem":
             times += dear.get(str(record["budget"]), {}).values()
         rows.append([named(record), f"{record['above_floor_bytes'] / 2**20:.0f}", f"{max(times):.2f} ×"])

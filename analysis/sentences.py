@@ -12,6 +12,7 @@ from analysis.compute_versus_memory import shape_of
 from analysis.disk import of_checksums, of_streaming
 from analysis.drawing import Record, load
 from analysis.memory_versus_depth import WIDTH
+from analysis.peers import time_of
 from analysis.predictions import over_alone, over_predicted
 from analysis.step_time import is_plain, network, over_own_products, products, split, with_states
 from analysis.torch_chains import fastest, over_even_cuts
@@ -214,13 +215,11 @@ def of_chains() -> str:
 def of_peers() -> str:
     """Tell how long peers take that store everything, over lowmem."""
     records = load("compare_peers")["records"]
-    own = records[0]["cpu_seconds"]
+    own = time_of(records[0])
     parts = []
     for library, name in LIBRARIES.items():
         times = [
-            record["cpu_seconds"] / own
-            for record in records
-            if record["library"] == library and not record.get("segments")
+            time_of(record) / own for record in records if record["library"] == library and not record.get("segments")
         ]
         if times:
             parts.append(f"{name} {min(times):.2f}")

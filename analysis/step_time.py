@@ -48,12 +48,11 @@ def main() -> None:
     tables = [over_floor(steps), against_pytorch(steps)]
     note = f"{FLOOR} {BESIDE} {medians(steps)}"
     if points:
-        floor = floor_of(points[0], steps)
-        tables.append(at_no_more_memory(points, floor))
-        tables.append(settings(points, floor))
+        tables.append(at_no_more_memory(points))
+        tables.append(settings(points))
         note = f"{note} {MEMORY}"
         figure = frontier(
-            list(drawn(points, floor)),
+            list(drawn(points)),
             title=f"{network(points[0])}, {points[0]['activation']}, SGD",
             memory_label="arena; of PyTorch, memory less parameters (MiB)",
             compute_label="step time, its matrix products = 1",
@@ -85,13 +84,6 @@ def split(records: list[Record]) -> tuple[list[Record], list[Record]]:
 def network(record: Record) -> str:
     """Name a network and its batch."""
     return f"{record['hidden']} × {record['width']}, batch {record['batch']}"
-
-
-def floor_of(point: Record, steps: list[Record]) -> float:
-    """Return the seconds of the matrix products of a step of the frontier's network."""
-    named = network(point), point["activation"]
-    (step,) = (record for record in steps if (network(record), record["activation"]) == named and is_plain(record))
-    return float(step["floor"]["seconds"])
 
 
 def is_plain(record: Record) -> bool:
@@ -170,7 +162,7 @@ def over_own_products(record: Record) -> float:
     return float(record["torch"]["seconds"] / record["torch_floor"]["seconds"])
 
 
-def at_no_more_memory(points: list[Record], floor: float) -> Table:
+def at_no_more_memory(points: list[Record]) -> Table:
     """Return a row for each budget: lowmem, and the quickest checkpoint_sequential that takes no more memory."""
     rows = []
     for point in points:
@@ -181,7 +173,7 @@ def at_no_more_memory(points: list[Record], floor: float) -> Table:
             point["budget"],
             format_bytes(point["arena_bytes"]),
             format_bytes(point["above_floor_bytes"]),
-            f"{point['seconds'] / floor:.2f} ×",
+            f"{floors(point):.2f} ×",
         ]
         if best is None:
             row += ["none", "", "", ""]
@@ -189,8 +181,8 @@ def at_no_more_memory(points: list[Record], floor: float) -> Table:
             row += [
                 f"{best['segments']} segments",
                 format_bytes(best["above_floor_bytes"]),
-                f"{best['seconds'] / floor:.2f} ×",
-                f"{best['seconds'] / point['seconds']:.2f} ×",
+                f"{floors(best):.2f} ×",
+                f"{floors(best) / floors(point):.2f} ×",
             ]
         rows.append(row)
     columns = ["lowmem", "arena", "memory", "over the floor", "checkpoint_sequential", "memory", "over the floor"]
@@ -201,10 +193,15 @@ def at_no_more_memory(points: list[Record], floor: float) -> Table:
 def best_within(memory: float, points: list[Record]) -> Record | None:
     """Return the quickest setting of checkpoint_sequential that takes no more than so many bytes."""
     fit = [point for point in points if point.get("segments") and point["above_floor_bytes"] <= memory]
-    return min(fit, key=lambda point: float(point["seconds"]), default=None)
+    return min(fit, key=floors, default=None)
 
 
-def settings(points: list[Record], floor: float) -> Table:
+def floors(point: Record) -> float:
+    """Return the time of a step of a point over that of its products, which took turns with it."""
+    return float(point["over_floor"]["median"])
+
+
+def settings(points: list[Record]) -> Table:
     """Return a row for each setting of PyTorch and each budget of lowmem."""
     rows = [
         [
@@ -213,24 +210,24 @@ def settings(points: list[Record], floor: float) -> Table:
             format_bytes(point["above_floor_bytes"]),
             format_bytes(point["promised_bytes"]) if "promised_bytes" in point else "",
             milliseconds(point["seconds"]),
-            spread([1e3 * seconds for seconds in point["quartiles"]], ".0f"),
-            f"{point['seconds'] / floor:.2f} ×",
+            f"{floors(point):.2f} ×",
+            spread(point["over_floor"]["quartiles"], ".2f"),
             milliseconds(point["cpu_seconds"]),
             f"{losses_apart(points[0], point):.0e}",
         ]
         for point in points
     ]
-    columns = ["", "setting", "memory", "promised", "step", "quartiles (ms)", "over the floor", "CPU time"]
+    columns = ["", "setting", "memory", "promised", "step", "over the floor", "quartiles", "CPU time"]
     return Table("**The same, all settings**", [*columns, "losses differ by"], rows)
 
 
-def drawn(points: list[Record], floor: float) -> Iterator[Point]:
+def drawn(points: list[Record]) -> Iterator[Point]:
     """Yield the points of the figure, in the order of their memory."""
     placed = []
     for point in points:
         parameters = 4 * sum(wide * (narrow + 1) for narrow, wide in pairwise(point["widths"]))
         size = point.get("arena_bytes", point["above_floor_bytes"] - parameters)
-        placed.append(Point(SERIES[point["name"]], size / 2**20, point["seconds"] / floor, measured=True))
+        placed.append(Point(SERIES[point["name"]], size / 2**20, floors(point), measured=True))
     yield from sorted(placed, key=lambda point: point.memory)
 
 

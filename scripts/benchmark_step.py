@@ -8,8 +8,9 @@ products with a state for each layer. PyTorch's products alone are timed too, in
 where its BLAS is faster than NumPy's, that is part of the difference.
 
 The frontier: fresh processes again, one for each budget, and for each number of segments of checkpoint_sequential at
-its best in memory: allocator tuned, parameters updated in hooks (see `scripts.compare_peers`, which measures).
-Memory is the resident peak above the process's floor.
+its best in memory: allocator tuned, parameters updated in hooks (see `scripts.compare_peers`, which measures memory,
+the resident peak above the process's floor). Then each takes turns with the products of lowmem's step, in its process:
+what else the machine does slows both.
 
 Needs PyTorch (`pip install -e ".[peers]"`). Run from the repository's root:
 python -m scripts.benchmark_step [--brief] [--quick] [--only L,n,B] [--threads N]
@@ -17,7 +18,7 @@ python -m scripts.benchmark_step [--brief] [--quick] [--only L,n,B] [--threads N
 
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -26,7 +27,7 @@ from lowmem.units import format_bytes
 from scripts import compare_peers
 from scripts.compare_peers import MMAP, STEP_MAKERS, batch, lowmem_plan
 from scripts.measuring import Case, in_fresh_process, note, run_script
-from scripts.turns import floor_step, in_turns
+from scripts.turns import floor_step, in_turns, over, quartiles, turns_of
 
 Shape = tuple[int, int, int]
 """Hidden layers, their width, rows of a batch."""
@@ -59,7 +60,7 @@ LEAST_TURNS = (3, 3)
 FRONTIER: Shape = (200, 256, 2048)
 SHARES = (100, 50, 25, 12, 6, 3)
 """Budgets in percent of the activations of storing everything."""
-SEGMENTS, FRONTIER_STEPS = (5, 10, 14, 20, 40), 3
+SEGMENTS, FRONTIER_STEPS, FRONTIER_TURNS = (5, 10, 14, 20, 40), 3, 4
 PLANNED = ("arena_bytes", "flop_factor", "strategy")
 """What is kept of a plan, beside the peak that it promises."""
 
@@ -75,17 +76,28 @@ BRIEF_FLOPS, LONG_FLOPS = 4e10, 1e10
 def measure(case: Case) -> Case:
     """Measure one case in this process: turns, or time and memory of a point of the frontier."""
     if case["part"] == "frontier":
-        found = compare_peers.measure(case)
-        if case["library"] == "torch" or case["only_floor"]:
-            return found
-        plan = lowmem_plan(case)
-        return found | {"promised_bytes": plan.peak_bytes} | {name: getattr(plan, name) for name in PLANNED}
+        return measure_point(case)
     x, y = batch(case)
     steps = {"floor": floor_step(case)}
     if case["library"] == "lowmem":
         steps["floor_with_states"] = floor_step(case, keep_states=True)
     steps[case["library"]] = STEP_MAKERS[case["library"]](case, x, y)
     return in_turns(steps, case["seconds"], case["least"])
+
+
+def measure_point(case: Case) -> Case:
+    """Measure the memory of a point of the frontier, or only that before it, and then its time."""
+    found = compare_peers.measure(case)
+    if case["only_floor"]:
+        return found
+    library = case["library"]
+    steps = {"floor": floor_step(case | {"library": "lowmem"}), library: STEP_MAKERS[library](case, *batch(case))}
+    turns = in_turns(steps, case["seconds"], case["least"])
+    found |= {"floor": turns["floor"], "step": turns[library]}
+    if library == "torch":
+        return found
+    plan = lowmem_plan(case)
+    return found | {"promised_bytes": plan.peak_bytes} | {name: getattr(plan, name) for name in PLANNED}
 
 
 # Over the floor, and beside PyTorch ------------------------------------------------------------------------------
@@ -109,7 +121,6 @@ def step_record(case: Case, rounds: int, seconds: float, environment: Mapping[st
             found.append(in_fresh_process("scripts.benchmark_step", request | {"library": library}, environment))
     floor, with_states, lowmem = ([found[name] for found in ours] for name in ("floor", "floor_with_states", "lowmem"))
     torch, torch_floor = ([found[name] for found in theirs] for name in ("torch", "floor"))
-    pairs = [mine / products for products, mine in zip(turns_of(floor), turns_of(lowmem), strict=True)]
     of_rounds = [median(b["seconds"]) / median(a["seconds"]) for a, b in zip(lowmem, torch, strict=True)]
     record = case | {
         "floor": summary(floor),
@@ -117,16 +128,11 @@ def step_record(case: Case, rounds: int, seconds: float, environment: Mapping[st
         "lowmem": summary(lowmem) | {"losses": lowmem[0]["losses"]},
         "torch": summary(torch) | {"losses": torch[0]["losses"]},
         "torch_floor": summary(torch_floor),
-        "over_floor": {"median": median(pairs), "quartiles": quartiles(pairs)},
+        "over_floor": over(floor, lowmem),
         "torch_over_lowmem": {"of_rounds": of_rounds},
     }
     record["torch_over_lowmem"]["median"] = record["torch"]["seconds"] / record["lowmem"]["seconds"]
     return record
-
-
-def turns_of(found: list[Case]) -> list[float]:
-    """Return the seconds of every turn of all rounds."""
-    return [seconds for one in found for seconds in one["seconds"]]
 
 
 def summary(found: list[Case]) -> Case:
@@ -141,12 +147,6 @@ def summary(found: list[Case]) -> Case:
     }
 
 
-def quartiles(values: list[float]) -> list[float]:
-    """Return the first and the third quartile."""
-    first, _, third = quantiles(values, n=4, method="inclusive")
-    return [first, third]
-
-
 # The frontier ----------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +154,7 @@ def frontier_cases(shape: Shape, quick: bool, threads: int | None) -> Iterator[C
     """Yield lowmem's budgets and PyTorch's settings."""
     case = shape_case(shape, "relu", threads)
     case |= {"part": "frontier", "steps": 2 if quick else FRONTIER_STEPS}
+    case |= {"seconds": 0.3 if quick else SECONDS, "least": FRONTIER_TURNS}
     for share in SHARES[:3] if quick else SHARES:
         yield case | {"library": "lowmem", "name": "lowmem", "budget": f"{share}% of activations"}
     torch = case | {"library": "torch", "name": "PyTorch", "allocator": "glibc", "segments": None, "hook": False}
@@ -172,7 +173,8 @@ def frontier_records(
     for _ in range(rounds):
         for case, results in zip(cases, found, strict=True):
             results.append(measured_apart(case, environment, only_floor=False))
-            note(f"{point_name(case)}: {results[-1]['step_seconds']:.3f} s")
+            found_over = over([results[-1]["floor"]], [results[-1]["step"]])
+            note(f"{point_name(case)}: {found_over['median']:.3f} x")
     floors: dict[str, int] = {}
     for case, results in zip(cases, found, strict=True):
         kind = case.get("allocator", "lowmem")
@@ -189,12 +191,11 @@ def measured_apart(case: Case, environment: Mapping[str, str], *, only_floor: bo
 
 def point(results: list[Case], floor_bytes: int) -> Case:
     """Return medians and spread over all rounds of a point; what a plan says is the same in each."""
-    turns = [seconds for found in results for seconds in found["seconds_of_steps"]]
+    floor, steps = ([found[name] for found in results] for name in ("floor", "step"))
     plan = {name: results[0][name] for name in ("promised_bytes", *PLANNED) if name in results[0]}
     return plan | {
-        "seconds": median(turns),
-        "quartiles": quartiles(turns),
-        "cpu_seconds": median(found["cpu_seconds"] for found in results),
+        **summary(steps),
+        "over_floor": over(floor, steps),
         "above_floor_bytes": median(found["peak_bytes"] - floor_bytes for found in results),
         "losses": results[0]["losses"],
     }
@@ -223,7 +224,7 @@ def everything(
     records = []
 
     def measure_step(shape: Shape, changes: Case) -> None:
-        whole = changes == {"activation": "relu"} and shape == frontier  # its products are the frontier's floor
+        whole = changes == {"activation": "relu"} and shape == frontier  # as deep as the frontier
         case = shape_case(shallower(shape) if brief and not whole else shape, changes["activation"], threads) | changes
         records.append(step_record(case, rounds, seconds, environment))
         note(" | ".join(step_cells(records[-1])))
@@ -241,7 +242,7 @@ def everything(
     columns = ["hidden, width, batch", "floor ms", "lowmem", "PyTorch", "over floor", "quartiles", "PyTorch/lowmem"]
     note(str(Table("Step times", [*columns, "of rounds", "losses"], list(map(step_cells, records)))))
     if points:
-        columns = ["", "arena", "memory", "ms", "quartiles", "CPU ms"]
+        columns = ["", "arena", "memory", "ms", "over floor", "quartiles"]
         note(str(Table("Frontier", columns, list(map(point_cells, points)))))
     note(f"{perf_counter() - begin:.0f} s in all")
     return records + points
@@ -291,8 +292,8 @@ def point_cells(record: Case) -> list[str]:
         format_bytes(record["arena_bytes"]) if "arena_bytes" in record else "",
         format_bytes(record["above_floor_bytes"]),
         f"{1e3 * record['seconds']:.4g}",
-        " to ".join(f"{1e3 * quartile:.4g}" for quartile in record["quartiles"]),
-        f"{1e3 * record['cpu_seconds']:.4g}",
+        f"{record['over_floor']['median']:.3f} x",
+        "{:.3f} to {:.3f}".format(*record["over_floor"]["quartiles"]),
     ]
 
 

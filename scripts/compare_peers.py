@@ -4,6 +4,10 @@ Same weights, data, loss and plain SGD; a fresh process for each measurement; ro
 which the medians count. Memory is resident: the peak during the steps (a warm-up included) above the floor. So
 parameters are in it, in every library the same. The losses are kept, to see that all did the same work.
 
+Time is processor time over that of the step's matrix products alone, in NumPy (`scripts.turns`). Both take turns in
+one process, once its memory is known: what else the machine does slows both. Seconds alone, minutes apart, differed by
+1.7 for the very same step.
+
 The floor is that of a second process, which has the imports and the data, has compiled what is compiled, and has
 run a step of a tiny network, as libraries load parts of themselves at their first use. In the process that is
 measured nothing ran before, so that no block left behind shapes the heap.
@@ -38,8 +42,8 @@ Array = NDArray[Any]
 Step = Callable[[], float]
 """Runs one training step and returns the loss before its update."""
 
-RATE, ROUNDS, STEPS = 1e-4, 2, 1
-MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes")
+RATE, ROUNDS, STEPS, TURNS = 1e-4, 2, 1, 3
+MEDIANS = ("step_seconds", "cpu_seconds", "above_floor_bytes", "over_floor")
 
 IMPORTS = {
     "lowmem": ("lowmem.runtime.backprop", "lowmem.planning.choose", "lowmem.nn.optimizers"),
@@ -281,8 +285,16 @@ def measure(case: Case) -> Case:
     for _ in range(1 + case.get("steps", STEPS)):
         with timer:
             losses.append(step())
-    found = {"peak_bytes": resident_peak(), "losses": losses, "seconds_of_steps": timer.elapsed()}
-    return found | timer.medians()
+    found = {"peak_bytes": resident_peak(), "losses": losses} | timer.medians()
+    return found | ({} if case.get("part") == "frontier" else _beside_floor(case, step))
+
+
+def _beside_floor(case: Case, step: Step) -> Case:
+    """Return the processor time of a step over that of its products alone, which take turns with it."""
+    from scripts.turns import floor_step, in_turns, over
+
+    turns = in_turns({"floor": floor_step(case | {"library": "numpy"}), "step": step}, 0, TURNS)
+    return {"over_floor": over([turns["floor"]], [turns["step"]], "cpu_seconds")["median"]}
 
 
 def measured(case: Case, environment: Mapping[str, str]) -> Case:
@@ -326,9 +338,9 @@ def everything(quick: bool, environment: Mapping[str, str], brief: bool = False)
         for case, results in zip(listed, found, strict=True):
             result = measured(case, environment)
             results.append(result)
-            seconds, memory = result["cpu_seconds"], result["above_floor_bytes"] / 2**20
+            over, memory = result["over_floor"], result["above_floor_bytes"] / 2**20
             label = f"{case['name']} {case.get('budget') or case.get('segments') or ''} {case.get('allocator', '')}"
-            note(f"round {number + 1}, {label}: {seconds:.2f} s, {memory:.1f} MiB, losses {result['losses']}")
+            note(f"round {number + 1}, {label}: {over:.3f} x, {memory:.1f} MiB, losses {result['losses']}")
     return [case | _summary(results) for case, results in zip(listed, found, strict=True)]
 
 

@@ -7,6 +7,7 @@ with a state for each layer it took 1 to 4 % longer (200 layers of 256, batch 20
 """
 
 from collections.abc import Mapping
+from statistics import median, quantiles
 from time import perf_counter, process_time, sleep
 from typing import Any
 
@@ -97,3 +98,24 @@ def _take(step: Step, count: int, found: Case) -> None:
     found["seconds"].append((perf_counter() - begin[0]) / count)
     found["cpu_seconds"].append((process_time() - begin[1]) / count)
     found["losses"] = [*found["losses"], *losses][:KEPT_LOSSES]
+
+
+def over(floor: list[Case], steps: list[Case], seconds: str = "seconds") -> Case:
+    """Return median and quartiles of the ratios of turns to the floor's turns before them, of all rounds.
+
+    seconds: elapsed ones, or "cpu_seconds".
+    """
+    pairs = zip(turns_of(floor, seconds), turns_of(steps, seconds), strict=True)
+    ratios = [step / products for products, step in pairs]
+    return {"median": median(ratios), "quartiles": quartiles(ratios)}
+
+
+def turns_of(found: list[Case], seconds: str = "seconds") -> list[float]:
+    """Return the seconds of every turn of all rounds."""
+    return [each for one in found for each in one[seconds]]
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Return the first and the third quartile."""
+    first, _, third = quantiles(values, n=4, method="inclusive")
+    return [first, third]

@@ -26,8 +26,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start,
     momentum (below 1), nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
     n_iter_no_change. With equal arguments, data and integer `random_state`, both estimators begin with the same
-    weights, see the same batches and take the same steps, but for rounding. These arguments are new, or take more
-    values:
+    weights, see the same batches and take the same steps, but for rounding. These are new, or take more values:
 
     activation: also every other activation of lowmem ("gelu", "silu", ...). "logistic" and "sigmoid" are the same.
     solver: "sgd" and "adam"; "momentum" and "nesterov", which are "sgd" without and with `nesterovs_momentum`; and

@@ -306,25 +306,21 @@ def measured(case: Case, environment: Mapping[str, str]) -> Case:
     return taken | {"above_floor_bytes": taken.pop("peak_bytes") - floor["floor_bytes"]}
 
 
-def cases(quick: bool, brief: bool) -> list[Case]:
+def cases(quick: bool) -> list[Case]:
     """List what is compared."""
     layers, width, rows = (20, 64, 512) if quick else (200, 256, 2048)
     shape: Case = {"widths": [width] * layers + [10], "batch": rows}
     budgets = [f"{share}% of activations" for share in ((50, 25) if quick else (50, 25, 12, 6, 3))]
     listed: list[Case] = [{"library": "lowmem", "name": "lowmem", "budget": budget} for budget in [None, *budgets]]
-    segment_counts = [2, 5] if quick else [10, 20] if brief else [5, 10, 20, 40]
+    segment_counts = [2, 5] if quick else [5, 10, 20, 40]
     for allocator, variables in (("glibc", {}), ("mmap", MMAP)):
         torch: Case = {"library": "torch", "allocator": allocator, "environment": variables}
         listed.append(torch | {"name": "PyTorch", "segments": None, "hook": False})
         for name, hook, counts in (("", False, segment_counts), (", hook", True, segment_counts[1:3])):
-            counts = counts[-1:] if brief else counts
             listed += [torch | {"name": f"PyTorch checkpoint{name}", "segments": n, "hook": hook} for n in counts]
-        if brief and variables:
-            continue
         jax: Case = {"library": "jax", "allocator": allocator, "environment": variables}
         listed.append(jax | {"name": "JAX", "segments": None, "scan": False})
         for name, scan, counts in (("remat", False, segment_counts[1:3]), ("scan, remat", True, segment_counts)):
-            counts = counts[-1:] if brief else counts
             listed += [jax | {"name": f"JAX {name}", "segments": n, "scan": scan} for n in counts]
     listed += [{"library": "sklearn", "name": "scikit-learn"}, {"library": "numpy", "name": "naive NumPy"}]
     return [shape | case for case in listed]
@@ -332,7 +328,7 @@ def cases(quick: bool, brief: bool) -> list[Case]:
 
 def everything(quick: bool, environment: Mapping[str, str], brief: bool = False) -> list[Case]:
     """Run all rounds and return one record for each case: medians, and the loss of every step."""
-    listed = cases(quick, brief)
+    listed = cases(quick)
     found: list[list[Case]] = [[] for _ in listed]
     for number in range(1 if quick or brief else ROUNDS):
         for case, results in zip(listed, found, strict=True):
@@ -358,5 +354,5 @@ if __name__ == "__main__":
         measure,
         everything,
         ("numpy", "torch", "jax", "scikit-learn"),
-        brief="one round, fewer settings of the peers, JAX with one allocator",
+        brief="one round of all settings",
     )

@@ -36,8 +36,8 @@ MEMORY = (
     "MALLOC_MMAP_THRESHOLD_=1048576, parameters updated in hooks."
 )
 DRAWN = (
-    "Drawn: of lowmem the arena of the plan, of PyTorch the memory less the parameters. Fresh processes; the matrix "
-    "products are those of lowmem's process with everything stored, in the same run."
+    "Drawn: of lowmem the arena of the plan, of PyTorch the memory less the parameters. Fresh processes, in each of "
+    "which the step takes turns with the matrix products of lowmem's."
 )
 
 

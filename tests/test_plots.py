@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -334,6 +334,8 @@ def test_texts_of_a_frontier_of_any_points_do_not_collide(
 
 
 @given(st.lists(DEPTHS, min_size=1, max_size=8), TEXTS)
+@example([Depth("lowmem", 1, 1.0, 1.0)], "0" * 41)
+@example([Depth("lowmem", 70, 1e6, 10.0**power) for power in range(-6, 6)], 9 * "MM00M 0iMM " + "Mi0")
 @settings(max_examples=12, deadline=None)
 def test_texts_of_growth_with_any_depths_do_not_collide(records: list[Depth], title: str) -> None:
     figure = scaling(records, title=title)

@@ -70,11 +70,11 @@ def scaling(records: Iterable[Depth | Plan], *, title: str = "", compute_label: 
                     )
         _guides(memory, given, factor)
         memory.set_ylabel(f"activations in {unit} (log scale)")
-        compute.set_ylabel(in_lines(with_scale(compute_label, "log"), 3.8, TEXT))
+        compute.set_ylabel(in_lines(with_scale(compute_label, "log"), 2.8, TEXT))
         _scales(memory, given, [record.memory / factor for record in given], plain)
         _scales(compute, given, [record.compute for record in given], lambda y: f"{plain(y)} ×")
         legend_above(figure)
-        set_title(memory, title, 8)
+        set_title(memory, title, 8, pad=14)  # it may reach over the right panel, whose highest mark stands out
     return figure
 
 

@@ -144,9 +144,9 @@ def new_figure(
     return figure, axes
 
 
-def set_title(axis: "Axes", text: str, width: float, points: float = LEGEND_TEXT) -> None:
-    """Put a title above axes at the left, broken into lines of so many inches."""
-    axis.set_title(wrapped(text, width, points), fontsize=points, parse_math=False)
+def set_title(axis: "Axes", text: str, width: float, points: float = LEGEND_TEXT, *, pad: float = 6) -> None:
+    """Put a title above axes at the left, broken into lines of so many inches. pad: points between the two."""
+    axis.set_title(wrapped(text, width, points), fontsize=points, parse_math=False, pad=pad)
 
 
 def legend_above(figure: "Figure") -> None:

@@ -87,14 +87,12 @@ def measure(case: Case) -> Case:
 
 def measure_point(case: Case) -> Case:
     """Measure the memory of a point of the frontier, or only that before it, and then its time."""
-    found = compare_peers.measure(case)
-    if case["only_floor"]:
+    found, step = compare_peers.measure_memory(case)
+    if step is None:
         return found
-    library = case["library"]
-    steps = {"floor": floor_step(case | {"library": "lowmem"}), library: STEP_MAKERS[library](case, *batch(case))}
-    turns = in_turns(steps, case["seconds"], case["least"])
-    found |= {"floor": turns["floor"], "step": turns[library]}
-    if library == "torch":
+    steps = {"floor": floor_step(case | {"library": "lowmem"}), "step": step}
+    found |= in_turns(steps, case["seconds"], case["least"])
+    if case["library"] == "torch":
         return found
     plan = lowmem_plan(case)
     return found | {"promised_bytes": plan.peak_bytes} | {name: getattr(plan, name) for name in PLANNED}

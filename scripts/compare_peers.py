@@ -265,6 +265,12 @@ STEP_MAKERS: dict[str, Callable[[Case, Array, Array], Step]] = {
 
 def measure(case: Case) -> Case:
     """Measure one case in this process, or only its floor."""
+    found, step = measure_memory(case)
+    return found if step is None else found | _beside_floor(case, step)
+
+
+def measure_memory(case: Case) -> tuple[Case, Step | None]:
+    """Measure what one case takes in this process, and return the step too; of a floor there is none."""
     for module in IMPORTS[case["library"]]:
         importlib.import_module(module)
     if case["library"] == "jax":
@@ -277,7 +283,7 @@ def measure(case: Case) -> Case:
             tiny = case | TINY
             make_step(tiny, *batch(tiny))()
         gc.collect()
-        return {"floor_bytes": resident()}
+        return {"floor_bytes": resident()}, None
     step = make_step(case, x, y)
     gc.collect()
     reset_resident_peak()
@@ -285,8 +291,7 @@ def measure(case: Case) -> Case:
     for _ in range(1 + case.get("steps", STEPS)):
         with timer:
             losses.append(step())
-    found = {"peak_bytes": resident_peak(), "losses": losses} | timer.medians()
-    return found | ({} if case.get("part") == "frontier" else _beside_floor(case, step))
+    return {"peak_bytes": resident_peak(), "losses": losses} | timer.medians(), step
 
 
 def _beside_floor(case: Case, step: Step) -> Case:

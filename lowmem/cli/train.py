@@ -221,7 +221,7 @@ def _planned(
         return second + expected.bytes_with(planned, weighting, share)
 
     plan_counting(lambda buffers: beside(arguments.budget, buffers), beside, needs)
-    assert made is not None
+    assert made is not None  # the last one is that which is returned
     return made
 
 

@@ -40,10 +40,6 @@ class Made:
     request: PlanRequest
     plan: Plan
 
-    def copied(self) -> Plan:
-        """Return the plan with ops of its own: who traces memory sees what keeps it, whenever it was made."""
-        return replace(self.plan, schedule=deepcopy(self.plan.schedule), program=deepcopy(self.plan.program))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expected:
@@ -103,6 +99,11 @@ class Expected:
         reading = max(samples.reading_bytes for samples in self._all)  # one after the other
         objects = RUN_OBJECTS + saving_bytes(self.train) + OP_OBJECTS * len(plan.schedule)
         return batches + outputs + weighting + reading + objects
+
+
+def copied(plan: Plan) -> Plan:
+    """Return a plan with ops of its own: who traces memory sees what they take, whenever the plan was made."""
+    return replace(plan, schedule=deepcopy(plan.schedule), program=deepcopy(plan.program))
 
 
 def evaluation_rows(plan: Plan) -> int:

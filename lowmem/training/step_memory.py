@@ -16,6 +16,7 @@ from lowmem.errors import BudgetError, InputError
 from lowmem.measure.expected import (
     EVALUATION_ROWS,
     Expected,
+    copied,
     evaluation_rows,
     likely_bytes,
     plan_counting,
@@ -229,7 +230,7 @@ class StepMemory:
         if expected is not None and (made := expected.made) is not None:
             counted = made.request.batch_buffers
             if made.request == request(self._budget, counted) and self._needs(expected, made.plan) <= counted:
-                return made.copied()
+                return copied(made.plan)
         likely = partial(within, likely=True)
         if self._cap is not None:
             beyond, second = self._unknown_buffers, BestWeights.bytes_for(self._mlp)

@@ -1,6 +1,7 @@
 """Steps that are broken off, and objects that two threads or two owners want: bits are never lost without a word."""
 
 import copy
+import os
 import pickle
 import signal
 import subprocess
@@ -264,7 +265,9 @@ def test_epochs_do_not_begin_within_a_step_of_their_trainer() -> None:
 
     def begin(done: int, count: int) -> None:
         for use in (lambda: trainer.epochs((X, Y), 1), lambda: next(waiting))[: 1 if told else 2]:
-            with pytest.raises(lm.InputError, match="trains at the moment, and cannot begin anew") as error:
+            with pytest.raises(
+                lm.InputError, match="trains at the moment, and cannot begin anew|called anew"
+            ) as error:
                 use()
             told.append(str(error.value))
 
@@ -273,6 +276,59 @@ def test_epochs_do_not_begin_within_a_step_of_their_trainer() -> None:
     assert told
     next(trainer.epochs((X, Y), 3))  # left after an epoch, and continued
     assert [epoch.number for epoch in trainer.epochs((X, Y), 2)] == [4, 5]
+
+
+def test_earlier_epochs_end_where_later_ones_begin(tmp_path: Path) -> None:
+    trainer = trainer_of()
+    earlier = trainer.epochs((X, Y), 4, patience=3)
+    next(earlier)
+    later = trainer.epochs((X[:33], Y[:33]), 2)
+    with pytest.raises(lm.InputError, match=r"trainer.epochs was called anew since these epochs began"):
+        next(earlier)
+    assert [epoch.number for epoch in later] == [2, 3]
+
+
+def test_epochs_that_are_refused_leave_the_run_as_it_was(tmp_path: Path) -> None:
+    whole = reference(tmp_path)
+    trainer = trainer_of(budget="1MiB")
+    epochs = trainer.epochs((X, Y), 3, patience=9)
+    next(epochs)
+    wide = np.zeros((200_000, 4), np.float32)
+    with pytest.raises((lm.BudgetError, lm.InputError)):
+        trainer.epochs((wide, np.zeros(200_000, int)), 1)
+    assert trainer.best_epoch == 1
+    trainer.save(tmp_path / "run")
+    list(epochs)
+    resumed = lm.Trainer.resume(tmp_path / "run")
+    list(resumed.epochs((X, Y)))
+    for run in (trainer, resumed):
+        assert np.array_equal(run.mlp.parameters, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_callback_may_fork_and_the_child_goes_on(tmp_path: Path) -> None:
+    trainer, parent = trainer_of(), os.getpid()
+    children: list[int] = []
+
+    def fork(done: int, count: int) -> None:
+        if not children:
+            children.append(os.fork())
+            if os.getpid() != parent:
+                trainer.save(tmp_path / "early")
+
+    done = False
+    try:
+        list(trainer.epochs((X, Y), 3, on_step=fork))
+        trainer.save(tmp_path / ("late" if os.getpid() == parent else "late of the child"))
+        done = True
+    finally:
+        if os.getpid() != parent:
+            os._exit(0 if done else 1)
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert (tmp_path / "late").read_bytes() == (tmp_path / "late of the child").read_bytes()
+    resumed = lm.Trainer.resume(tmp_path / "early")
+    list(resumed.epochs((X, Y)))
+    assert np.array_equal(resumed.mlp.parameters, trainer.mlp.parameters)
 
 
 def test_objects_of_their_own_in_two_threads_give_the_bits_of_one_alone(tmp_path: Path) -> None:
@@ -345,7 +401,27 @@ def test_one_optimizer_refuses_a_second_owner() -> None:
     first(X, Y)
     assert optimizer.step_count == 2
     del first
+    with pytest.raises(lm.InputError, match=r"has counted 2 steps for another .*set its step_count to 0"):
+        second(X, Y)
+    optimizer.step_count = 0
     second(X, Y)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_an_optimizer_whose_moments_stayed_behind_is_refused(copied: Any) -> None:
+    mlp, optimizer = lm.MLP(ARCH), lm.Adam(0.01)
+    Backprop(mlp, lm.plan(ARCH, 50, optimizer="adam"), optimizer)(X, Y)
+    mlp, optimizer = copied((mlp, optimizer))
+    again = Backprop(mlp, lm.plan(ARCH, 50, optimizer="adam"), optimizer)
+    before = mlp.parameters.copy()
+    with pytest.raises(lm.InputError, match="has counted 1 steps for another .* moments .* are not here"):
+        again(X, Y)
+    with pytest.raises(lm.InputError, match="has counted 1 steps for another .* moments .* are not here"):
+        lm.Trainer(copy.deepcopy(mlp), copy.deepcopy(optimizer), batch_size=10).epochs((X, Y), 1)
+    assert np.array_equal(mlp.parameters, before)
+    for mine in again.optimizer_state:
+        mine[:] = 1e-3  # as who keeps moments puts them back
+    again(X, Y)
 
 
 def test_two_trainers_do_not_share_an_optimizer_nor_its_clipping() -> None:
@@ -363,6 +439,40 @@ def test_two_trainers_do_not_share_an_optimizer_nor_its_clipping() -> None:
 
 
 # Copies -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shallow_copy_of_a_network_waits_for_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp, held, plan = randomised(ARCH), Held(monkeypatch), lm.plan(ARCH, 50, optimizer="sgd")
+    other = copy.copy(mlp)
+    assert np.shares_memory(other.learned, mlp.learned)
+    first, second = Backprop(mlp, plan, lm.SGD(0.1)), Backprop(other, plan, lm.SGD(0.1))
+    thread = held.during(lambda: first(X, Y))
+    with pytest.raises(lm.InputError, match="this network is trained in another thread"):
+        second(X, Y)
+    held.let_go.set()
+    thread.join()
+
+
+def test_a_copy_made_while_a_thread_trains_is_of_whole_steps() -> None:
+    architecture = lm.Architecture((4, *[64] * 8, 3))
+    states: set[bytes] = set()
+    mlp = lm.MLP(architecture, 1)
+    backprop = Backprop(mlp, lm.plan(architecture, 50, optimizer="sgd"), lm.SGD(0.1))
+    states.add(mlp.learned.tobytes())
+
+    def train() -> None:
+        for _ in range(200):
+            backprop(X, Y)
+            states.add(mlp.learned.tobytes())
+
+    thread, copies = threading.Thread(target=train), []
+    thread.start()
+    while thread.is_alive():
+        copies.append(copy.deepcopy(mlp).learned.tobytes())
+    thread.join()
+    assert len(states) == 201  # no step was refused
+    assert copies
+    assert set(copies) <= states
 
 
 COPIES = [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]

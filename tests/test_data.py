@@ -173,11 +173,18 @@ def test_mnist_stays_in_bytes() -> None:
         (X, Y.astype("datetime64[s]"), r"y has dtype datetime64.*; numbers are needed"),
         (X, Y.astype(np.int8) - 2, r"y holds whole numbers from -2 to 0. Say what they are: task="),
         ([[1.0], [2.0, 3.0]], [0, 1], r"the rows of x differ in length"),
+        (np.ma.array(X, mask=X == X[0, 0]), Y, r"x has 1 masked values, and masks are not read"),
+        (X, np.ma.array(Y, mask=Y == 2), r"y has 4 masked values, and masks are not read"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(x: Any, y: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_arrays(x, y)
+
+
+def test_masked_arrays_without_a_masked_value_are_arrays() -> None:
+    data = from_arrays(np.ma.array(X, mask=False), np.ma.array(Y))
+    assert np.array_equal(data.x, X)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -632,3 +632,121 @@ def test_a_file_that_changes_between_resuming_and_training_is_refused(run: Path,
     other.save(run)
     with pytest.raises(lm.InputError, match="changed since it was verified"):
         trainer.epochs((X, Y))
+
+
+# What is changed between steps -------------------------------------------------------------------------------------
+
+
+def changed_settings() -> list[tuple[str, Callable[[lm.Trainer], object]]]:
+    def setting(name: str, value: Any) -> Callable[[lm.Trainer], object]:
+        return lambda trainer: setattr(trainer.optimizer, name, value)
+
+    return [
+        ("the optimizer's clipping", setting("clip_value", 1e-3)),
+        ("the trainer's clipping", lambda trainer: setattr(trainer, "clip_value", 1e-3)),
+        ("no clipping any more", lambda trainer: setattr(trainer, "clip_value", None)),
+        ("a schedule", lambda trainer: setattr(trainer, "schedule", lm.LearningRate(0.05, "cosine", steps=40))),
+        ("a rate", lambda trainer: setattr(trainer, "schedule", 0.001)),
+        ("rate and decay", lambda trainer: (setting("lr", 0.003)(trainer), setting("weight_decay", 0.1)(trainer))),
+    ]
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["between epochs", "in a callback"])
+@pytest.mark.parametrize(
+    "change", [change for _, change in changed_settings()], ids=[n for n, _ in changed_settings()]
+)
+def test_a_setting_changed_between_steps_is_in_effect_and_saved(
+    change: Callable[[lm.Trainer], object], within: bool, tmp_path: Path
+) -> None:
+    def on_step(done: int, count: int) -> None:
+        if within and trainer.steps_done == 3:
+            change(trainer)
+            trainer.save(tmp_path / "run")
+
+    trainer = trainer_of("sgd", clip_value=0.01)
+    plain = trainer_of("sgd", clip_value=0.01)
+    epochs = trainer.epochs((X, Y), 2, on_step=on_step)
+    next(epochs)
+    if not within:
+        change(trainer)
+        trainer.save(tmp_path / "run")
+    list(epochs)
+    resumed = lm.Trainer.resume(tmp_path / "run")
+    list(resumed.epochs((X, Y)))
+    list(plain.epochs((X, Y), 2))
+    assert np.array_equal(resumed.mlp.parameters, trainer.mlp.parameters)
+    assert not np.array_equal(plain.mlp.parameters, trainer.mlp.parameters)
+
+
+def test_a_clipping_set_before_the_trainer_is_made_stays() -> None:
+    optimizer = lm.SGD(0.1)
+    optimizer.clip_value = 1e-3
+    trainer = lm.Trainer(lm.MLP(ARCH), optimizer, batch_size=10)
+    list(trainer.epochs((X, Y), 1))
+    assert (trainer.clip_value, optimizer.clip_value) == (1e-3, 1e-3)
+
+
+def test_settings_that_make_another_optimizer_are_not_saved(tmp_path: Path) -> None:
+    trainer, path = trainer_of("momentum"), tmp_path / "run"
+    next(trainer.epochs((X, Y), 2))
+    trainer.save(path)
+    before = path.read_bytes()
+    trainer.optimizer.momentum = 0.0
+    with pytest.raises(lm.InputError, match="the plan counts optimizer='momentum'; got 'sgd'"):
+        trainer.save(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "optimizer", "batch_size", "budget", "ram", "seed", "clip_norm", "clip_twice", "non_finite"]
+)
+def test_what_a_trainers_memory_is_planned_with_cannot_be_assigned(name: str) -> None:
+    trainer = trainer_of()
+    with pytest.raises(lm.InputError, match=rf"Trainer\.{name} cannot be assigned to.*make a new trainer"):
+        setattr(trainer, name, object())
+
+
+def test_a_cosine_without_an_end_is_not_saved(tmp_path: Path) -> None:
+    trainer = trainer_of()
+    list(trainer.epochs((X, Y), 1))
+    trainer.schedule = "cosine"
+    with pytest.raises(
+        lm.InputError, match='schedule="cosine" ends with the epochs that trainer.epochs will be asked'
+    ):
+        trainer.save(tmp_path / "run")
+    list(trainer.epochs((X, Y), 1))
+    trainer.save(tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["train", "held out", "a link"])
+def test_a_run_is_not_saved_over_its_data(what: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "data.npz", tmp_path / "other.npz"
+    for file in (path, other):
+        np.savez(file, x=X, y=Y)
+    data, held_out = lm.open_data(path), lm.open_data(other)
+    trainer = trainer_of()
+    list(trainer.epochs(data, 1, held_out))
+    target = {"train": path, "held out": other, "a link": tmp_path / "link"}[what]
+    if what == "a link":
+        target.symlink_to(path)
+    before = target.read_bytes()
+    with pytest.raises(lm.InputError, match="would overwrite data of this run. Name another file"):
+        trainer.save(target)
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("count", ["x", 2.5, None, -5, True])
+def test_steps_are_counted_in_whole_numbers(count: Any) -> None:
+    with pytest.raises(lm.InputError, match="step_count must be a whole number from 0"):
+        lm.Adam().step_count = count
+
+
+def test_threads_are_checked_before_a_run_is_said_to_go_on_with_them(tmp_path: Path) -> None:
+    trainer = trainer_of()
+    list(trainer.epochs((X, Y), 1, save_to=tmp_path / "run"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(lm.InputError, match="threads must be a positive whole number"):
+            lm.Trainer.resume(tmp_path / "run", threads=np.zeros(0))
+        with pytest.raises(lm.InputError, match="unknown engine"):
+            lm.Trainer.resume(tmp_path / "run", engine="numpi")

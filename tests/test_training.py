@@ -1,7 +1,9 @@
 """What surrounds the steps: losses that are not finite, early stopping, the journal, and progress."""
 
+import contextlib
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 import lowmem as lm
 from lowmem.errors import Origin, StepNumber
+from lowmem.network.batch_rows import check_batches
 from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.callbacks.journal import Journal
 
@@ -190,6 +193,16 @@ def test_a_norm_over_the_batch_refuses_a_single_sample() -> None:
     with pytest.raises(lm.InputError, match="Pass at least two rows"):
         backprop(X[:1], Y[:1])
     assert np.isfinite(backprop(X[:2], Y[:2])[0])
+
+
+def test_checking_the_last_batch_of_many_samples_takes_no_memory() -> None:
+    for architecture, samples, rows in ((ARCH, 10**8, 10**7), (NORMED, 10**8, 10**7), (NORMED, 10**8 + 1, 10**7)):
+        tracemalloc.start()
+        with contextlib.suppress(lm.InputError):
+            check_batches(architecture, samples, rows)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 * 1024
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Weights of samples and of classes: what they mean, under every loss, and that they cost what is counted."""
 
 import json
+import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lowmem.data.dataset import from_arrays
 from lowmem.data.open import load
 from lowmem.network.specs import LOSSES
 from lowmem.training.class_weights import by_class
-from lowmem.training.sample_weights import BatchWeights
+from lowmem.training.sample_weights import OF_A_CLASS, BatchWeights
 from lowmem.training.saved_run import open_run
 from tests.helpers import batch, randomised
 from tests.test_cli import Ran
@@ -86,7 +87,26 @@ def test_class_weights_are_counted(weights: Any) -> None:
     if made.waiting:
         made.balance(np.array([1, 2, 3]))
     owned = [value for value in vars(made).values() if isinstance(value, np.ndarray)]
-    assert made.bytes_for(16) == sum(array.nbytes for array in owned)
+    of_classes = 0 if weights is None else 3 * OF_A_CLASS
+    assert made.bytes_for(16) == sum(array.nbytes for array in owned) + of_classes
+
+
+@pytest.mark.parametrize("form", ["list", "dictionary", "balanced"])
+def test_weights_of_many_classes_are_counted_while_a_run_is_saved(form: str, tmp_path: Any) -> None:
+    numbers = [float(number) for number in np.random.default_rng(0).random(5000) + 0.5]
+    weights: Any = {"list": numbers, "dictionary": dict(enumerate(numbers)), "balanced": "balanced"}[form]
+    data = X[:50], Y[:50]
+
+    def trained() -> lm.Trainer:
+        trainer = lm.Trainer(lm.MLP(lm.Architecture((4, 8, 5000))), batch_size=10, class_weights=weights)
+        list(trainer.epochs(data, 1, save_to=tmp_path / "run"))
+        return trainer
+
+    trained()
+    tracemalloc.start()
+    promise, peak = trained().plan.peak_bytes, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= promise + 64 * 1024
 
 
 def test_weights_are_counted_and_saved(tmp_path: Any) -> None:
@@ -104,7 +124,19 @@ def test_weights_are_counted_and_saved(tmp_path: Any) -> None:
     assert np.array_equal(trainer.mlp.parameters, again.mlp.parameters)
 
 
-@pytest.mark.parametrize("wrong", [[1, 2], [1, 2, -1], [1, 2, float("nan")], [1, 2, float("inf")]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1, 2],
+        [1, 2, -1],
+        [1, 2, math.nan],
+        [1, 2, math.inf],
+        [0, 0, 0],
+        [1e-300] * 3,
+        [1, 10**400, 1],
+        {0: math.nan, 1: 1, 2: 1},
+    ],
+)
 def test_class_weights_that_make_no_sense_are_refused(wrong: list[float]) -> None:
     with pytest.raises(lm.InputError, match="weights"):
         lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights=wrong)
@@ -120,6 +152,23 @@ def test_sample_weights_that_make_no_sense_are_refused(wrong: Any) -> None:
         from_arrays(X, Y, weights=wrong)
     with pytest.raises(lm.InputError, match="weights must be float32 numbers"):
         lm.Backprop(lm.MLP(ARCH), lm.plan(ARCH, 50))(X, Y, wrong)
+
+
+def test_weights_that_vanish_in_the_networks_dtype_are_refused() -> None:
+    data = from_arrays(X, Y, weights=np.full(50, 1e-300))
+    with pytest.raises(lm.InputError, match="weights are at most 1e-300, which is 0 in float32"):
+        lm.Trainer(lm.MLP(ARCH), batch_size=16).epochs(data, 1)
+    wide = lm.MLP(lm.Architecture(ARCH.widths, dtype="float64"))
+    list(lm.Trainer(wide, batch_size=16).epochs(data, 1))
+
+
+def test_dictionaries_of_class_weights_without_weight_are_refused() -> None:
+    for wrong, words in (
+        ({0: 0, 1: 0, 2: 0}, "class_weights are all 0"),
+        ({"1" * 5000: 1, 1: 1, 2: 1}, "names '11+ ..."),
+    ):
+        with pytest.raises(lm.InputError, match=words):
+            lm.Trainer(lm.MLP(ARCH), batch_size=16, class_weights=wrong).epochs((X, Y), 1)
 
 
 # Balanced classes ------------------------------------------------------------------------------------------------

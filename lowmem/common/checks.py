@@ -191,18 +191,50 @@ def numeric(values: "ArrayLike", what: str, name: str) -> "NDArray[Any]":
     """
     import numpy as np
 
+    check_unmasked(values, f"{name}: {what}")
     try:
         array = np.asarray(values)
     except ValueError:
         raise InputError(
             f"{name}: the rows of {what} differ in length; every sample needs as many values. Pad or cut them."
         ) from None
+    except (RuntimeError, TypeError) as error:  # as of a tensor that gradients are wanted of
+        why = " ".join(str(error).split())
+        raise InputError(f"{name}: {what} cannot be read as an array: {why}") from None
     if array.dtype.kind not in NUMBER_KINDS:
         raise InputError(
             f"{name}: {what} has dtype {array.dtype}; numbers are needed. Convert it, such as "
             f"{what}.astype('float32'), and code text as numbers."
         )
     return array
+
+
+def check_unmasked(values: object, what: str) -> None:
+    """Raise `InputError` where NumPy's mask hides values, which would be read all the same. what: to call them."""
+    import numpy as np
+
+    mask = getattr(values, "mask", None)  # of pandas' objects it is a method
+    if isinstance(mask, np.ndarray | np.bool_) and mask.any():
+        raise InputError(
+            f"{what} has {np.count_nonzero(mask)} masked values, and masks are not read. Remove such samples, or fill "
+            "the values in with .filled(...)."
+        )
+
+
+def check_layout(array: "NDArray[Any]", what: str) -> None:
+    """Raise `InputError` for an array that compiled code cannot read where it is. what: its name, such as "y"."""
+    check_unmasked(array, what)
+    if not array.dtype.isnative:
+        raise InputError(
+            f"{what} has the byte order of another machine, {array.dtype}. Convert it once with "
+            f"{what}.astype({what}.dtype.newbyteorder('='))."
+        )
+    if not array.flags.c_contiguous:
+        raise InputError(
+            f"{what} must be C-contiguous; this array is strided. Copy it once with np.ascontiguousarray({what})."
+        )
+    if not array.flags.aligned:
+        raise InputError(f"{what} is not aligned in memory. Copy it once with {what}.copy().")
 
 
 def finite(array: "NDArray[Any]") -> bool:
@@ -229,6 +261,16 @@ def check_range(array: "NDArray[Any]", work: "np.dtype[Any]", what: str, scale: 
         raise InputError(
             f"{what} has values up to {largest:.3g}{scaled}, too large for {work}. Scale {what}, or use float64."
         )
+
+
+def check_some_left(weights: "NDArray[Any]", most: float, what: str) -> None:
+    """Raise `InputError` for weights that are all 0, with which nothing would be learnt.
+
+    weights: in the dtype of the work. most: the largest of them as given. what: to call them.
+    """
+    if weights.size and not weights.max() > 0:
+        given = f"at most {most:g}, which is 0 in {weights.dtype}" if most > 0 else "all 0"
+        raise InputError(f"{what} are {given}; some must be larger, or nothing would be learnt.")
 
 
 def check_finite(array: "NDArray[Any]", what: str, name: str, first: int = 0) -> None:

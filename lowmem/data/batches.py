@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lowmem.common.checks import check_range, lookup, numeric, positive
+from lowmem.common.checks import check_range, check_some_left, lookup, numeric, positive
 from lowmem.common.random import generator
 from lowmem.common.shards import Shards
 from lowmem.data.samples import LABEL_DTYPE, LABEL_KINDS, Batch, Batches, Samples
@@ -102,6 +102,8 @@ class ArrayBatches:
         if weights is not None:
             check_range(weights, work, "weights")
         self._weights = None if weights is None else weights.astype(work)
+        if weights is not None and self._weights is not None:
+            check_some_left(self._weights, weights.max(), "weights")
         self._w_buffer = np.zeros(0 if weights is None else rows, work)
         self._x_staging = _staging(self._x, self.x_buffer)
         self._y_staging = _staging(self._y, self.y_buffer)

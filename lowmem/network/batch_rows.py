@@ -1,5 +1,7 @@
 """Batches of a single sample, which layers that compare the samples of a batch learn nothing of."""
 
+from itertools import islice
+
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 
@@ -15,7 +17,9 @@ def check_rows(architecture: Architecture, rows: int, where: str) -> None:
 
 def check_batches(architecture: Architecture, samples: int, rows: int) -> None:
     """Refuse samples that leave a single one to the last batch; see `check_rows`. rows: of the other batches."""
-    better = [f"batch_size={other}" for other in range(rows - 1, 1, -1) if samples % other != 1]
-    advice = " or ".join([*better[:1], "one sample more" if samples > 1 else "more samples"])
+    if (samples % rows or rows) > 1:
+        return
+    better = (f"batch_size={other}" for other in range(rows - 1, 1, -1) if samples % other != 1)
+    advice = " or ".join([*islice(better, 1), "one sample more" if samples > 1 else "more samples"])
     where = f"The last batch of {samples} samples in batches of {rows} has one. Give {advice}, or take another norm."
-    check_rows(architecture, samples % rows or rows, where)
+    check_rows(architecture, 1, where)

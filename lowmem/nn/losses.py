@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import lookup
+from lowmem.common.checks import check_layout, lookup
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import LOSSES, LossFacts
@@ -266,6 +266,7 @@ def check_targets(loss: str, y: object, rows: int, outputs: int, dtype: str) -> 
         raise InputError(f"{need} in a NumPy array; y is a {type(y).__name__}. Pass np.asarray(y).")
     if y.shape != ((rows,) if labels else (rows, outputs)):
         raise InputError(f"{need}; y has shape {y.shape}. {_shape_advice(y, rows, outputs, labels)}")
+    check_layout(y, "y")
     if labels:
         _check_labels(y, need, outputs)
     else:
@@ -278,6 +279,7 @@ def check_weights(w: object, rows: int, dtype: str) -> None:
     if not isinstance(w, np.ndarray) or w.shape != (rows,) or w.dtype != np.dtype(dtype):
         given = f"{w.dtype} of shape {w.shape}" if isinstance(w, np.ndarray) else type(w).__name__
         raise InputError(f"{need}; got {given}.")
+    check_layout(w, "weights")
     if not (w.min() >= 0 and np.isfinite(w.max())):
         raise InputError(f"{need}; they go from {w.min()} to {w.max()}.")
 

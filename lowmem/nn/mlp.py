@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from copy import deepcopy
 from itertools import accumulate, pairwise
 from math import prod
 from os import PathLike
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lowmem.common.checks import check_range, finite, numeric
+from lowmem.common.fixed import Fixed
 from lowmem.common.random import generator
 from lowmem.common.turns import Turn
 from lowmem.errors import InputError, RunError
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.floating[Any]]
 
 
-class MLP:
+class MLP(Fixed):
     """A multilayer perceptron with parameters: weights[l-1] of shape (n_l, n_{l-1}), biases[l-1] of shape (n_l,).
 
     architecture: what to build: an `Architecture`, or widths such as (64, 256, 10).
@@ -55,6 +57,10 @@ class MLP:
     """
 
     paged: "PagedArray | None" = None
+    fixed = dict.fromkeys(
+        ("architecture", "learned", "parameters", "running", "blocks", "weights", "biases", "arrays"),
+        "Write into its arrays in place, as in mlp.weights[0][:] = values, or make another network.",
+    )
 
     def __init__(
         self,
@@ -140,14 +146,30 @@ class MLP:
         self.parameters: Array = learned[: architecture.parameters]
         self.running: Array = learned[architecture.parameters :]
         views, layers, running = LayerViews(architecture, self.parameters), architecture.each_layer, self.running
-        self.blocks, self.weights, self.biases, self.arrays = views.blocks, views.weights, views.biases, views.arrays
+        self.blocks, self.weights, self.biases, of_layers = views.blocks, views.weights, views.biases, views.arrays
         if len(running):
             starts = [*accumulate((sum(map(prod, layer.running.values())) for layer in layers), initial=0)]
 
             def arrays(index: int) -> dict[str, Array]:
                 return views.arrays[index] | parts(running[starts[index] :], layers[index].running)
 
-            self.arrays = PerLayer(len(layers), arrays)
+            of_layers = PerLayer(len(layers), arrays)
+        self.arrays = of_layers
+
+    def __copy__(self) -> "MLP":
+        """Return the same network once more, in the same memory: who trains one of them trains the other."""
+        other = type(self).__new__(type(self))
+        other._bind(self.architecture, self.learned, self.paged)
+        other.turn = self.turn
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MLP":
+        """Return a network of its own. Where another thread trains this one, its step is waited for."""
+        with self.turn.between():
+            state = deepcopy(self.__getstate__(), memo)
+        other = type(self).__new__(type(self))
+        other.__setstate__(state)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle needs: views are bound anew, or they would be arrays of their own."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowmem.common.checks import fraction, lookup, number, positive_number, truth
+from lowmem.common.checks import fraction, lookup, number, positive_number, truth, whole
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Optimizer(ABC):
 
     variants: ClassVar[Mapping[str, Variant]] = {}
     tunable: ClassVar[Mapping[str, type]] = {"lr": float, "weight_decay": float}
-    checks: ClassVar[Checks] = {"lr": number, "weight_decay": number, "clip_value": _limit}
+    checks: ClassVar[Checks] = {"lr": number, "weight_decay": number, "clip_value": _limit, "step_count": whole}
 
     def __init_subclass__(cls) -> None:
         """Enter the variants of a new class in `OPTIMIZERS`."""

@@ -9,10 +9,11 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import instance
 from lowmem.common.checks import whole as whole_number
+from lowmem.common.disk.parts import cut
+from lowmem.common.fixed import Fixed
 from lowmem.common.turns import Turn
-from lowmem.errors import DiskError, InputError, NonFiniteError, RunError, shown
+from lowmem.errors import DiskError, InputError, NonFiniteError, RunError
 from lowmem.network.batch_rows import check_rows
 from lowmem.nn.losses import check_targets, check_weights
 from lowmem.nn.mlp import MLP
@@ -21,7 +22,8 @@ from lowmem.nn.penalty import Penalised
 from lowmem.planning.plan import Account, Plan
 from lowmem.runtime.arena import Arena, Array
 from lowmem.runtime.buffers import Buffers
-from lowmem.runtime.collectives.group import Group, size_of
+from lowmem.runtime.checks import check_fit, check_group, check_inputs, check_outputs, check_planned
+from lowmem.runtime.collectives.group import Group
 from lowmem.runtime.engines.calls import CarryOut
 from lowmem.runtime.engines.engine import make_engine
 from lowmem.units import format_bytes
@@ -52,7 +54,7 @@ def is_taken(optimizer: Optimizer) -> bool:
     return owner is not None and owner() is not None
 
 
-class Backprop:
+class Backprop(Fixed):
     """Loss and gradients (or an update) of a network by a plan.
 
     mlp: the network; its parameters are used where they are.
@@ -74,11 +76,16 @@ class Backprop:
     [(128, 64), (128, 128)]
     """
 
+    fixed = dict.fromkeys(
+        ("mlp", "plan", "optimizer", "group", "buffers", "engine", "gradients"),
+        "Its memory is bound when it is made: make another Backprop.",
+    )
+
     def __init__(
         self, mlp: MLP, plan: Plan, optimizer: Optimizer | None = None, *, seed: int = 0, group: Group | None = None
     ) -> None:
-        _check_fit(mlp, plan, optimizer)
-        _check_group(plan, group)
+        check_fit(mlp, plan, optimizer)
+        check_group(plan, group)
         if plan.shards > 1 and isinstance(optimizer, Penalised):
             raise InputError(f"{type(optimizer).__name__} has a penalty of weights alone, which goes with shards=1.")
         self.group = None if plan.ranks == 1 else group
@@ -89,13 +96,13 @@ class Backprop:
             self.engine = make_engine(mlp, plan, self.buffers, optimizer, seed, self.group)
         except MemoryError:
             raise no_memory(plan) from None
-        self.gradients = Gradients()
-        if optimizer is None:
-            views = self.buffers.gradients
-            self.gradients = Gradients(views.weights, views.biases, views.arrays)
+        views = None if optimizer is not None else self.buffers.gradients
+        self.gradients = Gradients() if views is None else Gradients(views.weights, views.biases, views.arrays)
         self._turn = Turn("this object runs a step", "Its memory is there only once: make one for each thread.")
         self._changing: AbstractContextManager[Any] = nullcontext() if optimizer is None else mlp.turn
         self._reading: AbstractContextManager[Any] = nullcontext() if mlp.paged is None else mlp.paged.in_use
+        self.goes_on = False
+        """Whether the moments of the optimizer's earlier steps are here: after a step, or from a saved run."""
         self.steps = 0
         """Steps begun; with an optimizer in the plan, those that it has made."""
         self.disk_traffic = 0
@@ -149,9 +156,11 @@ class Backprop:
         optimizer = self.optimizer
         self.claim()
         if optimizer is not None:
-            optimizer.check_settings()
-            _check_planned(self.plan, optimizer)
+            self.check_settings()
+            if not self.goes_on:
+                self.check_moments()
             optimizer.begin_step()
+        self.goes_on = True
         self.steps = self.steps + 1 if optimizer is None else optimizer.step_count
         before = self._moved()
         try:
@@ -232,12 +241,28 @@ class Backprop:
         return self.buffers.states
 
     def forward(self, x: Array, out: Array) -> None:
-        """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step."""
+        """Write the outputs s^(L) for x, (rows, n_0), to `out`, (rows, n_L), in the memory of the training step.
+
+        Both are C-contiguous arrays of the network's dtype. Raises `InputError` for others, and for NaN or infinity.
+        """
+        check_inputs(x, self.mlp.architecture)
+        check_outputs(out, "out", self.mlp.architecture, len(x))
         with self._turn, self._reading:
             self.engine.forward(x, out)
 
     def loss(self, outputs: Array, y: NDArray[Any]) -> float:
-        """Return the mean loss of outputs s^(L), which are spent, with the memory of the training step."""
+        """Return the mean loss of outputs s^(L), which are spent, with the memory of the training step.
+
+        outputs: (rows, n_L), as `forward` writes them, of at most the rows of a pass. y: as in a step.
+
+        Raises `InputError` for arrays that do not fit.
+        """
+        check_outputs(outputs, "outputs", self.mlp.architecture)
+        if not 1 <= len(outputs) <= self.plan.micro_batch:
+            raise InputError(
+                f"the loss is taken of 1 to {self.plan.micro_batch} samples at a time, as in a pass of this plan; got "
+                f"{len(outputs)}."
+            )
         with self._turn:
             return self.engine.loss(outputs, y)
 
@@ -258,24 +283,33 @@ class Backprop:
             )
         return whole
 
-    def _check_batch(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+    def _check_batch(self, x: Array, y: NDArray[Any]) -> None:
         """Refuse a batch that does not fit, before anything is computed."""
         architecture = self.mlp.architecture
-        expected = f"x must be a C-contiguous {architecture.dtype} array of shape (rows, {architecture.widths[0]})"
-        if x.ndim != 2 or x.shape[1] != architecture.widths[0]:
-            raise InputError(f"{expected}; got shape {x.shape}.")
-        if x.dtype != architecture.dtype:
-            raise InputError(f"{expected}; got {x.dtype}. Convert it once with x.astype(np.{architecture.dtype}).")
-        if not x.flags.c_contiguous:
-            raise InputError(f"{expected}; these rows are strided. Copy them once with np.ascontiguousarray(x).")
-        if not x.flags.aligned:
-            raise InputError(f"{expected}; this one is not aligned in memory. Copy it once with x.copy().")
-        if not 1 <= len(x) <= self.plan.batch_size:
-            raise InputError(f"this plan is for 1 to {self.plan.batch_size} samples at a time; got {len(x)}.")
+        check_inputs(x, architecture, self.plan.batch_size)
         check_rows(architecture, len(x), "Pass at least two rows, or take another norm.")
-        if not (np.isfinite(x.min()) and np.isfinite(x.max())):
-            raise InputError("x contains NaN or infinity; clean or impute it first. Nothing was computed.")
         check_targets(architecture.loss, y, len(x), architecture.widths[-1], architecture.dtype)
+
+    def check_settings(self) -> None:
+        """Refuse settings of the optimizer that do not go together, or make it another one than was planned for."""
+        if self.optimizer is not None:
+            self.optimizer.check_settings()
+            check_planned(self.plan, self.optimizer)
+
+    def check_moments(self) -> None:
+        """Refuse an optimizer that has counted steps whose moments are not here. Raises `InputError`.
+
+        It would weigh moments of 0 as if they were the means of all these steps.
+        """
+        optimizer, paged = self.optimizer, self.buffers.paged_states
+        if optimizer is None or not optimizer.step_count or not optimizer.states:
+            return
+        if not any(piece.any() for array in paged or self.optimizer_state for piece in cut(array)):
+            raise InputError(
+                f"this optimizer has counted {optimizer.step_count} steps for another Backprop (or Trainer), and the "
+                f"moments that it made in them are not here. Make a new one, such as lowmem.make_optimizer"
+                f"({optimizer.name!r}), or set its step_count to 0."
+            )
 
 
 def no_memory(plan: Plan) -> RunError:
@@ -284,47 +318,3 @@ def no_memory(plan: Plan) -> RunError:
         f"this machine cannot give the memory that the plan needs, {format_bytes(plan.peak_bytes)}. Make one with a "
         "smaller batch_size, or with a budget."
     )
-
-
-def _check_group(plan: Plan, group: Group | None) -> None:
-    """Refuse a plan for another number of ranks than there are."""
-    size = size_of(group)
-    if plan.ranks != size:
-        raise InputError(
-            f"the plan is for {plan.ranks} ranks and there {'is' if size == 1 else 'are'} {size}. Make it with "
-            f"ranks={size}, and give a plan of several ranks group=, such as lowmem.distributed.mpi()."
-        )
-
-
-def _check_fit(mlp: MLP, plan: Plan, optimizer: Optimizer | None) -> None:
-    """Refuse a network, plan and optimizer that do not belong together."""
-    instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
-    instance("plan", plan, Plan, "a plan, such as lowmem.plan(architecture, batch_size) returns")
-    if mlp.architecture != plan.architecture:
-        raise InputError(f"the plan is for another network: {plan.architecture}; this one is {mlp.architecture}.")
-    if not mlp.learned.flags.writeable and (optimizer is not None or len(mlp.running)):
-        raise InputError("the network's parameters are in memory that must not be written. Train copy.deepcopy(mlp).")
-    if plan.streams[0] and mlp.paged is None:
-        raise InputError(
-            "the plan streams the network's parameters from a disk, and this network has them in memory. Make it with "
-            f"lowmem.MLP(architecture, disk={plan.disk!r})."
-        )
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise InputError(
-            f"{shown(optimizer)} is not an optimizer; make one, e.g. lowmem.make_optimizer({plan.optimizer!r})."
-        )
-    _check_planned(plan, optimizer)
-
-
-def _check_planned(plan: Plan, optimizer: Optimizer | None) -> None:
-    """Refuse another optimizer than the plan counts; settings such as a momentum may have made it another one."""
-    given = None if optimizer is None else optimizer.name
-    if given != plan.optimizer:
-        raise InputError(
-            f"the plan counts optimizer={plan.optimizer!r}; got {given!r}. Make the plan with optimizer={given!r}"
-            + (
-                f" or pass such an optimizer, e.g. lowmem.make_optimizer({plan.optimizer!r})."
-                if plan.optimizer
-                else "."
-            )
-        )

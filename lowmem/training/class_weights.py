@@ -17,6 +17,9 @@ Series; or "balanced"."""
 SHOWN = 8
 """How many classes an error names."""
 
+LONGEST = 32
+"""Letters of a whole number in text; no class has as many."""
+
 
 def check_form(given: object, outputs: int) -> "list[float] | dict[Any, float] | None":
     """Return weights of classes as a list, or as a dictionary whose keys are still to be understood; None: balanced.
@@ -34,8 +37,8 @@ def check_form(given: object, outputs: int) -> "list[float] | dict[Any, float] |
         weights: dict[Any, float] = {}
         for key, value in pairs:
             if key in weights:
-                raise InputError(f"class_weights names {key!r} twice. Name every class once.")
-            weights[key] = _weight(value, f"class_weights[{key!r}]")
+                raise InputError(f"class_weights names {shown(key)} twice. Name every class once.")
+            weights[key] = _weight(value, f"class_weights[{shown(key)}]")
         if len(weights) > outputs:
             raise InputError(f"{need}; got {len(weights)} classes.")
         return weights
@@ -109,15 +112,15 @@ def _number_of(key: object, names: Sequence[str] | None, count: int, *, numbers:
 
 
 def _is_whole(name: str) -> bool:
-    """Say whether a name is a whole number in text."""
-    return name.removeprefix("-").isdecimal()
+    """Say whether a name is a whole number in text, of no more digits than Python reads."""
+    return len(name) < LONGEST and name.removeprefix("-").isdecimal()
 
 
 def _weight(value: object, what: str) -> float:
     """Return a weight as a float. Raises `InputError` for what is no finite number from 0."""
     weight = as_number(value)
     if not (isfinite(weight) and weight >= 0):
-        raise InputError(f"{what} must be a finite number from 0; got {value!r}.")
+        raise InputError(f"{what} must be a finite number from 0; got {shown(value)}.")
     return weight
 
 
@@ -128,4 +131,4 @@ def _is_no(unknown: Sequence[object]) -> str:
 def _listed(classes: Sequence[object]) -> str:
     """Write the first classes, and how many more there are."""
     more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
-    return ", ".join(map(repr, classes[:SHOWN])) + more
+    return ", ".join(map(shown, classes[:SHOWN])) + more

@@ -1,6 +1,6 @@
 """The loop of training: epochs of steps over the batches, and callbacks for what happens beside the steps."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -21,6 +21,7 @@ from lowmem.runtime.inference import evaluate
 from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.patience import Patience
+from lowmem.training.counted import Counted
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.position import Position
 from lowmem.training.sample_weights import BatchWeights
@@ -147,6 +148,7 @@ class Loop:
         step. Of several ranks the first one's clock counts. stopping: with several ranks, the signal that one of them
         had noted before the last step, which has told all of it.
     ranks: what each of several ranks took in the last epoch. waited: seconds that this one had waited before it.
+    replaced: whether another loop goes on with the run.
     """
 
     stepper: Stepper
@@ -166,6 +168,7 @@ class Loop:
     stopping: int | None = None
     ranks: Sequence[RankRecord] = ()
     waited: float = 0.0
+    replaced: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -179,7 +182,7 @@ class Loop:
 
     def epochs(self) -> Iterator[Epoch]:
         """Yield each epoch when it is over. Raises `NonFiniteError`, and `SaveError` if the last save failed."""
-        while self.at.epoch < self.at.until:
+        while not self.replaced and self.at.epoch < self.at.until:
             self.turn.check_outermost()
             with self.turn, self.signals.held():
                 finished, self.between_epochs = None, False
@@ -192,7 +195,17 @@ class Loop:
             self.between_epochs = True
             if finished is not None:
                 yield finished
+        if self.replaced:
+            raise InputError(
+                "trainer.epochs was called anew since these epochs began, and the run goes on with what that call "
+                "returned. Go through that."
+            )
         self._end()
+
+    def replace(self) -> None:
+        """Give up the run, and the memory of the batches: another loop goes on with it."""
+        self.replaced = True
+        del self.train, self.held_out
 
     def report(self, process_promise: int | None) -> Report:
         """Return promise and measurement of the run so far. Raises `InputError` before the first epoch is over.
@@ -305,7 +318,7 @@ class Loop:
         """Return loss and accuracy on the validation data, and tell the callbacks how far that is."""
         if self.held_out is None:
             return None, None
-        return self.stepper.evaluate(_Counted(self.held_out, self._tell_evaluated))
+        return self.stepper.evaluate(Counted(self.held_out, self._tell_evaluated))
 
     def _tell_evaluated(self, done: int) -> None:
         for callback in self.callbacks:
@@ -322,28 +335,3 @@ class Loop:
         with ExitStack() as last_first:
             for callback in self.callbacks:
                 last_first.callback(callback.on_end, self)
-
-
-class _Counted(Batches):
-    """Batches whose number is told as they are done."""
-
-    def __init__(self, batches: Batches, tell: Callable[[int], None]) -> None:
-        self._batches, self._tell = batches, tell
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of every array owned here."""
-        return self._batches.nbytes
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self._batches)
-
-    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches of one epoch; one is done when the next is asked for, or no more are."""
-        with closing(self._batches.epoch(epoch, start=start)) as batches:
-            for done, batch in enumerate(batches, start=start + 1):
-                try:
-                    yield batch
-                finally:
-                    self._tell(done)

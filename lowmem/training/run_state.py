@@ -3,32 +3,55 @@
 from pathlib import Path
 from typing import Any
 
-from lowmem.common.checks import positive
-from lowmem.common.files import check_place
+from lowmem.common.checks import positive, positive_number
+from lowmem.common.files import check_apart
+from lowmem.common.fixed import Fixed
 from lowmem.common.turns import Turn
 from lowmem.data.formats.columns import Schema
 from lowmem.data.samples import Samples
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
 from lowmem.interchange.safetensors import checksum
+from lowmem.measure.placement import ON_DISK
 from lowmem.nn.mlp import MLP
+from lowmem.nn.optimizers import Optimizer
+from lowmem.planning.plan import Plan
+from lowmem.runtime.backprop import is_taken
 from lowmem.runtime.collectives.group import Group
+from lowmem.training.arguments import Unfinished, as_schedule
 from lowmem.training.callbacks.best_weights import BestWeights
 from lowmem.training.callbacks.patience import Patience, Stopping
 from lowmem.training.callbacks.saves import Saves
 from lowmem.training.data_marks import check_marks, marks_of
+from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Loop, Stepper
 from lowmem.training.position import Position
 from lowmem.training.same_bits import what_bits_depend_on
+from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import SavedRun
-from lowmem.training.saved_run_checks import check_notes
+from lowmem.training.step_memory import StepMemory
+
+MADE_ANEW = "Its memory is planned with it: make a new trainer."
+RESUMED = (
+    "Its memory is planned with it: make a new trainer, or save this one and resume it with another value, "
+    "lowmem.Trainer.resume(path, {}=...)."
+)
 
 
-class RunState:
+class RunState(Fixed):
     """What a run has done, what it still has to do, and where it was saved."""
 
+    fixed = {  # noqa: RUF012 - as in `Fixed`
+        **dict.fromkeys(("mlp", "optimizer", "batch_size", "seed"), MADE_ANEW),
+        **{name: RESUMED.format(name) for name in ("budget", "ram", "clip_norm", "clip_twice", "non_finite")},
+    }
+
     mlp: MLP
+    optimizer: Optimizer
     _turn: Turn
+    _options: dict[str, Any]
+    _weights: BatchWeights
+    _memory: StepMemory
 
     def __init__(self) -> None:
         self.notes: dict[str, Any] = {}
@@ -43,6 +66,38 @@ class RunState:
         self._loop: Loop | None = None
         self._saves: Saves | None = None
         self._last_save: str | None = None
+        self._files: tuple[Path, ...] = ()
+        self._schedule: LearningRate | Unfinished | None = None
+        self._clip: tuple[float | None, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of a step; from the first call of `epochs` on it counts the buffers of the data too."""
+        return self._memory.plan
+
+    @property
+    def schedule(self) -> LearningRate | Unfinished | None:
+        """What sets the optimizer's rate before each step; another one takes effect at once."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, given: LearningRate | Unfinished | float | str | None) -> None:
+        self._schedule = as_schedule(given, self.optimizer)
+        if self._stepper is not None and not isinstance(self._schedule, Unfinished):
+            self._stepper.schedule = self._schedule
+
+    @property
+    def clip_value(self) -> float | None:
+        """What every gradient is cut to: the optimizer's setting, once it makes this run's steps."""
+        return self._clip[0] if self._clip else self.optimizer.clip_value
+
+    @clip_value.setter
+    def clip_value(self, value: float | None) -> None:
+        value = None if value is None else positive_number("clip_value", value)
+        if self._stepper is None and is_taken(self.optimizer):
+            self._clip = (value,)  # until the optimizer is this run's
+        else:
+            self._clip, self.optimizer.clip_value = (), value
 
     @property
     def alone(self) -> bool:
@@ -128,9 +183,23 @@ class RunState:
         return until
 
     def _check_save(self, path: Path) -> None:
-        """Refuse a place and notes that every save would refuse, before there is anything to save."""
-        check_place(path, "the run")
-        check_notes(self.notes)
+        """Refuse a file that holds the data, and a schedule that is not known to its end. Raises `InputError`."""
+        check_apart({"path": path}, {"data of this run": self._files})
+        if isinstance(self.schedule, Unfinished):
+            raise InputError(
+                'schedule="cosine" ends with the epochs that trainer.epochs will be asked for next. Call that first.'
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the keywords that make this trainer again, as a saved run keeps them."""
+        names = ("batch_size", "budget", "ram", "seed", "clip_norm", "clip_twice", "non_finite", "clip_value")
+        settings = self._options | {name: getattr(self, name) for name in names}
+        settings |= {
+            "class_weights": self._weights.of_classes,
+            "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
+            **what_bits_depend_on(self.plan),
+        }
+        return settings | ({} if self.mlp.paged is None else {ON_DISK: True})
 
     def _note_save(self, path: Path) -> None:
         """Remember the last good save, for all who may have to name it."""
@@ -184,11 +253,17 @@ class RunState:
                 "a new trainer."
             )
 
-    def _remember(self, train: Samples) -> None:
-        """Note what the data are; in the middle of an epoch they must be those that it began with."""
-        marks, at = marks_of(train), self._position
-        if at.batch:
+    def _marks_of(self, train: Samples) -> dict[str, Any]:
+        """Return what tells data from others; in the middle of an epoch they must be those that it began with."""
+        marks = marks_of(train)
+        if self._position.batch:
             check_marks(marks, self._data_marks)
+        return marks
+
+    def _remember(self, train: Samples, held_out: Samples | None, marks: dict[str, Any]) -> None:
+        """Note what the data are, and the files that hold them. marks: of the training data."""
+        at = self._position
+        self._files = (*train.files, *(() if held_out is None else held_out.files))
         if self._data_marks and marks["fingerprint"] != self._data_marks.get("fingerprint"):
             at.forget()  # losses on other data tell nothing of these
         self._data_marks = marks

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lowmem.common.checks import one_of, positive
 from lowmem.common.disk.spill_file import check_folder
 from lowmem.errors import Advice, BudgetError, InputError, UnknownNameError
-from lowmem.planning.engines.choice import why_not_native
+from lowmem.planning.engines.choice import ENGINES, why_not_native
 from lowmem.planning.plan import Plan
 from lowmem.training.saved_run import SavedRun
 
@@ -78,9 +79,12 @@ def with_its_engine(run: SavedRun, changes: Mapping[str, Any]) -> dict[str, Any]
         if reason is not None and "engine" not in changes:
             _warn(run, "the compiled engine", f"NumPy: {reason}")
             kept |= {"engine": "numpy", "threads": None}
-    for name, what in (("engine", "engine"), ("threads", "threads")):
-        if name in changes and changes[name] not in (None, kept[name]):
-            _warn(run, f"{what} {kept[name]}", f"{what} {changes[name]}, as asked for")
+    for name in ("engine", "threads"):
+        if changes.get(name) is None:
+            continue
+        asked = positive(name, changes[name]) if name == "threads" else one_of(name, changes[name], ENGINES)
+        if asked != kept[name]:
+            _warn(run, f"{name} {kept[name]}", f"{name} {asked}, as asked for")
     return kept | dict(changes)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import check_range
+from lowmem.common.checks import check_range, check_some_left
 from lowmem.data.samples import Batch
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
@@ -14,6 +14,9 @@ from lowmem.nn.losses import check_weights
 from lowmem.training.class_weights import ClassWeights, by_class, check_form
 
 Array = NDArray[Any]
+
+OF_A_CLASS = 112
+"""Bytes that a class's weight takes: a number of Python's in a list, and its text while a run is saved."""
 
 
 class BatchWeights:
@@ -49,6 +52,7 @@ class BatchWeights:
         """Put the weights of the classes into the network's dtype."""
         check_range(np.array(of_classes), self._dtype, "class_weights")
         self._table = np.array(of_classes, self._dtype)
+        check_some_left(self._table, max(of_classes), "class_weights")
         check_weights(self._table, self._outputs, self._dtype.name)
         self.of_classes = of_classes
 
@@ -59,6 +63,7 @@ class BatchWeights:
         """
         if self._by_key is not None and self.of_classes is None:
             self._set(by_class(self._by_key, class_names, self._outputs))
+            self._by_key = {}  # with many classes it is large
 
     @property
     def waiting(self) -> bool:
@@ -74,8 +79,8 @@ class BatchWeights:
         self._set([samples / (classes * count) if count else 1.0 for count in counts.tolist()])
 
     def bytes_for(self, rows: int) -> int:
-        """Return the bytes that batches of at most `rows` samples need here."""
-        return (rows + self._outputs) * self._dtype.itemsize if self._weighted else 0
+        """Return the bytes that batches of at most `rows` samples, and saving the weights of classes, need here."""
+        return (rows + self._outputs) * self._dtype.itemsize + self._outputs * OF_A_CLASS if self._weighted else 0
 
     def allocate(self, rows: int) -> None:
         """Allocate the memory for batches of at most `rows` samples."""

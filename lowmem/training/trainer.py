@@ -10,17 +10,16 @@ from lowmem.common.turns import Turn
 from lowmem.data.compatibility import Data, both, matching
 from lowmem.errors import InputError
 from lowmem.measure.expected import Expected
-from lowmem.measure.placement import ON_DISK, folder_again
+from lowmem.measure.placement import folder_again
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
 from lowmem.nn.optimizers import Optimizer
 from lowmem.planning.cost_model import CostModel
 from lowmem.planning.engines.machine import DiskTier, disk_tier
-from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import is_taken
 from lowmem.runtime.collectives.group import Group, size_of
 from lowmem.runtime.collectives.states import saving_states, state_layout
-from lowmem.training.arguments import Unfinished, as_optimizer, as_schedule, as_written, schedule_until
+from lowmem.training.arguments import as_optimizer, as_written, schedule_until
 from lowmem.training.callbacks.base import Callback
 from lowmem.training.callbacks.journal import Journal
 from lowmem.training.callbacks.patience import Metric, Stopping
@@ -30,9 +29,10 @@ from lowmem.training.class_weights import ClassWeights
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.loop import Epoch, Loop, Stepper
 from lowmem.training.run_state import RunState
-from lowmem.training.same_bits import advice_for, going_on, replaced, what_bits_depend_on
+from lowmem.training.same_bits import advice_for, going_on, replaced
 from lowmem.training.sample_weights import BatchWeights
 from lowmem.training.saved_run import SavedRun, open_run, save_run
+from lowmem.training.saved_run_checks import check_notes
 from lowmem.training.signals import INTERRUPT, SIGNALS, HeldSignals
 from lowmem.training.step_memory import StepMemory
 
@@ -124,11 +124,10 @@ class Trainer(RunState):
         one_of("value of non_finite", non_finite, NON_FINITE)
         self.mlp = instance("mlp", mlp, MLP, "a network, such as lowmem.MLP(architecture)")
         self.optimizer = as_optimizer(optimizer)
-        self.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
-        if not is_taken(self.optimizer):
-            self.optimizer.clip_value = self.clip_value
+        if clip_value is not None or is_taken(self.optimizer):
+            self.clip_value = clip_value
         self.batch_size, self.budget, self.ram, self.seed = batch_size, budget, ram, whole("seed", seed)
-        self.schedule: LearningRate | Unfinished | float | str | None = as_schedule(schedule, self.optimizer)
+        self.schedule = schedule
         self.non_finite = non_finite
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
         self.clip_twice = truth("clip_twice", clip_twice)
@@ -156,11 +155,6 @@ class Trainer(RunState):
         if tier is not None:  # runs without a disk are saved as ever
             self._options |= {"disk": tier.folder, "disk_limit": tier.limit}
         self._turn = Turn("this trainer trains", AT_A_TIME, again=True)
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of a step; from the first call of `epochs` on it counts the buffers of the data too."""
-        return self._memory.plan
 
     # Training --------------------------------------------------------------------------------------------------
 
@@ -213,12 +207,12 @@ class Trainer(RunState):
         known = self.mlp.architecture, self.class_names, self.columns
         train, held_out = both(data, validation, *known, begun=bool(self._data_marks))
         stopping.check_data(validated=held_out is not None, labels=self.mlp.architecture.loss_facts.labels)
-        self._remember(train)
+        marks = self._marks_of(train)
         self._weights.name(train.class_names)
         read_interval(save_every)
         callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
         if save_to is not None:
-            self._check_save(as_path("save_to", save_to))
+            check_notes(self.notes)
         journal = as_written(save_to, journal, train, held_out)
         if journal is not None and self.speaks:
             callbacks.append(Journal(journal))
@@ -229,9 +223,12 @@ class Trainer(RunState):
             self._memory.count(Expected(train, held_out, patience is not None))
         rows = min(self.batch_size, len(train))
         schedule = schedule_until(self.schedule, self.optimizer, self._position, until, -(-len(train) // rows))
+        self._remember(train, held_out, marks)
         patient = self._patience(stopping)
+        if self._loop is not None:
+            self._loop.replace()
         self._loop, stepper = None, self._allocated()  # the buffers of earlier data go before others come
-        stepper.schedule = self.schedule = schedule
+        self.schedule = schedule
         self._agree(until)
         self._position.until = until
         batches = train.batches(rows, self.mlp.architecture, self.seed, self._memory.share)
@@ -247,14 +244,17 @@ class Trainer(RunState):
         """Return what makes a step; its memory is allocated at the first call, with what a saved run holds of it."""
         if self._stepper is None:
             stepper = self._memory.allocate(self.seed, skips=self.non_finite == "skip")
-            stepper.backprop.claim()
-            self.optimizer.clip_value, self._stepper = self.clip_value, stepper
+            backprop = stepper.backprop
+            backprop.claim()
+            if self._resumed is None:
+                backprop.check_moments()
+            self._stepper = stepper
+            self.clip_value = self.clip_value  # may have waited until the optimizer was this run's
             if self._resumed is not None:
-                backprop = self._stepper.backprop
                 states = backprop.buffers.paged_states or backprop.optimizer_state
                 self._resumed.load_states(states, state_layout(self.plan, backprop.buffers))
                 self._resumed.load_last(self.mlp.streamed(self.mlp.learned))
-                self._resumed = None
+                backprop.goes_on, self._resumed = True, None
         return self._stepper
 
     # Evaluation and report -------------------------------------------------------------------------------------
@@ -294,15 +294,8 @@ class Trainer(RunState):
         if self._stepper is None:
             raise InputError("there is nothing to save before trainer.epochs(...) has been called; call that first.")
         self._check_whole("saved")
-        names = ("batch_size", "budget", "ram", "seed", "clip_norm", "clip_twice", "non_finite")
-        options = self._options | {name: getattr(self, name) for name in names}
-        options |= {
-            "clip_value": self.clip_value,
-            "class_weights": self._weights.of_classes,
-            "schedule": self.schedule.to_dict() if isinstance(self.schedule, LearningRate) else None,
-            **what_bits_depend_on(self.plan),
-        }
-        options |= {} if self.mlp.paged is None else {ON_DISK: True}
+        self._check_save(path)
+        self._stepper.backprop.check_settings()
         aside = self._aside
         with self._turn, saving_states(self._stepper.backprop) as states:
             if states is not None:
@@ -311,7 +304,7 @@ class Trainer(RunState):
                     self.mlp if aside is None else aside.best,
                     self.optimizer,
                     states,
-                    options=options,
+                    options=self._settings(),
                     position=self._position,
                     data=self._data_marks,
                     notes=self.notes,

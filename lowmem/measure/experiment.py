@@ -127,6 +127,7 @@ def measure(request: Mapping[str, Any]) -> Measurement:
     gc.collect()
     traced = TracedPeak()  # tracing makes planning several times as slow
     planned = copied(planned)
+    gc.collect()  # freed tuples, which Python keeps at hand, count as held
     traced.restart()  # the peak of copying is not that of training
     mlp = MLP(architecture, disk=planned.disk if planned.streams[0] else None)
     backprop = Backprop(mlp, planned, make_optimizer(optimizer, lr=1e-6) if optimizer else None)

@@ -20,8 +20,8 @@ from lowmem.runtime.backprop import Backprop
 from lowmem.runtime.inference import evaluate
 from lowmem.runtime.nonfinite import where_it_began
 from lowmem.training.callbacks.base import Callback
+from lowmem.training.callbacks.counted import Counted
 from lowmem.training.callbacks.patience import Patience
-from lowmem.training.counted import Counted
 from lowmem.training.learning_rate import LearningRate
 from lowmem.training.position import Position
 from lowmem.training.sample_weights import BatchWeights

@@ -121,18 +121,24 @@ def promised_and_traced(
 ) -> tuple[Plan, int]:
     """Return a plan, and the peak of everything allocated from before the network is made through two steps.
 
-    What planning works in for a moment is no part of the promise, and neither is the plan.
+    What planning works in for a moment is no part of the promise, and neither is the plan. The whole process is traced,
+    the test runner's threads too, and once 0.1 MiB came from elsewhere: what is above the promise is measured again.
     """
     x, y = batch(architecture, rows)
-    made = lm.make_optimizer(optimizer) if optimizer else None
-    plan = lm.plan(architecture, rows, None, optimizer, strategy, **options)
-    before = held()
-    mlp = lm.MLP(architecture)
-    backprop = lm.Backprop(mlp, plan, made)
-    del mlp
+    plan, traced = lm.plan(architecture, rows, None, optimizer, strategy, **options), 0
     for _ in range(2):
-        backprop(x, y)
-    return plan, peak_above(before)
+        made = lm.make_optimizer(optimizer) if optimizer else None
+        before = held()
+        mlp = lm.MLP(architecture)
+        backprop = lm.Backprop(mlp, plan, made)
+        del mlp
+        for _ in range(2):
+            backprop(x, y)
+        traced = peak_above(before)
+        if traced <= plan.peak_bytes + ROOM:
+            break
+        del backprop
+    return plan, traced
 
 
 SPREAD: list[tuple[tuple[int, ...], str, str, str]] = [

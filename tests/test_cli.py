@@ -261,6 +261,17 @@ def test_interrupting_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
     assert (ran.code, ran.err) == (130, "lowmem: interrupted\n")
 
 
+def test_the_digits_are_the_digits_whatever_lies_in_the_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    network = ("--layers", "1", "--width", "4", "--epochs", "1", "--save", "run")
+    assert Ran(capsys, "train", "--data", "digits", *network).code == 0
+    for command in ("evaluate", "predict"):
+        assert Ran(capsys, command, "run", "--data", "digits").code == 0
+
+
 # Help ------------------------------------------------------------------------------------------------------------
 
 

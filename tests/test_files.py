@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -282,6 +283,82 @@ def test_a_name_that_means_a_folder_is_no_file_to_write(
         assert f"must be a file; '{text}' means a folder. Name a file in it" in told
         assert told.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# Files that cannot be reached -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_of_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved run."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    network = ("--layers", "1", "--width", "4", "--batch", "64", "--no-calibrate")
+    assert main(["train", "--epochs", "1", "--save", str(path), *network]) == 0
+    return path
+
+
+@pytest.fixture(params=["long", "closed"])
+def unreachable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Return a path that the system tells nothing of, and why: its name is too long, or its folder is another's."""
+    if request.param == "long":
+        return str(tmp_path / ("é" * 300)), "File name too long"
+    looked = os.stat
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> os.stat_result:  # root may search any folder
+        if "closed" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    return str(tmp_path / "closed" / "file.csv"), "Permission denied"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"train --data {at}" for at in ("{}", "digits --targets {}", "digits --validation {}", "digits --save {}")),
+        *("resume {}", "evaluate {} --data digits", "evaluate {run} --data {}", "import {} {run} --force"),
+        *("predict {run} --data {}", "predict {run} --data digits --output {}", "export {} net.onnx"),
+    ],
+)
+def test_a_file_that_cannot_be_reached_is_one_line_with_its_name_and_the_cause(
+    unreachable: tuple[str, str], command: str, run_of_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cause = unreachable
+    assert main([word.format(path, run=run_of_digits) for word in command.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert path[:40] in told
+    assert cause in told
+    assert "standard output" not in told
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lm.open_data,
+        lambda path: lm.open_data("digits", targets=path),
+        lambda path: lm.open_data("digits", weights=Path(path)),
+        lm.Trainer.resume,
+        lm.import_torch,
+    ],
+)
+def test_a_file_that_cannot_be_reached_is_input_that_the_library_refuses(
+    unreachable: tuple[str, str], use: Callable[[str], object]
+) -> None:
+    with pytest.raises(lm.InputError):
+        use(unreachable[0])
+
+
+def test_an_error_of_some_file_is_none_of_the_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failed(arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "some file")
+
+    monkeypatch.setattr("lowmem.cli.plan.run", failed)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err == "lowmem: some file: Permission denied.\n"
 
 
 # Standard output --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.samples import add_data, options_of_run, say_remarks
+from lowmem.cli.samples import add_data, is_data_folder, options_of_run, say_remarks
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
 from lowmem.units import format_loss
@@ -38,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate a saved run, and print loss and scores."""
-    from pathlib import Path
-
     from lowmem.data.compatibility import matching
     from lowmem.data.open import open_data
     from lowmem.runtime.inference import Inference
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         raise InputError("--data is needed: a file or folder of samples with their targets.")
     saved = open_run(arguments.run)
-    part = arguments.part if Path(arguments.data).is_dir() else "train"
+    part = arguments.part if is_data_folder(arguments.data) else "train"
     stream = open_data(arguments.data, arguments.targets, part=part, **options_of_run(arguments, saved))
     say_remarks(stream)
     matching(stream, saved.architecture, "the data", saved.class_names, saved.columns)

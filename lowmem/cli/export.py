@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def _scale(saved: "SavedRun") -> float:
     source = flags.get("data") if isinstance(flags, dict) else None
     if source == "digits":
         return 1 / 16
-    if isinstance(source, str) and (Path(source).is_dir() or "idx" in Path(source).name):
+    if isinstance(source, str) and (os.path.isdir(source) or "idx" in Path(source).name):
         return 1 / 255
     return 1.0
 

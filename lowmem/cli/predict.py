@@ -1,6 +1,7 @@
 """`lowmem predict`: writes what a saved run predicts for samples, which are read in blocks."""
 
 import argparse
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lowmem.cli.console import strictly_encoded
 from lowmem.cli.options import add_network_disk
 from lowmem.cli.outputs import check_output, not_written, output_file
-from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
+from lowmem.cli.samples import FILES, add_columns, is_data_folder, options_of_run, say_remarks
 from lowmem.common.files import check_apart, reason, replacing, write_all
 from lowmem.common.kinds import RUN, kind_of
+from lowmem.common.places import status
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
     if arguments.id is not None:
         options["ignore"] = _with_id(options.get("ignore"), arguments.id)
-    stream = open_data(arguments.data, part="test" if Path(arguments.data).is_dir() else "train", **options)
+    stream = open_data(arguments.data, part="test" if is_data_folder(arguments.data) else "train", **options)
     say_remarks(stream)
     return stream
 
@@ -184,7 +186,8 @@ def _is_array(path: Path | None) -> bool:
 
 def _is_file(path: Path) -> bool:
     """Say whether a path is that of a file, there or not. Devices and pipes are none; text may be written to them."""
-    return path.is_file() or not path.exists()
+    there = status(path)
+    return there is None or stat.S_ISREG(there.st_mode)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowmem.common.places import is_folder
 from lowmem.common.process_memory import return_large_blocks
 from lowmem.errors import InputError
 from lowmem.network.specs import LOSSES
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.data.standardisation import Standardisation
     from lowmem.training.saved_run import SavedRun
+
+DIGITS = "digits"
+"""The data set that is part of lowmem, whatever lies in the folder."""
 
 HELD_OUT = 0.2
 """The share of samples that is held out where no flag says another."""
@@ -82,10 +85,15 @@ def is_table(source: str) -> bool:
     """Say whether a source is a file with a table. Raises `InputError` if it is no source."""
     from lowmem.data.formats.finding import TABLES, existing, format_of
 
-    if source == "digits":
+    if source == DIGITS:
         return False
-    path = existing(source, names=("digits",))
-    return not path.is_dir() and format_of(path) in TABLES
+    path = existing(source, names=(DIGITS,))
+    return not is_folder(path) and format_of(path) in TABLES
+
+
+def is_data_folder(source: str) -> bool:
+    """Say whether a source is a folder. Raises `InputError` if that cannot be told."""
+    return source != DIGITS and is_folder(source)
 
 
 def task_of(arguments: argparse.Namespace) -> str | None:
@@ -111,7 +119,7 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
         )
     if arguments.ram is not None:
         return_large_blocks()  # as in training: the first pass measures what reading takes
-    folder = Path(arguments.data).is_dir()
+    folder = is_data_folder(arguments.data)
     task = task_of(arguments) if saved is None else _task_of_run(saved)
     common: dict[str, Any] = {"task": task, "header": _header(arguments.header)}
     if saved is not None:

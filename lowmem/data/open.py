@@ -11,6 +11,7 @@ import numpy as np
 
 from lowmem.common.checks import as_list, as_number, as_whole, lookup, positive, truth
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.places import is_folder
 from lowmem.data.class_names import are_numbers, known_names
 from lowmem.data.dataset import Dataset
 from lowmem.data.formats.array_rows import open_arrays
@@ -244,7 +245,7 @@ def _opened(
     if not isinstance(standardise, Standardisation):
         standardise = truth("standardise", standardise)
     path = DIGITS if digits else existing(source, names=("digits",))
-    if path.is_dir():
+    if is_folder(path):
         path, wanted = idx_images(path, wanted.part), replace(wanted, part="train")
     kind = format_of(path)
     _check_kind(path, kind, source, wanted)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.places import is_file, is_folder
 from lowmem.data.formats.array_headers import IDX_TYPES
 from lowmem.data.formats.text_lines import GZIP, is_text
 from lowmem.errors import Advice, InputError, UnknownNameError
@@ -59,9 +60,9 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
             "Arrays go to from_arrays()."
         )
     path = Path(source)
-    if path.is_file() or path.is_dir():
+    if is_file(path) or is_folder(path):
         return path
-    siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
+    siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and is_folder(path.parent) else []
     if path.name in siblings:
         raise InputError(f"{path} is neither a file nor a directory that can be read. Check the path.")
     import difflib  # only on the way to an error
@@ -133,11 +134,13 @@ def idx_images(directory: Path, part: str) -> Path:
     """
     names = [f"{prefix}-images{mark}idx3-ubyte{end}" for prefix in PARTS[part] for mark in "-." for end in ("", ".gz")]
     for name in names:
-        if (directory / name).is_file():
+        if is_file(directory / name):
             return directory / name
     like = re.compile(rf"(.*[-_.])?({'|'.join(PARTS[part])})[-_.]images[-_.]idx3[-_.]\w+(\.gz)?")
-    held = {path.name.removesuffix(".gz"): path for path in sorted(directory.iterdir(), reverse=True)}
-    others = [path for name, path in sorted(held.items()) if like.fullmatch(name) and path.is_file()]
+    with damage_is_input_error(directory):
+        inside = sorted(directory.iterdir(), reverse=True)
+    held = {path.name.removesuffix(".gz"): path for path in inside}
+    others = [path for name, path in sorted(held.items()) if like.fullmatch(name) and is_file(path)]
     if len(others) == 1:
         return others[0]
     if others:
@@ -171,7 +174,7 @@ def idx_labels(images: Path) -> Path:
         )
     for candidate in (name, name.replace("idx1", "idx2").replace("ubyte", "int")):
         for end in ("", ".gz"):
-            if images.with_name(candidate + end).is_file():
+            if is_file(images.with_name(candidate + end)):
                 return images.with_name(candidate + end)
     raise InputError(
         f"the labels of {images} were not found. Put {name} beside it, or give ", Advice("targets", "..."), "."

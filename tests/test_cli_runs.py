@@ -1,6 +1,7 @@
 """`lowmem train --save`, `resume`, `evaluate`, `predict` and `run.toml`, as a shell sees them."""
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -143,13 +144,61 @@ def test_interrupting_saves_and_has_the_usual_exit_code(
     assert "stopped by SIGINT. Nothing was saved." in ran.err
 
 
+ENDING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a process. Windows has no SIGHUP."""
+
+
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_between_two_epochs_saves_as_well(
-    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("lowmem.cli.session.epoch_line", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("lowmem.cli.session.epoch_line", lambda *arguments: signal.raise_signal(number))
     ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
-    assert ran.code == 143
+    assert ran.code == 128 + number
     assert open_run(tmp_path / "run").position.epoch == 1
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_that_the_process_ignores_ends_no_command(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def ended(*arguments: object) -> str:
+        signal.raise_signal(number)
+        return "an epoch"
+
+    monkeypatch.setattr("lowmem.cli.session.epoch_line", ended)
+    before = signal.signal(number, signal.SIG_IGN)  # as under nohup
+    try:
+        assert Ran(capsys, "train", *SMALL, "--epochs", "2").code == 0
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left"), BrokenPipeError(errno.EPIPE, "no pipe")])
+def test_an_output_that_fails_between_two_epochs_saves_first(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: OSError
+) -> None:
+    path, flags = tmp_path / "run", ["train", *SMALL[:-1], "--epochs", "2"]
+
+    def ran_with(*more: str) -> Ran:
+        def fail(*arguments: object) -> str:
+            def write(text: str) -> int:
+                raise problem
+
+            patched.setattr(sys.stdout._stream, "write", write)  # type: ignore[union-attr]
+            return "an epoch"
+
+        with monkeypatch.context() as patched:
+            patched.setattr("lowmem.cli.session.epoch_line", fail)
+            return Ran(capsys, *flags, *more)
+
+    ran, alone = ran_with("--save", str(path), "--save-every", "1h"), ran_with()
+    assert (ran.code, alone.code) == (1, 1)
+    assert ran.err.startswith("lowmem: the standard output cannot be written: ")
+    assert f"The run is in {path}" in ran.err
+    assert f"go on with: lowmem resume {path}\n" in ran.err
+    assert open_run(path).position.epoch == 1
+    assert alone.err.endswith(". Nothing was saved.\n")
 
 
 @pytest.mark.parametrize("flags", [["--stream"], ["--shuffle-rows", "20"], ["--standardise"], ["--ram", "2GB"]])
@@ -181,7 +230,8 @@ def test_a_last_save_that_fails_is_exit_code_one_and_the_earlier_file_stands(
     assert path.read_bytes() == earlier
 
 
-def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ENDING)
+def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "lowmem", "train", *SMALL, "--epochs", "100000", "--save", str(path)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
@@ -191,10 +241,10 @@ def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path) -> N
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch"):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
                 break
         rest = process.stderr.read()
-        assert process.wait(30) == 143
+        assert process.wait(30) == 128 + number
     assert "go on with: lowmem resume" in rest
     assert "Traceback" not in rest
     assert open_run(path).position.steps >= 23

@@ -339,6 +339,36 @@ def test_evaluate_says_loss_and_accuracy_of_the_standardised_data(capsys: Captur
     assert "103 samples  loss" in Ran(capsys, "evaluate", str(run), "--data", str(data)).out
 
 
+def test_the_test_part_of_an_archive_is_evaluated_unless_another_is_named(
+    capsys: Capture, run: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "parts.npz", x_train=X, y_train=Y, x_test=X[:7], y_test=Y[:7])
+    for flags, samples in (([], 7), (["--part", "test"], 7), (["--part", "train"], 103)):
+        common = [str(run), "--data", str(tmp_path / "parts.npz"), *flags]
+        ran = Ran(capsys, "evaluate", *common, "--json")
+        assert (ran.code, json.loads(ran.out)["samples"]) == (0, samples)
+        assert re.search(r"note: .*x_t\w+ and y_t\w+ are read; left out: x_t", ran.err)
+        ran = Ran(capsys, "predict", *common)
+        assert (ran.code, ran.out.count("\n")) == (0, samples)
+    trained = Ran(capsys, "train", *SMALL, "--data", str(tmp_path / "parts.npz"))
+    assert "note: x_train and y_train are read; left out: x_test, y_test\n" in trained.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_part_is_one_that_there_is(capsys: Capture, run: Path, tmp_path: Path, command: str) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("1,2,3,4,5,0\n")
+    for data, part, words in (
+        (table, "trian", "unknown part 'trian'. Did you mean 'train'?"),
+        (table, "train", "has no parts; leave out --part train, which needs a directory"),
+        ("digits", "test", "has no parts; leave out --part test, which needs a directory"),
+        (tmp_path / "data.npz", "train", "has no parts; leave out --part train, which needs a directory"),
+    ):
+        ran = Ran(capsys, command, str(run), "--data", str(data), "--part", part)
+        assert (ran.code, ran.out) == (2, "")
+        assert words in ran.err
+
+
 @pytest.mark.parametrize(
     "name", ["x.npy", "x.csv", "both.csv", "data.npz", "x.npz", "any.npz", "x.parquet", "both.parquet"]
 )

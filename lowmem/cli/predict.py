@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lowmem.cli.console import strictly_encoded
 from lowmem.cli.options import add_network_disk
 from lowmem.cli.outputs import check_output, not_written, output_file
-from lowmem.cli.samples import FILES, add_columns, is_data_folder, options_of_run, say_remarks
+from lowmem.cli.samples import FILES, add_columns, add_part, options_of_run, say_remarks
 from lowmem.common.files import check_apart, reason, replacing, write_all
 from lowmem.common.kinds import RUN, kind_of
 from lowmem.common.places import status
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="NAME", help="column of a table that holds weights, not inputs (default: as in training)"
     )
     add_columns(parser)
+    add_part(parser)
     parser.add_argument("--outputs", action="store_true", help="write the outputs of the network instead of classes")
     parser.add_argument(
         "--probabilities", action="store_true", help="write the probability of each class instead of classes"
@@ -145,12 +146,12 @@ def _numbered(name: str, count: int) -> list[str]:
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     """Open samples; a table may hold columns of targets and weights beside the inputs."""
-    from lowmem.data.open import open_data
+    from lowmem.data.open import open_data, part_to_use
 
     options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
     if arguments.id is not None:
         options["ignore"] = _with_id(options.get("ignore"), arguments.id)
-    stream = open_data(arguments.data, part="test" if is_data_folder(arguments.data) else "train", **options)
+    stream = open_data(arguments.data, part=part_to_use(arguments.data, arguments.part), **options)
     say_remarks(stream)
     return stream
 

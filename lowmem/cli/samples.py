@@ -54,6 +54,15 @@ def add_columns(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_part(parser: argparse._ActionsContainer) -> None:
+    """Add the flag --part."""
+    parser.add_argument(
+        "--part",
+        metavar="NAME",
+        help="part of the samples: train or test (default: test, of a folder or an .npz that has one)",
+    )
+
+
 def add_training_data(parser: argparse._ArgumentGroup) -> None:
     """Add the flags that say what training makes of the samples."""
     parser.add_argument(

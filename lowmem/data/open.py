@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lowmem.common.checks import as_list, as_number, as_whole, lookup, positive, truth
+from lowmem.common.checks import as_list, as_number, as_whole, one_of, positive, truth
 from lowmem.common.damage import damage_is_input_error
 from lowmem.common.places import is_folder
 from lowmem.data.class_names import are_numbers, known_names
 from lowmem.data.dataset import Dataset
-from lowmem.data.formats.array_rows import open_arrays
+from lowmem.data.formats.array_rows import open_arrays, parts_of_archive
 from lowmem.data.formats.chosen_rows import CodedRows
 from lowmem.data.formats.columns import Name, Schema, Selection, known_columns
 from lowmem.data.formats.csv import CsvRows
-from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images
+from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images, no_parts
 from lowmem.data.formats.parquet import ParquetRows
 from lowmem.data.formats.rows import Rows
 from lowmem.data.opened import Opened
@@ -177,6 +177,27 @@ def load(
         return Dataset(str(source), whole.x, y, whole.weights, **opened.about())
 
 
+def part_to_use(source: PathLike, given: str | None = None) -> str:
+    """Return the part to evaluate or predict: the one that is given, else "test" where the source has that part.
+
+    Raises `InputError` for a part that is none, and for one of a source that has no parts.
+    """
+    if given is not None:
+        one_of("part", given, PARTS)
+    path = _path(source)
+    folder = is_folder(path)
+    parts = tuple(PARTS) if folder else parts_of_archive(path) if format_of(path) == "npz" else ()
+    if given is not None and not parts:
+        raise no_parts(path, given)
+    return given or ("test" if "test" in parts else "train")
+
+
+def _path(source: PathLike) -> Path:
+    """Return the path of a source, which may be the digits. Raises `InputError` if there is none."""
+    digits = isinstance(source, str) and source == "digits"
+    return DIGITS if digits else existing(source, names=("digits",))
+
+
 def _names(what: str, names: object) -> tuple[Name, ...]:
     """Return names or numbers of columns, of which one may come without a list, and some as text with commas."""
     if isinstance(names, str):
@@ -239,12 +260,12 @@ def _opened(
     in_memory: bool,
 ) -> Iterator[Opened]:
     """Open a source and go through its rows once, which settles task and class names. The rows are closed behind."""
-    lookup("part", wanted.part, PARTS)
-    digits = isinstance(source, str) and source == "digits"
+    one_of("part", wanted.part, PARTS)
     factor = None if scale is None else _scale(scale)
     if not isinstance(standardise, Standardisation):
         standardise = truth("standardise", standardise)
-    path = DIGITS if digits else existing(source, names=("digits",))
+    path = _path(source)
+    digits = path is DIGITS
     if is_folder(path):
         path, wanted = idx_images(path, wanted.part), replace(wanted, part="train")
     kind = format_of(path)
@@ -282,8 +303,7 @@ def _opened(
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:
     """Refuse what does not go with the format of a file."""
     if kind != "npz" and wanted.part != "train":
-        part = Advice("part", wanted.part)
-        raise InputError(f"{path} has no parts; ", part, " needs a directory of idx files, or an .npz.")
+        raise no_parts(path, wanted.part)
     if kind not in ("npy", "idx") and wanted.targets is not None:
         raise InputError(f"{source} holds x and y itself; leave out ", Advice("targets", str(wanted.targets)), ".")
     for name in ("target", "features", "ignore", "header"):

@@ -150,6 +150,15 @@ def idx_images(directory: Path, part: str) -> Path:
     raise InputError(f"directory {directory} has no {names[0]} or {names[1]}. Put them there, or name a file.")
 
 
+def no_parts(path: Path, part: str) -> InputError:
+    """Return the error of a part that was asked for of data that have no parts."""
+    return InputError(
+        f"{path} has no parts; leave out ",
+        Advice("part", part),
+        ", which needs a directory of idx files, or an .npz with arrays such as x_test and y_test.",
+    )
+
+
 def has_part(directory: Path, part: str) -> bool:
     """Say whether a directory holds the images of a part."""
     try:

@@ -153,7 +153,11 @@ def test_a_signal_between_two_epochs_saves_as_well(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr("lowmem.cli.session.epoch_line", lambda *arguments: signal.raise_signal(number))
-    ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
+    before = signal.signal(number, signal.SIG_DFL)  # nohup may have these tests ignore SIGHUP
+    try:
+        ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
+    finally:
+        signal.signal(number, before)
     assert ran.code == 128 + number
     assert open_run(tmp_path / "run").position.epoch == 1
 
@@ -235,9 +239,10 @@ def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path, numb
     path = tmp_path / "run"
     command = [sys.executable, "-m", "lowmem", "train", *SMALL, "--epochs", "100000", "--save", str(path)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, "--save-every", "5"], cwd=ROOT, stderr=-1, stdout=-1, text=True, env=environment
-    ) as process:
+    options: dict[str, Any] = {"cwd": ROOT, "stderr": -1, "stdout": -1, "text": True, "env": environment}
+    if os.name == "posix":  # under nohup these tests ignore SIGHUP, which processes inherit
+        options["preexec_fn"] = lambda: signal.signal(number, signal.SIG_DFL)
+    with subprocess.Popen([*command, "--save-every", "5"], **options) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch"):

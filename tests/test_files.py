@@ -6,6 +6,7 @@ import errno
 import json
 import mmap
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -248,6 +249,28 @@ def test_root_saves_into_the_file_of_another_user(tmp_path: Path) -> None:
     assert (kept.st_uid, kept.st_gid, stat.S_IMODE(kept.st_mode)) == (1234, 5678, 0o4640)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no such folder here")
+def test_what_a_process_has_open_is_no_place_though_it_is_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "kept").open("w") as kept:
+        places = [Path(f"/dev/fd/{kept.fileno()}"), Path(f"/proc/self/fd/{kept.fileno()}"), tmp_path / "link"]
+        places[-1].symlink_to(places[0])
+        for place in places:
+            with pytest.raises(lm.InputError, match="it is a device, a pipe or a socket, and no file. Name another"):
+                check_place(place, "a run")
+            with pytest.raises(OSError, match="it is a device"), replacing(place):
+                pass
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["kept", "link"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such pipes here")
+def test_a_pipe_as_journal_is_refused_in_whole_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["train", "--journal", str(tmp_path / "pipe"), "--epochs", "1", "--layers", "1"]) == 2
+    assert re.fullmatch(
+        r"lowmem: cannot write the journal '[^']+': [^.]+\. Name another file\.\n", capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("place", ["round", "there"])
 def test_a_link_that_leads_back_to_itself_is_no_place(tmp_path: Path, place: str) -> None:
     (tmp_path / "round").symlink_to("back")
@@ -348,6 +371,49 @@ def test_a_file_that_cannot_be_reached_is_input_that_the_library_refuses(
 ) -> None:
     with pytest.raises(lm.InputError):
         use(unreachable[0])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: lm.open_data(""),
+        lambda: lm.open_data("digits", targets=""),
+        lambda: lm.open_data("digits", weights=""),
+        lambda: lm.open_data("digits", target=""),
+        lambda: lm.Trainer.resume(""),
+        lambda: lm.import_torch(""),
+    ],
+)
+def test_an_empty_name_is_no_file_and_no_column(use: Callable[[], object]) -> None:
+    with pytest.raises(lm.InputError, match="must be"):
+        use()
+
+
+@pytest.mark.parametrize("flag", ["data", "targets", "validation", "weights", "target", "features", "save", "journal"])
+def test_an_empty_flag_is_refused_by_its_name(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"--{flag}", "", "--epochs", "1", "--layers", "1", "--width", "4"]) == 2
+    assert capsys.readouterr().err.startswith(f"lowmem: --{flag} must ")
+
+
+@pytest.mark.parametrize(
+    "command", ["resume", "evaluate", "predict", "export RUN", "import", "plot", "train --config"]
+)
+def test_an_empty_argument_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), ""]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "must be a path" in told or "cannot read ''" in told
+
+
+@pytest.mark.parametrize("command", ["train --data", "train --save", "resume", "import"])
+def test_a_tilde_that_no_shell_has_read_is_said_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "~/file", *(["run"] if command == "import" else [])]) == 2
+    told = capsys.readouterr().err
+    assert "~ was not made a folder, as shells do outside of quotes: write the path out, or with $HOME." in told
+    assert "Make it first" not in told
 
 
 def test_an_error_of_some_file_is_none_of_the_standard_output(

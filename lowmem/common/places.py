@@ -11,6 +11,13 @@ LONGEST_SHOWN = 200
 """The most characters of a path that an error shows."""
 
 
+def advice_on(path: Place) -> str:
+    """Return what to do about a path where nothing is, as a sentence."""
+    if os.fspath(path).startswith("~"):
+        return "~ was not made a folder, as shells do outside of quotes: write the path out, or with $HOME."
+    return "Check the path."
+
+
 def status(path: Place) -> os.stat_result | None:
     """Return what the system says of a file or folder, with links followed; None if nothing is there.
 

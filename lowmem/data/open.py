@@ -109,12 +109,12 @@ def open_data(
     one_hot = truth("one_hot", one_hot)
     wanted = Selection(
         part=part,
-        targets=None if targets is None else existing(targets),
+        targets=None if targets is None else existing(targets, what="targets"),
         target=None if target is None else _name("target", target),
         weights=_weights(weights),
         class_names=known_names(class_names),
         inputs_only=truth("inputs_only", inputs_only),
-        features=None if features is None else _names("features", features),
+        features=_features(features),
         ignore=_ignored(ignore),
         columns=known_columns(columns),
         inputs=None if inputs is None else positive("inputs", inputs),
@@ -155,11 +155,11 @@ def load(
     """
     wanted = Selection(
         part=part,
-        targets=None if targets is None else existing(targets),
+        targets=None if targets is None else existing(targets, what="targets"),
         target=None if target is None else _name("target", target),
         weights=_weights(weights),
         class_names=known_names(class_names),
-        features=None if features is None else _names("features", features),
+        features=_features(features),
         ignore=_ignored(ignore),
         columns=known_columns(columns),
         header=None if header is None else truth("header", header),
@@ -198,6 +198,16 @@ def _path(source: PathLike) -> Path:
     return DIGITS if digits else existing(source, names=("digits",))
 
 
+def _features(names: object) -> tuple[Name, ...] | None:
+    """Return the only columns to take as features, None for all. Raises `InputError` where none is named."""
+    if names is None:
+        return None
+    named = _names("features", names)
+    if not named:
+        raise InputError(f"features must name at least one column; got {shown(names)}. Leave it out to take all.")
+    return named
+
+
 def _names(what: str, names: object) -> tuple[Name, ...]:
     """Return names or numbers of columns, of which one may come without a list, and some as text with commas."""
     if isinstance(names, str):
@@ -220,7 +230,7 @@ def _ignored(names: Names | None) -> tuple[Name, ...]:
 def _name(what: str, name: object) -> Name:
     """Return the name or number of a column as text or an int. Raises `InputError` for anything else."""
     read = str(name) if isinstance(name, str) else as_whole(name)
-    if read is None:
+    if read is None or read == "":
         raise InputError(f'{what} must be a name or number of a column, such as "age" or 3; got {shown(name)}.')
     return read
 

@@ -192,7 +192,11 @@ def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
             Advice("weights", wanted.weights),
             f": {path} is no table with columns. Give the file of the weights, an .npy.",
         )
-    return ArrayRef(path, kind), _alone(targets), None if wanted.weights is None else _alone(existing(wanted.weights))
+    return (
+        ArrayRef(path, kind),
+        _alone(targets),
+        None if wanted.weights is None else _alone(existing(wanted.weights, what="weights")),
+    )
 
 
 def _alone(path: Path) -> ArrayRef:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowmem.common.damage import damage_is_input_error
-from lowmem.common.places import is_file, is_folder
+from lowmem.common.places import advice_on, is_file, is_folder
 from lowmem.data.formats.array_headers import IDX_TYPES
 from lowmem.data.formats.text_lines import GZIP, is_text
 from lowmem.errors import Advice, InputError, UnknownNameError
@@ -47,10 +47,10 @@ _OTHER_KINDS = (
 )
 
 
-def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
+def existing(source: str | os.PathLike[str], names: Sequence[str] = (), what: str = "data") -> Path:
     """Return the path of an existing file or folder.
 
-    names: words that would have done as well, for the message.
+    names: words that would have done as well. what: the argument's name. Both are for the message.
 
     Raises `InputError`, with the nearest name that there is, if there is no such file.
     """
@@ -59,6 +59,9 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
             f"data of type {type(source).__name__} cannot be opened; a path or the name 'digits' is needed. "
             "Arrays go to from_arrays()."
         )
+    if not os.fspath(source):  # which a `Path` takes for the current folder
+        words = "".join(f", or {name!r}" for name in names)
+        raise InputError(f"{what} must be the path of a file or folder{words}; got ''.")
     path = Path(source)
     if is_file(path) or is_folder(path):
         return path
@@ -71,7 +74,7 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
     near = difflib.get_close_matches(path.name, [*known, *siblings], n=1)
     if known and (not near or near[0] in known):
         raise UnknownNameError("data set or file", str(source), names)
-    hint = f"Did you mean {str(path.with_name(near[0]))!r}?" if near else "Check the path."
+    hint = f"Did you mean {str(path.with_name(near[0]))!r}?" if near else advice_on(path)
     raise InputError(f"there is no file or directory {str(path)!r}. {hint}")
 
 

@@ -459,6 +459,18 @@ def test_data_that_do_not_fit_the_run_are_refused(capsys: Capture, run: Path, tm
     assert "in row 50 labels up to 3" in Ran(capsys, "evaluate", str(run), "--data", str(tmp_path / "more.npz")).err
 
 
+def test_an_id_that_is_no_column_is_refused_by_its_flag(capsys: Capture, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,c,d,e,name\n1,2,3,4,5,x\n")
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "a.csv"), "--id", "nope")
+    assert (ran.code, ran.out) == (2, "")
+    assert "has no column 'nope' to be that of --id; it has 'a', 'b', 'c', 'd', 'e', 'name'." in ran.err
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "a.csv"), "--id", "name", "--ignore", "none")
+    assert "has no column 'none' to be ignored" in ran.err
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "data.npz"), "--id", "x")
+    assert ran.code == 2
+    assert "data.npz is no table with columns; leave out --id x." in ran.err
+
+
 def test_a_table_for_predictions_may_have_its_target_anywhere(capsys: Capture, run: Path, tmp_path: Path) -> None:
     table = np.column_stack([Y, np.zeros(103), X])
     names: dict[str, Any] = {"header": "class,a,b,c,d,e", "comments": ""}

@@ -103,8 +103,9 @@ def _main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ranks.end(128 + signal.SIGINT, "interrupted", _tell)
     except MemoryError as error:
-        text = f"this machine cannot give the memory asked for ({error}). Lower the budget."
-        return ranks.end(1, text, _tell)
+        why, limited = f" ({error})" if str(error) else "", _typed_size(argv) is not None
+        advice = "Lower the budget" if limited else "Free some, or make the network or the batch smaller"
+        return ranks.end(1, f"this machine cannot give the memory asked for{why}. {advice}.", _tell)
     except BrokenPipeError:  # whoever read a pipe of --output
         return ranks.end(1, "", _keep_silent)
     except OSError as problem:  # a file where nothing has foreseen it; the standard output says so itself
@@ -124,7 +125,7 @@ def _tell(text: str) -> None:
 def _run(parser: Parser, given: Sequence[str]) -> int:
     """Parse the arguments and run the command that they name."""
     arguments = _parsed(parser, given)
-    if getattr(arguments, "config", None):
+    if getattr(arguments, "config", None) is not None:
         known = vars(arguments).keys() - {"config", "command", "version"}
         arguments = _parsed(parser, [given[0], *flags_of(arguments.config, known, arguments.command), *given[1:]])
     if arguments.version:

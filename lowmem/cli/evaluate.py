@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
+from lowmem.cli.outputs import input_file
 from lowmem.cli.samples import add_data, add_part, options_of_run, say_remarks
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
@@ -26,7 +27,7 @@ SHOWN = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     group = parser.add_argument_group("data")
     add_data(group, default=None)
     add_part(group)

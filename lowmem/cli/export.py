@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.outputs import check_output, output_file
+from lowmem.cli.outputs import check_output, input_file, output_file
 from lowmem.common.checks import one_of
 from lowmem.common.files import check_apart
 from lowmem.common.kinds import ARRAYS, RUN, TABLE, kind_of
@@ -28,7 +28,7 @@ DATA = ("data", "targets", "validation", "weights")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     parser.add_argument(
         "file", metavar="FILE", type=output_file, help=f"the file to write, ending in {' or '.join(FORMATS.values())}"
     )

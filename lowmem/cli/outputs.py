@@ -33,6 +33,12 @@ def output_file(text: str) -> Path:
         raise ArgumentTypeError(str(error).removesuffix(".")) from None
 
 
+def input_file(text: str) -> str:
+    """Return the name of a file to read, for argparse. Raises its error as `output_file` does."""
+    output_file(text)
+    return text
+
+
 def check_output(path: Path | None, what: str, endings: Collection[str] = ()) -> None:
     """Refuse a file that could not be written in the end. Raises `InputError`.
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.console import strictly_encoded
 from lowmem.cli.options import add_network_disk
-from lowmem.cli.outputs import check_output, not_written, output_file
-from lowmem.cli.samples import FILES, add_columns, add_part, options_of_run, say_remarks
+from lowmem.cli.outputs import check_output, input_file, not_written, output_file
+from lowmem.cli.samples import FILES, add_columns, add_part, is_table, options_of_run, say_remarks
 from lowmem.common.files import check_apart, reason, replacing, write_all
 from lowmem.common.kinds import RUN, kind_of
 from lowmem.common.places import status
-from lowmem.errors import InputError, RunError
+from lowmem.errors import InputError, RunError, UnknownColumnError
 
 if TYPE_CHECKING:
     from lowmem.data.stream import Stream
@@ -31,7 +31,7 @@ HELP = "Write the classes, probabilities or outputs that a saved run predicts fo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     parser.add_argument("--data", metavar="WHAT", help=f"the samples: {FILES}; targets in it are not used")
     parser.add_argument(
         "--target", metavar="NAME", help="column of a table that holds targets, not inputs (default: as in training)"
@@ -150,8 +150,15 @@ def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
 
     options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
     if arguments.id is not None:
+        if not is_table(arguments.data):
+            raise InputError(f"{arguments.data} is no table with columns; leave out --id {arguments.id}.")
         options["ignore"] = _with_id(options.get("ignore"), arguments.id)
-    stream = open_data(arguments.data, part=part_to_use(arguments.data, arguments.part), **options)
+    try:
+        stream = open_data(arguments.data, part=part_to_use(arguments.data, arguments.part), **options)
+    except UnknownColumnError as error:
+        if error.column == arguments.id:
+            error.what = "that of --id"
+        raise
     say_remarks(stream)
     return stream
 

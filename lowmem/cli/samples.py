@@ -140,6 +140,8 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
     options = common | table | {"targets": arguments.targets}
     whole = _opened(arguments, arguments.data, options, first=True, standardise=before or arguments.standardise)
     if arguments.validation is not None:
+        if not arguments.validation:
+            raise InputError("--validation must be the path of a file; got ''.")
         if held_out is not None:
             raise InputError("--validation and --held-out both say what to validate on; leave one out.")
         # Names that a flag gives for the training file need not be those of this one.
@@ -229,7 +231,8 @@ def options_of_run(arguments: argparse.Namespace, saved: "SavedRun", *, inputs_o
     # Columns of a run of an earlier version are known by its flags. Losses are not weighted here.
     earlier = flags if isinstance(flags, dict) and table and saved.columns is None else {}
     for name in ("target", "weights"):
-        value = getattr(arguments, name) or earlier.get(name)
+        told = getattr(arguments, name)
+        value = earlier.get(name) if told is None else told
         options[name] = value if isinstance(value, str) else None
     options |= {"ignore": arguments.ignore or (), "header": _header(arguments.header)}
     if table and saved.columns is None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from lowmem.cli.console import OutputError
 from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
+from lowmem.cli.wording import flag
 from lowmem.common.checks import as_path
 from lowmem.common.files import check_apart
-from lowmem.errors import RunError, StoppedError
+from lowmem.errors import InputError, RunError, StoppedError
 from lowmem.measure.learning import EpochRecord
 from lowmem.training.signals import INTERRUPT, SIGNALS
 from lowmem.units import format_bytes
@@ -88,6 +89,17 @@ def _large_targets(targets: "Targets", loss: str) -> list[str]:
         f"the targets reach from {targets.low:g} to {targets.high:g}, and a network learns such large ones slowly. No "
         "flag scales them: in the data subtract their mean, divide by their deviation, and undo that in predictions"
     ]
+
+
+def check_run(arguments: argparse.Namespace) -> None:
+    """Refuse flags of a new session that mean nothing without another one. Raises `InputError`."""
+    for name, needs, value in (
+        ("save_every", "save", "FILE"),
+        ("patience_metric", "patience", "N"),
+        ("min_improvement", "patience", "N"),
+    ):
+        if getattr(arguments, name) is not None and getattr(arguments, needs) is None:
+            raise InputError(f"{flag(name)} goes with {flag(needs)} {value}; give that too.")
 
 
 def check_files(

@@ -98,6 +98,21 @@ class UnknownNameError(InputError):
         super().__init__(f"unknown {kind} {shown(name)}.{hint} Known: {', '.join(self.known)}.")
 
 
+class UnknownColumnError(InputError):
+    """A table has no such column.
+
+    table: its file. column: the name or number that was given. what: what it was to be. hint: which columns there are.
+    """
+
+    def __init__(self, table: object, column: str | int, what: str, hint: str) -> None:
+        super().__init__(table, column, what, hint)
+        self.table, self.column, self.what, self.hint = table, column, what, hint
+
+    def text(self, write: Callable[[Advice], str]) -> str:
+        """Return what the table lacks, and what it has."""
+        return f"{self.table} has no column {shown(self.column)} to be {self.what}; {self.hint}"
+
+
 class BudgetError(InputError):
     """No plan fits the budget.
 

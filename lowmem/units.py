@@ -18,7 +18,7 @@ for _power, _letter in enumerate("kmgt", start=1):
 MOST = 1e18
 """The largest number before a unit that is told from larger ones; all of them are more than any machine has."""
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 _EXAMPLES = 'such as 25165824, "24MiB" (1024-based) or "24MB" (1000-based)'
 
 
@@ -157,7 +157,7 @@ def _three_digits(number: float) -> str:
 
 
 _SECONDS = re.compile(
-    r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([uµμ]s|ms|s|sec|seconds?|min|minutes?|h|hours?|days?)\s*", re.IGNORECASE
+    r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([uµμ]s|ms|s|sec|seconds?|min|minutes?|h|hours?|days?)\s*", re.IGNORECASE
 )
 _UNITS_OF_TIME = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 

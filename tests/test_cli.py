@@ -159,7 +159,7 @@ def test_train_reads_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 BOTH = [
     (["--layers", "-1"], "--layers must be a whole number from 0; got -1"),
     (["--layers", "many"], "invalid int value: 'many'"),
-    (["--width", "0"], "widths needs at least two positive whole numbers"),
+    (["--width", "0"], "--width must be a positive whole number; got 0"),
     (["--widths", "64"], "widths needs at least two positive whole numbers"),
     (["--widths", ""], 'Write "64,256x100,10"'),
     (["--widths", "64,a,10"], "cannot read 'a'"),
@@ -178,7 +178,13 @@ BOTH = [
     (["--strategy", "sqr"], "Did you mean 'sqrt'?"),
     (["--strategy", "segments", "--segments", "0"], "segments must be a positive whole number"),
     (["--strategy", "revolve", "--slots", "-1"], "slots must be a whole number"),
-    (["--strategy", "revolve"], "needs slots="),
+    (["--strategy", "revolve"], "needs --slots (states"),
+    (["--strategy", "segments"], "needs --segments (keep"),
+    (["--batch", "٣"], "--batch: invalid int value"),
+    (["--dropout", "0.٣"], "--dropout: invalid float value"),
+    (["--budget", "٣MiB"], "cannot read --budget ٣MiB. Write it with the digits 0 to 9"),
+    (["--budget", "٣0%"], "cannot read --budget ٣0%. Write it with the digits 0 to 9"),
+    (["--widths", "64,٣,10"], "cannot read '٣'"),
     (["--segments", "3"], "goes with --strategy segments"),
     (["--micro-batch", "1000"], "is more than --batch "),
     (["--optimizer", "adamm"], "Did you mean 'adam'?"),
@@ -202,11 +208,28 @@ TRAIN = [
     (["--task", "regression", "--loss", "cross_entropy"], "--loss cross_entropy is for classification"),
     (["--task", "classification", "--loss", "mse"], "--loss mse is for regression"),
     (["--task", "sorting"], "unknown task 'sorting'"),
+    (["--widths", "63,8,10"], "train a network whose --widths begin with 64"),
+    (["--widths", "64,8,9"], "train a network whose --widths end with 10"),
+    (["--gain", "2"], "--gain goes with --init orthogonal; got none"),
+    (["--lr-schedule", "step"], "--lr-schedule step needs --lr-every N"),
+    (["--lr-schedule", "step", "--lr-every", "0"], "--lr-every must be a whole number from 1"),
+    (["--lr-schedule", "step", "--lr-every", "1", "--lr-factor", "-1"], "--lr-factor must be a number of at least 0"),
+    (["--lr-schedule", "cosine", "--lr-every", "3"], "--lr-every goes with --lr-schedule step"),
+    (["--warm-up", "-1"], "--warm-up must be a whole number from 0"),
+    (["--clip-twice"], "or leave out --clip-twice."),
+    (
+        ["--ram", "100MB", "--budget", "1MiB"],
+        "give either --budget (what training takes) or --ram (the whole process)",
+    ),
+    (["--save-every", "5"], "--save-every goes with --save FILE; give that too."),
+    (["--patience-metric", "loss"], "--patience-metric goes with --patience N; give that too."),
+    (["--min-improvement", "0"], "--min-improvement goes with --patience N; give that too."),
 ]
 OTHER = [
     (["plan", "--inputs", "0"], "widths[0] is 0"),
     (["plan", "--widths", "4,5", "--inputs", "3"], "--inputs and --outputs do not go with --widths"),
     (["plan", "--widths", "4,5", "--inputs", "0"], "--inputs and --outputs do not go with --widths"),
+    (["plan", "--ranks", "0"], "--ranks must be a positive whole number; got 0"),
     (["plam"], "unknown command 'plam'. Did you mean 'plan'?"),
     (["--nonsense"], "--nonsense"),
 ]
@@ -252,6 +275,21 @@ def test_more_memory_than_there_is_is_one_clear_line(capsys: pytest.CaptureFixtu
     assert re.fullmatch(r"lowmem: this machine cannot give the memory [^\n]+\n", ran.err)
 
 
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [((), "Free some, or make the network or the batch smaller."), (("--budget", "1MB"), "Lower the budget.")],
+)
+def test_memory_that_is_refused_without_a_word_is_one_whole_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], advice: str
+) -> None:
+    def refused(arguments: Any) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr("lowmem.cli.plan.run", refused)
+    ran = Ran(capsys, "plan", *flags)
+    assert (ran.code, ran.err) == (1, f"lowmem: this machine cannot give the memory asked for. {advice}\n")
+
+
 def test_interrupting_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(arguments: Any) -> int:
         raise KeyboardInterrupt
@@ -259,6 +297,17 @@ def test_interrupting_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr("lowmem.cli.plan.run", interrupt)
     ran = Ran(capsys, "plan")
     assert (ran.code, ran.err) == (130, "lowmem: interrupted\n")
+
+
+def test_the_digits_are_the_digits_whatever_lies_in_the_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    network = ("--layers", "1", "--width", "4", "--epochs", "1", "--save", "run")
+    assert Ran(capsys, "train", "--data", "digits", *network).code == 0
+    for command in ("evaluate", "predict"):
+        assert Ran(capsys, command, "run", "--data", "digits").code == 0
 
 
 # Help ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`lowmem train --save`, `resume`, `evaluate`, `predict` and `run.toml`, as a shell sees them."""
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -143,13 +144,65 @@ def test_interrupting_saves_and_has_the_usual_exit_code(
     assert "stopped by SIGINT. Nothing was saved." in ran.err
 
 
+ENDING = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a process. Windows has no SIGHUP."""
+
+
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_between_two_epochs_saves_as_well(
-    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("lowmem.cli.session.epoch_line", lambda *arguments: signal.raise_signal(signal.SIGTERM))
-    ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
-    assert ran.code == 143
+    monkeypatch.setattr("lowmem.cli.session.epoch_line", lambda *arguments: signal.raise_signal(number))
+    before = signal.signal(number, signal.SIG_DFL)  # nohup may have these tests ignore SIGHUP
+    try:
+        ran = Ran(capsys, "train", *SMALL, "--save", str(tmp_path / "run"), "--save-every", "1000")
+    finally:
+        signal.signal(number, before)
+    assert ran.code == 128 + number
     assert open_run(tmp_path / "run").position.epoch == 1
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_that_the_process_ignores_ends_no_command(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def ended(*arguments: object) -> str:
+        signal.raise_signal(number)
+        return "an epoch"
+
+    monkeypatch.setattr("lowmem.cli.session.epoch_line", ended)
+    before = signal.signal(number, signal.SIG_IGN)  # as under nohup
+    try:
+        assert Ran(capsys, "train", *SMALL, "--epochs", "2").code == 0
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left"), BrokenPipeError(errno.EPIPE, "no pipe")])
+def test_an_output_that_fails_between_two_epochs_saves_first(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: OSError
+) -> None:
+    path, flags = tmp_path / "run", ["train", *SMALL[:-1], "--epochs", "2"]
+
+    def ran_with(*more: str) -> Ran:
+        def fail(*arguments: object) -> str:
+            def write(text: str) -> int:
+                raise problem
+
+            patched.setattr(sys.stdout._stream, "write", write)  # type: ignore[union-attr]
+            return "an epoch"
+
+        with monkeypatch.context() as patched:
+            patched.setattr("lowmem.cli.session.epoch_line", fail)
+            return Ran(capsys, *flags, *more)
+
+    ran, alone = ran_with("--save", str(path), "--save-every", "1h"), ran_with()
+    assert (ran.code, alone.code) == (1, 1)
+    assert ran.err.startswith("lowmem: the standard output cannot be written: ")
+    assert f"The run is in {path}" in ran.err
+    assert f"go on with: lowmem resume {path}\n" in ran.err
+    assert open_run(path).position.epoch == 1
+    assert alone.err.endswith(". Nothing was saved.\n")
 
 
 @pytest.mark.parametrize("flags", [["--stream"], ["--shuffle-rows", "20"], ["--standardise"], ["--ram", "2GB"]])
@@ -181,20 +234,22 @@ def test_a_last_save_that_fails_is_exit_code_one_and_the_earlier_file_stands(
     assert path.read_bytes() == earlier
 
 
-def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ENDING)
+def test_a_real_process_ends_by_a_signal_with_its_run_saved(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "lowmem", "train", *SMALL, "--epochs", "100000", "--save", str(path)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, "--save-every", "5"], cwd=ROOT, stderr=-1, stdout=-1, text=True, env=environment
-    ) as process:
+    options: dict[str, Any] = {"cwd": ROOT, "stderr": -1, "stdout": -1, "text": True, "env": environment}
+    if os.name == "posix":  # under nohup these tests ignore SIGHUP, which processes inherit
+        options["preexec_fn"] = lambda: signal.signal(number, signal.SIG_DFL)
+    with subprocess.Popen([*command, "--save-every", "5"], **options) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch"):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
                 break
         rest = process.stderr.read()
-        assert process.wait(30) == 143
+        assert process.wait(30) == 128 + number
     assert "go on with: lowmem resume" in rest
     assert "Traceback" not in rest
     assert open_run(path).position.steps >= 23
@@ -289,6 +344,36 @@ def test_evaluate_says_loss_and_accuracy_of_the_standardised_data(capsys: Captur
     assert "103 samples  loss" in Ran(capsys, "evaluate", str(run), "--data", str(data)).out
 
 
+def test_the_test_part_of_an_archive_is_evaluated_unless_another_is_named(
+    capsys: Capture, run: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "parts.npz", x_train=X, y_train=Y, x_test=X[:7], y_test=Y[:7])
+    for flags, samples in (([], 7), (["--part", "test"], 7), (["--part", "train"], 103)):
+        common = [str(run), "--data", str(tmp_path / "parts.npz"), *flags]
+        ran = Ran(capsys, "evaluate", *common, "--json")
+        assert (ran.code, json.loads(ran.out)["samples"]) == (0, samples)
+        assert re.search(r"note: .*x_t\w+ and y_t\w+ are read; left out: x_t", ran.err)
+        ran = Ran(capsys, "predict", *common)
+        assert (ran.code, ran.out.count("\n")) == (0, samples)
+    trained = Ran(capsys, "train", *SMALL, "--data", str(tmp_path / "parts.npz"))
+    assert "note: x_train and y_train are read; left out: x_test, y_test\n" in trained.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_part_is_one_that_there_is(capsys: Capture, run: Path, tmp_path: Path, command: str) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("1,2,3,4,5,0\n")
+    for data, part, words in (
+        (table, "trian", "unknown part 'trian'. Did you mean 'train'?"),
+        (table, "train", "has no parts; leave out --part train, which needs a directory"),
+        ("digits", "test", "has no parts; leave out --part test, which needs a directory"),
+        (tmp_path / "data.npz", "train", "has no parts; leave out --part train, which needs a directory"),
+    ):
+        ran = Ran(capsys, command, str(run), "--data", str(data), "--part", part)
+        assert (ran.code, ran.out) == (2, "")
+        assert words in ran.err
+
+
 @pytest.mark.parametrize(
     "name", ["x.npy", "x.csv", "both.csv", "data.npz", "x.npz", "any.npz", "x.parquet", "both.parquet"]
 )
@@ -372,6 +457,18 @@ def test_data_that_do_not_fit_the_run_are_refused(capsys: Capture, run: Path, tm
     y[50] = 3
     np.savez(tmp_path / "more.npz", x=X, y=y)
     assert "in row 50 labels up to 3" in Ran(capsys, "evaluate", str(run), "--data", str(tmp_path / "more.npz")).err
+
+
+def test_an_id_that_is_no_column_is_refused_by_its_flag(capsys: Capture, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,c,d,e,name\n1,2,3,4,5,x\n")
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "a.csv"), "--id", "nope")
+    assert (ran.code, ran.out) == (2, "")
+    assert "has no column 'nope' to be that of --id; it has 'a', 'b', 'c', 'd', 'e', 'name'." in ran.err
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "a.csv"), "--id", "name", "--ignore", "none")
+    assert "has no column 'none' to be ignored" in ran.err
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "data.npz"), "--id", "x")
+    assert ran.code == 2
+    assert "data.npz is no table with columns; leave out --id x." in ran.err
 
 
 def test_a_table_for_predictions_may_have_its_target_anywhere(capsys: Capture, run: Path, tmp_path: Path) -> None:

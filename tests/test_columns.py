@@ -176,6 +176,13 @@ def test_features_and_ignored_columns_are_chosen_by_name_or_number(tmp_path: Pat
     assert "named as a feature, and as something else too" in refusal(path, features="length,kind", target="kind")
 
 
+@pytest.mark.parametrize("features", [[], "", " , ", ()])
+def test_no_feature_at_all_is_not_all_of_them(tmp_path: Path, features: Any) -> None:
+    (tmp_path / "a.csv").write_text("a,b,y\n1.5,2,0\n2.5,3,1\n")
+    with pytest.raises(lm.InputError, match="features must name at least one column; got .* Leave it out to take all"):
+        lm.open_data(tmp_path / "a.csv", features=features)
+
+
 def test_what_is_ignored_in_training_is_ignored_later(capsys: Capture, tmp_path: Path) -> None:
     table = frame()
     table.insert(0, "date", "today")

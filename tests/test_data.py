@@ -99,8 +99,24 @@ def test_npz_pairs_are_read(tmp_path: Path, names: str, save: Callable[..., None
 
 def test_an_npz_with_parts_gives_either(tmp_path: Path) -> None:
     path = saved(tmp_path / "mnist.npz", npz_bytes(x_train=X, y_train=Y, x_test=X[:4], y_test=Y[:4]))
-    assert len(load(path)) == 12
-    assert len(load(path, part="test")) == 4
+    train, test = load(path), load(path, part="test")
+    assert (len(train), len(test)) == (12, 4)
+    assert train.remarks == ("x_train and y_train are read; left out: x_test, y_test",)
+    assert test.remarks == ("x_test and y_test are read; left out: x_train, y_train",)
+
+
+def test_arrays_of_an_npz_that_are_left_out_are_said(tmp_path: Path) -> None:
+    path = saved(tmp_path / "more.npz", npz_bytes(x=X, y=Y, ids=Y, w=Y + 1))
+    assert "left out: ids, w" in load(path).notes
+    assert "left out: ids" in load(path, weights="w").notes
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "twice.npz", npz_bytes(x=X, y=Y))
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("x.npy", npy_bytes(X + 1))
+    with pytest.raises(InputError, match=r"holds two arrays named 'x'\. Save it again with one of each name\."):
+        load(path)
 
 
 def test_npy_pairs_are_read(tmp_path: Path) -> None:
@@ -406,7 +422,7 @@ def test_damaged_idx_files_are_refused(
 def test_missing_halves_are_named(idx_directory: Path) -> None:
     with pytest.raises(InputError, match=r"train-labels-idx1-ubyte\.gz is not named like images"):
         load(idx_directory / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(InputError, match=r'has no parts; part="test" needs a directory'):
+    with pytest.raises(InputError, match=r'has no parts; leave out part="test", which needs a directory'):
         load(idx_directory / "train-images-idx3-ubyte.gz", part="test")
     (idx_directory / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError, match=r"labels of .* were not found\. Put train-labels-idx1-ubyte beside it"):

@@ -215,6 +215,36 @@ def test_commas_that_may_stand_between_thousands_are_refused(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("delimiter", ["\t", "|", " "])
+@pytest.mark.parametrize("column", [0, 2], ids=["feature", "target"])
+def test_a_comma_far_behind_the_first_lines_is_no_decimal_comma_unless_another_says_so(
+    tmp_path: Path, delimiter: str, column: int
+) -> None:
+    rows = [[str(row), str(row % 7), str(100 + row)] for row in range(300)]
+    rows[200][column] = "1,234"
+    path = saved(tmp_path, "".join(f"{delimiter.join(row)}\n" for row in rows), "a.tsv")
+    assert "line 201 has '1,234', which may be 1.234 or 1234. Write decimal points" in refusal(path)
+    rows[250][1] = "0,5"
+    path = saved(tmp_path, "".join(f"{delimiter.join(row)}\n" for row in rows), "a.tsv")
+    assert check_remarks(path) == []
+
+
+@pytest.mark.parametrize("mark", [",", "."])
+def test_between_semicolons_marks_that_may_be_of_thousands_are_remarked(tmp_path: Path, mark: str) -> None:
+    rows = [f"{row};{row % 7};{100 + row}" for row in range(300)]
+    rows[200] = f"1{mark}234;5;7"
+    path = saved(tmp_path, "\n".join(rows))
+    (remark,) = check_remarks(path)
+    assert f"'1{mark}234' in line 201 is read as 1.234, and not as 1234" in remark
+    rows[250] = f"0{mark}5;1;7"
+    assert check_remarks(saved(tmp_path, "\n".join(rows))) == []
+
+
+def check_remarks(path: Path) -> list[str]:
+    """Return what is remarked on marks in numbers."""
+    return [remark for remark in lm.open_data(path, task="regression").remarks if "is read as" in remark]
+
+
 def test_truth_values_are_numbers_as_in_other_formats(tmp_path: Path) -> None:
     stream = lm.open_data(saved(tmp_path, "a,b,y\n1.5,True,0\n2.5,False,1\n3.5,TRUE,1\n"))
     assert collected(stream.batches(3, lm.Architecture((2, 2)), None))[0][:, 1].tolist() == [1, 0, 1]

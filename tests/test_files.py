@@ -2,9 +2,11 @@
 
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -247,6 +249,28 @@ def test_root_saves_into_the_file_of_another_user(tmp_path: Path) -> None:
     assert (kept.st_uid, kept.st_gid, stat.S_IMODE(kept.st_mode)) == (1234, 5678, 0o4640)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no such folder here")
+def test_what_a_process_has_open_is_no_place_though_it_is_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "kept").open("w") as kept:
+        places = [Path(f"/dev/fd/{kept.fileno()}"), Path(f"/proc/self/fd/{kept.fileno()}"), tmp_path / "link"]
+        places[-1].symlink_to(places[0])
+        for place in places:
+            with pytest.raises(lm.InputError, match="it is a device, a pipe or a socket, and no file. Name another"):
+                check_place(place, "a run")
+            with pytest.raises(OSError, match="it is a device"), replacing(place):
+                pass
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["kept", "link"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such pipes here")
+def test_a_pipe_as_journal_is_refused_in_whole_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["train", "--journal", str(tmp_path / "pipe"), "--epochs", "1", "--layers", "1"]) == 2
+    assert re.fullmatch(
+        r"lowmem: cannot write the journal '[^']+': [^.]+\. Name another file\.\n", capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("place", ["round", "there"])
 def test_a_link_that_leads_back_to_itself_is_no_place(tmp_path: Path, place: str) -> None:
     (tmp_path / "round").symlink_to("back")
@@ -282,6 +306,125 @@ def test_a_name_that_means_a_folder_is_no_file_to_write(
         assert f"must be a file; '{text}' means a folder. Name a file in it" in told
         assert told.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# Files that cannot be reached -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_of_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved run."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    network = ("--layers", "1", "--width", "4", "--batch", "64", "--no-calibrate")
+    assert main(["train", "--epochs", "1", "--save", str(path), *network]) == 0
+    return path
+
+
+@pytest.fixture(params=["long", "closed"])
+def unreachable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Return a path that the system tells nothing of, and why: its name is too long, or its folder is another's."""
+    if request.param == "long":
+        return str(tmp_path / ("é" * 300)), "File name too long"
+    looked = os.stat
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> os.stat_result:  # root may search any folder
+        if "closed" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    return str(tmp_path / "closed" / "file.csv"), "Permission denied"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"train --data {at}" for at in ("{}", "digits --targets {}", "digits --validation {}", "digits --save {}")),
+        *("resume {}", "evaluate {} --data digits", "evaluate {run} --data {}", "import {} {run} --force"),
+        *("predict {run} --data {}", "predict {run} --data digits --output {}", "export {} net.onnx"),
+    ],
+)
+def test_a_file_that_cannot_be_reached_is_one_line_with_its_name_and_the_cause(
+    unreachable: tuple[str, str], command: str, run_of_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cause = unreachable
+    assert main([word.format(path, run=run_of_digits) for word in command.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert path[:40] in told
+    assert cause in told
+    assert "standard output" not in told
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lm.open_data,
+        lambda path: lm.open_data("digits", targets=path),
+        lambda path: lm.open_data("digits", weights=Path(path)),
+        lm.Trainer.resume,
+        lm.import_torch,
+    ],
+)
+def test_a_file_that_cannot_be_reached_is_input_that_the_library_refuses(
+    unreachable: tuple[str, str], use: Callable[[str], object]
+) -> None:
+    with pytest.raises(lm.InputError):
+        use(unreachable[0])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: lm.open_data(""),
+        lambda: lm.open_data("digits", targets=""),
+        lambda: lm.open_data("digits", weights=""),
+        lambda: lm.open_data("digits", target=""),
+        lambda: lm.Trainer.resume(""),
+        lambda: lm.import_torch(""),
+    ],
+)
+def test_an_empty_name_is_no_file_and_no_column(use: Callable[[], object]) -> None:
+    with pytest.raises(lm.InputError, match="must be"):
+        use()
+
+
+@pytest.mark.parametrize("flag", ["data", "targets", "validation", "weights", "target", "features", "save", "journal"])
+def test_an_empty_flag_is_refused_by_its_name(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"--{flag}", "", "--epochs", "1", "--layers", "1", "--width", "4"]) == 2
+    assert capsys.readouterr().err.startswith(f"lowmem: --{flag} must ")
+
+
+@pytest.mark.parametrize(
+    "command", ["resume", "evaluate", "predict", "export RUN", "import", "plot", "train --config"]
+)
+def test_an_empty_argument_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), ""]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "must be a path" in told or "cannot read ''" in told
+
+
+@pytest.mark.parametrize("command", ["train --data", "train --save", "resume", "import"])
+def test_a_tilde_that_no_shell_has_read_is_said_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "~/file", *(["run"] if command == "import" else [])]) == 2
+    told = capsys.readouterr().err
+    assert "~ was not made a folder, as shells do outside of quotes: write the path out, or with $HOME." in told
+    assert "Make it first" not in told
+
+
+def test_an_error_of_some_file_is_none_of_the_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failed(arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "some file")
+
+    monkeypatch.setattr("lowmem.cli.plan.run", failed)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err == "lowmem: some file: Permission denied.\n"
 
 
 # Standard output --------------------------------------------------------------------------------------------------

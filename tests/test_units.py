@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lowmem.errors import InputError
 from lowmem.planning.budget import percent_of
+from lowmem.training.callbacks.saves import read_interval
 from lowmem.units import (
     ceil_bytes,
     format_bytes,
@@ -45,6 +46,14 @@ def test_sizes_are_read(text: int | str, size: int) -> None:
 def test_text_that_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match=r'cannot read .* as a size in bytes\. Write one such as 25165824, "24MiB"'):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["٣MiB", "1.٣ MB", "３"])
+def test_digits_of_other_scripts_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        parse_bytes(text)
+    with pytest.raises(InputError, match="neither a number of steps"):
+        read_interval(text.replace("MiB", "s").replace("MB", "min"))
 
 
 @pytest.mark.parametrize("size", [True, None, 1.5, b"24MiB"])

@@ -28,9 +28,10 @@ from lowmem.cli import (
     train,
 )
 from lowmem.cli.config import flags_of
-from lowmem.cli.console import prepared, unheard
+from lowmem.cli.console import OutputError, prepared, unheard
 from lowmem.cli.options import Parser, unknown_arguments
 from lowmem.cli.wording import in_flags
+from lowmem.common.files import reason
 from lowmem.errors import LowmemError
 from lowmem.units import units_of
 
@@ -95,16 +96,25 @@ def _main(argv: Sequence[str]) -> int:
                 return _run(make_parser(), argv)
             except SystemExit as end:  # --help
                 return int(end.code or 0)
+    except OutputError as error:
+        return ranks.end(error.exit_code, in_flags(error), _keep_silent if error.gone else _tell)
     except LowmemError as error:
         return ranks.end(error.exit_code, in_flags(error), _tell)
     except KeyboardInterrupt:
         return ranks.end(128 + signal.SIGINT, "interrupted", _tell)
     except MemoryError as error:
-        text = f"this machine cannot give the memory asked for ({error}). Lower the budget."
-        return ranks.end(1, text, _tell)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read the output has gone; Python would complain of it on exit
-        return 1
+        why, limited = f" ({error})" if str(error) else "", _typed_size(argv) is not None
+        advice = "Lower the budget" if limited else "Free some, or make the network or the batch smaller"
+        return ranks.end(1, f"this machine cannot give the memory asked for{why}. {advice}.", _tell)
+    except BrokenPipeError:  # whoever read a pipe of --output
+        return ranks.end(1, "", _keep_silent)
+    except OSError as problem:  # a file where nothing has foreseen it; the standard output says so itself
+        where = "" if problem.filename is None else f"{problem.filename}: "
+        return ranks.end(1, f"{where}{reason(problem)}.", _tell)
+
+
+def _keep_silent(text: str) -> None:
+    """Say nothing of an end that is none: whoever read the output had enough."""
 
 
 def _tell(text: str) -> None:
@@ -115,7 +125,7 @@ def _tell(text: str) -> None:
 def _run(parser: Parser, given: Sequence[str]) -> int:
     """Parse the arguments and run the command that they name."""
     arguments = _parsed(parser, given)
-    if getattr(arguments, "config", None):
+    if getattr(arguments, "config", None) is not None:
         known = vars(arguments).keys() - {"config", "command", "version"}
         arguments = _parsed(parser, [given[0], *flags_of(arguments.config, known, arguments.command), *given[1:]])
     if arguments.version:

@@ -3,7 +3,7 @@
 import codecs
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
@@ -13,30 +13,61 @@ IN_ASCII = {"─": "-", "╶": "-", "╴": "-", "━": "-", "│": "|", "█": "
 """What stands for letters that an encoding lacks; a question mark stands for all others."""
 
 
-class Unheard:
-    """Standard error for commands: what cannot be written to it is not said, and the command goes on."""
+class OutputError(RunError):
+    """Standard output cannot be written. gone: because whoever read it has gone, which is no failure of a command."""
+
+    def __init__(self, problem: OSError) -> None:
+        self.gone = isinstance(problem, BrokenPipeError)
+        why = "nobody reads it any more" if self.gone else problem.strerror or problem
+        super().__init__(f"the standard output cannot be written: {why}.")
+
+
+class _Guarded:
+    """A stream of text. What cannot be written to it, and all that comes after, goes nowhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+
+    def _fail(self, problem: OSError) -> None:
+        """Hear that the stream cannot be written; it was given up."""
 
     def write(self, text: str) -> int:
         """Write some text, if that is possible."""
         try:
             return self._stream.write(text)
-        except OSError:
+        except OSError as problem:
             _give_up(self._stream)
+            self._fail(problem)
             return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts, if that is possible."""
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         """Write what is still in the buffer, if that is possible."""
         try:
             self._stream.flush()
-        except OSError:
+        except OSError as problem:
             _give_up(self._stream)
+            self._fail(problem)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
         """Return anything else of the stream."""
         return getattr(self._stream, name)
+
+
+class Unheard(_Guarded):
+    """Standard error for commands: what cannot be written to it is not said, and the command goes on."""
+
+
+class Output(_Guarded):
+    """Standard output for commands. Raises `OutputError` if it cannot be written; of a file it says nothing."""
+
+    def _fail(self, problem: OSError) -> None:
+        """Raise the error."""
+        raise OutputError(problem) from None
 
 
 @contextmanager
@@ -53,23 +84,23 @@ def unheard() -> Iterator[None]:
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Let commands print to any standard output. Raises `RunError` if it is closed or what was printed is lost."""
+    """Let commands print to any standard output.
+
+    Raises `RunError` if it is closed, `OutputError` if what was printed is lost.
+    """
     if sys.stdout is None:
         raise RunError("the standard output is closed, so that nothing can be printed. Redirect it to a file.")
     codecs.register_error("lowmem", _in_ascii)
-    earlier = getattr(sys.stdout, "errors", None)
-    _set_errors(sys.stdout, "lowmem")
+    stream, sys.stdout = sys.stdout, cast("TextIO", Output(sys.stdout))
+    earlier = getattr(stream, "errors", None)
+    _set_errors(stream, "lowmem")
     try:
         yield
         sys.stdout.flush()  # a full disk shows only now
-    except BrokenPipeError:
-        raise
-    except OSError as problem:
-        _give_up(sys.stdout)
-        raise RunError(f"the standard output cannot be written: {problem.strerror or problem}.") from None
     finally:
+        sys.stdout = stream
         if earlier is not None:
-            _set_errors(sys.stdout, earlier)
+            _set_errors(stream, earlier)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.samples import add_data, options_of_run, say_remarks
+from lowmem.cli.outputs import input_file
+from lowmem.cli.samples import add_data, add_part, options_of_run, say_remarks
 from lowmem.common.tables import Table
 from lowmem.errors import InputError
 from lowmem.units import format_loss
@@ -26,29 +27,25 @@ SHOWN = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     group = parser.add_argument_group("data")
     add_data(group, default=None)
-    group.add_argument(
-        "--part", default="test", metavar="NAME", help="part of a folder to evaluate on: train or test (default test)"
-    )
+    add_part(group)
     add_network_disk(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate a saved run, and print loss and scores."""
-    from pathlib import Path
-
     from lowmem.data.compatibility import matching
-    from lowmem.data.open import open_data
+    from lowmem.data.open import open_data, part_to_use
     from lowmem.runtime.inference import Inference
     from lowmem.training.saved_run import open_run
 
     if arguments.data is None:
         raise InputError("--data is needed: a file or folder of samples with their targets.")
     saved = open_run(arguments.run)
-    part = arguments.part if Path(arguments.data).is_dir() else "train"
+    part = part_to_use(arguments.data, arguments.part)
     stream = open_data(arguments.data, arguments.targets, part=part, **options_of_run(arguments, saved))
     say_remarks(stream)
     matching(stream, saved.architecture, "the data", saved.class_names, saved.columns)

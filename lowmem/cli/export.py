@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.outputs import check_output, output_file
+from lowmem.cli.outputs import check_output, input_file, output_file
 from lowmem.common.checks import one_of
 from lowmem.common.files import check_apart
 from lowmem.common.kinds import ARRAYS, RUN, TABLE, kind_of
@@ -27,7 +28,7 @@ DATA = ("data", "targets", "validation", "weights")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     parser.add_argument(
         "file", metavar="FILE", type=output_file, help=f"the file to write, ending in {' or '.join(FORMATS.values())}"
     )
@@ -108,7 +109,7 @@ def _scale(saved: "SavedRun") -> float:
     source = flags.get("data") if isinstance(flags, dict) else None
     if source == "digits":
         return 1 / 16
-    if isinstance(source, str) and (Path(source).is_dir() or "idx" in Path(source).name):
+    if isinstance(source, str) and (os.path.isdir(source) or "idx" in Path(source).name):
         return 1 / 255
     return 1.0
 

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, add_network_disk
-from lowmem.cli.outputs import check_output, check_replaced, output_file
+from lowmem.cli.outputs import check_output, check_replaced, input_file, output_file
 from lowmem.common.files import check_apart
 from lowmem.network.specs import ACTIVATIONS, LOSSES
 
@@ -20,7 +20,9 @@ BATCH = 128
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("file", metavar="FILE", help="safetensors file of an nn.Sequential, or of lowmem export")
+    parser.add_argument(
+        "file", type=input_file, metavar="FILE", help="safetensors file of an nn.Sequential, or of lowmem export"
+    )
     parser.add_argument("run", metavar="RUN", type=output_file, help="the saved run to write")
     group = parser.add_argument_group("needed unless lowmem export wrote the file")
     group.add_argument("--activation", metavar="NAME", help=f"of the network: {', '.join(ACTIVATIONS)}")

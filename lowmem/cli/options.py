@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from lowmem.common.checks import whole
+from lowmem.common.checks import is_digits, positive, whole
 from lowmem.errors import InputError, UnknownNameError, nearest, shown
 from lowmem.network.architecture import Architecture
 from lowmem.network.layers import NORMS
@@ -27,6 +28,11 @@ LAYERS, WIDTH, BATCH = 100, 128, 128
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` for bad arguments, so that they look like all other errors."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - those of argparse
+        super().__init__(*arguments, **options)
+        for kind in (int, float):
+            self.register("type", kind, partial(_number, kind))
 
     def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
         """Print help; other than argparse's own method, it hides no error of a full disk."""
@@ -53,6 +59,13 @@ class Parser(argparse.ArgumentParser):
         """Return the parsers of the commands by name."""
         groups = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
         return {name: parser for group in groups for name, parser in group.choices.items()}
+
+
+def _number(kind: type[T], text: str) -> T:
+    """Return the number that a text stands for. Raises `ValueError` for digits other than 0 to 9, as for no number."""
+    if not text.isascii():
+        raise ValueError
+    return kind(text)  # type: ignore[call-arg]
 
 
 def unknown_arguments(parser: Parser, command: str | None, rest: Sequence[str]) -> InputError:
@@ -217,7 +230,7 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
     else:
         layers = given(arguments.layers, LAYERS)
         whole("--layers", layers)
-        widths = (inputs, *[given(arguments.width, WIDTH)] * layers, outputs)
+        widths = (inputs, *[positive("--width", given(arguments.width, WIDTH))] * layers, outputs)
     return Architecture(
         widths,
         arguments.activation,
@@ -243,16 +256,20 @@ def read_widths(text: str) -> tuple[int, ...]:
     widths: list[int] = []
     for part in text.split(","):
         width, _, repeat = part.strip().partition("x")
-        if not width.isdecimal() or not (repeat or "1").isdecimal() or int(repeat or "1") < 1:
+        if not is_digits(width) or not is_digits(repeat or "1") or int(repeat or "1") < 1:
             raise InputError(f'cannot read {part.strip()!r} in --widths {text!r}. Write "64,256x100,10".')
         widths += [int(width)] * int(repeat or "1")
     return tuple(widths)
 
 
 def check_budget(budget: str | None) -> None:
-    """Refuse shares above all, which would be no budget. Raises `InputError`."""
+    """Refuse shares above all, which would be no budget, and digits of other scripts. Raises `InputError`."""
     for part in (budget or "").split(","):
         share, percent, _ = part.partition("%")
+        if not part.isascii():
+            raise InputError(
+                f"cannot read --budget {part.strip()}. Write it with the digits 0 to 9, such as 24MiB or 50%."
+            )
         if percent and as_number_text(share) > 100:
             raise InputError(f"--budget {part.strip()} is more than storing everything takes; give at most 100%.")
 

@@ -1,5 +1,6 @@
 """Files that commands write: their places are checked before any work, and a file appears when it is complete."""
 
+import stat
 from argparse import ArgumentTypeError
 from collections.abc import Collection
 from io import BytesIO
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowmem.common.checks import as_path
-from lowmem.common.files import check_place, reason, replacing, unchanged, write_all
+from lowmem.common.files import check_place, reason, replacing, same_file, unchanged, write_all
 from lowmem.common.kinds import RUN, kind_of
+from lowmem.common.places import status
 from lowmem.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ def output_file(text: str) -> Path:
         return as_path("it", text)
     except InputError as error:
         raise ArgumentTypeError(str(error).removesuffix(".")) from None
+
+
+def input_file(text: str) -> str:
+    """Return the name of a file to read, for argparse. Raises its error as `output_file` does."""
+    output_file(text)
+    return text
 
 
 def check_output(path: Path | None, what: str, endings: Collection[str] = ()) -> None:
@@ -62,9 +70,10 @@ def check_replaced(
     """
     from lowmem.training.saved_run import open_run
 
-    if path is None or force or not Path(path).is_file() or not Path(path).stat().st_size:
+    there = None if path is None or force else status(path)
+    if path is None or there is None or not stat.S_ISREG(there.st_mode) or not there.st_size:
         return
-    if own is not None and Path(own).exists() and Path(path).samefile(own):
+    if own is not None and same_file(path, own):
         return
     go_on = "Name another file, or replace it with --force."
     if kind_of(Path(path)) != RUN:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowmem.cli.options import add_json
-from lowmem.cli.outputs import FIGURES, check_output, output_file, save_figure
+from lowmem.cli.outputs import FIGURES, check_output, input_file, output_file, save_figure
 from lowmem.common.files import check_apart
 from lowmem.common.tables import Table
 from lowmem.measure.learning import EpochRecord, read_journal
@@ -20,7 +20,9 @@ SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("journal", metavar="JOURNAL", help="the journal, as lowmem train --journal writes it")
+    parser.add_argument(
+        "journal", type=input_file, metavar="JOURNAL", help="the journal, as lowmem train --journal writes it"
+    )
     parser.add_argument(
         "--output",
         type=output_file,

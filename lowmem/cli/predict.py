@@ -1,6 +1,7 @@
 """`lowmem predict`: writes what a saved run predicts for samples, which are read in blocks."""
 
 import argparse
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lowmem.cli.console import strictly_encoded
 from lowmem.cli.options import add_network_disk
-from lowmem.cli.outputs import check_output, not_written, output_file
-from lowmem.cli.samples import FILES, add_columns, options_of_run, say_remarks
+from lowmem.cli.outputs import check_output, input_file, not_written, output_file
+from lowmem.cli.samples import FILES, add_columns, add_part, is_table, options_of_run, say_remarks
 from lowmem.common.files import check_apart, reason, replacing, write_all
 from lowmem.common.kinds import RUN, kind_of
-from lowmem.errors import InputError, RunError
+from lowmem.common.places import status
+from lowmem.errors import InputError, RunError, UnknownColumnError
 
 if TYPE_CHECKING:
     from lowmem.data.stream import Stream
@@ -29,7 +31,7 @@ HELP = "Write the classes, probabilities or outputs that a saved run predicts fo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     parser.add_argument("--data", metavar="WHAT", help=f"the samples: {FILES}; targets in it are not used")
     parser.add_argument(
         "--target", metavar="NAME", help="column of a table that holds targets, not inputs (default: as in training)"
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="NAME", help="column of a table that holds weights, not inputs (default: as in training)"
     )
     add_columns(parser)
+    add_part(parser)
     parser.add_argument("--outputs", action="store_true", help="write the outputs of the network instead of classes")
     parser.add_argument(
         "--probabilities", action="store_true", help="write the probability of each class instead of classes"
@@ -143,12 +146,19 @@ def _numbered(name: str, count: int) -> list[str]:
 
 def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
     """Open samples; a table may hold columns of targets and weights beside the inputs."""
-    from lowmem.data.open import open_data
+    from lowmem.data.open import open_data, part_to_use
 
     options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
     if arguments.id is not None:
+        if not is_table(arguments.data):
+            raise InputError(f"{arguments.data} is no table with columns; leave out --id {arguments.id}.")
         options["ignore"] = _with_id(options.get("ignore"), arguments.id)
-    stream = open_data(arguments.data, part="test" if Path(arguments.data).is_dir() else "train", **options)
+    try:
+        stream = open_data(arguments.data, part=part_to_use(arguments.data, arguments.part), **options)
+    except UnknownColumnError as error:
+        if error.column == arguments.id:
+            error.what = "that of --id"
+        raise
     say_remarks(stream)
     return stream
 
@@ -184,7 +194,8 @@ def _is_array(path: Path | None) -> bool:
 
 def _is_file(path: Path) -> bool:
     """Say whether a path is that of a file, there or not. Devices and pipes are none; text may be written to them."""
-    return path.is_file() or not path.exists()
+    there = status(path)
+    return there is None or stat.S_ISREG(there.st_mode)
 
 
 @contextmanager

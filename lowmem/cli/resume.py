@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.options import add_json, check_budget
-from lowmem.cli.outputs import check_replaced
+from lowmem.cli.outputs import check_replaced, input_file
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import open_samples
 from lowmem.cli.session import add_run, check_files, load_printing, run_epochs
@@ -33,7 +33,7 @@ HELP = "Continue a saved run where it stopped."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("run", metavar="RUN", help="the saved run, as lowmem train --save writes it")
+    parser.add_argument("run", type=input_file, metavar="RUN", help="the saved run, as lowmem train --save writes it")
     group = parser.add_argument_group("what may change")
     group.add_argument(
         "--epochs", type=int, metavar="N", help="epochs in all, those done included (default: as before)"

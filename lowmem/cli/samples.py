@@ -3,9 +3,9 @@
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowmem.common.places import is_folder
 from lowmem.common.process_memory import return_large_blocks
 from lowmem.errors import InputError
 from lowmem.network.specs import LOSSES
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from lowmem.data.samples import Samples
     from lowmem.data.standardisation import Standardisation
     from lowmem.training.saved_run import SavedRun
+
+DIGITS = "digits"
+"""The data set that is part of lowmem, whatever lies in the folder."""
 
 HELD_OUT = 0.2
 """The share of samples that is held out where no flag says another."""
@@ -51,6 +54,15 @@ def add_columns(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_part(parser: argparse._ActionsContainer) -> None:
+    """Add the flag --part."""
+    parser.add_argument(
+        "--part",
+        metavar="NAME",
+        help="part of the samples: train or test (default: test, of a folder or an .npz that has one)",
+    )
+
+
 def add_training_data(parser: argparse._ArgumentGroup) -> None:
     """Add the flags that say what training makes of the samples."""
     parser.add_argument(
@@ -82,10 +94,15 @@ def is_table(source: str) -> bool:
     """Say whether a source is a file with a table. Raises `InputError` if it is no source."""
     from lowmem.data.formats.finding import TABLES, existing, format_of
 
-    if source == "digits":
+    if source == DIGITS:
         return False
-    path = existing(source, names=("digits",))
-    return not path.is_dir() and format_of(path) in TABLES
+    path = existing(source, names=(DIGITS,))
+    return not is_folder(path) and format_of(path) in TABLES
+
+
+def is_data_folder(source: str) -> bool:
+    """Say whether a source is a folder. Raises `InputError` if that cannot be told."""
+    return source != DIGITS and is_folder(source)
 
 
 def task_of(arguments: argparse.Namespace) -> str | None:
@@ -111,7 +128,7 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
         )
     if arguments.ram is not None:
         return_large_blocks()  # as in training: the first pass measures what reading takes
-    folder = Path(arguments.data).is_dir()
+    folder = is_data_folder(arguments.data)
     task = task_of(arguments) if saved is None else _task_of_run(saved)
     common: dict[str, Any] = {"task": task, "header": _header(arguments.header)}
     if saved is not None:
@@ -123,6 +140,8 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
     options = common | table | {"targets": arguments.targets}
     whole = _opened(arguments, arguments.data, options, first=True, standardise=before or arguments.standardise)
     if arguments.validation is not None:
+        if not arguments.validation:
+            raise InputError("--validation must be the path of a file; got ''.")
         if held_out is not None:
             raise InputError("--validation and --held-out both say what to validate on; leave one out.")
         # Names that a flag gives for the training file need not be those of this one.
@@ -212,7 +231,8 @@ def options_of_run(arguments: argparse.Namespace, saved: "SavedRun", *, inputs_o
     # Columns of a run of an earlier version are known by its flags. Losses are not weighted here.
     earlier = flags if isinstance(flags, dict) and table and saved.columns is None else {}
     for name in ("target", "weights"):
-        value = getattr(arguments, name) or earlier.get(name)
+        told = getattr(arguments, name)
+        value = earlier.get(name) if told is None else told
         options[name] = value if isinstance(value, str) else None
     options |= {"ignore": arguments.ignore or (), "header": _header(arguments.header)}
     if table and saved.columns is None:

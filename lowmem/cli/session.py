@@ -14,12 +14,15 @@ from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lowmem.cli.console import OutputError
 from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
+from lowmem.cli.wording import flag
 from lowmem.common.checks import as_path
 from lowmem.common.files import check_apart
-from lowmem.errors import StoppedError
+from lowmem.errors import InputError, RunError, StoppedError
 from lowmem.measure.learning import EpochRecord
+from lowmem.training.signals import INTERRUPT, SIGNALS
 from lowmem.units import format_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ def add_run(group: argparse._ArgumentGroup) -> None:
         "--ram", metavar="SIZE", help="cap for the whole process, such as 128MB, or auto; data are read in blocks then"
     )
     group.add_argument(
-        "--save", metavar="FILE", help="save the run after each epoch, and when SIGTERM or Ctrl-C ends it"
+        "--save", metavar="FILE", help="save the run after each epoch, and when Ctrl-C, SIGTERM or SIGHUP ends it"
     )
     group.add_argument(
         "--save-every", metavar="N", help="save every N steps, or a time such as 30s or 10min (default: each epoch)"
@@ -86,6 +89,17 @@ def _large_targets(targets: "Targets", loss: str) -> list[str]:
         f"the targets reach from {targets.low:g} to {targets.high:g}, and a network learns such large ones slowly. No "
         "flag scales them: in the data subtract their mean, divide by their deviation, and undo that in predictions"
     ]
+
+
+def check_run(arguments: argparse.Namespace) -> None:
+    """Refuse flags of a new session that mean nothing without another one. Raises `InputError`."""
+    for name, needs, value in (
+        ("save_every", "save", "FILE"),
+        ("patience_metric", "patience", "N"),
+        ("min_improvement", "patience", "N"),
+    ):
+        if getattr(arguments, name) is not None and getattr(arguments, needs) is None:
+            raise InputError(f"{flag(name)} goes with {flag(needs)} {value}; give that too.")
 
 
 def check_files(
@@ -143,7 +157,7 @@ def run_epochs(
     notes = (chosen, *train.notes, *(f"note: {remark}" for remark in remarks))
     say("".join(f"  {note}\n" for note in notes if note))
     peak, start, learned = None, perf_counter(), []
-    with _ended_by_signals(trainer, arguments.save), progress:
+    with _ended_early(trainer, arguments.save), progress:
         for epoch in epochs:
             if traced is not None and peak is None:
                 peak = traced.stop()  # one epoch has every kind of step; the others run faster untraced
@@ -188,8 +202,8 @@ def load_printing() -> None:
 
 
 @contextmanager
-def _ended_by_signals(trainer: "Trainer", path: str | None) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a `StoppedError` that says how to go on.
+def _ended_early(trainer: "Trainer", path: str | None) -> Iterator[None]:
+    """Turn signals into a `StoppedError` that says how to go on, and let an `OutputError` say so too.
 
     path: the file that the run is saved to; None if it is not saved.
     """
@@ -201,18 +215,28 @@ def _ended_by_signals(trainer: "Trainer", path: str | None) -> Iterator[None]:
         raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    earlier = signal.signal(signal.SIGTERM, stop) if main else None
+    heard = [each for each in SIGNALS if each not in INTERRUPT and signal.getsignal(each) is not signal.SIG_IGN]
+    earlier = {each: signal.signal(each, stop) for each in heard if main}
     try:
         yield
     except KeyboardInterrupt:
-        # In the middle of an epoch the trainer has saved already, or a step is half done.
-        if path and trainer.between_epochs and trainer.alone:
-            trainer.save(path)
-        if trainer.save_problem is not None:
-            raise trainer.save_problem from None
-        saved = trainer.last_save
-        hint = f"The run is in {saved}; go on with: lowmem resume {path}" if path and saved else "Nothing was saved."
-        raise StoppedError(f"stopped by {number.name}. {hint}", signal=number) from None
+        raise StoppedError(f"stopped by {number.name}. {_saved(trainer, path)}", signal=number) from None
+    except OutputError as error:
+        raise RunError(f"{error} {_saved(trainer, path)}") from None
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if earlier is None else earlier)
+        for each, handler in earlier.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def _saved(trainer: "Trainer", path: str | None) -> str:
+    """Save a run that ends early, and return where it is and how to go on, in a sentence.
+
+    path: the file that the run is saved to; None if it is not saved.
+    """
+    # In the middle of an epoch the trainer has saved already, or a step is half done.
+    if path and trainer.between_epochs and trainer.alone:
+        trainer.save(path)
+    if trainer.save_problem is not None:
+        raise trainer.save_problem from None
+    saved = trainer.last_save
+    return f"The run is in {saved}; go on with: lowmem resume {path}" if path and saved else "Nothing was saved."

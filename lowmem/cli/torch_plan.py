@@ -8,6 +8,7 @@ from typing import Any
 
 from lowmem.cli.options import add_json
 from lowmem.cli.outputs import PAGES, check_output, output_file, write_output
+from lowmem.common.checks import is_digits
 from lowmem.common.files import check_apart
 from lowmem.errors import InputError, LowmemError
 
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 def read_shape(text: str) -> tuple[int, ...]:
     """Read "32x3x64x64"."""
     parts = text.lower().split("x")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(is_digits(part) and int(part) > 0 for part in parts):
         raise InputError(
             f"cannot read {text!r} as a shape. Write sizes from 1 with x between them, such as 32x3x64x64."
         )

@@ -20,18 +20,17 @@ from lowmem.cli.options import (
 from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
-from lowmem.cli.session import add_run, check_files, load_printing, run_epochs
+from lowmem.cli.session import add_run, check_files, check_run, load_printing, run_epochs
+from lowmem.cli.steps import add_steps, schedule_of
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan_for, request_of
 
 if TYPE_CHECKING:
     from lowmem.measure.expected import Expected, Made
     from lowmem.network.architecture import Architecture
-    from lowmem.nn.optimizers import Optimizer
     from lowmem.planning.plan import Plan
     from lowmem.runtime.collectives.group import Group
     from lowmem.training.class_weights import ClassWeights
-    from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
 
 LAYERS, WIDE = 2, 256
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="seed of weights, split, order and dropout (default 0)"
     )
     add_run(group)
-    _add_steps(parser.add_argument_group("learning rate and gradients"))
+    add_steps(parser.add_argument_group("learning rate and gradients"))
     add_network(
         parser,
         loss="cross_entropy for labels, else mse",
@@ -88,47 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def _add_steps(group: argparse._ArgumentGroup) -> None:
-    """Add the flags that say what a step does with the learning rate and the gradients."""
-    group.add_argument(
-        "--lr", type=float, metavar="F", help="learning rate (default: 0.001 for adam and adamw, else 0.01)"
-    )
-    group.add_argument(
-        "--lr-schedule", metavar="NAME", help="how the rate changes: constant, step or cosine (default constant)"
-    )
-    group.add_argument(
-        "--lr-every", type=int, metavar="N", help="with --lr-schedule step: steps after which the rate falls"
-    )
-    group.add_argument(
-        "--lr-factor",
-        type=float,
-        default=0.1,
-        metavar="F",
-        help="with --lr-schedule step: what the rate is multiplied by when it falls (default 0.1)",
-    )
-    group.add_argument(
-        "--warm-up", type=int, default=0, metavar="N", help="number of first steps in which the rate rises (default 0)"
-    )
-    group.add_argument(
-        "--weight-decay", type=float, default=0.0, metavar="F", help="weight decay of the optimizer (default 0)"
-    )
-    group.add_argument("--clip-value", type=float, metavar="F", help="cut every gradient to the range from -F to F")
-    group.add_argument(
-        "--clip-norm", type=float, metavar="F", help="cut the norm of all gradients together to F; all are kept for it"
-    )
-    group.add_argument(
-        "--clip-twice",
-        action="store_true",
-        help="with --clip-norm: run each step twice instead of keeping all gradients",
-    )
-    group.add_argument(
-        "--non-finite",
-        default="stop",
-        metavar="WHAT",
-        help="if the loss is NaN or infinite: stop the run, or skip the step (default stop)",
-    )
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print the report."""
     # NumPy is imported only here: `lowmem --help` and `lowmem plan` do not need it.
@@ -137,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lowmem.measure.memory import TracedPeak
 
     check_budget(arguments.budget)
+    check_run(arguments)
     group = join()
     arguments.standardise = _standardised(arguments)
     arguments.stream, arguments.splitting = streamed(arguments), MASKED
@@ -290,7 +249,7 @@ def _trainer(
         budget=arguments.budget,
         ram=arguments.ram,
         seed=arguments.seed,
-        schedule=_schedule(arguments, optimizer, _batches(expected, arguments.batch)),
+        schedule=schedule_of(arguments, optimizer, _batches(expected, arguments.batch)),
         clip_value=arguments.clip_value,
         clip_norm=arguments.clip_norm,
         clip_twice=arguments.clip_twice,
@@ -328,21 +287,3 @@ def _class_weights(text: str | None) -> "ClassWeights | None":
         if names.count(name) > 1:
             raise InputError(f"--class-weights names {name!r} twice. Name every class once.")
     return dict(weights)
-
-
-def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":
-    """Return the learning rate that the flags describe, None if they describe none. steps: of an epoch."""
-    from lowmem.training.learning_rate import LearningRate
-
-    if arguments.lr_schedule is None and not arguments.warm_up:
-        if arguments.lr_every is not None:
-            raise InputError("--lr-every goes with --lr-schedule step; give that too.")
-        return None
-    return LearningRate(
-        optimizer.lr,
-        arguments.lr_schedule or "constant",
-        warm_up=arguments.warm_up,
-        every=arguments.lr_every,
-        factor=arguments.lr_factor,
-        steps=arguments.epochs * steps,
-    )

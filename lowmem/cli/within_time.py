@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lowmem.common.checks import is_digits
 from lowmem.errors import BudgetError, InputError, shown
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
 from lowmem.planning.choose import Named, plan
@@ -33,7 +34,7 @@ class TimeLimit:
     def read(cls, text: str) -> "TimeLimit":
         """Read "1.5x" or a time such as "250ms", "2 s". Raises `InputError` for anything else."""
         number = text.strip().lower().removesuffix("x").removesuffix("×").strip()
-        if number != text.strip().lower() and number.replace(".", "", 1).isdecimal():
+        if number != text.strip().lower() and is_digits(number.replace(".", "", 1)):
             if float(number) < 1:
                 raise InputError(f"nothing is quicker than storing everything, which is 1x; got {shown(text)}.")
             return cls(factor=float(number))

@@ -11,6 +11,9 @@ RENAMED: Mapping[str, str] = {
     "standardise": "standardise",
     "save_to": "save",
     "until": "epochs",
+    "initialiser": "init",
+    "every": "lr-every",
+    "factor": "lr-factor",
 }
 """Keywords of Python whose flag has another name than theirs."""
 
@@ -32,13 +35,20 @@ KEYWORDS = (
     ),
     *("patience_metric", "min_improvement", "until"),
     *("norm", "dropout", "residual", "gain", "standardise", "shuffle_rows", "held_out", "target", "weights"),
+    *("initialiser", "ranks", "data", "targets", "features", "ignore"),
 )
 """Keywords of Python that a flag of some command stands for."""
 
 _ANY = "|".join(sorted(KEYWORDS, key=len, reverse=True))
 _GIVEN = re.compile(rf"(?<![\w./\"'(,-])({_ANY})=(\"[^\"]*\"|'[^']*'|[^\s,;)]+?)(?=[.,;:)]?(?:\s|$|,|;|\)))")
-_NAMED = re.compile(rf"(?<![\w./\"'-])({'|'.join(name for name in KEYWORDS if '_' in name)})(?![\w(/.=\"'])")
-_FIRST = re.compile(rf"^({_ANY}) (?=must be|goes with|was|is not|needs)")
+_NAMED = re.compile(rf"(?<![\w./\"'-])({'|'.join(name for name in KEYWORDS if '_' in name)})(?![\w(/=\"']|\.\w)")
+_FIRST = re.compile(rf"^({_ANY}) (?=must be|must name|goes with|was|is not|needs)")
+_RATE = re.compile(r"^(warm_up|every|factor) of a \w+ learning rate ")
+_OPEN = re.compile(rf"(?<![\w./\"'(,-])({_ANY})=(?= \()|(?<!\S)(budget|ram)(?= \((?:what|the))")
+_WIDTHS = re.compile(r"make the network with widths\[(-1|0)\]=(\d+)")
+
+
+SIDES = {"0": "begin", "-1": "end"}
 
 
 def flag(keyword: str) -> str:
@@ -58,6 +68,10 @@ def as_flag(advice: Advice) -> str:
 def in_flags(error: LowmemError) -> str:
     """Return the text of an error with flags in place of keywords."""
     text = _FIRST.sub(lambda match: f"{flag(match[1])} ", error.text(as_flag))
+    text = _RATE.sub(lambda match: f"{flag(match[1])} ", text)
+    text = _OPEN.sub(lambda match: flag(match[1] or match[2]), text)
+    text = _WIDTHS.sub(lambda match: f"train a network whose --widths {SIDES[match[1]]} with {match[2]}", text)
+    text = text.replace("; got None.", "; got none.")
     text = _GIVEN.sub(lambda match: _written(match[1], match[2]), text)
     return _NAMED.sub(lambda match: flag(match[1]), text)
 

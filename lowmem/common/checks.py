@@ -31,6 +31,11 @@ def as_whole(value: object) -> int | None:
         return None
 
 
+def is_digits(text: str) -> bool:
+    """Say whether a text is a whole number in the digits 0 to 9, and not in those of another script."""
+    return text.isascii() and text.isdecimal()
+
+
 def positive(name: str, value: object) -> int:
     """Return a positive whole number as an int. Raises `InputError` for anything else."""
     number = as_whole(value)

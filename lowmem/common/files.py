@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lowmem.common.passing import PassingFile
+from lowmem.common.places import advice_on
 from lowmem.errors import Advice, InputError
 
 try:
@@ -23,6 +24,12 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 
 LONGEST_NAME = 200
 """The most characters that the name of a temporary file takes from that of the file; names may have 255 bytes."""
+
+
+MOST_LINKS = 40
+"""Symbolic links that are followed one after the other, as the system does."""
+
+NO_FILE = "it is a device, a pipe or a socket, and no file"
 
 
 @contextlib.contextmanager
@@ -35,7 +42,7 @@ def replacing(*paths: Path) -> Iterator[tuple[BinaryIO, ...]]:
 
     Raises `OSError` if a file cannot be written.
     """
-    targets = [Path(os.path.realpath(path)) for path in paths]
+    targets = [_followed(path) for path in paths]
     with contextlib.ExitStack() as open_files:
         written = []
         for target in targets:
@@ -115,23 +122,41 @@ def unchanged(path: str | Path) -> str:
 
 def reason(problem: BaseException) -> str:
     """Return why a file cannot be read or written, in the words of the system where it has any."""
-    return str(getattr(problem, "strerror", None) or problem)
+    return str(getattr(problem, "strerror", None) or problem).rstrip(".")
 
 
 def _why_no_place(path: Path) -> str | None:
     """Return why no file can be written to a place, and what to do; None if one can."""
     try:
-        target = Path(os.path.realpath(path))
+        target = _followed(path)
         if target.is_dir():
             return "that is a folder. Name a file in it."
         if not target.parent.is_dir():
-            return f"there is no folder {str(path.parent)!r}. Make it first."
+            advice = advice_on(path) if str(path).startswith("~") else "Make it first."
+            return f"there is no folder {str(path.parent)!r}. {advice}"
         _check_kind(target)
         with _beside(target):
             pass
     except (OSError, ValueError) as problem:  # ValueError: a name with a null character
         return f"{reason(problem)}. Name another file."
     return None
+
+
+def _followed(path: Path) -> Path:
+    """Return the file that symbolic links lead to.
+
+    Raises `OSError` for a link among the system's own to what a process has open, such as /dev/stdout: it may lead to
+    a file, and who holds that open would go on writing to the replaced one.
+    """
+    at = os.path.abspath(path)
+    for _ in range(MOST_LINKS):
+        at = os.path.join(os.path.realpath(os.path.dirname(at)), os.path.basename(at))
+        if not os.path.islink(at):
+            break
+        if os.path.dirname(at) == "/dev" or at.startswith("/proc/"):
+            raise OSError(errno.EINVAL, NO_FILE)
+        at = os.path.join(os.path.dirname(at), os.readlink(at))
+    return Path(os.path.realpath(path))
 
 
 def _check_kind(target: Path) -> None:
@@ -143,7 +168,7 @@ def _check_kind(target: Path) -> None:
         if stat.S_ISLNK(mode):  # links were followed, as far as they lead anywhere
             raise OSError(errno.ELOOP, "it is a symbolic link that leads back to itself")
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, and no file")
+            raise OSError(errno.EINVAL, NO_FILE)
 
 
 @contextlib.contextmanager

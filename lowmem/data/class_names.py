@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowmem.common.checks import TEXT_KINDS, as_list
+from lowmem.common.checks import TEXT_KINDS, as_list, is_digits
 from lowmem.errors import InputError, shown
 
 Array = NDArray[Any]
@@ -99,7 +99,7 @@ def known_names(given: object) -> tuple[str, ...] | None:
 
 def are_numbers(names: Sequence[str]) -> bool:
     """Say whether all names are whole numbers, as those of labels that are numbers are: "-1", "1"."""
-    return bool(names) and all(name.removeprefix("-").isdecimal() and name.isascii() for name in names)
+    return bool(names) and all(is_digits(name.removeprefix("-")) for name in names)
 
 
 def listed(names: Sequence[str]) -> str:

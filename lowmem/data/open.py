@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lowmem.common.checks import as_list, as_number, as_whole, lookup, positive, truth
+from lowmem.common.checks import as_list, as_number, as_whole, one_of, positive, truth
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.places import is_folder
 from lowmem.data.class_names import are_numbers, known_names
 from lowmem.data.dataset import Dataset
-from lowmem.data.formats.array_rows import open_arrays
+from lowmem.data.formats.array_rows import open_arrays, parts_of_archive
 from lowmem.data.formats.chosen_rows import CodedRows
 from lowmem.data.formats.columns import Name, Schema, Selection, known_columns
 from lowmem.data.formats.csv import CsvRows
-from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images
+from lowmem.data.formats.finding import PARTS, TABLES, existing, format_of, idx_images, no_parts
 from lowmem.data.formats.parquet import ParquetRows
 from lowmem.data.formats.rows import Rows
 from lowmem.data.opened import Opened
@@ -108,12 +109,12 @@ def open_data(
     one_hot = truth("one_hot", one_hot)
     wanted = Selection(
         part=part,
-        targets=None if targets is None else existing(targets),
+        targets=None if targets is None else existing(targets, what="targets"),
         target=None if target is None else _name("target", target),
         weights=_weights(weights),
         class_names=known_names(class_names),
         inputs_only=truth("inputs_only", inputs_only),
-        features=None if features is None else _names("features", features),
+        features=_features(features),
         ignore=_ignored(ignore),
         columns=known_columns(columns),
         inputs=None if inputs is None else positive("inputs", inputs),
@@ -154,11 +155,11 @@ def load(
     """
     wanted = Selection(
         part=part,
-        targets=None if targets is None else existing(targets),
+        targets=None if targets is None else existing(targets, what="targets"),
         target=None if target is None else _name("target", target),
         weights=_weights(weights),
         class_names=known_names(class_names),
-        features=None if features is None else _names("features", features),
+        features=_features(features),
         ignore=_ignored(ignore),
         columns=known_columns(columns),
         header=None if header is None else truth("header", header),
@@ -174,6 +175,37 @@ def load(
         if are_labels != (y.ndim == 1 and y.dtype.kind in LABEL_KINDS):
             y = y.astype(LABEL_DTYPE if are_labels else np.float64)
         return Dataset(str(source), whole.x, y, whole.weights, **opened.about())
+
+
+def part_to_use(source: PathLike, given: str | None = None) -> str:
+    """Return the part to evaluate or predict: the one that is given, else "test" where the source has that part.
+
+    Raises `InputError` for a part that is none, and for one of a source that has no parts.
+    """
+    if given is not None:
+        one_of("part", given, PARTS)
+    path = _path(source)
+    folder = is_folder(path)
+    parts = tuple(PARTS) if folder else parts_of_archive(path) if format_of(path) == "npz" else ()
+    if given is not None and not parts:
+        raise no_parts(path, given)
+    return given or ("test" if "test" in parts else "train")
+
+
+def _path(source: PathLike) -> Path:
+    """Return the path of a source, which may be the digits. Raises `InputError` if there is none."""
+    digits = isinstance(source, str) and source == "digits"
+    return DIGITS if digits else existing(source, names=("digits",))
+
+
+def _features(names: object) -> tuple[Name, ...] | None:
+    """Return the only columns to take as features, None for all. Raises `InputError` where none is named."""
+    if names is None:
+        return None
+    named = _names("features", names)
+    if not named:
+        raise InputError(f"features must name at least one column; got {shown(names)}. Leave it out to take all.")
+    return named
 
 
 def _names(what: str, names: object) -> tuple[Name, ...]:
@@ -198,7 +230,7 @@ def _ignored(names: Names | None) -> tuple[Name, ...]:
 def _name(what: str, name: object) -> Name:
     """Return the name or number of a column as text or an int. Raises `InputError` for anything else."""
     read = str(name) if isinstance(name, str) else as_whole(name)
-    if read is None:
+    if read is None or read == "":
         raise InputError(f'{what} must be a name or number of a column, such as "age" or 3; got {shown(name)}.')
     return read
 
@@ -238,13 +270,13 @@ def _opened(
     in_memory: bool,
 ) -> Iterator[Opened]:
     """Open a source and go through its rows once, which settles task and class names. The rows are closed behind."""
-    lookup("part", wanted.part, PARTS)
-    digits = isinstance(source, str) and source == "digits"
+    one_of("part", wanted.part, PARTS)
     factor = None if scale is None else _scale(scale)
     if not isinstance(standardise, Standardisation):
         standardise = truth("standardise", standardise)
-    path = DIGITS if digits else existing(source, names=("digits",))
-    if path.is_dir():
+    path = _path(source)
+    digits = path is DIGITS
+    if is_folder(path):
         path, wanted = idx_images(path, wanted.part), replace(wanted, part="train")
     kind = format_of(path)
     _check_kind(path, kind, source, wanted)
@@ -281,8 +313,7 @@ def _opened(
 def _check_kind(path: Path, kind: str, source: PathLike, wanted: Selection) -> None:
     """Refuse what does not go with the format of a file."""
     if kind != "npz" and wanted.part != "train":
-        part = Advice("part", wanted.part)
-        raise InputError(f"{path} has no parts; ", part, " needs a directory of idx files, or an .npz.")
+        raise no_parts(path, wanted.part)
     if kind not in ("npy", "idx") and wanted.targets is not None:
         raise InputError(f"{source} holds x and y itself; leave out ", Advice("targets", str(wanted.targets)), ".")
     for name in ("target", "features", "ignore", "header"):

@@ -16,6 +16,7 @@ from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
 from lowmem.common.kinds import TORCH_NETWORK, kind_of, what_to_do
 from lowmem.common.passing import PassingFile
+from lowmem.common.places import advice_on, is_file
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -154,8 +155,8 @@ def open_torch(
     path = as_path("path", path)
     if architecture is not None:
         architecture = architecture_of(architecture)
-    if not path.is_file():
-        raise InputError(f"there is no file {str(path)!r}. Check the path.")
+    if not is_file(path):
+        raise InputError(f"there is no file {str(path)!r}. {advice_on(path)}")
     if kind_of(path) not in (None, TORCH_NETWORK):
         raise InputError(f"{path} {NO_NETWORK[0]}. {what_to_do(path)}")
     with damage_is_input_error(path, *NO_NETWORK), PassingFile(path) as stream:

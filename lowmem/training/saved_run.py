@@ -26,6 +26,7 @@ from lowmem.common.damage import damage_is_input_error
 from lowmem.common.files import reason, unchanged
 from lowmem.common.kinds import RUN, TORCH_NETWORK, kind_of, what_to_do
 from lowmem.common.passing import PassingFile
+from lowmem.common.places import advice_on, is_file
 from lowmem.data.formats.columns import Schema
 from lowmem.data.standardisation import Standardisation
 from lowmem.errors import InputError, SaveError
@@ -229,8 +230,8 @@ def open_run(path: str | Path) -> SavedRun:
     one whose tensors do not fit its network or are not finite.
     """
     path = as_path("path", path)
-    if not path.is_file():
-        raise InputError(f"there is no saved run {str(path)!r}. Check the path.")
+    if not is_file(path):
+        raise InputError(f"there is no saved run {str(path)!r}. {advice_on(path)}")
     kind = kind_of(path)
     if kind == TORCH_NETWORK:  # a damaged header is said as such
         with damage_is_input_error(path, *NO_RUN, refusals_too=True), PassingFile(path) as stream:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a run: they wait until the step is finished and saved."""
+"""SIGTERM, SIGHUP and Ctrl-C during a run: they wait until the step is finished and saved."""
 
 import signal
 import threading
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What is held where a run is saved. SIGHUP comes when a terminal is closed; Windows has none."""
 
 INTERRUPT = (signal.SIGINT,)
 """What is held where a run is not saved: a step is finished, so that whoever catches Ctrl-C can save the run."""

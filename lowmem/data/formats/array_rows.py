@@ -14,10 +14,10 @@ from lowmem.common.damage import damage_is_input_error
 from lowmem.data.class_names import CODES, ClassNames, numbered
 from lowmem.data.formats.array_file import UNPACKED_AT_ONCE, ArrayFile, ArrayRef
 from lowmem.data.formats.columns import Selection
-from lowmem.data.formats.finding import existing, format_of, idx_labels
+from lowmem.data.formats.finding import PARTS, existing, format_of, idx_labels
 from lowmem.data.formats.rows import Rows, blocks
 from lowmem.data.samples import Batch
-from lowmem.errors import Advice, InputError
+from lowmem.errors import Advice, InputError, shown
 
 Array = NDArray[Any]
 
@@ -119,13 +119,14 @@ def open_arrays(path: Path, kind: str, wanted: Selection, *, whole: bool) -> Arr
 
     whole: see `ArrayFile`. Raises `InputError` where y is missing, or arrays do not belong together.
     """
-    x, y, w = _in_archive(path, wanted) if kind == "npz" else _in_files(path, kind, wanted)
+    (x, y, w), notes, remarks = _in_archive(path, wanted) if kind == "npz" else (_in_files(path, kind, wanted), (), ())
     names = None if wanted.class_names is None else ClassNames(wanted.class_names)
     with ExitStack() as opened:
         x_file = opened.enter_context(closing(ArrayFile(x, whole=whole)))
         y_file = None if y is None else opened.enter_context(closing(ArrayFile(y, text=True, whole=whole)))
         w_file = None if w is None else opened.enter_context(closing(ArrayFile(w, whole=whole)))
         rows = ArrayRows(x_file, y_file, w_file, names)
+        rows.notes, rows.remarks = (*rows.notes, *notes), remarks
         opened.pop_all()  # what goes wrong before leaves no file open
         return rows
 
@@ -134,8 +135,18 @@ Refs = tuple[ArrayRef, ArrayRef | None, ArrayRef | None]
 """Where x, y and weights are."""
 
 
-def _in_archive(path: Path, wanted: Selection) -> Refs:
-    """Choose the arrays of an .npz."""
+Told = tuple[str, ...]
+"""Lines for people."""
+
+
+def parts_of_archive(path: Path) -> tuple[str, ...]:
+    """Return the parts for which an .npz has arrays of their own. Raises `InputError` if it cannot be read."""
+    held = _held(path)
+    return tuple(part for part in PARTS if f"x_{part}" in held)
+
+
+def _held(path: Path) -> list[str]:
+    """Return the names of the arrays in an .npz. Raises `InputError` if it holds none, or two of one name."""
     from zipfile import ZipFile  # 1 MiB, for those who read archives
 
     with damage_is_input_error(path), ZipFile(path) as archive:
@@ -144,13 +155,27 @@ def _in_archive(path: Path, wanted: Selection) -> Refs:
     if members and not names:
         what = "an Excel workbook: save the sheet as CSV" if "xl/workbook.xml" in members else "a zip: unpack it"
         raise InputError(f"{path} is {what}. It holds {', '.join(members)[:200]}, and no arrays (.npy).")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} holds two arrays named {shown(twice)}. Save it again with one of each name.")
+    return names
+
+
+def _in_archive(path: Path, wanted: Selection) -> tuple[Refs, Told, Told]:
+    """Choose the arrays of an .npz. Return where they are, and notes and remarks on those that are left out."""
+    names = _held(path)
     weights = None if wanted.weights is None or wanted.inputs_only else str(wanted.weights)
     if weights is not None and weights not in names:
         raise InputError(f"{path} has no array {weights!r} to be the weights; it holds {', '.join(names)[:200]}.")
     chosen = (*_array_names([name for name in names if name != weights], wanted, path), weights)
     x, y, w = (None if name is None else ArrayRef(path, "npz", name) for name in chosen)
     assert x is not None
-    return x, y, w
+    rest = [name for name in names if name not in chosen]
+    others = [name for part in PARTS if part != wanted.part for name in (f"x_{part}", f"y_{part}") if name in rest]
+    left_out = f"left out: {', '.join(others if wanted.inputs_only else rest)[:200]}"
+    if others:  # people may take one part for the other
+        return (x, y, w), (), (f"{' and '.join(filter(None, chosen))} are read; {left_out}",)
+    return (x, y, w), (left_out,) * (bool(rest) and not wanted.inputs_only), ()
 
 
 def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
@@ -167,7 +192,11 @@ def _in_files(path: Path, kind: str, wanted: Selection) -> Refs:
             Advice("weights", wanted.weights),
             f": {path} is no table with columns. Give the file of the weights, an .npy.",
         )
-    return ArrayRef(path, kind), _alone(targets), None if wanted.weights is None else _alone(existing(wanted.weights))
+    return (
+        ArrayRef(path, kind),
+        _alone(targets),
+        None if wanted.weights is None else _alone(existing(wanted.weights, what="weights")),
+    )
 
 
 def _alone(path: Path) -> ArrayRef:

@@ -3,6 +3,8 @@
 import csv
 import re
 
+from lowmem.common.checks import is_digits
+
 BLANKS = " "
 """Stands for any run of blanks and tabs between cells."""
 
@@ -51,7 +53,7 @@ def may_be_thousands(cell: str) -> bool:
 
 def is_whole(cell: str) -> bool:
     """Say whether a cell is written as a whole number."""
-    return cell.lstrip("+-").isdecimal() and cell.isascii()
+    return is_digits(cell.lstrip("+-"))
 
 
 def is_missing(cell: str) -> bool:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowmem.common.checks import instance
-from lowmem.errors import Advice, InputError
+from lowmem.common.checks import instance, is_digits
+from lowmem.errors import Advice, InputError, UnknownColumnError
 
 Name = str | int
 """A column by its name, or by its number from 0."""
@@ -141,7 +141,7 @@ def choose_columns(
             if w is not None and (y is None or w > y) and not ignored:
                 raise InputError(f"{path}: {table.shown(w)}, the last column, cannot be both target and weights.")
             remarks += table.other_targets(y, free)
-        x, only = told or tuple(place for place in free if place != y), told is not None
+        x, only = tuple(place for place in free if place != y) if told is None else told, told is not None
     else:
         x, y, w, only, remarks = _matched(table, wanted, y, w, ignored | set(index))
     table.check(x, y, w, ignored, needs_target=not wanted.inputs_only)
@@ -302,14 +302,14 @@ def number_of(name: Name, names: Sequence[str], count: int, what: str, path: Pat
     text = str(name)
     if text in names and (isinstance(name, str) or not -count <= name < count):
         return list(names).index(text)
-    if text.lstrip("-").isdecimal() and -count <= int(text) < count:
+    if is_digits(text.lstrip("-")) and -count <= int(text) < count:
         return int(text) % count
     import difflib  # only on the way to an error
 
     near = difflib.get_close_matches(text, names, n=1)
     known = f"it has {_texts(names)}" if names else f"its columns have no names, and the numbers 0 to {count - 1}"
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{path} has no column {name!r} to be {what}; {known}.{hint}")
+    raise UnknownColumnError(path, name, what, f"{known}.{hint}")
 
 
 def _texts(names: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from lowmem.data.formats.columns import Selection, choose_columns, number_of
 from lowmem.data.formats.dialect import OPEN_QUOTE, read_dialect
 from lowmem.data.formats.rows import Rows, Watched, blocks
 from lowmem.data.formats.text_lines import TextLines
+from lowmem.data.formats.thousands import Marks
 from lowmem.data.samples import Batch
 from lowmem.errors import Advice, InputError, RunError
 
@@ -39,7 +40,7 @@ END = " \t\n\r\x1a"
 
 
 @dataclass(slots=True)
-class Marks:
+class Seen:
     """What the readers of a file share: where a decimal comma, and where a decimal point, was seen first."""
 
     comma: str = ""
@@ -89,7 +90,7 @@ class CsvRows(Rows):
         if y is not None and (text or (wanted.class_names is not None and not are_numbers(wanted.class_names))):
             self.class_names, self.y_dtype = ClassNames(wanted.class_names), CODES
             self._converters[y] = self.class_names.number
-        self._cellwise, self._marks = truth and self.class_names is None, Marks()
+        self._cellwise, self._seen = truth and self.class_names is None, Seen()
         self._last_is_target = wanted.target is None and not wanted.inputs_only
 
     def _index_columns(self, wanted: Selection) -> list[int]:
@@ -112,6 +113,8 @@ class CsvRows(Rows):
     def _index(self) -> None:
         """Count the rows, note the place of every `EVERY`-th, and see whether there may be decimal commas."""
         text, commas = self._text, self.dialect.delimiter != ","
+        named = set() if self.class_names is None else {self.columns.y}
+        marks = Marks({*range(self.dialect.columns)} - {*self.columns.aside} - named, self.dialect.delimiter)
         text.go(0)
         for _ in range(self.dialect.skipped + self.dialect.headed):
             text.next()
@@ -122,6 +125,8 @@ class CsvRows(Rows):
                 self._places.append(text.place())
             if commas and "," in line:
                 self._cellwise, commas = True, False
+            if marks.are_in(line):
+                marks.look(self.dialect.cells(line), self.samples - 1)
         while line:
             if line.strip(END):
                 raise InputError(
@@ -130,6 +135,7 @@ class CsvRows(Rows):
             line = text.next()
         if not self.samples:
             raise InputError(f"{self.path} has no rows of numbers.")
+        self.remarks += marks.remarks(self.path, self.line(0))
         self._row = -1
 
     def line(self, row: int) -> int:
@@ -244,14 +250,14 @@ class CsvRows(Rows):
 
     def _note_mark(self, cell: str, place: str) -> None:
         """Note whether numbers have decimal points or commas, and refuse a file with both."""
-        marks = self._marks
+        seen = self._seen
         if "," in cell:
-            marks.comma = marks.comma or f"{cell[:20]!r} in {place.removeprefix(f'{self.path}, ')}"
+            seen.comma = seen.comma or f"{cell[:20]!r} in {place.removeprefix(f'{self.path}, ')}"
         else:
-            marks.point = marks.point or f"{cell[:20]!r} in {place.removeprefix(f'{self.path}, ')}"
-        if marks.comma and marks.point:
+            seen.point = seen.point or f"{cell[:20]!r} in {place.removeprefix(f'{self.path}, ')}"
+        if seen.comma and seen.point:
             raise InputError(
-                f"{self.path} has decimal commas, {marks.comma}, and decimal points, {marks.point}. Write all numbers "
+                f"{self.path} has decimal commas, {seen.comma}, and decimal points, {seen.point}. Write all numbers "
                 "alike."
             )
 

@@ -13,9 +13,7 @@ from lowmem.data.formats.cells import (
     DELIMITERS,
     NAMES_OF_DELIMITERS,
     cells,
-    is_comma_number,
     is_value,
-    may_be_thousands,
 )
 from lowmem.data.formats.columns import Selection, number_of
 from lowmem.data.formats.header import has_names
@@ -171,7 +169,7 @@ def _target(wanted: Selection, first: Sequence[str], path: Path) -> int | None:
 
 
 def _check(dialect: Dialect, path: Path) -> None:
-    """Refuse names that cannot be told apart or read, and commas that may be decimal or stand between thousands."""
+    """Refuse names that cannot be told apart or read."""
     known: set[str] = set()
     for column, name in enumerate(dialect.names):
         if any("\ud800" <= character <= "\udfff" or character == "\ufffd" for character in name):
@@ -182,11 +180,3 @@ def _check(dialect: Dialect, path: Path) -> None:
         if name and name in known:
             raise InputError(f"{path} has two columns named {name[:60]!r}. Rename one.")
         known.add(name)
-    if dialect.delimiter in ",;":
-        return
-    held = [cell for row in dialect.rows for cell in row if is_comma_number(cell) or may_be_thousands(cell)]
-    if held and all(map(may_be_thousands, held)):
-        raise InputError(
-            f"{path} has numbers such as {held[0]!r}, which may be {held[0].replace(',', '.')} or "
-            f"{held[0].replace(',', '')}. Write decimal points, and nothing between thousands."
-        )

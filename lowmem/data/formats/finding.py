@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowmem.common.damage import damage_is_input_error
+from lowmem.common.places import advice_on, is_file, is_folder
 from lowmem.data.formats.array_headers import IDX_TYPES
 from lowmem.data.formats.text_lines import GZIP, is_text
 from lowmem.errors import Advice, InputError, UnknownNameError
@@ -46,10 +47,10 @@ _OTHER_KINDS = (
 )
 
 
-def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
+def existing(source: str | os.PathLike[str], names: Sequence[str] = (), what: str = "data") -> Path:
     """Return the path of an existing file or folder.
 
-    names: words that would have done as well, for the message.
+    names: words that would have done as well. what: the argument's name. Both are for the message.
 
     Raises `InputError`, with the nearest name that there is, if there is no such file.
     """
@@ -58,10 +59,13 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
             f"data of type {type(source).__name__} cannot be opened; a path or the name 'digits' is needed. "
             "Arrays go to from_arrays()."
         )
+    if not os.fspath(source):  # which a `Path` takes for the current folder
+        words = "".join(f", or {name!r}" for name in names)
+        raise InputError(f"{what} must be the path of a file or folder{words}; got ''.")
     path = Path(source)
-    if path.is_file() or path.is_dir():
+    if is_file(path) or is_folder(path):
         return path
-    siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and path.parent.is_dir() else []
+    siblings = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and is_folder(path.parent) else []
     if path.name in siblings:
         raise InputError(f"{path} is neither a file nor a directory that can be read. Check the path.")
     import difflib  # only on the way to an error
@@ -70,7 +74,7 @@ def existing(source: str | os.PathLike[str], names: Sequence[str] = ()) -> Path:
     near = difflib.get_close_matches(path.name, [*known, *siblings], n=1)
     if known and (not near or near[0] in known):
         raise UnknownNameError("data set or file", str(source), names)
-    hint = f"Did you mean {str(path.with_name(near[0]))!r}?" if near else "Check the path."
+    hint = f"Did you mean {str(path.with_name(near[0]))!r}?" if near else advice_on(path)
     raise InputError(f"there is no file or directory {str(path)!r}. {hint}")
 
 
@@ -133,11 +137,13 @@ def idx_images(directory: Path, part: str) -> Path:
     """
     names = [f"{prefix}-images{mark}idx3-ubyte{end}" for prefix in PARTS[part] for mark in "-." for end in ("", ".gz")]
     for name in names:
-        if (directory / name).is_file():
+        if is_file(directory / name):
             return directory / name
     like = re.compile(rf"(.*[-_.])?({'|'.join(PARTS[part])})[-_.]images[-_.]idx3[-_.]\w+(\.gz)?")
-    held = {path.name.removesuffix(".gz"): path for path in sorted(directory.iterdir(), reverse=True)}
-    others = [path for name, path in sorted(held.items()) if like.fullmatch(name) and path.is_file()]
+    with damage_is_input_error(directory):
+        inside = sorted(directory.iterdir(), reverse=True)
+    held = {path.name.removesuffix(".gz"): path for path in inside}
+    others = [path for name, path in sorted(held.items()) if like.fullmatch(name) and is_file(path)]
     if len(others) == 1:
         return others[0]
     if others:
@@ -145,6 +151,15 @@ def idx_images(directory: Path, part: str) -> Path:
             f"directory {directory} has {', '.join(path.name for path in others)[:200]}. Name one of them."
         )
     raise InputError(f"directory {directory} has no {names[0]} or {names[1]}. Put them there, or name a file.")
+
+
+def no_parts(path: Path, part: str) -> InputError:
+    """Return the error of a part that was asked for of data that have no parts."""
+    return InputError(
+        f"{path} has no parts; leave out ",
+        Advice("part", part),
+        ", which needs a directory of idx files, or an .npz with arrays such as x_test and y_test.",
+    )
 
 
 def has_part(directory: Path, part: str) -> bool:
@@ -171,7 +186,7 @@ def idx_labels(images: Path) -> Path:
         )
     for candidate in (name, name.replace("idx1", "idx2").replace("ubyte", "int")):
         for end in ("", ".gz"):
-            if images.with_name(candidate + end).is_file():
+            if is_file(images.with_name(candidate + end)):
                 return images.with_name(candidate + end)
     raise InputError(
         f"the labels of {images} were not found. Put {name} beside it, or give ", Advice("targets", "..."), "."

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from lowmem.common.files import reason
 from lowmem.errors import InputError, NonFiniteError, Origin
 from lowmem.training.callbacks.base import Callback
 
@@ -37,7 +38,7 @@ class Journal(Callback):
                     stream.write(b"\n")
         except OSError as problem:
             raise InputError(
-                f"cannot write the journal {str(path)!r}: {problem.strerror or problem}. Name another file."
+                f"cannot write the journal {str(path)!r}: {reason(problem)}. Name another file."
             ) from None
 
     def on_begin(self, loop: "Loop") -> None:
@@ -74,7 +75,7 @@ class Journal(Callback):
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
         except OSError as problem:
-            warnings.warn(f"the journal ends here: {problem}. Training goes on.", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"the journal ends here: {reason(problem)}. Training goes on.", RuntimeWarning, stacklevel=3)
             self._path = None
 
 

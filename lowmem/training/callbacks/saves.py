@@ -6,14 +6,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from lowmem.common.checks import positive
+from lowmem.common.checks import is_digits, positive
 from lowmem.errors import InputError, SaveError, shown
 from lowmem.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from lowmem.training.loop import Epoch, Loop
 
-_SPAN = re.compile(r"\s*(\d+(?:\.\d*)?)\s*(s|min|h)\s*")
+_SPAN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(s|min|h)\s*")
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -86,7 +86,7 @@ def read_interval(every: int | str | None) -> tuple[int | None, float | None]:
         match = _SPAN.fullmatch(every)
         if match and float(match[1]) > 0:
             return None, float(match[1]) * _SECONDS[match[2]]
-        steps = int(every) if every.strip().isdecimal() else every
+        steps = int(every) if is_digits(every.strip()) else every
     try:
         return positive("save_every", steps), None
     except InputError:

@@ -39,7 +39,7 @@ class HeldOut:
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
-        self._best = mlp.learned.copy()
+        self._best, self._best_is_whole = mlp.learned.copy(), True
 
     def training_rows(self) -> Array:
         """Return the numbers of the samples to train on. They can be fetched once, and are then freed here."""
@@ -81,11 +81,14 @@ class HeldOut:
 
     def keep(self) -> None:
         """Copy the network's parameters as the best so far."""
+        self._best_is_whole = False
         np.copyto(self._best, self._mlp.learned)
+        self._best_is_whole = True
 
     def restore(self) -> None:
-        """Give the network the best parameters."""
-        np.copyto(self._mlp.learned, self._best)
+        """Give the network the best parameters, if keeping them was not broken off."""
+        if self._best_is_whole:
+            np.copyto(self._mlp.learned, self._best)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of an estimator that ended now: a new network with the best parameters."""

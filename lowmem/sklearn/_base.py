@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from lowmem.common.checks import check_range
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS
@@ -34,6 +35,7 @@ from lowmem.sklearn._training import (
     whole_sizes,
 )
 from lowmem.sklearn._validation import HeldOut
+from lowmem.sklearn._weights import check_weights
 from lowmem.training.signals import INTERRUPT, HeldSignals
 
 Array = NDArray[Any]
@@ -128,7 +130,10 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
         own = None if sample_weight is None else _check_sample_weight(sample_weight, x, ensure_non_negative=True)
         given = {"X": x, "y": labels, "metadata": None if own is None else {"sample_weight": own}}
         context.call_on_fit_task_begin(estimator=self, **given)
-        samples = Samples(x, self._targets(labels, classes, first=first), self._all_weights(labels, own))
+        targets = self._targets(labels, classes, first=first)
+        parts = {"sample_weight": own, "class_weight": getattr(self, "class_weight", None)}
+        named = " times ".join(name for name, part in parts.items() if part is not None)
+        samples = Samples(x, targets, self._all_weights(labels, own), named=named)
         random = check_random_state(self.random_state)
         session, batches, held_out = self._prepared(samples, random, first=first, incremental=incremental)
         self._iterate(session, batches, held_out, context, given, incremental=incremental)
@@ -148,6 +153,11 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
         Returns the session, the batches to train on, and the samples held out for early stopping, if there are any.
         """
         architecture = self._architecture(samples, first=first)
+        check_range(samples.x, np.dtype(architecture.dtype), "X")
+        if samples.y.dtype.kind == "f":
+            check_range(samples.y, np.dtype(architecture.dtype), "y")
+        if samples.weights is not None:
+            check_weights(samples.weights, architecture.dtype, samples.named)
         held_rows = HeldOut.size(len(samples.x), self.validation_fraction) if self.early_stopping else 0
         count = max(len(samples.x) - held_rows, 1)
         rows = clipped_batch(self.batch_size, count, architecture)

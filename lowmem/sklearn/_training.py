@@ -67,12 +67,14 @@ class Samples:
     y: targets, as `BaseMLP._targets` returns them.
     weights: (samples,), None if all are 1.
     rows: numbers of the samples to use, None for all.
+    named: what the weights are called, such as "class_weight".
     """
 
     x: Array
     y: Array
     weights: Array | None = None
     rows: Array | None = None
+    named: str = "sample_weight"
 
 
 @dataclass(frozen=True, slots=True)

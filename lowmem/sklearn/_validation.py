@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.cores import cores
+from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.sklearn._prediction import predict_into, predicted_by, tile_bytes
@@ -37,6 +38,12 @@ class HeldOut:
         if len(self._rows) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        weights = samples.weights
+        if weights is not None and not all(weights[rows].any() for rows in (self._training_rows, self._rows)):
+            raise InputError(
+                "early_stopping: all samples with a weight above 0 are on one side, held out or trained on. Give "
+                "more samples a weight, or take early_stopping=False."
             )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
         self._best, self._best_is_whole = mlp.learned.copy(), True

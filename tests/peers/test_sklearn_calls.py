@@ -228,6 +228,63 @@ def test_early_stopping_has_whole_parameters_to_return_to(updates: Updates) -> N
     model.predict(X)
 
 
+# Weights and data ------------------------------------------------------------------------------------------------
+
+FULL = np.ones(50)
+NO_WEIGHTS: list[tuple[Any, Any, str]] = [
+    ({0: float("nan"), 1: 1, 2: 1}, None, r"^class_weight\[0\] must be a number of at least 0; got nan\.$"),
+    ({0: -1, 1: 1, 2: 1}, None, r"^class_weight\[0\] must be a number of at least 0; got -1\.$"),
+    ({0: 1, 1: float("inf"), 2: 1}, None, r"^class_weight\[1\] must be a number"),
+    ({0: "a", 1: 1, 2: 1}, None, r"^class_weight\[0\] must be a number"),
+    ({0: 0, 1: 0, 2: 0}, None, "^class_weight is 0 for every sample; at least one sample needs a weight above 0"),
+    ({0: 0, 1: 1, 2: 1}, Y == 0, "^sample_weight times class_weight is 0 for every sample"),
+    ({0: 1e-60, 1: 1e-60, 2: 1e-60}, None, "^class_weight is too small for float32: 1e-60 at most"),
+    (None, FULL * 1e-44, "^sample_weight is too small for float32"),
+    (None, FULL * 1e300, "^sample_weight is too large for float32: up to 1e\\+300"),
+    ({0: 1e200, 1: 1, 2: 1}, FULL * 1e200, "^sample_weight times class_weight is too large for float32"),
+]
+
+
+@pytest.mark.parametrize(("class_weight", "sample_weight", "message"), NO_WEIGHTS)
+def test_weights_that_train_nothing_are_refused_by_name(class_weight: Any, sample_weight: Any, message: str) -> None:
+    model = begun()
+    expected = copy.deepcopy(model)
+    model.set_params(class_weight=class_weight)
+    for call in (model.fit, model.partial_fit):
+        with pytest.raises(lm.InputError, match=message):
+            call(X, Y, sample_weight)
+    assert_same_bits(model.set_params(class_weight=None).partial_fit(X, Y), expected.partial_fit(X, Y))
+
+
+@pytest.mark.parametrize("weight", [1e308, 1e-308])
+def test_weights_of_float64_have_room_too(weight: float) -> None:
+    for model in (MLPClassifier(**OPTIONS), MLPRegressor(**OPTIONS)):
+        with pytest.raises(lm.InputError, match="^sample_weight is too (large|small) for float64"):
+            model.fit(X.astype(np.float64), Y, FULL * weight)
+
+
+@pytest.mark.parametrize("weight", [1e30, 1e-30])
+def test_of_weights_the_ratios_count(weight: float) -> None:
+    one, other = (MLPClassifier(**OPTIONS, alpha=0.0).fit(X, Y, FULL * factor) for factor in (1, weight))
+    np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, rtol=1e-5)
+
+
+def test_early_stopping_wants_weights_on_both_sides() -> None:
+    one = np.zeros(50)
+    one[7] = 1
+    with pytest.raises(lm.InputError, match="early_stopping: all samples with a weight above 0 are on one side"):
+        MLPClassifier(**OPTIONS, early_stopping=True).fit(X, Y, one)
+
+
+def test_numbers_too_large_for_the_network_are_refused_before_anything_is_lost() -> None:
+    model = MLPRegressor(**OPTIONS, dtype="float32").fit(X, Y)
+    expected = copy.deepcopy(model)
+    for x, y, name in [(X.astype(np.float64) * 1e300, Y, "X"), (X, Y * 1e300, "y")]:
+        with pytest.raises(lm.InputError, match=f"^{name} has values up to .* too large for float32"):
+            model.fit(x, y)
+    assert_same_bits(model, expected)
+
+
 # Threads ---------------------------------------------------------------------------------------------------------
 
 

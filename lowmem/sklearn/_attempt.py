@@ -23,29 +23,35 @@ class Steps:
     """The steps that change one network, each of which is finished or remembered.
 
     torn: True while a step runs, and after one that was broken off: then parameters may be half updated.
+    running: True while a step runs.
     """
 
     def __init__(self, *, torn: bool = False) -> None:
-        self.torn = torn
+        self.torn, self.running = torn, False
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Change the network. In the main thread, a first Ctrl-C waits until that is done."""
         with HeldSignals(INTERRUPT).held():
-            self.torn = True
+            self.torn = self.running = True
             try:
                 yield
+                self.torn = False
             except (InputError, NonFiniteError):  # parameters are those before the step
                 self.torn = False
                 raise
             except DiskError as error:
                 self.torn = error.torn is not False
                 raise
-            self.torn = False
+            finally:
+                self.running = False
 
-    def check(self) -> None:
-        """Raise `InputError` after a step that was broken off."""
-        if self.torn:
+    def check(self, *, to_read: bool = False) -> None:
+        """Raise `InputError` after a step that was broken off.
+
+        to_read: the network is not trained now, so that another thread may train it at the moment.
+        """
+        if self.torn and not (to_read and self.running):
             raise InputError(
                 "a step of this estimator was broken off, and its network may be half updated. Fit it anew, with "
                 "fit and warm_start=False, or go on with a copy of before."

@@ -4,6 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from lowmem.nn.initialisers import SCHEMES
 from lowmem.planning.choose import STRATEGIES
 from lowmem.sklearn._attempt import Steps
 from lowmem.sklearn._fitted import Fitted
+from lowmem.sklearn._input import check_readable
 from lowmem.sklearn._session import Paused, Session
 from lowmem.sklearn._solvers import LEAST_RATE, SOLVERS, solver
 from lowmem.sklearn._training import (
@@ -77,7 +79,7 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
         "memory_limit": [None, str, _POSITIVE],
         "strategy": [StrOptions(set(STRATEGIES))],
         "threads": [None, _POSITIVE],
-        "disk": [None, str],
+        "disk": [None, str, PathLike],
         "disk_limit": [None, str, _POSITIVE],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
         "initialiser": [None, StrOptions(set(SCHEMES))],
@@ -125,6 +127,7 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
         first = not hasattr(self, "_network") or not (self.warm_start or incremental)
         if not first:
             self._steps.check()
+        check_readable(X=X, y=y, sample_weight=sample_weight)
         context = self._init_callback_context(max_subtasks=1 if incremental else self.max_iter)
         x, labels = validate_data(self, X, y, multi_output=True, dtype="numeric", y_numeric=self._numeric, reset=first)
         own = None if sample_weight is None else _check_sample_weight(sample_weight, x, ensure_non_negative=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Real
+from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,7 +102,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         memory_limit: int | str | None = None,
         strategy: str = "auto",
         threads: int | None = None,
-        disk: str | None = None,
+        disk: str | PathLike[str] | None = None,
         disk_limit: int | str | None = None,
         dtype: str = "auto",
         initialiser: str | None = None,
@@ -268,7 +269,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         memory_limit: int | str | None = None,
         strategy: str = "auto",
         threads: int | None = None,
-        disk: str | None = None,
+        disk: str | PathLike[str] | None = None,
         disk_limit: int | str | None = None,
         dtype: str = "auto",
         initialiser: str | None = None,

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowmem.nn.mlp import MLP
 from lowmem.sklearn._attempt import Attempted, Steps
+from lowmem.sklearn._input import check_readable
 from lowmem.sklearn._session import Paused, Session
 
 Array = NDArray[Any]
@@ -30,7 +31,8 @@ class Fitted(Attempted, BaseEstimator):  # type: ignore[misc, unused-ignore]
     def _readable(self, X: ArrayLike) -> Array:
         """Return samples to predict, which are not copied, checked."""
         check_is_fitted(self)
-        self._steps.check()
+        self._steps.check(to_read=True)
+        check_readable(X=X)
         checked: Array = validate_data(self, X, dtype="numeric", reset=False)
         return checked
 

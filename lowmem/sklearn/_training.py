@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ class Terms:
     threads: int | None
     buffers: int
     odd: bool
-    disk: tuple[str | None, int | str | None] = (None, None)
+    disk: tuple[str | PathLike[str] | None, int | str | None] = (None, None)
 
     def cover(self, other: "Terms") -> bool:
         """Return True if a plan made for these terms serves the other terms too."""

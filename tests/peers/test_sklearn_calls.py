@@ -4,6 +4,7 @@ import copy
 import pickle
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -15,6 +16,7 @@ import lowmem as lm
 
 pytest.importorskip("sklearn")
 
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from lowmem.nn.penalty import Penalised
@@ -285,6 +287,54 @@ def test_numbers_too_large_for_the_network_are_refused_before_anything_is_lost()
     assert_same_bits(model, expected)
 
 
+def test_masked_values_are_refused_by_name() -> None:
+    model = MLPClassifier(**OPTIONS).fit(np.ma.masked_array(X, np.zeros_like(X, bool)), Y)  # nothing is masked
+    masked = np.ma.masked_where(Y == 0, Y)
+    rows = np.ma.masked_less(X, 0)
+    for name, arguments in [
+        ("X", (rows, Y)),
+        ("X", (list(rows), Y)),
+        ("y", (X, masked)),
+        ("sample_weight", (X, Y, masked)),
+    ]:
+        for call in (model.fit, model.partial_fit):
+            with pytest.raises(lm.InputError, match=f"^{name} has masked values, and nothing is known of them"):
+                call(*arguments)
+    with pytest.raises(lm.InputError, match="^X has masked values"):
+        model.predict(rows)
+
+
+def test_tensors_are_read_unless_they_require_grad() -> None:
+    torch = pytest.importorskip("torch")
+    x, y = torch.tensor(X), torch.tensor(Y)
+    model = MLPClassifier(**OPTIONS).fit(x, y)
+    assert_same_bits(model, MLPClassifier(**OPTIONS).fit(X, Y))
+    for call in (model.fit, model.partial_fit, model.score):
+        with pytest.raises(lm.InputError, match=r"^X is a tensor that requires grad, .* Pass X\.detach\(\)\.$"):
+            call(x.requires_grad_(), y)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "boolean", "int8[pyarrow]"])
+def test_tables_of_dtypes_that_may_miss_values_are_read(dtype: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    numbers = np.asarray(X > 0, np.int64)
+    table = pandas.DataFrame(numbers, columns=list("abcd")).astype(dtype)
+    series = pandas.Series(Y % 2).astype(dtype)
+    model = MLPClassifier(**OPTIONS).fit(table, series, pandas.Series(FULL, dtype="Float64"))
+    assert_same_bits(model, MLPClassifier(**OPTIONS).fit(numbers.astype(float), Y % 2, FULL))
+    for data in [(table.mask(table == 0), series), (table, series.mask(series == 0))]:
+        with pytest.raises(ValueError, match="contains NaN"):
+            MLPClassifier(**OPTIONS).fit(*data)
+
+
+def test_a_disk_may_be_a_path(tmp_path: Path) -> None:
+    model = clone(MLPClassifier(**OPTIONS, disk=tmp_path)).fit(X, Y)
+    assert_same_bits(model, MLPClassifier(**OPTIONS, disk=str(tmp_path)).fit(X, Y))
+    with pytest.raises(lm.InputError, match="does not exist"):
+        MLPClassifier(**OPTIONS, disk=tmp_path / "nowhere").fit(X, Y)
+
+
 # Threads ---------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +361,19 @@ def test_a_second_thread_is_refused_and_changes_nothing(updates: Updates, method
     ]
     assert_same_bits(model, expected)
     assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
+
+
+def test_another_thread_predicts_meanwhile(updates: Updates) -> None:
+    model, shapes = begun(), list[tuple[int, ...]]()
+
+    def meanwhile() -> None:
+        thread = Thread(target=lambda: shapes.append(model.predict(X).shape))
+        thread.start()
+        thread.join()
+
+    updates.at(2, meanwhile)
+    model.partial_fit(X, Y)
+    assert shapes == [(50,)]
 
 
 class Within:

@@ -121,7 +121,7 @@ def promised_and_traced(
 ) -> tuple[Plan, int]:
     """Return a plan, and the peak of everything allocated from before the network is made through two steps.
 
-    The whole process is traced,
+    What planning works in for a moment is no part of the promise, and neither is the plan. All of the process is traced,
     the test runner's threads too, and once 0.1 MiB came from elsewhere: what is above the promise is measured again.
     """
     x, y = batch(architecture, rows)

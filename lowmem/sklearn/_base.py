@@ -4,29 +4,31 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from lowmem.common.checks import check_range
 from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.network.specs import ACTIVATIONS
 from lowmem.nn.initialisers import SCHEMES
-from lowmem.nn.mlp import MLP
 from lowmem.planning.choose import STRATEGIES
+from lowmem.sklearn._attempt import Steps
+from lowmem.sklearn._fitted import Fitted
+from lowmem.sklearn._input import check_readable
+from lowmem.sklearn._session import Paused, Session
 from lowmem.sklearn._solvers import LEAST_RATE, SOLVERS, solver
 from lowmem.sklearn._training import (
     Batches,
-    Paused,
     Samples,
-    Session,
     Terms,
     batch_bytes,
     clipped_batch,
@@ -35,6 +37,8 @@ from lowmem.sklearn._training import (
     whole_sizes,
 )
 from lowmem.sklearn._validation import HeldOut
+from lowmem.sklearn._weights import check_weights
+from lowmem.training.signals import INTERRUPT, HeldSignals
 
 Array = NDArray[Any]
 Self = TypeVar("Self", bound="BaseMLP")
@@ -46,7 +50,7 @@ _POSITIVE = Interval(Integral, 1, None, closed="left")
 _FRACTION = Interval(Real, 0, 1, closed="left")
 
 
-class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
+class BaseMLP(CallbackSupportMixin, Fitted, ABC):
     """A multilayer perceptron as an estimator; `MLPClassifier` and `MLPRegressor` describe it."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -75,7 +79,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         "memory_limit": [None, str, _POSITIVE],
         "strategy": [StrOptions(set(STRATEGIES))],
         "threads": [None, _POSITIVE],
-        "disk": [None, str],
+        "disk": [None, str, PathLike],
         "disk_limit": [None, str, _POSITIVE],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
         "initialiser": [None, StrOptions(set(SCHEMES))],
@@ -85,7 +89,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     }
 
     _numeric: ClassVar[bool]
-    _network: MLP
     _mask_seed: int
 
     # What the two differ in ------------------------------------------------------------------------------------
@@ -122,22 +125,26 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         first = not hasattr(self, "_network") or not (self.warm_start or incremental)
+        if not first:
+            self._steps.check()
+        check_readable(X=X, y=y, sample_weight=sample_weight)
         context = self._init_callback_context(max_subtasks=1 if incremental else self.max_iter)
         x, labels = validate_data(self, X, y, multi_output=True, dtype="numeric", y_numeric=self._numeric, reset=first)
         own = None if sample_weight is None else _check_sample_weight(sample_weight, x, ensure_non_negative=True)
         given = {"X": x, "y": labels, "metadata": None if own is None else {"sample_weight": own}}
         context.call_on_fit_task_begin(estimator=self, **given)
-        samples = Samples(x, self._targets(labels, classes, first=first), self._all_weights(labels, own))
+        targets = self._targets(labels, classes, first=first)
+        parts = {"sample_weight": own, "class_weight": getattr(self, "class_weight", None)}
+        named = " times ".join(name for name, part in parts.items() if part is not None)
+        samples = Samples(x, targets, self._all_weights(labels, own), named=named)
         random = check_random_state(self.random_state)
         session, batches, held_out = self._prepared(samples, random, first=first, incremental=incremental)
         self._iterate(session, batches, held_out, context, given, incremental=incremental)
-        if held_out is not None:
-            held_out.restore()
         accuracy = None if self._numeric else self.best_validation_score_
         self.plan_, self.report_ = session.plan, session.report(self.loss_, accuracy)
         session.close()
         if incremental:
-            self._training: Session | Paused = session
+            self._training = session
         context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
         return self
 
@@ -149,6 +156,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         Returns the session, the batches to train on, and the samples held out for early stopping, if there are any.
         """
         architecture = self._architecture(samples, first=first)
+        check_range(samples.x, np.dtype(architecture.dtype), "X")
+        if samples.y.dtype.kind == "f":
+            check_range(samples.y, np.dtype(architecture.dtype), "y")
+        if samples.weights is not None:
+            check_weights(samples.weights, architecture.dtype, samples.named)
         held_rows = HeldOut.size(len(samples.x), self.validation_fraction) if self.early_stopping else 0
         count = max(len(samples.x) - held_rows, 1)
         rows = clipped_batch(self.batch_size, count, architecture)
@@ -157,16 +169,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             buffers += HeldOut.bytes_for(architecture, held_rows)
         disk = (self.disk, self.disk_limit)
         terms = Terms(rows, self.memory_limit, self.strategy, self.threads, buffers, bool(count % rows), disk)
+        shuffled = random if self.shuffle else None
         earlier: Session | Paused | None = self.__dict__.pop("_training", None)
         if isinstance(earlier, Session) and incremental and earlier.terms.cover(terms):
+            batches = Batches(samples, rows, architecture, shuffled)
             earlier.begin(self.alpha)
-            return earlier, Batches(samples, rows, architecture, random if self.shuffle else None), None
-        if not incremental:
-            earlier = None
-        optimizer = solver(self.get_params(deep=False)) if earlier is None else earlier.optimizer
-        states = () if earlier is None else earlier.states
+            return earlier, batches, None
+        paused = None if earlier is None else earlier.paused()
+        self._attempt.carry(paused)
         del earlier  # frees its arena
+        optimizer = paused.optimizer if paused is not None and incremental else solver(self.get_params(deep=False))
         planned = plan_within_limit(architecture, optimizer, terms)
+        if not incremental:  # from here on nothing is refused
+            self._attempt.carry(paused := None)
         if first:
             self._begin(architecture, random)
         if self.early_stopping != (self.validation_scores_ is not None):  # a warm start that stops by another rule
@@ -175,9 +190,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if self.early_stopping:  # before the arena is allocated, as choosing the samples takes memory for a moment
             held_out = HeldOut(samples, self._network, random, self.validation_fraction, classifies=not self._numeric)
             samples = replace(samples, rows=held_out.training_rows())
-        batches = Batches(samples, rows, architecture, random if self.shuffle else None)
-        seed = self._mask_seed
-        session = Session(self._network, planned, optimizer, alpha=self.alpha, terms=terms, states=states, seed=seed)
+        batches = Batches(samples, rows, architecture, shuffled)
+        session = Session(
+            self._network,
+            planned,
+            optimizer,
+            alpha=self.alpha,
+            terms=terms,
+            steps=self._steps,
+            states=() if paused is None else paused.states,
+            seed=self._mask_seed,
+        )
+        if incremental and not first:
+            self._attempt.carry(session)
         return session, batches, held_out
 
     def _architecture(self, samples: Samples, *, first: bool) -> Architecture:
@@ -208,8 +233,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _begin(self, architecture: Architecture, random: np.random.RandomState) -> None:
         """Free an earlier network, make a new one, and begin the record of its training."""
+        self._attempt.forget()
         self.__dict__.pop("_network", None)
         self._network = network(architecture, random, activation=self.activation, initialiser=self.initialiser)
+        self._steps = Steps()
         # Drawn only with dropout: without, the random state must move as in scikit-learn.
         self._mask_seed = int(random.randint(2**31 - 1)) if self.dropout else 0
         self.n_layers_ = len(architecture.widths)
@@ -245,7 +272,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             for _ in range(1 if incremental else self.max_iter):
                 task = context.subcontext(task_name="epoch")
                 task.call_on_fit_task_begin(estimator=self, **given)
-                self._note(session.epoch(batches), batches.samples, held_out)
+                loss = session.epoch(batches)
+                with HeldSignals(INTERRUPT).held():
+                    self._note(loss, batches.samples, held_out)
                 if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
                     rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
                     session.set_rate(rate)
@@ -257,10 +286,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            if not self.n_iter_ or self._steps.torn:
+                raise
+            warnings.warn("Training interrupted by user.", stacklevel=6)
+        finally:
+            if held_out is not None:
+                with self._steps.whole():
+                    held_out.restore()
 
     def _note(self, loss: float, samples: int, held_out: HeldOut | None) -> None:
         """Record an epoch, and count the epochs since the loss or the score was last better by `tol`."""
@@ -299,51 +334,3 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if self.verbose:
             print(reason, "Stopping." if ends else f"Setting learning rate to {rate / 5:f}")
         return ends
-
-    # The network -----------------------------------------------------------------------------------------------
-
-    def _readable(self, X: ArrayLike) -> Array:
-        """Return samples to predict, which are not copied, checked."""
-        check_is_fitted(self)
-        checked: Array = validate_data(self, X, dtype="numeric", reset=False)
-        return checked
-
-    @property
-    def coefs_(self) -> list[Array]:
-        """The weights of each layer, views of shape (n_{l-1}, n_l); writing into them changes the network."""
-        return [w.T for w in self._fitted("coefs_").weights]
-
-    @property
-    def intercepts_(self) -> list[Array]:
-        """The biases of each layer, views of shape (n_l,)."""
-        return list(self._fitted("intercepts_").biases)
-
-    def _fitted(self, name: str) -> MLP:
-        if not hasattr(self, "_network"):
-            raise AttributeError(f"{type(self).__name__} has no {name} before it is fitted.")
-        return self._network
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Say whether there is a network."""
-        return hasattr(self, "_network")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: all that was learned, and between partial fits also the solver's arrays."""
-        state = dict(super().__getstate__())
-        mlp: MLP | None = state.pop("_network", None)
-        if mlp is not None:
-            state["_stored"] = (mlp.architecture, mlp.learned)
-        session = state.pop("_training", None)
-        if session is not None:
-            state["_training"] = Paused(session.optimizer, session.backprop.optimizer_state)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore what was pickled; arrays are copied."""
-        state = dict(state)
-        stored = state.pop("_stored", None)
-        super().__setstate__(state)
-        if stored is not None:
-            architecture, learned = stored
-            self._network = MLP.empty(architecture)
-            np.copyto(self._network.learned, learned)

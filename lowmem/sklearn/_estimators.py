@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Real
+from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,12 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
+from lowmem.sklearn._attempt import all_or_nothing
 from lowmem.sklearn._base import BaseMLP
 from lowmem.sklearn._prediction import PROBABILITIES, predict_into, predicted_by
 from lowmem.sklearn._targets import Labels, labels_of
+from lowmem.sklearn._weights import ClassWeight, refuse_balanced, with_classes
 
 Array = NDArray[Any]
 
@@ -50,7 +52,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     Weights of samples must not be negative, and X must not be sparse. Callbacks (`set_callbacks`) hear of every epoch.
     `fit` frees the solver's arrays. Between calls of `partial_fit`, they and the memory of a step are held, and a
-    pickle contains the solver's arrays.
+    pickle contains the solver's arrays. A call that is refused changes nothing. Ctrl-C waits for the end of a step; it
+    ends a `fit` with a warning once an epoch is over, and is raised before. One thread at a time trains an estimator.
 
     The attributes are those of scikit-learn: classes_, loss_, best_loss_, loss_curve_, validation_scores_, t_,
     n_iter_, best_validation_score_, coefs_ and intercepts_ (views), n_features_in_, feature_names_in_, n_layers_,
@@ -99,14 +102,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         memory_limit: int | str | None = None,
         strategy: str = "auto",
         threads: int | None = None,
-        disk: str | None = None,
+        disk: str | PathLike[str] | None = None,
         disk_limit: int | str | None = None,
         dtype: str = "auto",
         initialiser: str | None = None,
         residual: bool = False,
         norm: str | None = None,
         dropout: float = 0.0,
-        class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None,
+        class_weight: ClassWeight = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -142,11 +145,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.dropout = dropout
         self.class_weight = class_weight
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPClassifier":
         """Fit to X (samples, features) and labels y (samples,), or an indicator matrix y (samples, labels)."""
         return self._learn(X, y, sample_weight, incremental=False)
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -156,11 +161,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         classes: ArrayLike | None = None,
     ) -> "MLPClassifier":
         """Train for one epoch. classes: all classes that will ever come; the first call needs them."""
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight 'balanced' is not supported for partial_fit, which does not see all samples. Compute "
-                "the weights with sklearn.utils.compute_class_weight and pass them as a dictionary."
-            )
+        refuse_balanced(self.class_weight)
         _check_partial_fit_first_call(self, classes)
         return self._learn(X, y, sample_weight, incremental=True, classes=classes)
 
@@ -203,10 +204,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._labels.outputs, self._labels.loss, self._labels.activation
 
     def _all_weights(self, y: Array, sample_weight: Array | None) -> Array | None:
-        if self.class_weight is None:
-            return sample_weight
-        weights: Array = compute_sample_weight(self.class_weight, y)
-        return weights if sample_weight is None else np.multiply(weights, sample_weight, out=weights)
+        return with_classes(self.class_weight, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn is untyped
         """Return the properties that scikit-learn asks of an estimator."""
@@ -271,7 +269,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         memory_limit: int | str | None = None,
         strategy: str = "auto",
         threads: int | None = None,
-        disk: str | None = None,
+        disk: str | PathLike[str] | None = None,
         disk_limit: int | str | None = None,
         dtype: str = "auto",
         initialiser: str | None = None,
@@ -315,11 +313,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.dropout = dropout
         self.quantile = quantile
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPRegressor":
         """Fit to X (samples, features) and numbers y, (samples,) or (samples, outputs)."""
         return self._learn(X, y, sample_weight, incremental=False)
 
+    @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "MLPRegressor":
         """Train for one epoch."""

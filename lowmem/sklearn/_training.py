@@ -1,10 +1,10 @@
 """Epochs as scikit-learn's MLP runs them, with its losses, penalty and order of samples, in memory that is planned."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
-from time import perf_counter
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +13,21 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import InvalidParameterError
 
 from lowmem.common.checks import as_list
-from lowmem.common.disk.parts import copy, cut
 from lowmem.common.process_memory import give_back
 from lowmem.data.batches import ArrayBatches, buffer_bytes
 from lowmem.data.samples import Batch
 from lowmem.errors import Advice, BudgetError
-from lowmem.measure.memory import resident_peak
-from lowmem.measure.report import Report
 from lowmem.network.architecture import Architecture
 from lowmem.network.batch_rows import check_batches
 from lowmem.nn.mlp import MLP
-from lowmem.nn.penalty import Spans
 from lowmem.planning.candidates import LEAST_TABLES
 from lowmem.planning.choose import plan
 from lowmem.planning.engines.machine import disk_tier
 from lowmem.planning.plan import Plan
-from lowmem.runtime.backprop import Backprop
-from lowmem.sklearn._solvers import PenalisedAdamW, Solver
+from lowmem.sklearn._solvers import Solver
 
 if TYPE_CHECKING:
-    from lowmem.common.disk.paged_array import PagedArray
+    pass
 
 Array = NDArray[Any]
 
@@ -73,12 +68,14 @@ class Samples:
     y: targets, as `BaseMLP._targets` returns them.
     weights: (samples,), None if all are 1.
     rows: numbers of the samples to use, None for all.
+    named: what the weights are called, such as "class_weight".
     """
 
     x: Array
     y: Array
     weights: Array | None = None
     rows: Array | None = None
+    named: str = "sample_weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ class Terms:
     threads: int | None
     buffers: int
     odd: bool
-    disk: tuple[str | None, int | str | None] = (None, None)
+    disk: tuple[str | PathLike[str] | None, int | str | None] = (None, None)
 
     def cover(self, other: "Terms") -> bool:
         """Return True if a plan made for these terms serves the other terms too."""
@@ -197,108 +194,6 @@ class Batches(ArrayBatches):
         if total > 0:
             np.multiply(w, self._factor * rows / total, out=w)
         return w, total
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Paused:
-    """A solver and its arrays, from a session that will be continued."""
-
-    optimizer: Solver
-    states: tuple["Array | PagedArray", ...]
-
-
-class Session:
-    """Trains a network, by a bound plan and with a solver, epoch after epoch.
-
-    alpha: scikit-learn's factor of the penalty.
-    terms: what the plan was made for.
-    states: the solver's arrays from an earlier session; none for a new solver.
-    seed: determines the masks of dropout.
-    """
-
-    def __init__(
-        self,
-        mlp: MLP,
-        plan: Plan,
-        optimizer: Solver,
-        *,
-        alpha: float,
-        terms: Terms,
-        states: "Sequence[Array | PagedArray]" = (),
-        seed: int = 0,
-    ) -> None:
-        self.mlp, self.plan, self.optimizer, self.terms = mlp, plan, optimizer, terms
-        self.backprop = Backprop(mlp, plan, optimizer, seed=seed)
-        for mine, earlier in zip(self.states, states, strict=False):
-            copy(mine, earlier)
-        self.steps = self.steps_of_epoch = 0
-        self.seconds = 0.0
-        self._scale = SCALES[mlp.architecture.loss].loss(mlp.architecture.widths[-1])
-        self._weights = [w.reshape(-1) for w in mlp.weights]
-        self.begin(alpha)
-
-    def begin(self, alpha: float) -> None:
-        """Prepare for epochs whose penalty has the factor alpha."""
-        self.alpha, self.optimizer.weights = alpha, Spans(self.mlp.weights)
-
-    @property
-    def states(self) -> "tuple[Array | PagedArray, ...]":
-        """The solver's arrays; each has the shape of the parameters."""
-        return self.backprop.buffers.paged_states or self.backprop.optimizer_state
-
-    def set_rate(self, lr: float) -> None:
-        """Change the learning rate between steps."""
-        self.optimizer.set_rate(lr, (piece for array in self.states for piece in cut(array, changed=True)))
-
-    def epoch(self, batches: Batches) -> float:
-        """Run one epoch and return its loss as scikit-learn defines it.
-
-        That is the mean of the batches' losses weighted by their rows, penalty included. A batch whose samples all
-        have the weight 0 is passed over. Raises `NonFiniteError` if the loss overflows.
-        """
-        begin, total = perf_counter(), 0.0
-        self.steps_of_epoch = 0
-        for batch in batches.epoch(0):
-            weights, mass = batches.weighed(batch)
-            if mass > 0:
-                loss = self._penalise(mass)
-                loss += self.backprop(batch.x, batch.y, weights)[0] * self._scale
-                total += loss * len(batch)
-                self.steps_of_epoch += 1
-        self.steps += self.steps_of_epoch
-        self.seconds = perf_counter() - begin
-        return total / batches.samples
-
-    def _penalise(self, mass: float) -> float:
-        """Set λ for the next step, and return the penalty ½ λ |w|². mass: the sum of the batch's weights."""
-        if isinstance(self.optimizer, PenalisedAdamW):
-            self.optimizer.penalty = self.alpha
-            return 0.0
-        self.optimizer.penalty = self.alpha / mass
-        if not self.alpha:
-            return 0.0
-        return 0.5 * self.optimizer.penalty * sum(float(np.dot(w, w)) for w in self._weights)
-
-    def report(self, loss: float, accuracy: float | None) -> Report:
-        """Return the report of the plan, with the time of a step in the last epoch.
-
-        loss: of the last epoch.
-        accuracy: of the samples held out, None if there are none.
-        """
-        return Report(
-            plan=self.plan,
-            traced_peak=None,
-            resident_peak=resident_peak(),
-            seconds_per_step=self.seconds / max(self.steps_of_epoch, 1),
-            steps=self.steps,
-            loss=loss,
-            accuracy=accuracy,
-            arrays=replace(self.backprop.account(), batch=None),
-        )
-
-    def close(self) -> None:
-        """Forget where the weights are in memory, as another session may have them elsewhere."""
-        self.optimizer.weights = None
 
 
 def network(

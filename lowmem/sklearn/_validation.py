@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.cores import cores
+from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 from lowmem.nn.mlp import MLP
 from lowmem.sklearn._prediction import predict_into, predicted_by, tile_bytes
@@ -38,8 +39,14 @@ class HeldOut:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
+        weights = samples.weights
+        if weights is not None and not all(weights[rows].any() for rows in (self._training_rows, self._rows)):
+            raise InputError(
+                "early_stopping: all samples with a weight above 0 are on one side, held out or trained on. Give "
+                "more samples a weight, or take early_stopping=False."
+            )
         self._samples, self._mlp, self._classifies = samples, mlp, classifies
-        self._best = mlp.learned.copy()
+        self._best, self._best_is_whole = mlp.learned.copy(), True
 
     def training_rows(self) -> Array:
         """Return the numbers of the samples to train on. They can be fetched once, and are then freed here."""
@@ -81,11 +88,14 @@ class HeldOut:
 
     def keep(self) -> None:
         """Copy the network's parameters as the best so far."""
+        self._best_is_whole = False
         np.copyto(self._best, self._mlp.learned)
+        self._best_is_whole = True
 
     def restore(self) -> None:
-        """Give the network the best parameters."""
-        np.copyto(self._mlp.learned, self._best)
+        """Give the network the best parameters, if keeping them was not broken off."""
+        if self._best_is_whole:
+            np.copyto(self._mlp.learned, self._best)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of an estimator that ended now: a new network with the best parameters."""

@@ -121,8 +121,8 @@ def promised_and_traced(
 ) -> tuple[Plan, int]:
     """Return a plan, and the peak of everything allocated from before the network is made through two steps.
 
-    What planning works in for a moment is no part of the promise, and neither is the plan. All of the process is traced,
-    the test runner's threads too, and once 0.1 MiB came from elsewhere: what is above the promise is measured again.
+    What planning works in for a moment is no part of the promise, and neither is the plan. The process is traced, the
+    test runner's threads too, and once 0.1 MiB came from elsewhere: what is above the promise is measured again.
     """
     x, y = batch(architecture, rows)
     plan, traced = lm.plan(architecture, rows, None, optimizer, strategy, **options), 0

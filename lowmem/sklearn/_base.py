@@ -294,7 +294,7 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
             warnings.warn("Training interrupted by user.", stacklevel=6)
         finally:
             if held_out is not None:
-                with self._steps.whole():
+                with HeldSignals(INTERRUPT).held(), self._steps.whole():
                     held_out.restore()
 
     def _note(self, loss: float, samples: int, held_out: HeldOut | None) -> None:

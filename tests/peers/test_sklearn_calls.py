@@ -158,6 +158,30 @@ def test_ctrl_c_waits_for_the_end_of_the_step(updates: Updates) -> None:
     assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
 
 
+def test_ctrl_c_ends_an_epoch_behind_the_step_at_hand(updates: Updates) -> None:
+    model, expected = MLPClassifier(**OPTIONS, batch_size=25, shuffle=False), begun(batch_size=25, shuffle=False)
+    for _ in range(3):
+        model.partial_fit(X, Y, classes=[0, 1, 2])
+    updates.at(2, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(X, Y)
+    assert_same_bits(model, expected.partial_fit(X[:25], Y[:25]))
+
+
+def test_who_handles_ctrl_c_lets_training_go_on(updates: Updates) -> None:
+    heard = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        updates.at(2, ctrl_c)
+        model = begun(batch_size=20)
+        updates.at(8, ctrl_c)  # in the last step of an epoch
+        model.partial_fit(X, Y)
+        assert heard == [signal.SIGINT] * 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_same_bits(model, begun(4, batch_size=20))
+
+
 @pytest.mark.parametrize("error", [ctrl_c, no_memory])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_a_first_fit_that_is_broken_off_leaves_no_fitted_estimator(

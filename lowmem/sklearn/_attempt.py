@@ -108,9 +108,12 @@ def all_or_nothing(method: Callable[Concatenate[E, P], R]) -> Callable[Concatena
         attempt = self._attempt
         with attempt.turn:
             attempt.before = dict(vars(self))
+            lengths = {name: len(value) for name, value in attempt.before.items() if isinstance(value, list)}
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
+                for name in lengths.keys() & attempt.before.keys():
+                    del attempt.before[name][lengths[name] :]  # losses and scores of epochs
                 self.__dict__ = attempt.before
                 raise
             finally:

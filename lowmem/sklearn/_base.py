@@ -24,10 +24,11 @@ from lowmem.planning.choose import STRATEGIES
 from lowmem.sklearn._attempt import Steps
 from lowmem.sklearn._fitted import Fitted
 from lowmem.sklearn._input import check_readable
-from lowmem.sklearn._session import Paused, Session
+from lowmem.sklearn._session import Session
 from lowmem.sklearn._solvers import LEAST_RATE, SOLVERS, solver
 from lowmem.sklearn._training import (
     Batches,
+    Paused,
     Samples,
     Terms,
     batch_bytes,
@@ -275,10 +276,10 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
                 loss = session.epoch(batches)
                 with HeldSignals(INTERRUPT).held():
                     self._note(loss, batches.samples, held_out)
-                if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
-                    rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
-                    session.set_rate(rate)
-                enough = self._waited > self.n_iter_no_change and self._stops(session)
+                    if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
+                        rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
+                        session.set_rate(rate)
+                    enough = self._waited > self.n_iter_no_change and self._stops(session)
                 asked = task.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=attributes)
                 if enough or asked or incremental:
                     return

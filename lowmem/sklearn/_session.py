@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +19,13 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.sklearn._attempt import Steps
 from lowmem.sklearn._solvers import PenalisedAdamW, Solver
-from lowmem.sklearn._training import SCALES, Batches, Terms
+from lowmem.sklearn._training import SCALES, Batches, Paused, Terms
 from lowmem.training.signals import INTERRUPT, HeldSignals
 
 if TYPE_CHECKING:
     from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Paused:
-    """A solver and its arrays, from a session that will be continued."""
-
-    optimizer: Solver
-    states: tuple["Array | PagedArray", ...]
-
-    def paused(self) -> "Paused":
-        """Return itself, as what `Session.paused` returns."""
-        return self
-
-    def in_memory(self) -> "Paused":
-        """Return what is pickled, where arrays on a disk are read when they are written."""
-        return Paused(self.optimizer, tuple(getattr(array, "array", array) for array in self.states))
 
 
 class Session:

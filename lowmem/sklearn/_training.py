@@ -27,7 +27,7 @@ from lowmem.planning.plan import Plan
 from lowmem.sklearn._solvers import Solver
 
 if TYPE_CHECKING:
-    pass
+    from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[Any]
 
@@ -194,6 +194,22 @@ class Batches(ArrayBatches):
         if total > 0:
             np.multiply(w, self._factor * rows / total, out=w)
         return w, total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Paused:
+    """A solver and its arrays, from a session that will be continued. Pickles name this class and module."""
+
+    optimizer: Solver
+    states: tuple["Array | PagedArray", ...]
+
+    def paused(self) -> "Paused":
+        """Return itself, as what `Session.paused` returns."""
+        return self
+
+    def in_memory(self) -> "Paused":
+        """Return what is pickled, where arrays on a disk are read when they are written."""
+        return Paused(self.optimizer, tuple(getattr(array, "array", array) for array in self.states))
 
 
 def network(

@@ -231,6 +231,23 @@ def test_a_warm_start_that_ctrl_c_ends_keeps_an_estimator_that_works(updates: Up
     model.fit(X, Y)
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_epochs_of_a_fit_that_fails_are_not_told(updates: Updates, early_stopping: bool) -> None:
+    model = MLPClassifier(**OPTIONS, warm_start=True, early_stopping=early_stopping).fit(X, Y)
+    attributes = public(model)
+    updates.at(8, no_memory)
+    with pytest.raises(MemoryError):
+        model.fit(X, Y)
+    assert public(model) == attributes
+
+
+def test_pickles_name_what_earlier_ones_named() -> None:
+    pickled = pickle.dumps(begun())
+    assert b"lowmem.sklearn._training" in pickled
+    assert b"_session" not in pickled
+    assert b"_attempt" not in pickled
+
+
 def test_half_a_step_is_refused_until_a_new_fit(updates: Updates) -> None:
     model = begun()
     updates.at(2, no_memory)

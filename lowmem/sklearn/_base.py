@@ -179,6 +179,8 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
         paused = None if earlier is None else earlier.paused()
         self._attempt.carry(paused)
         del earlier  # frees its arena
+        if self.early_stopping:
+            HeldOut.check(samples, self.validation_fraction, stratified=not self._numeric and self._head()[0] == 1)
         optimizer = paused.optimizer if paused is not None and incremental else solver(self.get_params(deep=False))
         planned = plan_within_limit(architecture, optimizer, terms)
         if not incremental:  # from here on nothing is refused

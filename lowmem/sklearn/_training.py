@@ -256,6 +256,6 @@ def clipped_batch(batch_size: int | str, samples: int, architecture: Architectur
     """
     given = 200 if batch_size == "auto" else int(batch_size)
     if batch_size != "auto" and given > samples:
-        warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=4)
+        warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=7)
     check_batches(architecture, samples, min(given, samples))
     return min(given, samples)

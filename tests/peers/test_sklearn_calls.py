@@ -128,6 +128,24 @@ def test_a_refused_fit_changes_nothing() -> None:
     assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
 
 
+@pytest.mark.parametrize("y", [Y, np.arange(50) == 7])
+def test_samples_that_cannot_be_held_out_are_refused_before_anything_is_lost(y: Array) -> None:
+    model = begun()
+    expected, attributes = copy.deepcopy(model), public(model)
+    with pytest.raises(ValueError, match="validation set is too small|least populated class"):
+        model.set_params(early_stopping=True, validation_fraction=0.02).fit(X, y)
+    model.set_params(early_stopping=False, validation_fraction=0.1)
+    assert public(model) == attributes
+    assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_name_the_line_of_the_caller() -> None:
+    with pytest.warns(UserWarning, match=r"is clipped|hasn't converged") as told:
+        MLPClassifier(**OPTIONS, batch_size=99).fit(X, Y)
+    assert [Path(one.filename) for one in told] == [Path(__file__)] * 2
+
+
 def test_a_refused_first_call_leaves_an_estimator_that_is_not_fitted() -> None:
     model = MLPClassifier(**OPTIONS, memory_limit=1000)
     attributes = public(model)

@@ -12,7 +12,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lowmem.common.turns import Turn
 from lowmem.errors import DiskError, InputError, NonFiniteError
-from lowmem.training.signals import INTERRUPT, HeldSignals
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,20 +30,19 @@ class Steps:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Change the network. In the main thread, a first Ctrl-C waits until that is done."""
-        with HeldSignals(INTERRUPT).held():
-            self.torn = self.running = True
-            try:
-                yield
-                self.torn = False
-            except (InputError, NonFiniteError):  # parameters are those before the step
-                self.torn = False
-                raise
-            except DiskError as error:
-                self.torn = error.torn is not False
-                raise
-            finally:
-                self.running = False
+        """Change the network."""
+        self.torn = self.running = True
+        try:
+            yield
+            self.torn = False
+        except (InputError, NonFiniteError):  # parameters are those before the step
+            self.torn = False
+            raise
+        except DiskError as error:
+            self.torn = error.torn is not False
+            raise
+        finally:
+            self.running = False
 
     def check(self, *, to_read: bool = False) -> None:
         """Raise `InputError` after a step that was broken off.
@@ -110,9 +108,12 @@ def all_or_nothing(method: Callable[Concatenate[E, P], R]) -> Callable[Concatena
         attempt = self._attempt
         with attempt.turn:
             attempt.before = dict(vars(self))
+            lengths = {name: len(value) for name, value in attempt.before.items() if isinstance(value, list)}
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
+                for name in lengths.keys() & attempt.before.keys():
+                    del attempt.before[name][lengths[name] :]  # losses and scores of epochs
                 self.__dict__ = attempt.before
                 raise
             finally:

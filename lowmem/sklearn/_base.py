@@ -24,10 +24,11 @@ from lowmem.planning.choose import STRATEGIES
 from lowmem.sklearn._attempt import Steps
 from lowmem.sklearn._fitted import Fitted
 from lowmem.sklearn._input import check_readable
-from lowmem.sklearn._session import Paused, Session
+from lowmem.sklearn._session import Session
 from lowmem.sklearn._solvers import LEAST_RATE, SOLVERS, solver
 from lowmem.sklearn._training import (
     Batches,
+    Paused,
     Samples,
     Terms,
     batch_bytes,
@@ -178,6 +179,8 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
         paused = None if earlier is None else earlier.paused()
         self._attempt.carry(paused)
         del earlier  # frees its arena
+        if self.early_stopping:
+            HeldOut.check(samples, self.validation_fraction, stratified=not self._numeric and self._head()[0] == 1)
         optimizer = paused.optimizer if paused is not None and incremental else solver(self.get_params(deep=False))
         planned = plan_within_limit(architecture, optimizer, terms)
         if not incremental:  # from here on nothing is refused
@@ -275,10 +278,10 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
                 loss = session.epoch(batches)
                 with HeldSignals(INTERRUPT).held():
                     self._note(loss, batches.samples, held_out)
-                if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
-                    rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
-                    session.set_rate(rate)
-                enough = self._waited > self.n_iter_no_change and self._stops(session)
+                    if self.learning_rate == "invscaling" and SOLVERS[self.solver] == "sgd":
+                        rate = self.learning_rate_init / (self.t_ + 1) ** self.power_t
+                        session.set_rate(rate)
+                    enough = self._waited > self.n_iter_no_change and self._stops(session)
                 asked = task.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=attributes)
                 if enough or asked or incremental:
                     return
@@ -294,7 +297,7 @@ class BaseMLP(CallbackSupportMixin, Fitted, ABC):
             warnings.warn("Training interrupted by user.", stacklevel=6)
         finally:
             if held_out is not None:
-                with self._steps.whole():
+                with HeldSignals(INTERRUPT).held(), self._steps.whole():
                     held_out.restore()
 
     def _note(self, loss: float, samples: int, held_out: HeldOut | None) -> None:

@@ -11,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lowmem.nn.mlp import MLP
 from lowmem.sklearn._attempt import Attempted, Steps
 from lowmem.sklearn._input import check_readable
-from lowmem.sklearn._session import Paused, Session
+from lowmem.sklearn._session import Session
+from lowmem.sklearn._training import Paused
 
 Array = NDArray[Any]
 Self = TypeVar("Self", bound="Fitted")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.disk import parts
+from lowmem.data.samples import Batch
 from lowmem.measure.memory import resident_peak
 from lowmem.measure.report import Report
 from lowmem.nn.mlp import MLP
@@ -18,28 +19,13 @@ from lowmem.planning.plan import Plan
 from lowmem.runtime.backprop import Backprop
 from lowmem.sklearn._attempt import Steps
 from lowmem.sklearn._solvers import PenalisedAdamW, Solver
-from lowmem.sklearn._training import SCALES, Batches, Terms
+from lowmem.sklearn._training import SCALES, Batches, Paused, Terms
+from lowmem.training.signals import INTERRUPT, HeldSignals
 
 if TYPE_CHECKING:
     from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Paused:
-    """A solver and its arrays, from a session that will be continued."""
-
-    optimizer: Solver
-    states: tuple["Array | PagedArray", ...]
-
-    def paused(self) -> "Paused":
-        """Return itself, as what `Session.paused` returns."""
-        return self
-
-    def in_memory(self) -> "Paused":
-        """Return what is pickled, where arrays on a disk are read when they are written."""
-        return Paused(self.optimizer, tuple(getattr(array, "array", array) for array in self.states))
 
 
 class Session:
@@ -91,19 +77,31 @@ class Session:
         """Run one epoch and return its loss as scikit-learn defines it.
 
         That is the mean of the batches' losses weighted by their rows, penalty included. A batch whose samples all
-        have the weight 0 is passed over. Raises `NonFiniteError` if the loss overflows.
+        have the weight 0 is passed over. In the main thread, a first Ctrl-C waits until the step at hand is finished.
+        Raises `NonFiniteError` if the loss overflows.
         """
-        begin, before, total = perf_counter(), self.steps, 0.0
-        for batch in batches.epoch(0):
-            weights, mass = batches.weighed(batch)
-            if mass > 0:
-                loss = self._penalise(mass)
-                with self._whole():
-                    loss += self.backprop(batch.x, batch.y, weights)[0] * self._scale
-                    total += loss * len(batch)
-                    self.steps += 1
+        begin, before, total, through = perf_counter(), self.steps, 0.0, False
+        signals, left = HeldSignals(INTERRUPT), batches.epoch(0)
+        while not through:  # a noted signal has its effect behind the `with`, and its handler may let training go on
+            with signals.held():
+                for batch in left:
+                    total += self._step(batch, *batches.weighed(batch))
+                    if signals.noted is not None:
+                        break
+                else:
+                    through = True
         self.steps_of_epoch, self.seconds = self.steps - before, perf_counter() - begin
         return total / batches.samples
+
+    def _step(self, batch: Batch, weights: Array | None, mass: float) -> float:
+        """Run one step and return the loss of all its samples. mass: the sum of their weights."""
+        if mass <= 0:
+            return 0.0
+        loss = self._penalise(mass)
+        with self._whole():
+            loss += self.backprop(batch.x, batch.y, weights)[0] * self._scale
+        self.steps += 1
+        return loss * len(batch)
 
     def _penalise(self, mass: float) -> float:
         """Set λ for the next step, and return the penalty ½ λ |w|². mass: the sum of the batch's weights."""

@@ -27,7 +27,7 @@ from lowmem.planning.plan import Plan
 from lowmem.sklearn._solvers import Solver
 
 if TYPE_CHECKING:
-    pass
+    from lowmem.common.disk.paged_array import PagedArray
 
 Array = NDArray[Any]
 
@@ -196,6 +196,22 @@ class Batches(ArrayBatches):
         return w, total
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Paused:
+    """A solver and its arrays, from a session that will be continued. Pickles name this class and module."""
+
+    optimizer: Solver
+    states: tuple["Array | PagedArray", ...]
+
+    def paused(self) -> "Paused":
+        """Return itself, as what `Session.paused` returns."""
+        return self
+
+    def in_memory(self) -> "Paused":
+        """Return what is pickled, where arrays on a disk are read when they are written."""
+        return Paused(self.optimizer, tuple(getattr(array, "array", array) for array in self.states))
+
+
 def network(
     architecture: Architecture, random: np.random.RandomState, *, activation: str, initialiser: str | None
 ) -> MLP:
@@ -240,6 +256,6 @@ def clipped_batch(batch_size: int | str, samples: int, architecture: Architectur
     """
     given = 200 if batch_size == "auto" else int(batch_size)
     if batch_size != "auto" and given > samples:
-        warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=4)
+        warnings.warn(f"batch_size={batch_size} is more than the {samples} samples; it is clipped.", stacklevel=7)
     check_batches(architecture, samples, min(given, samples))
     return min(given, samples)

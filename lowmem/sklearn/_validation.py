@@ -28,17 +28,8 @@ class HeldOut:
     def __init__(
         self, samples: Samples, mlp: MLP, random: np.random.RandomState, fraction: float, *, classifies: bool
     ) -> None:
-        from sklearn.model_selection import train_test_split
-
-        stratify = samples.y.ravel() if classifies and mlp.architecture.widths[-1] == 1 else None
-        numbers = np.arange(len(samples.x), dtype=np.min_scalar_type(len(samples.x)))
-        self._training_rows, self._rows = train_test_split(
-            numbers, random_state=random, test_size=fraction, stratify=stratify
-        )
-        if len(self._rows) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-            )
+        stratified = classifies and mlp.architecture.widths[-1] == 1
+        self._training_rows, self._rows = _split(samples, random, fraction, stratified=stratified)
         weights = samples.weights
         if weights is not None and not all(weights[rows].any() for rows in (self._training_rows, self._rows)):
             raise InputError(
@@ -52,6 +43,11 @@ class HeldOut:
         """Return the numbers of the samples to train on. They can be fetched once, and are then freed here."""
         rows: Array = self.__dict__.pop("_training_rows")
         return rows
+
+    @staticmethod
+    def check(samples: Samples, fraction: float, *, stratified: bool) -> None:
+        """Raise `ValueError` for samples that cannot be parted, whatever the random state."""
+        _split(samples, np.random.RandomState(0), fraction, stratified=stratified)
 
     @staticmethod
     def size(samples: int, fraction: float) -> int:
@@ -102,6 +98,22 @@ class HeldOut:
         mlp = MLP.empty(self._mlp.architecture)
         np.copyto(mlp.learned, self._best)
         return {"_network": mlp}
+
+
+def _split(
+    samples: Samples, random: np.random.RandomState, fraction: float, *, stratified: bool
+) -> tuple[Array, Array]:
+    """Return the numbers of the samples to train on, and of those held out. Raises `ValueError` for fewer than two."""
+    from sklearn.model_selection import train_test_split
+
+    numbers = np.arange(len(samples.x), dtype=np.min_scalar_type(len(samples.x)))
+    stratify = samples.y.ravel() if stratified else None
+    train, held_out = train_test_split(numbers, random_state=random, test_size=fraction, stratify=stratify)
+    if len(held_out) < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+        )
+    return train, held_out
 
 
 def _chosen(s: Array) -> Array:

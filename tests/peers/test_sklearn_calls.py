@@ -128,6 +128,24 @@ def test_a_refused_fit_changes_nothing() -> None:
     assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
 
 
+@pytest.mark.parametrize("y", [Y, np.arange(50) == 7])
+def test_samples_that_cannot_be_held_out_are_refused_before_anything_is_lost(y: Array) -> None:
+    model = begun()
+    expected, attributes = copy.deepcopy(model), public(model)
+    with pytest.raises(ValueError, match="validation set is too small|least populated class"):
+        model.set_params(early_stopping=True, validation_fraction=0.02).fit(X, y)
+    model.set_params(early_stopping=False, validation_fraction=0.1)
+    assert public(model) == attributes
+    assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_name_the_line_of_the_caller() -> None:
+    with pytest.warns(UserWarning, match=r"is clipped|hasn't converged") as told:
+        MLPClassifier(**OPTIONS, batch_size=99).fit(X, Y)
+    assert [Path(one.filename) for one in told] == [Path(__file__)] * 2
+
+
 def test_a_refused_first_call_leaves_an_estimator_that_is_not_fitted() -> None:
     model = MLPClassifier(**OPTIONS, memory_limit=1000)
     attributes = public(model)
@@ -156,6 +174,30 @@ def test_ctrl_c_waits_for_the_end_of_the_step(updates: Updates) -> None:
     assert public(model) == attributes
     assert_same_bits(model, expected)
     assert_same_bits(model.partial_fit(X, Y), expected.partial_fit(X, Y))
+
+
+def test_ctrl_c_ends_an_epoch_behind_the_step_at_hand(updates: Updates) -> None:
+    model, expected = MLPClassifier(**OPTIONS, batch_size=25, shuffle=False), begun(batch_size=25, shuffle=False)
+    for _ in range(3):
+        model.partial_fit(X, Y, classes=[0, 1, 2])
+    updates.at(2, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(X, Y)
+    assert_same_bits(model, expected.partial_fit(X[:25], Y[:25]))
+
+
+def test_who_handles_ctrl_c_lets_training_go_on(updates: Updates) -> None:
+    heard = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        updates.at(2, ctrl_c)
+        model = begun(batch_size=20)
+        updates.at(8, ctrl_c)  # in the last step of an epoch
+        model.partial_fit(X, Y)
+        assert heard == [signal.SIGINT] * 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_same_bits(model, begun(4, batch_size=20))
 
 
 @pytest.mark.parametrize("error", [ctrl_c, no_memory])
@@ -205,6 +247,23 @@ def test_a_warm_start_that_ctrl_c_ends_keeps_an_estimator_that_works(updates: Up
     assert public(model) == attributes
     assert model.predict(X).shape == (50,)
     model.fit(X, Y)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_epochs_of_a_fit_that_fails_are_not_told(updates: Updates, early_stopping: bool) -> None:
+    model = MLPClassifier(**OPTIONS, warm_start=True, early_stopping=early_stopping).fit(X, Y)
+    attributes = public(model)
+    updates.at(8, no_memory)
+    with pytest.raises(MemoryError):
+        model.fit(X, Y)
+    assert public(model) == attributes
+
+
+def test_pickles_name_what_earlier_ones_named() -> None:
+    pickled = pickle.dumps(begun())
+    assert b"lowmem.sklearn._training" in pickled
+    assert b"_session" not in pickled
+    assert b"_attempt" not in pickled
 
 
 def test_half_a_step_is_refused_until_a_new_fit(updates: Updates) -> None:

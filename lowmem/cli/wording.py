@@ -67,7 +67,7 @@ def as_flag(advice: Advice) -> str:
 
 def in_flags(error: LowmemError) -> str:
     """Return the text of an error with flags in place of keywords."""
-    text = _FIRST.sub(lambda match: f"{flag(match[1])} ", error.text(as_flag))
+    text = _FIRST.sub(lambda match: f"{flag(match[1])} ", error.line(as_flag))
     text = _RATE.sub(lambda match: f"{flag(match[1])} ", text)
     text = _OPEN.sub(lambda match: flag(match[1] or match[2]), text)
     text = _WIDTHS.sub(lambda match: f"train a network whose --widths {SIDES[match[1]]} with {match[2]}", text)

@@ -254,6 +254,11 @@ def test_a_column_between_tabs_that_is_empty_lacks_its_values(tmp_path: Path, en
     assert lm.open_data(path, ignore="b").features == 1
 
 
+def test_tabs_that_end_all_lines_but_the_last_are_read(tmp_path: Path) -> None:
+    rows = "\t\n".join(f"{row}.5\t{row % 7}\t{row % 2}" for row in range(30))
+    assert len(lm.open_data(saved(tmp_path, f"a\tb\ty\t\n{rows}", "a.tsv"))) == 30
+
+
 def test_columns_that_several_tabs_bring_in_line_are_read(tmp_path: Path) -> None:
     stream = lm.open_data(saved(tmp_path, "a\tlonger\ty\n1.5\t\t2\t0\n2.5\t3\t1\n1.5\t\t2\t0\n"))
     assert (len(stream), stream.features) == (3, 2)

@@ -32,9 +32,13 @@ class LowmemError(Exception):
         """Return the text with every piece of advice as `write` writes it."""
         return "".join(write(part) if isinstance(part, Advice) else str(part) for part in self.args)
 
+    def line(self, write: Callable[[Advice], str]) -> str:
+        """Return the text in one line, also where a name of a file or another text of the user has several."""
+        return self.text(write).replace("\r", "\\r").replace("\n", "\\n")
+
     def __str__(self) -> str:
-        """Write the text, with advice as keywords of Python."""
-        return self.text(str)
+        """Write the text in one line, with advice as keywords of Python."""
+        return self.line(str)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let errors travel between processes with all their fields, whatever their constructors ask for."""

@@ -469,6 +469,8 @@ def test_an_id_that_is_no_column_is_refused_by_its_flag(capsys: Capture, run: Pa
     ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "data.npz"), "--id", "x")
     assert ran.code == 2
     assert "data.npz is no table with columns; leave out --id x." in ran.err
+    ran = Ran(capsys, "predict", str(run), "--data", str(tmp_path / "a.csv"), "--id", "")
+    assert (ran.code, ran.err) == (2, "lowmem: --id must be the name or number of a column; got ''.\n")
 
 
 def test_a_table_for_predictions_may_have_its_target_anywhere(capsys: Capture, run: Path, tmp_path: Path) -> None:

@@ -513,10 +513,11 @@ def test_any_split_has_the_size_asked_for(labels: list[int], held_out: float, se
         assert abs(np.sum(y[held] == label) - share) < 1
 
 
-@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1, 1.5, float("nan"), 3, "0.2", None])
-def test_fractions_that_leave_nothing_are_refused(held_out: Any) -> None:
-    with pytest.raises(InputError, match=r"held_out=.* of 12 samples leaves none on one side"):
+@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1, 1.5, float("nan"), 3, "0.2", None, "\n", np.zeros((3, 3))])
+def test_fractions_that_leave_nothing_are_refused_in_one_line(held_out: Any) -> None:
+    with pytest.raises(InputError, match=r"held_out=.* of 12 samples leaves none on one side") as error:
         split(from_arrays(X, Y), held_out, seed=0)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, None, "0"])

@@ -245,6 +245,25 @@ def check_remarks(path: Path) -> list[str]:
     return [remark for remark in lm.open_data(path, task="regression").remarks if "is read as" in remark]
 
 
+@pytest.mark.parametrize("end", ["", "3.5\t4\t1\n"])
+def test_a_column_between_tabs_that_is_empty_lacks_its_values(tmp_path: Path, end: str) -> None:
+    path = saved(tmp_path, f"a\tb\ty\n1\t\t0\n2\t\t1\n3\t\t0\n{end}", "a.tsv")
+    words = refusal(path)
+    assert "line 2, column 2 ('b'): the value is missing (''). Fill it in" in words
+    assert 'leave the column out with ignore="b"' in words
+    assert lm.open_data(path, ignore="b").features == 1
+
+
+def test_tabs_that_end_all_lines_but_the_last_are_read(tmp_path: Path) -> None:
+    rows = "\t\n".join(f"{row}.5\t{row % 7}\t{row % 2}" for row in range(30))
+    assert len(lm.open_data(saved(tmp_path, f"a\tb\ty\t\n{rows}", "a.tsv"))) == 30
+
+
+def test_columns_that_several_tabs_bring_in_line_are_read(tmp_path: Path) -> None:
+    stream = lm.open_data(saved(tmp_path, "a\tlonger\ty\n1.5\t\t2\t0\n2.5\t3\t1\n1.5\t\t2\t0\n"))
+    assert (len(stream), stream.features) == (3, 2)
+
+
 def test_truth_values_are_numbers_as_in_other_formats(tmp_path: Path) -> None:
     stream = lm.open_data(saved(tmp_path, "a,b,y\n1.5,True,0\n2.5,False,1\n3.5,TRUE,1\n"))
     assert collected(stream.batches(3, lm.Architecture((2, 2)), None))[0][:, 1].tolist() == [1, 0, 1]

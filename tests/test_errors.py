@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 
+from lowmem.cli.wording import in_flags
 from lowmem.errors import (
     Advice,
     BudgetError,
@@ -15,6 +16,7 @@ from lowmem.errors import (
     ScheduleError,
     StepNumber,
     StoppedError,
+    UnknownColumnError,
     UnknownNameError,
 )
 
@@ -23,6 +25,7 @@ REFUSED = [
     UnknownNameError("dtype", "int8", ["float32"]),
     BudgetError("no", budget=1, minimum=2),
     ScheduleError("no", index=3),
+    UnknownColumnError("a.csv", "x", "the target", "it has 'y'."),
 ]
 FAILED = [LowmemError("no"), RunError("no"), NonFiniteError("no")]
 
@@ -40,6 +43,12 @@ def test_refused_input_is_a_value_error_with_exit_code_2(error: LowmemError) -> 
     assert isinstance(error, InputError)
     assert isinstance(error, ValueError)
     assert error.exit_code == 2
+
+
+def test_an_error_is_one_line_whatever_the_names_of_files_are() -> None:
+    error = InputError("there is no a\nb\r.csv. Give ", Advice("targets", "c\nd"), ".")
+    assert str(error) == 'there is no a\\nb\\r.csv. Give targets="c\\nd".'
+    assert in_flags(error) == "there is no a\\nb\\r.csv. Give --targets c\\nd."
 
 
 @pytest.mark.parametrize("error", FAILED)

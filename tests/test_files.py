@@ -164,6 +164,15 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
     assert file.read_bytes() == b"new"
 
 
+def test_another_hard_link_keeps_the_earlier_file(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"old")
+    os.link(one, other)
+    with replacing(one) as (stream,):
+        write_all(stream, b"new")
+    assert (one.read_bytes(), other.read_bytes()) == (b"new", b"old")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such pipes here")
 def test_devices_and_pipes_are_no_places_for_a_run(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"

@@ -246,10 +246,23 @@ def test_a_folder_of_mnist_gives_its_test_set_or_a_share_of_its_training_part(
         data = ["--data", str(tmp_path), *held_out]
         ran = Ran(capsys, "train", *data, *FLAGS, *flags, "--save", run, "--force")
         assert (ran.code, f"{sizes} held out" in ran.out) == (0, True)
+        assert ("left out: the test part of the folder" in ran.out) == bool(held_out)
         ran = Ran(capsys, "resume", run, "--epochs", "3")
         assert (ran.code, f"{sizes} held out" in ran.out) == (0, True)
     ran = Ran(capsys, "train", "--data", str(tmp_path), "--held-out", "0", *FLAGS, *flags)
     assert (ran.code, "60 samples to train on, 0 held out" in ran.out) == (0, True)
+    assert "left out: the test part of the folder" in ran.out
+
+
+@pytest.mark.parametrize("flags", [[], ["--stream"]])
+def test_of_an_archive_to_validate_on_the_test_part_is_taken(
+    capsys: Capture, tmp_path: Path, flags: list[str]
+) -> None:
+    path = str(tmp_path / "parts.npz")
+    np.savez(path, x_train=X, y_train=Y, x_test=X[:7], y_test=Y[:7])
+    ran = Ran(capsys, "train", "--data", path, "--validation", path, *FLAGS, *flags)
+    assert (ran.code, f"{len(X)} samples to train on, 7 held out" in ran.out) == (0, True)
+    assert f"validated on the test part of {path}\n" in ran.out
 
 
 def earlier(run: Path, **flags: Any) -> None:

@@ -234,7 +234,7 @@ def architecture(arguments: argparse.Namespace, inputs: int, outputs: int, loss:
     return Architecture(
         widths,
         arguments.activation,
-        arguments.loss or loss,
+        given(arguments.loss, loss),
         arguments.dtype,
         residual={None: False, "yes": True}.get(arguments.residual, arguments.residual),
         norm=arguments.norm,

@@ -150,6 +150,8 @@ def _stream(arguments: argparse.Namespace, saved: "SavedRun") -> "Stream":
 
     options: dict[str, Any] = options_of_run(arguments, saved, inputs_only=True)
     if arguments.id is not None:
+        if not arguments.id:
+            raise InputError("--id must be the name or number of a column; got ''.")
         if not is_table(arguments.data):
             raise InputError(f"{arguments.data} is no table with columns; leave out --id {arguments.id}.")
         options["ignore"] = _with_id(options.get("ignore"), arguments.id)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowmem.common.places import is_folder
@@ -121,6 +122,9 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
 
     saved: the run that is resumed: its columns, classes and scale are those of the samples.
     """
+    from lowmem.data.formats.finding import has_part
+    from lowmem.data.open import part_to_use
+
     held_out = arguments.held_out
     if held_out is not None and not 0 <= held_out < 1:
         raise InputError(
@@ -146,13 +150,16 @@ def open_samples(arguments: argparse.Namespace, saved: "SavedRun | None" = None)
             raise InputError("--validation and --held-out both say what to validate on; leave one out.")
         # Names that a flag gives for the training file need not be those of this one.
         again = {"task": whole.task, "columns": whole.columns, "class_names": whole.class_names, "scale": whole.scale}
-        again |= {"header": common["header"]}
+        again |= {"header": common["header"], "part": part_to_use(arguments.validation)}
         rest = _opened(arguments, arguments.validation, again, standardise=whole.standardisation or False)
-        return _noted(whole, f"validated on {arguments.validation}"), rest
+        part = "the test part of " if again["part"] == "test" else ""
+        return _noted(whole, f"validated on {part}{arguments.validation}"), rest
     if folder and (held_out is None or arguments.splitting is None):
-        part = common | {"part": "test"}
-        rest = _opened(arguments, arguments.data, part, standardise=whole.standardisation or False)
+        again = common | {"part": "test"}
+        rest = _opened(arguments, arguments.data, again, standardise=whole.standardisation or False)
         return _noted(whole, "held out: the test part of the folder"), rest
+    if folder and has_part(Path(arguments.data), "test"):
+        whole = _noted(whole, "left out: the test part of the folder")
     if held_out == 0:
         return _noted(whole, "nothing is held out"), None
     return _split(whole, HELD_OUT if held_out is None else held_out, arguments)

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lowmem.cli.console import OutputError
+from lowmem.cli.options import given
 from lowmem.cli.outputs import PAGES, check_output, write_output
 from lowmem.cli.progress import Progress, epoch_line
 from lowmem.cli.wording import flag
@@ -143,7 +144,7 @@ def run_epochs(
     progress = Progress(sys.stderr if trainer.speaks else StringIO())
     before = trainer.epochs_done
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("save_every", "patience", "journal")}
-    options |= {"patience_metric": arguments.patience_metric or "loss", "save_to": arguments.save, "until": until}
+    options |= {"patience_metric": given(arguments.patience_metric, "loss"), "save_to": arguments.save, "until": until}
     options |= {"min_improvement": arguments.min_improvement or 0.0, "on_step": progress.step}
     epochs = trainer.epochs(train, None, held_out, on_evaluation=progress.evaluation, **options)
     if traced is not None:

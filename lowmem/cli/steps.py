@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from lowmem.cli.options import given
 from lowmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def schedule_of(arguments: argparse.Namespace, optimizer: "Optimizer", steps: in
         return None
     return LearningRate(
         optimizer.lr,
-        arguments.lr_schedule or "constant",
+        given(arguments.lr_schedule, "constant"),
         warm_up=arguments.warm_up,
         every=arguments.lr_every,
         factor=arguments.lr_factor,

@@ -62,12 +62,12 @@ def as_flag(advice: Advice) -> str:
     value = words[advice.value] if advice.value is None or isinstance(advice.value, bool) else str(advice.value)
     constant = advice.keyword == "schedule" and isinstance(advice.value, float)  # a rate, and no name of a schedule
     name = flag("lr" if constant else advice.keyword)
-    return f'{name} "{value}"' if " " in value else f"{name} {value}"
+    return f'{name} "{value}"' if " " in value or not value else f"{name} {value}"
 
 
 def in_flags(error: LowmemError) -> str:
     """Return the text of an error with flags in place of keywords."""
-    text = _FIRST.sub(lambda match: f"{flag(match[1])} ", error.text(as_flag))
+    text = _FIRST.sub(lambda match: f"{flag(match[1])} ", error.line(as_flag))
     text = _RATE.sub(lambda match: f"{flag(match[1])} ", text)
     text = _OPEN.sub(lambda match: flag(match[1] or match[2]), text)
     text = _WIDTHS.sub(lambda match: f"train a network whose --widths {SIDES[match[1]]} with {match[2]}", text)
@@ -81,4 +81,4 @@ def _written(keyword: str, value: str) -> str:
     bare = value.strip("\"'")
     if bare == "True":
         return flag(keyword)
-    return f"{flag(keyword)} {value if ' ' in bare else bare}"
+    return f"{flag(keyword)} {value if ' ' in bare or not bare else bare}"

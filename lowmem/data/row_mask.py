@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.checks import as_number, whole
-from lowmem.errors import Advice, InputError
+from lowmem.errors import Advice, InputError, shown
 
 Array = NDArray[Any]
 
@@ -92,7 +92,7 @@ def rows_held_out(samples: int, held_out: float) -> int:
     chosen = round(samples * share) if 0 < share < 1 else 0
     if not 0 < chosen < samples:
         raise InputError(
-            Advice("held_out", held_out),
+            Advice("held_out", held_out if isinstance(held_out, float | str | None) else shown(held_out)),
             f" of {samples} samples leaves none on one side. Give a fraction between 0 and 1 of at least two samples, "
             "such as 0.2.",
         )

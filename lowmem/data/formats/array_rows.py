@@ -155,8 +155,8 @@ def _held(path: Path) -> list[str]:
     if members and not names:
         what = "an Excel workbook: save the sheet as CSV" if "xl/workbook.xml" in members else "a zip: unpack it"
         raise InputError(f"{path} is {what}. It holds {', '.join(members)[:200]}, and no arrays (.npy).")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path} holds two arrays named {shown(twice)}. Save it again with one of each name.")
     return names
 

@@ -129,7 +129,8 @@ def _first_lines(text: TextLines) -> tuple[list[str], int, str | None]:
 
 def _delimiter(lines: Sequence[str]) -> str:
     """Return what separates cells: of what makes as many cells in most lines, what makes most of them numbers."""
-    best, delimiter = (0.0, 0.0), ","
+    best, delimiter, between_tabs = (0.0, 0.0), ",", 0
+    names = cells(lines[0], "\t")
     for candidate in DELIMITERS:
         table = [cells(line, candidate) for line in lines[:20]]
         below = table[1:] or table
@@ -137,6 +138,9 @@ def _delimiter(lines: Sequence[str]) -> str:
         usual = max(counts, key=counts.count)
         if usual < 2:
             continue
+        if candidate == BLANKS and delimiter == "\t" and best[0] == 1 and len(names) == between_tabs and all(names):
+            continue  # as many cells as names: two tabs have a cell without a value between them
+        between_tabs = usual if candidate == "\t" else between_tabs
         held = [cell for row in below for cell in row]
         score = (
             round(counts.count(usual) / len(counts), 2),

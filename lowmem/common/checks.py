@@ -218,10 +218,14 @@ def check_unmasked(values: object, what: str) -> None:
     """Raise `InputError` where NumPy's mask hides values, which would be read all the same. what: to call them."""
     import numpy as np
 
-    mask = getattr(values, "mask", None)  # of pandas' objects it is a method
-    if isinstance(mask, np.ndarray | np.bool_) and mask.any():
+    def hidden(part: object) -> int:
+        mask = getattr(part, "mask", None)  # of pandas' objects it is a method
+        return int(np.count_nonzero(mask)) if isinstance(mask, np.ndarray | np.bool_) else 0
+
+    count = sum(map(hidden, values)) if isinstance(values, list | tuple) else hidden(values)
+    if count:
         raise InputError(
-            f"{what} has {np.count_nonzero(mask)} masked values, and masks are not read. Remove such samples, or fill "
+            f"{what} has {count} masked value{'s' * (count > 1)}, and masks are not read. Remove such samples, or fill "
             "the values in with .filled(...)."
         )
 

@@ -357,9 +357,9 @@ def test_masked_values_are_refused_by_name() -> None:
         ("sample_weight", (X, Y, masked)),
     ]:
         for call in (model.fit, model.partial_fit):
-            with pytest.raises(lm.InputError, match=f"^{name} has masked values, and nothing is known of them"):
+            with pytest.raises(lm.InputError, match=rf"^{name} has \d+ masked values, and masks are not read"):
                 call(*arguments)
-    with pytest.raises(lm.InputError, match="^X has masked values"):
+    with pytest.raises(lm.InputError, match=r"^X has \d+ masked values"):
         model.predict(rows)
 
 

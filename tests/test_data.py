@@ -190,7 +190,7 @@ def test_mnist_stays_in_bytes() -> None:
         (X, Y.astype(np.int8) - 2, r"y holds whole numbers from -2 to 0. Say what they are: task="),
         ([[1.0], [2.0, 3.0]], [0, 1], r"the rows of x differ in length"),
         (np.ma.array(X, mask=X[0, 0] == X), Y, r"x has 1 masked value, and masks are not read"),
-        ([*np.ma.array(X, mask=X > X[-1, 3])], Y, r"x has 1 masked value, and masks are not read"),
+        ([*np.ma.array(X, mask=X[-1, 3] < X)], Y, r"x has 1 masked value, and masks are not read"),
         (X, np.ma.array(Y, mask=Y == 2), r"y has 4 masked values, and masks are not read"),
     ],
 )

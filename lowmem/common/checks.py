@@ -225,8 +225,8 @@ def check_unmasked(values: object, what: str) -> None:
     count = sum(map(hidden, values)) if isinstance(values, list | tuple) else hidden(values)
     if count:
         raise InputError(
-            f"{what} has {count} masked value{'s' * (count > 1)}, and masks are not read. Remove such samples, or fill "
-            "the values in with .filled(...)."
+            f"{what} has {count} masked value{'s' * (count > 1)}, and masks are not read. Remove such samples, or "
+            "fill the values in with .filled(...)."
         )
 
 

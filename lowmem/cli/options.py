@@ -175,6 +175,47 @@ def add_planning(
     group.add_argument("--optimizer", default=optimizer, metavar="NAME", help=f"optimizer: {names}")
 
 
+def add_steps(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that say what a step does with the learning rate and the gradients."""
+    group.add_argument(
+        "--lr", type=float, metavar="F", help="learning rate (default: 0.001 for adam and adamw, else 0.01)"
+    )
+    group.add_argument(
+        "--lr-schedule", metavar="NAME", help="how the rate changes: constant, step or cosine (default constant)"
+    )
+    group.add_argument(
+        "--lr-every", type=int, metavar="N", help="with --lr-schedule step: steps after which the rate falls"
+    )
+    group.add_argument(
+        "--lr-factor",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="with --lr-schedule step: what the rate is multiplied by when it falls (default 0.1)",
+    )
+    group.add_argument(
+        "--warm-up", type=int, default=0, metavar="N", help="number of first steps in which the rate rises (default 0)"
+    )
+    group.add_argument(
+        "--weight-decay", type=float, default=0.0, metavar="F", help="weight decay of the optimizer (default 0)"
+    )
+    group.add_argument("--clip-value", type=float, metavar="F", help="cut every gradient to the range from -F to F")
+    group.add_argument(
+        "--clip-norm", type=float, metavar="F", help="cut the norm of all gradients together to F; all are kept for it"
+    )
+    group.add_argument(
+        "--clip-twice",
+        action="store_true",
+        help="with --clip-norm: run each step twice instead of keeping all gradients",
+    )
+    group.add_argument(
+        "--non-finite",
+        default="stop",
+        metavar="WHAT",
+        help="if the loss is NaN or infinite: stop the run, or skip the step (default stop)",
+    )
+
+
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Add the flag --no-calibrate."""
     parser.add_argument(

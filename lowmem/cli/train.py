@@ -11,6 +11,7 @@ from lowmem.cli.options import (
     add_json,
     add_network,
     add_planning,
+    add_steps,
     architecture,
     check_budget,
     cost_model,
@@ -21,16 +22,17 @@ from lowmem.cli.outputs import check_replaced
 from lowmem.cli.ranks import join
 from lowmem.cli.samples import MASKED, add_data, add_training_data, is_table, open_samples, streamed
 from lowmem.cli.session import add_run, check_files, check_run, load_printing, run_epochs
-from lowmem.cli.steps import add_steps, schedule_of
 from lowmem.errors import InputError
 from lowmem.planning.choose import plan_for, request_of
 
 if TYPE_CHECKING:
     from lowmem.measure.expected import Expected, Made
     from lowmem.network.architecture import Architecture
+    from lowmem.nn.optimizers import Optimizer
     from lowmem.planning.plan import Plan
     from lowmem.runtime.collectives.group import Group
     from lowmem.training.class_weights import ClassWeights
+    from lowmem.training.learning_rate import LearningRate
     from lowmem.training.trainer import Trainer
 
 LAYERS, WIDE = 2, 256
@@ -249,7 +251,7 @@ def _trainer(
         budget=arguments.budget,
         ram=arguments.ram,
         seed=arguments.seed,
-        schedule=schedule_of(arguments, optimizer, _batches(expected, arguments.batch)),
+        schedule=_schedule(arguments, optimizer, _batches(expected, arguments.batch)),
         clip_value=arguments.clip_value,
         clip_norm=arguments.clip_norm,
         clip_twice=arguments.clip_twice,
@@ -287,3 +289,23 @@ def _class_weights(text: str | None) -> "ClassWeights | None":
         if names.count(name) > 1:
             raise InputError(f"--class-weights names {name!r} twice. Name every class once.")
     return dict(weights)
+
+
+def _schedule(arguments: argparse.Namespace, optimizer: "Optimizer", steps: int) -> "LearningRate | None":
+    """Return the learning rate that the flags describe, None if they describe none. steps: of an epoch."""
+    from lowmem.training.learning_rate import LearningRate
+
+    if arguments.lr_every is not None and arguments.lr_schedule != "step":
+        raise InputError("--lr-every goes with --lr-schedule step; give that too.")
+    if arguments.lr_schedule == "step" and arguments.lr_every is None:
+        raise InputError("--lr-schedule step needs --lr-every N, the steps after which the rate falls; give that too.")
+    if arguments.lr_schedule is None and not arguments.warm_up:
+        return None
+    return LearningRate(
+        optimizer.lr,
+        given(arguments.lr_schedule, "constant"),
+        warm_up=arguments.warm_up,
+        every=arguments.lr_every,
+        factor=arguments.lr_factor,
+        steps=arguments.epochs * steps,
+    )

@@ -182,9 +182,9 @@ class Trainer(RunState):
         until: epochs of the run in all, those done included, in place of `count`. If both are None, a resumed run
             trains what it had still to do.
         validation: data in the same forms, evaluated after each epoch.
-        save_to: file to which the run is saved after each epoch, and when SIGTERM or Ctrl-C ends it: the step at hand
-            is finished and saved before the signal has its usual effect. A save that fails is a warning, and an error
-            only if it is the last one.
+        save_to: file to which the run is saved after each epoch, and when SIGTERM, SIGHUP or Ctrl-C ends it: the step
+            at hand is finished and saved before the signal has its usual effect. A save that fails is a warning, and
+            an error only if it is the last one.
         save_every: when to save instead of after each epoch: a number of steps, or a time such as "10min".
         patience: the run ends after this many epochs in a row without an improvement. At its end, early or not, the
             network has the weights of its best epoch, which a second copy of them keeps; saved runs hold both, and go

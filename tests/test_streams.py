@@ -387,6 +387,29 @@ def with_comma(value: float) -> str:
     return repr(value).replace(".", ",")
 
 
+@pytest.mark.parametrize("shuffle_rows", [20, None])
+def test_a_plan_counts_what_many_blocks_take(tmp_path: Path, shuffle_rows: int | None) -> None:
+    samples = 100_000  # 5,000 blocks of training, or 391 batches of evaluation
+    np.savez(tmp_path / "a.npz", x=np.zeros((samples, 1), np.float16), y=np.zeros(samples, np.int8))
+    data = lm.open_data(tmp_path / "a.npz", shuffle_rows=shuffle_rows, task="classification")
+    architecture = lm.Architecture((1, 2))
+    seed, rows = (None, 256) if shuffle_rows is None else (0, 4096)
+
+    def traced() -> int:
+        tracemalloc.start()
+        try:
+            batches = data.batches(rows, architecture, seed)
+            for _ in batches.epoch(0):
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    traced()
+    counted = data.batch_bytes(rows, architecture, shuffled=seed is not None) + data.reading_bytes
+    assert traced() <= counted + 2**14
+
+
 WIDE_TEXTS: dict[str, Callable[[Path], Path]] = {
     "commas": lambda folder: wide_text(folder / "a.csv", ",", repr),
     "tabs": lambda folder: wide_text(folder / "a.tsv", "\t", repr, named=True),

@@ -1,7 +1,7 @@
 """The least budget is the least, every budget from there on is planned, and more budget is never a dearer plan."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,40 @@ def test_a_batch_with_batchnorm_has_two_samples_at_least() -> None:
     assert lm.largest_batch(architecture, least) >= 2
     with pytest.raises(lm.BudgetError):
         lm.largest_batch(architecture, 1000)
+
+
+def planned(network: lm.Architecture, budget: int) -> Any:
+    return lm.plan(network, 2, budget, "adam")
+
+
+def trained(network: lm.Architecture, budget: int) -> Any:
+    return lm.Trainer(lm.MLP(network), "adam", batch_size=2, budget=budget)
+
+
+def largest(network: lm.Architecture, budget: int) -> Any:
+    return lm.largest_batch(network, budget, "adam")
+
+
+def deepest(network: lm.Architecture, budget: int) -> Any:
+    return lm.deepest(network, 2, budget, "adam")
+
+
+@pytest.mark.parametrize("ask", [planned, trained, largest, deepest])
+@pytest.mark.parametrize("norm", [{"norm": "batch"}, {"overrides": {2: {"norm": "batch"}}}], ids=["all", "one"])
+def test_no_budget_makes_a_batch_of_one_where_samples_are_compared(
+    norm: dict[str, Any], ask: Callable[[lm.Architecture, int], Any]
+) -> None:
+    network = lm.Architecture((64, *[128] * (1 if ask is deepest else 10), 10), **norm)
+    smallest = lm.plan(network, 2, None, "adam", "recompute_all")
+    for budget in (lm.minimum_budget(network, 2, "adam") - 1, smallest.fixed_bytes + 1):
+        with pytest.raises(lm.BudgetError) as error:
+            ask(network, budget)
+        assert "batch_size" not in str(error.value)
+        ask(network, error.value.minimum)
+    answers = lm.compare(network, 2, [smallest.fixed_bytes + 1], "adam").answers
+    assert answers[-1].plan is None
+    with pytest.raises(lm.BudgetError, match="Try .*batch_size=3"):
+        lm.plan(network, 12, lm.minimum_budget(network, 4, "adam") - 1, "adam")
 
 
 @pytest.mark.parametrize("share", ["0.01%", "0.01% of activations", " 0.01% of  activations "])

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lowmem.planning.plan import Plan
 from lowmem.schedule import simulate
 from lowmem.units import parse_bytes
 from tests.helpers import FIXED, architectures
+from tests.test_cli import Ran
 
 DEEP = lm.Architecture((64, *[48] * 30, 10))
 RAGGED = lm.Architecture((20, 40, 7, 64, 31, 8, 50, 50, 12, 33, 5), "gelu", "mse", "float64")
@@ -298,6 +300,49 @@ def test_the_largest_batch_fits_and_one_sample_more_does_not(
     for more in (1, 2, 5, 64, 512):
         with pytest.raises(lm.BudgetError):
             lm.plan(architecture, largest + more, budget, optimizer)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+@pytest.mark.parametrize("optimizer", [None, "adam"])
+def test_the_largest_batch_in_passes_is_what_trying_finds(
+    capsys: pytest.CaptureFixture[str], engine: str, optimizer: str | None
+) -> None:
+    architecture, rows = lm.Architecture((16, *[24] * 4, 3)), 3
+    options: dict[str, Any] = {"engine": engine}
+
+    def least(batch: int) -> int:
+        return lm.minimum_budget(architecture, batch, optimizer, micro_batch=min(rows, batch), **options)
+
+    sizes = {batch: least(batch) for batch in (*range(1, 4 * rows + 2), 1000 * rows, 1000 * rows + 1)}
+    for budget in sorted(set(sizes.values())):
+        fitting = [batch for batch, size in sizes.items() if size <= budget]
+        ask = partial(lm.largest_batch, architecture, budget, optimizer, micro_batch=rows, **options)
+        if max(fitting) < 1000:
+            assert ask() == max(fitting)
+        else:
+            sizes_that_fit = "size" if max(fitting) % rows else "multiple of 3 samples"
+            with pytest.raises(lm.InputError, match=f"^batches of any {sizes_that_fit} fit in {budget}"):
+                ask()
+            flags = ["plan", "--widths", "16,24,24,24,24,3", "--largest-batch", "--micro-batch", "3", "--no-calibrate"]
+            flags += ["--budget", str(budget), "--engine", engine, *(["--optimizer", "adam"] if optimizer else [])]
+            ran = Ran(capsys, *flags)
+            assert (ran.code, f"batches of any {sizes_that_fit} fit" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_the_largest_batch_in_shards_is_what_trying_finds(rows: int | None) -> None:
+    architecture = lm.Architecture((16, *[24] * 4, 3))
+    options: dict[str, Any] = {"engine": "numpy", "shards": 3}
+
+    def least(batch: int) -> int:
+        micro_batch = None if rows is None else min(rows, -(-batch // 3))
+        return lm.minimum_budget(architecture, batch, "adam", micro_batch=micro_batch, **options)
+
+    sizes = {batch: least(batch) for batch in range(3, 30)}
+    for budget in sorted(set(sizes.values())):
+        fitting = max(batch for batch, size in sizes.items() if size <= budget)
+        if fitting < 26:
+            assert lm.largest_batch(architecture, budget, "adam", micro_batch=rows, **options) == fitting
 
 
 def test_the_largest_batch_needs_bytes_and_room_for_one_sample() -> None:

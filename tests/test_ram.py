@@ -114,13 +114,38 @@ from lowmem.common.process_memory import resident
 from lowmem.measure.ram import machine_limit
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (50 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 limit = machine_limit()
-print(limit.source, (limit.bytes - resident()) >> 20)
+print(limit.source, (limit.bytes - resident()) >> 20, (machine_limit(lanes=9).bytes - resident()) >> 20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    source, _, room = done.stdout.strip().rpartition(" ")
+    source, room, beside_stacks = done.stdout.strip().rsplit(" ", 2)
     assert source == "address-space limit"
     assert 45 <= int(room) <= 50
+    assert 45 <= int(beside_stacks) + 8 * 8 - 40 <= 50  # the stacks of eight threads, of which 40 MiB are kept
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("room", [150, 205, 260])
+def test_a_run_within_an_address_space_limit_is_refused_or_goes_through(room: int) -> None:
+    code = f"""
+import resource
+import numpy as np
+import lowmem as lm
+mlp = lm.MLP(lm.Architecture((60, *[400] * 60, 10)))
+x, y = np.ones((1000, 60), np.float32), np.arange(1000) % 10
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + ({room} << 20), resource.RLIM_INFINITY))
+try:
+    trainer = lm.Trainer(mlp, batch_size=1000, ram="auto", threads=2)
+except lm.BudgetError:
+    print("refused")
+else:
+    list(trainer.epochs((x, y), 1))
+    print("trained")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout in (("refused\n", "trained\n") if room < 200 else ("trained\n",))
 
 
 def test_a_cap_is_a_size_or_auto() -> None:

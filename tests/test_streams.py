@@ -8,6 +8,7 @@ import re
 import threading
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,83 @@ def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path, compressed: bool) 
         held = stream.batch_bytes(500, architecture) + stream.batch_bytes(256, architecture, shuffled=False)
         assert held < trainer.plan.batch_bytes
         assert tracemalloc.get_traced_memory()[1] < trainer.plan.peak_bytes + 2**19
+    finally:
+        tracemalloc.stop()
+
+
+def wide_text(
+    path: Path, between: str, written: Callable[[float], str], *, rows: int = 80, named: bool = False, end: str = ""
+) -> Path:
+    """Write a table of 1,500 features as text; gzipped if its name says so."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt") as out:
+        for row in RNG.standard_normal((rows, 1500)).tolist():
+            label = int(row[0] > 0)
+            out.write(between.join([*map(written, row), f"class_{label}" if named else str(label)]) + end + "\n")
+    return path
+
+
+def with_comma(value: float) -> str:
+    return repr(value).replace(".", ",")
+
+
+@pytest.mark.parametrize("shuffle_rows", [20, None])
+def test_a_plan_counts_what_many_blocks_take(tmp_path: Path, shuffle_rows: int | None) -> None:
+    samples = 100_000  # 5,000 blocks of training, or 391 batches of evaluation
+    np.savez(tmp_path / "a.npz", x=np.zeros((samples, 1), np.float16), y=np.zeros(samples, np.int8))
+    data = lm.open_data(tmp_path / "a.npz", shuffle_rows=shuffle_rows, task="classification")
+    architecture = lm.Architecture((1, 2))
+    seed, rows = (None, 256) if shuffle_rows is None else (0, 4096)
+
+    def traced() -> int:
+        tracemalloc.start()
+        try:
+            batches = data.batches(rows, architecture, seed)
+            for _ in batches.epoch(0):
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    traced()
+    counted = data.batch_bytes(rows, architecture, shuffled=seed is not None) + data.reading_bytes
+    assert traced() <= counted + 2**14
+
+
+WIDE_TEXTS: dict[str, Callable[[Path], Path]] = {
+    "commas": lambda folder: wide_text(folder / "a.csv", ",", repr),
+    "tabs": lambda folder: wide_text(folder / "a.tsv", "\t", repr, named=True),
+    "blanks": lambda folder: wide_text(folder / "a.txt", " ", repr),
+    "bars": lambda folder: wide_text(folder / "a", "|", repr, end="|"),
+    "digits": lambda folder: wide_text(folder / "a.csv", ",", lambda value: str(int(abs(value)))),
+    "decimal commas": lambda folder: wide_text(folder / "a.csv", ";", with_comma, rows=12),
+    "short decimals": lambda folder: wide_text(folder / "a.csv", ";", lambda x: with_comma(round(x, 1)), rows=12),
+    "gzipped": lambda folder: wide_text(folder / "a.csv.gz", ",", repr),
+}
+
+
+@pytest.mark.parametrize("write", WIDE_TEXTS.values(), ids=WIDE_TEXTS)
+def test_a_plan_counts_what_reading_text_takes(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    data = lm.open_data(write(tmp_path), shuffle_rows=8, standardise=True, task="classification", header=False)
+    train, held_out = data.split(0.25)
+    assert data.reading_bytes < 2**20
+
+    def epoch() -> lm.Trainer:
+        trainer = lm.Trainer(lm.MLP(lm.Architecture((1500, 4, 2))), batch_size=4)
+        list(trainer.epochs(train, 1, held_out))
+        return trainer
+
+    epoch()
+    tracemalloc.start()
+    try:
+        promised = epoch().plan.peak_bytes
+        assert tracemalloc.get_traced_memory()[1] <= promised + 2**16
+        batch = data.rows.buffer(len(data))
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        with closing(data.rows.again()) as rows:
+            rows.read(0, batch)
+        assert tracemalloc.get_traced_memory()[1] - before <= data.reading_bytes
     finally:
         tracemalloc.stop()
 

@@ -14,6 +14,9 @@ STATM = Path("/proc/self/statm")
 M_MMAP_THRESHOLD, OWN_PAGES = -3, 128 << 10
 """The setting of glibc's `mallopt`, and bytes from which on a block gets pages of its own: glibc's own first value."""
 
+M_ARENA_MAX = -8
+"""The setting of glibc's `mallopt` for how many heaps threads allocate from."""
+
 
 def resident() -> int:
     """Return the bytes that the process holds resident now."""
@@ -53,7 +56,21 @@ def return_large_blocks() -> None:
     fit into: the process holds several MB more from one pass over a file to the next. The price: every large array
     that NumPy makes for a moment gets fresh pages from the system.
     """
+    _set_malloc(M_MMAP_THRESHOLD, OWN_PAGES)
+
+
+def share_one_heap() -> None:
+    """Let threads that begin from now on allocate from the heap of the others; elsewhere than on glibc do nothing.
+
+    Left to itself, glibc reserves 64 MiB of addresses for the heap of each thread, which count where a process may
+    have few addresses (`ulimit -v`), used or not. The price: threads that allocate at once wait for each other.
+    """
+    _set_malloc(M_ARENA_MAX, 1)
+
+
+def _set_malloc(setting: int, value: int) -> None:
+    """Change how the C library allocates, if it is glibc."""
     import ctypes
 
-    with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_PAGES)
+    with suppress(AttributeError, OSError, TypeError):  # it is another
+        ctypes.CDLL(None).mallopt(setting, value)

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import accumulate, cycle
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowmem.common.shards import Shards
-from lowmem.data.formats.rows import Rows, blocks
+from lowmem.data.formats.rows import Rows
 from lowmem.data.samples import LABEL_DTYPE, Batch
 from lowmem.data.standardisation import Standardisation, Transform
 from lowmem.errors import InputError, RunError
@@ -44,8 +44,8 @@ class StreamBatches:
         others, but for what lies between rows that are less than `PAGE` apart.
 
     Nothing is allocated before `allocate`: two batches, or the only one of an epoch, one block of rows as stored and
-    its order, a batch of rows as stored, and what standardises. See `lowmem.data.samples.Batches` for the other
-    methods.
+    its order, that of the blocks, a batch of rows as stored, and what standardises. See
+    `lowmem.data.samples.Batches` for the other methods.
     """
 
     def __init__(
@@ -72,8 +72,11 @@ class StreamBatches:
         self._y_dtype = LABEL_DTYPE if labels else self._dtype
         self._batches = min(2, len(self))  # one is used while the next one is read
         self._held: tuple[int, int] | None = None  # epoch and number of the block that is in memory
+        self._begins: dict[int, int] = {}  # where in the epoch blocks begin, by number
         alone = stored.samples <= self._block_rows  # the block is read once, for all epochs
         self._parts = share is not None and share.ranks > 1 and stored.apart and not alone
+        mixed = seed is not None and stored.seekable and not alone
+        self._mixed_blocks = -(-stored.samples // self._block_rows) * mixed
 
     @property
     def nbytes(self) -> int:
@@ -84,13 +87,15 @@ class StreamBatches:
         batch = stored.features * item + math.prod(self._y_shape) * self._y_dtype.itemsize + self._weighted * item
         block = stored.x_bytes + beside_x + np.dtype(np.intp).itemsize + 2 * self._parts
         standardised = 0 if self._standardisation is None else 2 * stored.features * item
-        return self._block_rows * block + self._own_rows * (staged + self._batches * batch) + standardised
+        order = self._mixed_blocks * np.dtype(np.intp).itemsize
+        return self._block_rows * block + self._own_rows * (staged + self._batches * batch) + standardised + order
 
     def allocate(self) -> "StreamBatches":
         """Make every array, and return this object."""
         stored, rows, dtype = self._stored, self._own_rows, self._dtype
         self._block = stored.buffer(self._block_rows, weighted=self._weighted)
         self._order = np.arange(self._block_rows, dtype=np.intp)
+        self._block_order = np.arange(self._mixed_blocks, dtype=np.intp)
         self._marks = np.zeros(self._block_rows * self._parts, np.bool_)
         self._buffers = [
             Batch(
@@ -148,16 +153,20 @@ class StreamBatches:
         except BaseException as problem:  # raised again where batches are taken
             ready.put(problem)
 
-    def _blocks(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Return (number, first row, row behind the last) of the blocks in the order of an epoch."""
-        bounds = [(n, *rows) for n, rows in enumerate(blocks(self._stored.samples, self._block_rows))]
-        if self._seed is not None and self._stored.seekable and len(bounds) > 1:
-            order = np.random.default_rng((self._seed, epoch)).permutation(len(bounds))
-            bounds = [bounds[n] for n in order]
-        if self._parts:
-            begins = accumulate((last - first for _, first, last in bounds), initial=0)
-            self._begins = {number: begin for (number, _, _), begin in zip(bounds, begins, strict=False)}
-        return bounds
+    def _blocks(self, epoch: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (number, first row, row behind the last) of the blocks in the order of an epoch."""
+        samples, rows, begin = self._stored.samples, self._block_rows, 0
+        order = self._block_order
+        if self._seed is not None and len(order):
+            order.sort()
+            np.random.default_rng((self._seed, epoch)).shuffle(order)
+        self._begins.clear()
+        for number in map(int, order) if len(order) else range(-(-samples // rows)):
+            first, last = number * rows, min(number * rows + rows, samples)
+            if self._parts:
+                self._begins[number] = begin
+                begin += last - first
+            yield number, first, last
 
     def _pieces(self, epoch: int, start: int) -> Iterator[list[Piece]]:
         """Yield the pieces of each batch from `start` on."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lowmem.common.cores import cgroups, lines_of
-from lowmem.common.process_memory import give_back, resident
+from lowmem.common.process_memory import give_back, resident, share_one_heap
 from lowmem.data.dataset import Dataset
 from lowmem.data.samples import samples_alive
 from lowmem.errors import Advice, BudgetError
@@ -36,16 +36,20 @@ LEFT_BY_PLANNING = 1 << 20
 OF_A_LIMIT = 0.97
 """Share of a cgroup's limit that the process may hold: the kernel counts its own page tables in that limit too."""
 
+USUAL_STACK, STACKS_KEPT = 8 << 20, 40 << 20
+"""Bytes of a thread's stack where none is told, and of stacks of ended threads that glibc keeps for others."""
+
 UNLIMITED = 1 << 60
 """Cgroups of version 1 write numbers above this for "no limit"."""
 
 
-def read_ram(ram: int | str) -> int:
+def read_ram(ram: int | str, lanes: int = 1) -> int:
     """Return the most bytes that the process shall hold.
 
     ram: a size as `parse_bytes` reads it, or "auto" for what the machine or container allows.
+    lanes: threads of a step.
     """
-    return machine_limit().bytes if isinstance(ram, str) and ram == "auto" else parse_bytes(ram)
+    return machine_limit(lanes=lanes).bytes if isinstance(ram, str) and ram == "auto" else parse_bytes(ram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,15 @@ class Limit:
     source: str
 
 
-def machine_limit(root: Path = Path("/")) -> Limit:
+def machine_limit(root: Path = Path("/"), lanes: int = 1) -> Limit:
     """Return the most bytes that this process may hold: the least of what each of these leaves to it.
 
     They are the limits of its cgroups (v1 or v2) without what others hold there, the available memory with what the
     process holds already, and the limit of its address space (`ulimit -v`).
 
     root: folder in which the system's files lie; tests put others in their place.
+    lanes: threads of a step, after a warm-up with as many: stacks of theirs that the system did not keep take
+        addresses again.
     """
     limits = [Limit(resident() + _available(root), "available memory")]
     for version, folder in cgroups("memory", root):
@@ -70,7 +76,7 @@ def machine_limit(root: Path = Path("/")) -> Limit:
         if limit is not None and limit < UNLIMITED:
             left = int(limit * OF_A_LIMIT) - _held_by_others(folder, version, root)
             limits.append(Limit(max(left, 0), f"cgroup v{version}"))
-    limits += _address_space()
+    limits += _address_space(lanes)
     return min(limits, key=lambda limit: limit.bytes)
 
 
@@ -89,17 +95,19 @@ def _held_by_others(folder: Path, version: int, root: Path) -> int:
     return max(held - files - ours, 0)
 
 
-def _address_space() -> list[Limit]:
+def _address_space(lanes: int) -> list[Limit]:
     """Return what the limits of this process's addresses leave to it; nothing where there are no such limits."""
     try:
         import resource
     except ImportError:  # not on this system
         return []
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    stacks = max((lanes - 1) * (USUAL_STACK if stack == resource.RLIM_INFINITY else stack) - STACKS_KEPT, 0)
     status, left = _fields(Path("/proc/self/status")), []
     for kind, used in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY and used in status:
-            room = resident() + max(limit - status[used] * 1024, 0)
+            room = resident() + max(limit - status[used] * 1024 - stacks, 0)
             left.append(Limit(room, "address-space limit"))
     return left
 
@@ -133,8 +141,11 @@ def warm_up(architecture: Architecture, rows: int, lanes: int | None) -> None:
     with as many as BLAS has.
 
     Operands are packed in a buffer for each thread, and it is filled as far as layers are wide. This takes no more
-    memory than the widest layer of a step.
+    memory than the widest layer of a step. Where addresses are limited, what its threads reserve, those of a step
+    find again: the limit of the process is looked up behind it.
     """
+    if _address_space(1):
+        share_one_heap()
     layers, tile = [*architecture.each_layer], min(rows, TILE_ROWS)
     widest = max(layers, key=lambda layer: layer.entering), max(layers, key=lambda layer: layer.leaving)
     operands = [

@@ -6,12 +6,17 @@ from lowmem.errors import InputError
 from lowmem.network.architecture import Architecture
 
 
+def least_rows(architecture: Architecture) -> int:
+    """Return how many samples a batch needs in training."""
+    return 2 if architecture.couples else 1
+
+
 def check_rows(architecture: Architecture, rows: int, where: str) -> None:
     """Refuse a single sample in training where layers compare the samples of a batch. Raises `InputError`.
 
     rows: samples of a batch. where: which batch it is, and what to do, as a sentence.
     """
-    if rows == 1 and architecture.couples:
+    if rows < least_rows(architecture):
         raise InputError(f"{architecture.couples} compares the samples of a batch and learns nothing of one. {where}")
 
 

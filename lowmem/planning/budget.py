@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lowmem.errors import Advice, BudgetError, InputError, shown
+from lowmem.network.batch_rows import least_rows
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.drafts import fixed
 from lowmem.planning.plan import Plan
@@ -112,10 +113,11 @@ def percent_of(size: int, whole: int) -> str:
 
 def _rows_that_fit(request: PlanRequest, limit: Limit) -> Advice | None:
     """Return the largest power-of-two fraction of a pass (or, with an optimizer, of the batch) that works, if any."""
+    least = max(least_rows(request.architecture), request.shards)
     rows, sharded = request.rows // 2, request.shards > 1
     if sharded:
         rows = request.batch_size // 2
-    while rows >= request.shards:
+    while rows >= least:
         if request.optimizer is None and not request.architecture.couples and not sharded:
             name, smaller = "micro_batch", replace(request, micro_batch=rows)
         else:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from sys import maxsize
 from typing import Unpack
 
 from lowmem.common.checks import positive
 from lowmem.errors import InputError
 from lowmem.network.architecture import AnyNetwork, Architecture, architecture_of
+from lowmem.network.batch_rows import least_rows
 from lowmem.planning.candidates import Candidates, leanest
 from lowmem.planning.choose import Named, PlanOptions, plan, request_of
 from lowmem.planning.request import Limit
@@ -54,10 +56,11 @@ def largest_batch(
     """Return the largest batch size that fits the budget.
 
     options: keywords of `lowmem.plan`. A batch, or each of its shards, is run in one pass, or with `micro_batch` in
-        passes of so many rows.
+        passes of so many rows. Where the last pass, or a shard, has fewer rows than others, that may take more memory:
+        batches smaller than the largest need not fit then.
 
     Raises `BudgetError` if not even the smallest batch does, `InputError` for a budget in percent, whose meaning would
-    change with the batch, and where passes let batches of any size fit.
+    change with the batch, and where passes let batches of any size fit, or any multiple of a pass.
 
     >>> import lowmem as lm
     >>> arch = lm.Architecture(widths=(64, *[128] * 50, 10))
@@ -79,17 +82,47 @@ def largest_batch(
 
     if not fits(smallest):
         plan(architecture, smallest, limit, optimizer, **for_batch(smallest))  # raises with the account
-    if rows is not None and fits(MANY_PASSES * rows * shards + 1):
-        raise InputError(
-            f"batches of any size fit in {budget} in passes of micro_batch={rows} rows. Leave out micro_batch to ask "
-            "for what fits in one pass."
-        )
-    return largest_number(fits, smallest)
+    steps: tuple[int, ...] = (shards, 1)
+    low, below = smallest, maxsize
+    if rows is not None:
+        one_pass = positive("micro_batch", rows) * shards
+        steps, below = (one_pass, *steps), MANY_PASSES * one_pass
+        if fits(below):
+            raise _all_fit(budget, rows, None if fits(below + 1) else one_pass)
+    for step in steps:
+        low, below = _narrowed(fits, low, below, step)
+    return low
+
+
+def _all_fit(budget: int | str, rows: int, multiples: int | None) -> InputError:
+    """Return the error of a batch that may be as large as one likes; multiples: of what it must be, if it must."""
+    sizes, others = "size", ""
+    if multiples is not None:
+        sizes = f"multiple of {multiples} samples"
+        others = " Batches of other sizes need more, for a last pass of fewer rows."
+    return InputError(
+        f"batches of any {sizes} fit in {budget} in passes of micro_batch={rows} rows.{others} Leave out micro_batch "
+        "to ask for what fits in one pass."
+    )
+
+
+def _narrowed(fits: Callable[[int], bool], low: int, below: int, step: int) -> tuple[int, int]:
+    """Return between which two numbers the largest batch is, at most a step apart; the first of them fits.
+
+    low, below: between which it is known to be. Whole multiples of a step may fit where fewer samples do not, as rows
+    of two numbers (the last pass, or another shard) take memory for both. What fits fails from somewhere on among the
+    multiples, and between two of them.
+    """
+    first = -(-low // step) * step
+    if first < below and fits(first):
+        count = largest_number(lambda count: fits(step * count), first // step, -(-below // step))
+        low, first = step * count, step * (count + 1)
+    return low, min(first, below)
 
 
 def smallest_batch(architecture: Architecture, shards: int) -> int:
     """Return the least batch size of a network: every shard needs a sample, and norms over the batch need two."""
-    return max(2 if architecture.couples else 1, shards)
+    return max(least_rows(architecture), shards)
 
 
 def rows_of_pass(batch: int, micro_batch: int | None, shards: int) -> int | None:
@@ -175,11 +208,15 @@ def _bytes_of(budget: int | str, what: str) -> int:
     return parse_bytes(budget)
 
 
-def largest_number(fits: Callable[[int], bool], smallest: int = 1) -> int:
-    """Return the largest number for which `fits` holds; it holds for `smallest`, and fails from somewhere on."""
+def largest_number(fits: Callable[[int], bool], smallest: int = 1, below: int | None = None) -> int:
+    """Return the largest number for which `fits` holds; it holds for `smallest`, and fails from somewhere on.
+
+    below: a number from which on it fails, if one is known.
+    """
     low, high = smallest, 2 * smallest
-    while fits(high):
+    while (below is None or high < below) and fits(high):
         low, high = high, 2 * high
+    high = high if below is None else min(high, below)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

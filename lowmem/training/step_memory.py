@@ -84,9 +84,7 @@ class StepMemory:
         self._batch_size, self._budget = batch_size, budget
         self._clip_norm, self._clip_twice = clip_norm, clip_twice
         self._options = with_costs(options, disk, mlp.architecture, optimizer, batch_size)
-        self._cap = None if ram is None else read_ram(ram)
-        if ram is not None:
-            self._warm_up()
+        self._cap = None if ram is None else read_ram(ram, self._warm_up())
         self._buffers, self._odd, self._evaluated, self._allocated = 0, False, 0, False
         self._lent: LentBatches | None = None
         self.process_promise: int | None = None
@@ -97,11 +95,12 @@ class StepMemory:
         if expected is not None:
             self._note(expected)
 
-    def _warm_up(self) -> None:
-        """Let BLAS allocate what it keeps, as the engine that a plan will name calls it."""
+    def _warm_up(self) -> int:
+        """Let BLAS allocate what it keeps, as the engine of a plan will call it; return the lanes of a step."""
         given = {name: self._options[name] for name in ("engine", "threads", "shards", "micro_batch")}
         request = request_of(self._mlp, self._batch_size, None, self._optimizer, **given)
         warm_up(request.architecture, request.rows, request.lanes if request.engine == "native" else None)
+        return request.lanes
 
     @property
     def evaluation_rows(self) -> int:

@@ -1,10 +1,11 @@
 """Tables as text, a row for each line, read by runs of rows."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from sys import getsizeof
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from lowmem.data.formats.cells import (
 )
 from lowmem.data.formats.columns import Selection, choose_columns, number_of
 from lowmem.data.formats.dialect import OPEN_QUOTE, read_dialect
-from lowmem.data.formats.rows import Rows, Watched, blocks
+from lowmem.data.formats.rows import Rows, Watched
 from lowmem.data.formats.text_lines import TextLines
 from lowmem.data.formats.thousands import Marks
 from lowmem.data.samples import Batch
@@ -32,8 +33,11 @@ from lowmem.errors import Advice, InputError, RunError
 EVERY = 4096
 """Lines from one whose place in the file is noted to the next."""
 
-AT_ONCE = 512
-"""Lines that are parsed together."""
+AT_ONCE, TEXT_AT_ONCE, VALUES_AT_ONCE = 512, 1 << 17, 1 << 16
+"""Lines, bytes of their text, and bytes of their numbers that are parsed together; at least one line is."""
+
+OF_CELL, OF_LONGEST = 96, 7
+"""Bytes for a cell of a line that is taken apart, and for a byte of its text: copies, and NumPy's wide characters."""
 
 END = " \t\n\r\x1a"
 """Characters of a line that holds nothing; the last one ended files of DOS."""
@@ -92,6 +96,7 @@ class CsvRows(Rows):
             self._converters[y] = self.class_names.number
         self._cellwise, self._seen = truth and self.class_names is None, Seen()
         self._last_is_target = wanted.target is None and not wanted.inputs_only
+        self.dialect = replace(dialect, rows=())  # which may be megabytes of small objects
 
     def _index_columns(self, wanted: Selection) -> list[int]:
         """Return the first column if it has no name, or the one that pandas gave it, and numbers or names the rows."""
@@ -119,8 +124,13 @@ class CsvRows(Rows):
         for _ in range(self.dialect.skipped + self.dialect.headed):
             text.next()
         self._places, self.samples = [text.place()], 0
+        self._longest, self._whole = 0, 0  # bytes of the longest line, and of all
         while (line := text.next()).strip(END):
             self.samples += 1
+            size = getsizeof(line)
+            self._whole += size
+            if size > self._longest:
+                self._longest = size
             if self.samples % EVERY == 0:
                 self._places.append(text.place())
             if commas and "," in line:
@@ -137,6 +147,19 @@ class CsvRows(Rows):
             raise InputError(f"{self.path} has no rows of numbers.")
         self.remarks += marks.remarks(self.path, self.line(0))
         self._row = -1
+        row_bytes = self.dialect.columns * np.dtype(np.float32).itemsize
+        self._most = max(1, min(AT_ONCE, self.samples, VALUES_AT_ONCE // row_bytes))
+
+    @property
+    def reading_bytes(self) -> int:
+        """See `Rows.reading_bytes`: the text of some lines, their numbers, and what one line takes to be taken apart.
+
+        Numbers take their bytes, and one more each to see that they are finite.
+        """
+        columns = self.dialect.columns
+        text = min(self._whole, TEXT_AT_ONCE + self._longest)
+        values = self._most * columns * (np.dtype(np.float32).itemsize + 1)
+        return text + values + OF_CELL * columns + OF_LONGEST * self._longest
 
     def line(self, row: int) -> int:
         """Return the line of the file, from 1, on which a row is."""
@@ -150,15 +173,27 @@ class CsvRows(Rows):
             for _ in range(start % EVERY):
                 self._text.next()
         self._row = -1  # until all went well
-        for done, stop in blocks(len(batch), AT_ONCE):
-            lines = [self._text.next() for _ in range(stop - done)]
-            if not lines[-1]:
-                raise RunError(
-                    f"{self.path} ends in row {start + done + lines.index(''):,} of its {self.samples:,}. It was cut "
-                    "while it was in use."
-                )
-            self._parse(start + done, lines, batch.part(done, stop))
+        done = 0
+        while done < len(batch):
+            lines = self._lines(start + done, min(self._most, len(batch) - done))
+            self._parse(start + done, lines, batch.part(done, done + len(lines)))
+            done += len(lines)
+            del lines  # the next ones shall not come on top of them
         self._row = start + len(batch)
+
+    def _lines(self, row: int, most: int) -> list[str]:
+        """Return some lines from that of `row` on: at most so many, and no more once they are long enough."""
+        lines, size = list[str](), 0
+        while len(lines) < most and size < TEXT_AT_ONCE:
+            line = self._text.next()
+            if not line:
+                raise RunError(
+                    f"{self.path} ends in row {row + len(lines):,} of its {self.samples:,}. It was cut while it was "
+                    "in use."
+                )
+            lines.append(line)
+            size += getsizeof(line)
+        return lines
 
     def _parse(self, start: int, lines: list[str], batch: Batch) -> None:
         """Fill a batch with the numbers of some lines, the first of which is row `start`."""
@@ -173,14 +208,15 @@ class CsvRows(Rows):
     def _at_once(self, lines: list[str]) -> np.ndarray[Any, Any] | None:
         """Return the numbers of some lines, None unless all of their cells are finite numbers or known names."""
         dialect = self.dialect
+        given: Iterable[str] = lines
         if dialect.trailing:
-            lines = [line.rstrip(END.replace("\t", "")).removesuffix(dialect.delimiter) for line in lines]
+            given = (line.rstrip(END.replace("\t", "")).removesuffix(dialect.delimiter) for line in lines)
         options: dict[str, Any] = {"comments": None, "quotechar": '"', "converters": self._converters or None}
         options["delimiter"] = None if dialect.delimiter == BLANKS else dialect.delimiter
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # NumPy warns of lines without numbers, which are refused
-                values = np.loadtxt(lines, np.float32, ndmin=2, **options)
+                values = np.loadtxt(given, np.float32, ndmin=2, max_rows=len(lines), **options)
         except (ValueError, UnicodeError):
             return None
         labels_known = self.class_names is None or values[:, self.columns.y].min() >= 0
@@ -194,18 +230,21 @@ class CsvRows(Rows):
         """
         values = np.zeros((len(lines), self.dialect.columns), np.float32)
         for number, line in enumerate(lines):
-            place = f"{self.path}, line {self.line(start + number):,}"
-            held = self.dialect.cells(line)
-            if len(held) != self.dialect.columns:
-                raise InputError(f"{place} {self._wrong_count(line, held)}")
-            for column, cell in enumerate(held):
-                if column == self.columns.y and self.class_names is not None:
-                    values[number, column] = self.class_names.number(cell)
-                    if values[number, column] < 0:
-                        raise InputError(f"{place}, column {column + 1}: {self.class_names.complaint(cell)}")
-                elif column not in self.columns.aside:
-                    values[number, column] = self._value(cell, place, column)
+            self._take_apart(line, f"{self.path}, line {self.line(start + number):,}", values[number])
         return values
+
+    def _take_apart(self, line: str, place: str, values: np.ndarray[Any, Any]) -> None:
+        """Write the numbers of one line, whose cells are all that is in memory besides; see `_cell_by_cell`."""
+        held = self.dialect.cells(line)
+        if len(held) != self.dialect.columns:
+            raise InputError(f"{place} {self._wrong_count(line, held)}")
+        for column, cell in enumerate(held):
+            if column == self.columns.y and self.class_names is not None:
+                values[column] = self.class_names.number(cell)
+                if values[column] < 0:
+                    raise InputError(f"{place}, column {column + 1}: {self.class_names.complaint(cell)}")
+            elif column not in self.columns.aside:
+                values[column] = self._value(cell, place, column)
 
     def _wrong_count(self, line: str, held: Sequence[str]) -> str:
         """Say why a line has not as many cells as the table has columns."""

@@ -706,6 +706,12 @@ def test_what_a_trainers_memory_is_planned_with_cannot_be_assigned(name: str) ->
         setattr(trainer, name, object())
 
 
+@pytest.mark.parametrize("every", [5, "10min"])
+def test_saves_that_have_no_file_are_refused(every: int | str) -> None:
+    with pytest.raises(lm.InputError, match="save_every= goes with save_to="):
+        trainer_of().epochs((X, Y), 1, save_every=every)
+
+
 def test_a_cosine_without_an_end_is_not_saved(tmp_path: Path) -> None:
     trainer = trainer_of()
     list(trainer.epochs((X, Y), 1))

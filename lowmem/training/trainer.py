@@ -210,6 +210,8 @@ class Trainer(RunState):
         marks = self._marks_of(train)
         self._weights.name(train.class_names)
         read_interval(save_every)
+        if save_every is not None and save_to is None:
+            raise InputError("save_every= goes with save_to=, the file that the run is saved to; give that too.")
         callbacks: list[Callback] = [Progress(on_step, on_evaluation)]
         if save_to is not None:
             check_notes(self.notes)

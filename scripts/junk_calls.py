@@ -37,12 +37,21 @@ JUNK: list[Any] = [
     *(np.float32(1.5), np.int64(4), np.array([1, 2]), np.zeros((3, 4)), np.zeros((3, 4), "f4"), np.array(["a"])),
     *(np.array([object()]), np.datetime64("2020-01-01"), object(), object, len, lambda *a, **k: None),
     *(ARCH, lm.LearningRate(0.1)),
+    # Arrays that would do, but for where they lie, how they are written, or what hides in them.
+    *(np.repeat(X, 2, axis=0)[::2], np.asfortranarray(X), X.astype(">f4"), np.ma.array(X, mask=X > 0), X * np.nan),
+    *(np.repeat(Y, 2)[::2], Y.astype(">i8"), np.frombuffer(b" " + Y.tobytes(), np.uint8)[1:].view(Y.dtype), Y[:2], -Y),
+    *(np.zeros((20, 3), "f4"), np.zeros((2, 3), "f4"), np.zeros((20, 3)), np.zeros((20, 6), "f4")[:, ::2]),
 ]
 
 
 def network() -> lm.MLP:
     """Return a network that calls are made with."""
     return lm.MLP(ARCH)
+
+
+def backprop() -> lm.Backprop:
+    """Return what makes steps, and evaluates."""
+    return lm.Backprop(network(), lm.plan(ARCH, 20))
 
 
 def trainer() -> lm.Trainer:
@@ -86,7 +95,9 @@ def calls() -> dict[str, tuple[Callable[[], Callable[..., Any]], tuple[Any, ...]
         "Trainer.evaluate": (lambda: trainer().evaluate, ((X, Y),), {}),
         "Trainer.save": (lambda: trainer().save, ("run",), {}),
         "Trainer.resume": (lambda: lm.Trainer.resume, ("run",), {}),
-        "Backprop.step": (lambda: lm.Backprop(network(), lm.plan(ARCH, 20)), (X, Y), {"weights": None}),
+        "Backprop.step": (backprop, (X, Y), {"weights": None}),
+        "Backprop.forward": (lambda: backprop().forward, (X, np.zeros((20, 3), np.float32)), {}),
+        "Backprop.loss": (lambda: backprop().loss, (np.zeros((20, 3), np.float32), Y), {}),
         "MLP.predict": (lambda: network().predict, (X,), {}),
         "Chain.abstract": (lambda: Chain.abstract, (), dict(forward=[1], backward=[1], state_bytes=[1, 1])),
         "simulate": (lambda: simulate, (CHAIN, PLANNERS["store_all"](CHAIN)), {}),

@@ -78,7 +78,7 @@ def test_a_step_that_a_second_ctrl_c_breaks_off_is_never_saved(
     trainer, path = trainer_of(), tmp_path / "run"
     interrupts(monkeypatch, step, 2)
     with pytest.raises(KeyboardInterrupt):
-        list(trainer.epochs((X, Y), 3, save_to=path if saves else None, save_every=1))
+        list(trainer.epochs((X, Y), 3, save_to=path if saves else None, save_every=1 if saves else None))
     monkeypatch.undo()
     earlier = path.read_bytes() if path.exists() else None
     words = f"step {step} was broken off, and its parameters are half updated"
